@@ -1,0 +1,61 @@
+"""Draws docs/images/<method>.png: which earlier tokens each token sees, for a stream of 24 tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
+
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+TOKENS, SINKS, WINDOW = 24, 3, 8
+DROPPED, KEPT, SINK, FUTURE = 0, 1, 2, 3
+COLOURS = ListedColormap(["#e9ebee", "#3b6fb6", "#e08a2c", "#ffffff"])
+CAPTIONS = {
+    "dense": "dense: all earlier tokens",
+    "window": f"window: the last {WINDOW} tokens",
+    "recompute": f"recompute: the last {WINDOW} tokens, run afresh each time",
+    "sinks": f"sinks: the first {SINKS} tokens and the last {WINDOW}",
+}
+
+
+def seen(method: str) -> np.ndarray:
+    """[query, key]: what the token of a row does with the token of a column."""
+    query, key = np.indices((TOKENS, TOKENS))
+    near = query - key < WINDOW
+    grid = np.where(near if method != "dense" else key <= query, KEPT, DROPPED)
+    if method == "sinks":
+        grid[~near & (key < SINKS)] = SINK
+    return np.where(key > query, FUTURE, grid)
+
+
+def draw(method: str, path: Path) -> None:
+    """One picture: rows are queries, columns are keys."""
+    figure, axes = plt.subplots(figsize=(4.2, 4.4), dpi=110)
+    axes.pcolormesh(seen(method)[::-1], cmap=COLOURS, vmin=0, vmax=3, edgecolors="white", linewidth=1)
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel("token attended to, oldest on the left")
+    axes.set_ylabel("attending token, newest at the bottom")
+    axes.set_title(CAPTIONS[method], fontsize=10)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    """Draws every picture and names it."""
+    mpl.use("Agg")
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for method in CAPTIONS:
+        path = IMAGES / f"{method}.png"
+        draw(method, path)
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

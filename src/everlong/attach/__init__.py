@@ -1,0 +1,71 @@
+"""attach(model, method): run a stock transformers model over a stream without end."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from transformers import PreTrainedModel
+
+from everlong.attach.plug import Plug
+from everlong.errors import AttachError, CapabilityError
+from everlong.memory.cache import StreamCache
+from everlong.memory.plan import RotaryPlan
+from everlong.methods.base import Method
+
+
+class Handle:
+    """A model attached to a method: makes caches. Use with `with`, or call `detach`."""
+
+    def __init__(self, plug: Plug, method: Method) -> None:
+        self.method, self._plug, self._attached = method, plug, True
+        plug.hold()
+
+    @property
+    def plan(self) -> RotaryPlan:
+        """What the probe found."""
+        return self._plug.plan
+
+    @property
+    def route(self) -> str:
+        """By which way the model's attention reaches ours."""
+        return self._plug.route.title
+
+    def new_cache(self, chunk: int = 512) -> StreamCache:
+        """An empty cache, to be passed as past_key_values.
+
+        `chunk` is how many tokens a forward usually brings: longer forwards work and need more memory for their
+        duration. The cache keeps the model attached until it is closed or collected.
+        """
+        if not self._attached:
+            raise CapabilityError("handle: is detached; call attach(model, method) again")
+        if not self.method.streams:
+            raise CapabilityError(f"{self.method.name}: keeps no cache, it can only score; use Session.score")
+        sinks, window = self.method.layout()
+        self._plug.hold()
+        return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug.release)
+
+    def detach(self) -> None:
+        """Restore the model, unless other handles or caches still use it. May be called twice."""
+        if self._attached:
+            self._attached = False
+            self._plug.release()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.detach()
+
+
+def attach(model: PreTrainedModel, method: Method) -> Handle:
+    """A handle on `model` with `method`; the model is probed and checked the first time.
+
+    Raises an AttachError (learned positions, frequencies in a half type, a rotation that cannot be proved, a layer
+    that is not attention, or a failed self-check), and then leaves the model as it was.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")
+    return Handle(Plug.of(model), method)
+
+
+__all__ = ["Handle", "attach"]

@@ -1,0 +1,226 @@
+"""Finding how a model rotates, by experiment instead of by a table of families.
+
+One batch of identical single tokens stands at positions 0, 1, 7 and 33. With one token, attention returns that
+token's value wherever it stands, so what a layer caches differs between the rows only by its rotation. Every
+hypothesis {frequencies} x {halves or neighbours} x {leading or trailing dims} x {key or value slot} is tried against
+it; what none explains is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from everlong.attach.stock import accepts, decoder_of, text_config
+from everlong.errors import LearnedPositionsError, PrecisionError, RotationError, UnsupportedLayerError
+from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
+from everlong.ops.rotary import Rotation, turn_by, turned
+
+POSITIONS = (0, 1, 7, 33)
+NEAR_POSITIONS = (0, 1, 2, 3)
+"""For models trained on fewer positions than that."""
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+"""Relative error up to which a hypothesis is accepted: rounding of the model's own cosines and products."""
+
+
+def probe(model: PreTrainedModel) -> RotaryPlan:
+    """The plan of `model`, from one forward over four tokens; an AttachError where something cannot be proved."""
+    frequencies = list(_frequencies(model))
+    trained, hard = _lengths(model)
+    positions = torch.tensor(POSITIONS if trained > POSITIONS[-1] else NEAR_POSITIONS)
+    cached = _cached(model, positions)
+    patterns = _patterns(model)
+    alibi = not accepts(decoder_of(model).forward, "position_ids")
+    if alibi:
+        _check_position_free(model)
+    layers = [_layer(model, i, patterns, cached, frequencies, positions) for i in range(len(patterns))]
+    dtype = next(iter(cached.values()))[0].dtype
+    return RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi)
+
+
+class _Recorder(DynamicCache):
+    """Keeps what each layer hands over, in float32."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        self.seen[layer_idx] = (key_states.detach().clone(), value_states.detach().clone())
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+def _cached(model: PreTrainedModel, positions: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Per layer the keys and values [4, G, 1, D] of one token at each of the positions."""
+    decoder, recorder = decoder_of(model), _Recorder(model.config)
+    positions = positions.to(model.device)[:, None]
+    ids = torch.full_like(positions, text_config(model).vocab_size // 2)
+    where = {"position_ids": positions} if accepts(decoder.forward, "position_ids") else {}
+    with torch.no_grad():
+        decoder(input_ids=ids, past_key_values=recorder, use_cache=True, **where)
+    recorder.seen = {i: kv for i, kv in recorder.seen.items() if kv[0].shape[2] == 1}
+    if not recorder.seen:
+        raise UnsupportedLayerError(f"{type(model).__name__}: caches no keys; expected softmax attention layers")
+    return recorder.seen
+
+
+def _check_position_free(model: PreTrainedModel) -> None:
+    """A model that takes no positions must cache the same first-layer key wherever a token stands."""
+    recorder = _Recorder(model.config)
+    ids = torch.full((1, 3), text_config(model).vocab_size // 2, device=model.device)
+    with torch.no_grad():
+        decoder_of(model)(input_ids=ids, past_key_values=recorder, use_cache=True)
+    keys = recorder.seen[min(recorder.seen)][0].float()
+    if not torch.allclose(keys[:, :, :1].expand_as(keys), keys, rtol=1e-3, atol=1e-4):
+        raise LearnedPositionsError(_learned(model, "its keys change with the place of a token"))
+
+
+def _frequencies(model: PreTrainedModel) -> Iterator[Tensor]:
+    """Candidates for the radians per position of each pair: the model's own buffers, then from its config."""
+    for name, buffer in model.named_buffers():
+        if "inv_freq" in name and buffer.ndim == 1:
+            if buffer.dtype not in (torch.float32, torch.float64):
+                raise PrecisionError(
+                    f"{name}: rotary frequencies are {buffer.dtype}, expected torch.float32 (model.to(dtype) cast "
+                    "them, up to 77 % off); load the model with dtype=... instead of casting it"
+                )
+            yield buffer.double().cpu()
+    config = text_config(model)
+    for dim in {getattr(config, name, None) for name in ("rotary_dim", "head_dim")}:
+        if isinstance(dim, int) and dim > 1:
+            yield 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+
+
+def _lengths(model: PreTrainedModel) -> tuple[int, int | None]:
+    """(trained length, length past which the model computes other angles or has none)."""
+    config = text_config(model)
+    names = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
+    trained = next((n for n in (getattr(config, name, None) for name in names) if isinstance(n, int)), 2048)
+    found = getattr(config, "rope_parameters", None) or {}
+    for rope in [found, *(r for r in found.values() if isinstance(r, dict))]:
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            original = rope.get("original_max_position_embeddings")
+            return trained, original or getattr(config, "original_max_position_embeddings", None) or trained
+    tables = [b for name, b in model.named_buffers() if "embed_positions" in name and b.ndim == 2]
+    return trained, tables[0].shape[0] if tables else None
+
+
+def _patterns(model: PreTrainedModel) -> list[Pattern | None]:
+    """What each layer may see, as transformers' own cache understands the config; None: it uses another's keys."""
+    types = getattr(text_config(model), "layer_types", None) or []
+    patterns: list[Pattern | None] = []
+    for i, layer in enumerate(DynamicCache(config=model.config).layers):
+        kind = types[i] if i < len(types) else None
+        if type(layer) is DummyLayer:
+            patterns.append(None)
+        elif type(layer) is DynamicSlidingWindowLayer:
+            chunked = kind == "chunked_attention" or getattr(text_config(model), "sliding_window", None) is None
+            patterns.append(Pattern(**{"chunked" if chunked else "sliding": layer.sliding_window}))
+        elif type(layer) is DynamicLayer:
+            patterns.append(Pattern())
+        else:
+            raise UnsupportedLayerError(
+                f"layer {i} ({kind or type(layer).__name__}): is not softmax attention over cached keys, so its "
+                "memory cannot be bounded here; expected full, sliding or chunked attention in every layer"
+            )
+    return patterns
+
+
+def _layer(
+    model: PreTrainedModel,
+    index: int,
+    patterns: list[Pattern | None],
+    cached: dict[int, tuple[Tensor, Tensor]],
+    frequencies: list[Tensor],
+    positions: Tensor,
+) -> LayerPlan:
+    pattern = patterns[index]
+    if index not in cached:
+        source = _source(model, index, cached)
+        return LayerPlan(index, source, patterns[source] or Pattern())
+    if pattern is None:
+        pattern = Pattern()
+    k, v = cached[index]
+    key, value = ((x.shape[1], x.shape[3]) for x in (k, v))
+    tolerance = TOLERANCE[k.dtype]
+    moves_k, moves_v = (_error(x, None, positions) > tolerance for x in (k, v))
+    if not moves_k and not moves_v:
+        return LayerPlan(index, index, pattern, None, False, key, value)
+    rotation = None if moves_k and moves_v else _explain(v if moves_v else k, frequencies, positions, tolerance)
+    if rotation is None:
+        raise _unexplained(model, index, k)
+    if moves_v:
+        rotation = Rotation(rotation.freqs, rotation.start - v.shape[3], rotation.interleaved)
+    return LayerPlan(index, index, pattern, rotation, moves_v, key, value)
+
+
+def _source(model: PreTrainedModel, index: int, cached: dict[int, tuple[Tensor, Tensor]]) -> int:
+    """The layer whose keys a sharing layer uses: the last before it of the same type that caches any."""
+    types = getattr(text_config(model), "layer_types", None) or []
+    same = [i for i in cached if i < index and (not types or types[i] == types[index])]
+    if not same:
+        raise UnsupportedLayerError(f"layer {index}: caches nothing and shares with no earlier layer")
+    return max(same)
+
+
+def _explain(x: Tensor, frequencies: list[Tensor], positions: Tensor, tolerance: float) -> Rotation | None:
+    """The rotation that best explains rows [4, G, 1, D] at the probe's positions, if its error is small enough."""
+    hypotheses = [
+        Rotation(freqs, start, interleaved)
+        for freqs, interleaved in itertools.product(frequencies, (False, True))
+        if 2 * len(freqs) <= x.shape[3]
+        for start in sorted({0, x.shape[3] - 2 * len(freqs)})
+    ]
+    best = min(hypotheses, key=lambda h: _error(x, h, positions), default=None)
+    return best if best is not None and _error(x, best, positions) <= tolerance else None
+
+
+def _error(x: Tensor, rotation: Rotation | None, positions: Tensor) -> float:
+    """Largest relative distance between the rows and the first row turned to where they stand."""
+    x = x.float().cpu()
+    first = x[:1].expand_as(x)
+    if rotation is not None:
+        first = turned(first, rotation, turn_by(rotation, positions[:, None], first))
+    return float(((x - first).norm(dim=-1) / x.norm(dim=-1).clamp_min(1e-30)).max())
+
+
+def _share(layers: list[LayerPlan]) -> Iterator[LayerPlan]:
+    """The same layers with one Rotation object for all equal ones, and sharing layers rotating as their source."""
+    known: list[Rotation] = []
+    for layer in layers:
+        rotation = layers[layer.source].rotation
+        if rotation is not None:
+            rotation = next((r for r in known if r.same(rotation)), rotation)
+            known.append(rotation)
+        yield LayerPlan(layer.index, layer.source, layer.pattern, rotation, layer.latent, layer.key, layer.value)
+
+
+def _unexplained(model: PreTrainedModel, index: int, k: Tensor) -> RotationError | LearnedPositionsError:
+    trained = _lengths(model)[0]
+    inputs = model.get_input_embeddings()
+    tables = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Embedding) and m is not inputs and 0 <= m.num_embeddings - trained <= 8
+    ]
+    if tables:
+        return LearnedPositionsError(_learned(model, f"{tables[0]} is a table of learned positions"))
+    return RotationError(
+        f"{type(model).__name__} layer {index}: its keys change with the position in a way that no known rotation "
+        "explains (halves or neighbours, leading or trailing dims, every frequency buffer; a norm after the rotation "
+        "with unequal weights is one such way); use --method dense, or report the model"
+    )
+
+
+def _learned(model: PreTrainedModel, why: str) -> str:
+    return (
+        f"{type(model).__name__}: positions are learned vectors ({why}), so a token cannot be moved to another "
+        "place and the text cannot outgrow the table; use a model with rotary positions or ALiBi"
+    )

@@ -1,0 +1,31 @@
+"""The ways by which a stock model's attention reaches ours: one file each, chosen by what the modules offer."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from everlong.attach.routes.alibi import AlibiMask
+from everlong.attach.routes.base import Route
+from everlong.attach.routes.interface import Interface
+from everlong.attach.routes.method import MethodOverride
+from everlong.attach.routes.sdpa import SdpaCall
+from everlong.attach.stock import attention_modules, decoder_of
+from everlong.errors import UnsupportedLayerError
+
+ROUTES: tuple[type[Route], ...] = (Interface, MethodOverride, AlibiMask, SdpaCall)
+
+
+def choose_route(model: PreTrainedModel) -> Route:
+    """The first route that fits the model; UnsupportedLayerError if none does."""
+    decoder = decoder_of(model)
+    modules = [m for _, m in attention_modules(decoder)]
+    for route in ROUTES:
+        if route.fits(decoder, modules):
+            return route(decoder)
+    raise UnsupportedLayerError(
+        f"{type(model).__name__}: computes attention by itself, in a way that cannot be redirected; expected the "
+        "transformers attention interface, scaled_dot_product_attention, an _attn method or ALiBi masks"
+    )
+
+
+__all__ = ["ROUTES", "Route", "choose_route"]

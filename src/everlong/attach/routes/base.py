@@ -1,0 +1,62 @@
+"""What a route is: a redirection that lasts for one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from everlong.attach.stock import configs_of
+from everlong.errors import SelfCheckError
+from everlong.memory.step import Step
+
+
+class Route:
+    """One way; `title` names it in the table of families, `implementation` is what the model's config says inside."""
+
+    title: ClassVar[str]
+    implementation: ClassVar[str]
+    per_row_padding: ClassVar[bool] = True
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self.decoder = decoder
+        self.configs = configs_of(decoder)
+
+    @classmethod
+    def fits(cls, decoder: nn.Module, modules: list[nn.Module]) -> bool:
+        """Whether a decoder with these attention modules can take this route."""
+        raise NotImplementedError
+
+    def attention_mask(self, step: Step) -> Tensor | None:
+        """The 2-D mask that the model's forward is given in place of the caller's."""
+        return None
+
+    @contextmanager
+    def entered(self, step: Step) -> Iterator[None]:
+        """Redirect attention while inside."""
+        before = [c._attn_implementation for c in self.configs]
+        try:
+            for config in self.configs:
+                config._attn_implementation = self.implementation
+            with self.redirected(step):
+                yield
+        finally:
+            for config, name in zip(self.configs, before, strict=True):
+                config._attn_implementation = name
+
+    @contextmanager
+    def redirected(self, step: Step) -> Iterator[None]:
+        """What else is changed while inside."""
+        yield
+
+    def check(self, step: Step) -> None:
+        """SelfCheckError unless attention ran once in each layer during `step`."""
+        calls = {p.index: step.calls.get(p.index, 0) for p in step.plans}
+        if any(n != 1 for n in calls.values()):
+            wrong = {i: n for i, n in calls.items() if n != 1}
+            raise SelfCheckError(
+                f"{type(self.decoder).__name__}: our attention must run once in each of {len(calls)} layers, but ran "
+                f"(layer: times) {wrong}; the model cannot be attached"
+            )

@@ -1,0 +1,50 @@
+"""Models whose attention is a method `_attn(query, key, value, attention_mask)` of each layer's module (GPT-J)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from everlong.attach.routes.base import Route
+from everlong.attach.stock import attention_modules
+from everlong.memory.step import Step
+
+
+class MethodOverride(Route):
+    """The instances' methods are replaced for the time of a step."""
+
+    title = "another hook: its modules' _attn method"
+    implementation = "eager"
+
+    @classmethod
+    def fits(cls, decoder: nn.Module, modules: list[nn.Module]) -> bool:
+        """Whether every attention module has that method, and a scale that divides the scores."""
+        return bool(modules) and all(
+            isinstance(getattr(m, "scale_attn", None), float)
+            and hasattr(m, "_attn")
+            and list(inspect.signature(m._attn).parameters)[:4] == ["query", "key", "value", "attention_mask"]
+            for m in modules
+        )
+
+    @contextmanager
+    def redirected(self, step: Step) -> Iterator[None]:
+        """Put our method on the instances, and take it away again."""
+        modules = [m for _, m in attention_modules(self.decoder)]
+        try:
+            for module in modules:
+                module._attn = _method(step, module)
+            yield
+        finally:
+            for module in modules:
+                module.__dict__.pop("_attn", None)
+
+
+def _method(step: Step, module: nn.Module) -> Callable[..., tuple[Tensor, None]]:
+    def attn(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, None]:
+        out = step.attend(module.layer_idx, query, key, value, 1 / module.scale_attn, None, None)
+        return out.transpose(1, 2).to(value.dtype), None
+
+    return attn

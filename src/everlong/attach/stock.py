@@ -1,0 +1,39 @@
+"""The parts of a stock transformers model that attaching needs, and where they are found."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The module whose forward takes tokens, positions and the cache of the text decoder."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    return decoder if decoder is not None else model.base_model
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """The configuration of the text decoder."""
+    return model.config.get_text_config(decoder=True)
+
+
+def accepts(forward: Callable[..., Any], name: str) -> bool:
+    """Whether `forward` has a parameter of this name."""
+    return name in inspect.signature(forward).parameters
+
+
+def configs_of(model: nn.Module) -> list[Any]:
+    """Every distinct config object that a submodule reads its attention implementation from."""
+    found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    return [c for c in found.values() if hasattr(c, "_attn_implementation")]
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Submodules that stand for one layer of attention: they know their layer's index and project keys."""
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "layer_idx", None), int) and any(True for _ in module.children()):
+            yield name, module

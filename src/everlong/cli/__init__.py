@@ -1,0 +1,1 @@
+"""The command line: one verb per file, heavy imports inside the commands."""

@@ -1,0 +1,77 @@
+"""`everlong chat`: a conversation without end, from a terminal or from a pipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.methods.base import Method
+    from everlong.models.load import Loaded
+
+
+def chat(
+    ctx: typer.Context,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="The system prompt.")] = None,
+    pin_system: Annotated[
+        bool, typer.Option("--pin-system", help="Keep the system prompt for ever: make all its tokens sinks.")
+    ] = False,
+    model: options.Model = "smollm2",
+    method: options.MethodName = "sinks",
+    option: options.Fields = None,
+    max_new_tokens: options.MaxNewTokens = 512,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    undo: Annotated[int, typer.Option(min=0, help="Turns that /undo can take back; each costs a cache.")] = 4,
+    chunk: options.Chunk = 512,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Talk to the model without end, in memory that does not grow.
+
+    Lines that begin with / are commands: /report, /save FILE, /load FILE, /reset, /undo, /help, /exit. Ctrl-C cuts
+    an answer short and the conversation goes on; at the prompt it leaves. Lines may also come from a pipe. --json
+    prints one object for each answer: text, token_ids, seconds_per_token and the memory report.
+    """
+    from everlong.cli.console import Console
+    from everlong.cli.conversation import Conversation
+    from everlong.cli.setup import Setup
+    from everlong.session.chat import Chat
+
+    console = Console(quiet, json)
+    chosen = options.chosen_method(ctx, method, option)
+    sampling = options.sampling(ctx)
+    if pin_system:
+        _check_pinnable(chosen)
+    loaded = Setup(model, chosen, dtype, device, threads, console).load()
+    setup = Setup(model, _pinned(chosen, loaded, system) if pin_system else chosen, dtype, device, threads, console)
+    with setup.session(chunk, loaded) as session:
+        Conversation(Chat(session, system, undo), loaded, sampling, console).run()
+
+
+def _check_pinnable(method: Method) -> None:
+    from everlong.errors import ConfigError
+
+    if "sinks" not in method.as_dict():
+        raise ConfigError(f"pin-system: method {method.name} has no sinks to pin the prompt with; use --method sinks")
+
+
+def _pinned(method: Method, loaded: Loaded, system: str | None) -> Method:
+    """The method with sinks enough for every token of the system prompt."""
+    from everlong.session.chat import system_tokens
+
+    needed = system_tokens(loaded.tokenizer, system)
+    return dataclasses.replace(method, sinks=max(needed, method.as_dict()["sinks"]))

@@ -1,0 +1,111 @@
+"""`everlong generate`: one text or file in, what the model writes after it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.cli.console import Console
+    from everlong.cli.source import TextSource
+    from everlong.session.answer import Generation
+    from everlong.session.session import Session
+
+
+def generate(
+    ctx: typer.Context,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The text to go on from.")] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A file with that text, of any length; - for stdin.")
+    ] = None,
+    template: Annotated[
+        bool, typer.Option("--chat", help="Put the text as a question, through the model's chat template.")
+    ] = False,
+    model: options.Model = "smollm2",
+    method: options.MethodName = "sinks",
+    option: options.Fields = None,
+    max_new_tokens: options.MaxNewTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    chunk: options.Chunk = 512,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write what comes after a text, token by token.
+
+    The text is taken as it is; --chat puts it through the model's template. --json prints one object: text,
+    token_ids, seconds_per_token (median) and the memory report.
+    """
+    from everlong.cli.console import Console
+    from everlong.cli.setup import Setup
+
+    console = Console(quiet, json)
+    setup = Setup(model, options.chosen_method(ctx, method, option), dtype, device, threads, console)
+    sampling = options.sampling(ctx)
+    text = _prompt(prompt, prompt_file, console)
+    with setup.session(chunk) as session:
+        begin = _chat_prompt(session, "".join(text), sampling) if template else text
+        answer = session.stream(begin, **sampling)
+        for piece in answer:
+            if not json:
+                print(piece, end="", flush=True)
+        _tell(answer.result, session, console)
+
+
+def _prompt(text: str | None, file: str | None, console: Console) -> Iterator[str]:
+    """The prompt in pieces; InputError where there is none, or two."""
+    from everlong.cli.source import TextSource
+    from everlong.errors import InputError
+
+    if (text is None) == (file is None):
+        got = "neither" if text is None else "both"
+        raise InputError(f"prompt: got {got} of --prompt TEXT and --prompt-file FILE, expected one of them")
+    if text is not None:
+        if not text:
+            raise InputError("prompt: empty; give at least one character to go on from")
+        return iter([text])
+    source = TextSource(file or "-")
+    return _warned(source, console)
+
+
+def _warned(source: TextSource, console: Console) -> Iterator[str]:
+    """The pieces of a source, then the warning about it if there is one."""
+    yield from source
+    if warning := source.warning():
+        console.warn(warning)
+
+
+def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[int]:
+    """The ids of a conversation that begins with `text`; what ends an answer in the template ends this one."""
+    from everlong.session.template import Template
+
+    template = Template(session.tokenizer)
+    sampling["ends"] = template.end_tokens()
+    return template.opening(text)
+
+
+def _tell(result: Generation, session: Session, console: Console) -> None:
+    """The result as JSON; or, after the text, what the session remembers and what to try next."""
+    report = session.report()
+    if console.json:
+        seconds = None if math.isnan(result.seconds_per_token) else result.seconds_per_token
+        answer = {"text": result.text, "token_ids": result.token_ids, "seconds_per_token": seconds}
+        console.result(answer | {"report": report.as_dict()})
+        return
+    print()
+    console.note(f"{len(result.token_ids)} tokens, {1000 * result.seconds_per_token:.1f} ms each; {report}")
+    console.note("Next: `everlong chat` goes on without end; --temperature 0.7 --seed 1 writes more freely.")

@@ -1,0 +1,59 @@
+"""`everlong`: runs the command line and turns whatever ends it into a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+INTERRUPTED = 130
+MISTAKE = 2
+DEFECT = 1
+
+
+def main() -> None:
+    """The entry point of the `everlong` command."""
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print("everlong: interrupted", file=sys.stderr)
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of the command line `arguments`: 0, 2 after a user's mistake, 130 after an interrupt."""
+    import typer
+
+    from everlong.cli.app import app
+    from everlong.errors import EverlongError, one_line
+
+    command: Any = typer.main.get_command(app)
+    try:
+        return int(command.main(arguments, prog_name="everlong", standalone_mode=False) or 0)
+    except typer.Abort:
+        return INTERRUPTED
+    except (typer.TyperException, EverlongError) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"everlong: {_message(error)}", file=sys.stderr)
+        return MISTAKE
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        what = f"{type(error).__name__}: {one_line(error)}"
+        print(f"everlong: unexpected {what}; run it again with --debug for the traceback", file=sys.stderr)
+        return DEFECT
+
+
+def _message(error: Exception) -> str:
+    """One line: what everlong says itself, or what Typer says with where to find help."""
+    import typer
+
+    from everlong.errors import one_line
+
+    if not isinstance(error, typer.TyperException):
+        return one_line(error, limit=2000)
+    context: Any = getattr(error, "ctx", None)
+    command = context.command_path if context else "everlong"
+    return f"{one_line(error.format_message())} (see `{command} --help`)"

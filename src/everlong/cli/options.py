@@ -1,0 +1,109 @@
+"""The options that several commands share, and the YAML file that may hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from everlong.methods.base import Method
+
+_FIELDS = "everlong.method"
+
+
+def _from_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Makes what the YAML file says the defaults of the command's options."""
+    if path is not None:
+        from everlong.config import load_yaml
+
+        content = load_yaml(path)
+        chosen = content.get("method")
+        if isinstance(chosen, Mapping):
+            ctx.meta[_FIELDS] = dict(chosen)
+            content["method"] = chosen.get("name")
+        ctx.default_map = _defaults(ctx, content, path)
+    return path
+
+
+def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The values by parameter name; ConfigError for a key that is no option of this command."""
+    from everlong.errors import ConfigError, nearest
+
+    command: Any = ctx.command
+    options = [p for p in command.params if p.param_type_name == "option" and p.name not in ("config", "help")]
+    known = {max(p.opts, key=len).lstrip("-").replace("-", "_"): p.name for p in options}
+    values = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"config {path}: {key!r} is no option of {ctx.command_path}; {nearest(name, known)}")
+        if isinstance(value, Mapping) or value is None:
+            raise ConfigError(f"config {path}: {key}={value}: expected a value; see `{ctx.command_path} --help`")
+        values[known[name]] = value
+    return values
+
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="smollm2, a hub id, a transformers folder or a GGUF file.")
+]
+MethodName = Annotated[
+    str, typer.Option("--method", help="What a token attends to: dense, window, sinks (score: recompute).")
+]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="FIELD=VALUE", help="A field of the method, as in -o window=1020."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        callback=_from_file,
+        help="YAML file with options by name; `method` may be a mapping of name and fields.",
+    ),
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16, or auto: float32 on the CPU.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is one.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads for torch; all cores if not given.")
+]
+Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Tokens read by one forward.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens written at most.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token; above, one is drawn.")
+]
+TopP = Annotated[float, typer.Option("--top-p", help="Draw among the likeliest tokens that sum to this probability.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Draw among so many likeliest tokens; 0 means all.")]
+RepetitionPenalty = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1 makes tokens less likely that were there before.")
+]
+Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def chosen_method(ctx: typer.Context, name: str, options: list[str] | None) -> Method:
+    """The method `name` with the `-o` options, over the fields of the config file if it is about the same method."""
+    from everlong.config import parse_options
+    from everlong.methods.base import make_method
+
+    fields: dict[str, Any] = dict(ctx.meta.get(_FIELDS, {}))
+    if fields.pop("name", None) != name:
+        fields = {}
+    return make_method(name, fields | parse_options(options or []))
+
+
+def sampling(ctx: typer.Context) -> dict[str, Any]:
+    """The sampling options of a command by name, checked."""
+    from everlong.session.sampling import Sampling
+
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+    chosen = {name: ctx.params[name] for name in names} | {"stop": tuple(ctx.params["stop"] or ())}
+    Sampling(**chosen)
+    return chosen

@@ -1,0 +1,182 @@
+"""`everlong score`: perplexity of a text of any length, read as a stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.cli.console import Console
+    from everlong.cli.source import TextSource
+    from everlong.cli.tally import Tally
+    from everlong.session.session import Session
+
+
+def score(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file in UTF-8, or - for stdin.")],
+    model: options.Model = "smollm2",
+    method: options.MethodName = "sinks",
+    option: options.Fields = None,
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="Stop after so many tokens.")] = None,
+    chunk: options.Chunk = 512,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table, one row per 1,024 tokens.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture (needs the extra everlong[report]).")
+    ] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Read a text as a stream and print its perplexity.
+
+    Memory does not grow with the text. --json prints one object: tokens, perplexity, nll_per_token (mean nats),
+    seconds, tokens_per_s, peak_rss_bytes (while reading, the model included), rss_by_tokens,
+    perplexity_by_position and the memory report.
+    """
+    from everlong.cli.console import Console
+    from everlong.cli.setup import Setup
+    from everlong.cli.source import TextSource
+    from everlong.cli.write import check_place
+
+    console = Console(quiet, json)
+    setup = Setup(model, options.chosen_method(ctx, method, option), dtype, device, threads, console)
+    source = TextSource(file)
+    for path in (csv, plot):
+        check_place(path)
+    _check_plot(plot)
+    with setup.session(chunk) as session:
+        _need_tokenizer(session)
+        tally, peak_bytes = _read(session, source, max_tokens, console)
+        if warning := source.warning():
+            console.warn(warning)
+        result = _result(tally, peak_bytes, session)
+        written = _write(tally, session, csv, plot, ctx)
+    if json:
+        console.result(result)
+    else:
+        _tell(result, written, session, console)
+
+
+def _need_tokenizer(session: Session) -> None:
+    from everlong.errors import CapabilityError
+
+    if session.tokenizer is None:
+        raise CapabilityError(
+            f"model {session.name}: has no tokenizer files, and text must be cut into tokens; "
+            "add tokenizer.json to its folder, or score ids with everlong.Session"
+        )
+
+
+def _check_plot(plot: Path | None) -> None:
+    """CapabilityError for a plot that could not be drawn: said before the text is read."""
+    import importlib.util
+
+    from everlong.errors import CapabilityError, ConfigError
+
+    if plot is None:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CapabilityError("plot: needs matplotlib, which is not installed; pip install 'everlong[report]'")
+    if plot.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"plot={plot}: expected a name that ends in .png, .svg or .pdf")
+
+
+def _read(session: Session, source: TextSource, limit: int | None, console: Console) -> tuple[Tally, int]:
+    """The tally of the whole stream, and the highest resident memory while it was read."""
+    from everlong.cli.tally import Tally, peak_resident_bytes, perplexity, reset_peak
+    from everlong.errors import InputError
+    from everlong.report.stream import resident_bytes
+
+    tally, highest = Tally(), resident_bytes()
+    reset_peak()
+    known = limit is None and source.total_bytes is not None
+    total, unit = (source.total_bytes, "bytes") if known else (limit, "tokens")
+    with console.progress("reading", total, unit) as advance:
+        for logprobs, seconds in _timed(session.score_stream(iter(source), limit)):
+            resident = resident_bytes()
+            highest = max(highest, resident)
+            tally.add(logprobs, seconds, resident)
+            words = f"perplexity {perplexity(tally.nll_per_token):.2f}"
+            advance(source.read_bytes if known else tally.tokens, words)
+    if not tally.scored:
+        raise InputError(f"{source.name}: {tally.tokens} token; perplexity needs at least 2, give more text")
+    tally.finish(resident_bytes())
+    return tally, peak_resident_bytes(highest)
+
+
+def _timed(stream: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+    """The items of a stream, each with the seconds that it took."""
+    while True:
+        begun = time.perf_counter()
+        item = next(stream, None)
+        if item is None:
+            return
+        yield item, time.perf_counter() - begun
+
+
+def _result(tally: Tally, peak_bytes: int, session: Session) -> dict[str, Any]:
+    """What --json prints."""
+    from everlong.cli.tally import perplexity
+
+    return {
+        "tokens": tally.tokens,
+        "perplexity": perplexity(tally.nll_per_token),
+        "nll_per_token": tally.nll_per_token,
+        "seconds": tally.seconds,
+        "tokens_per_s": tally.tokens / tally.seconds,
+        "peak_rss_bytes": peak_bytes,
+        "rss_by_tokens": tally.rss_by_tokens,
+        "perplexity_by_position": tally.perplexity_by_position(),
+        "report": session.report().as_dict(),
+    }
+
+
+def _write(tally: Tally, session: Session, csv: Path | None, plot: Path | None, ctx: typer.Context) -> list[Path]:
+    """The files written: the table and the plot, and beside each how it was made."""
+    from everlong.cli.write import write_whole
+
+    written = []
+    if csv is not None:
+        written.append(write_whole(csv, lambda draft: draft.write_text(tally.csv(), encoding="utf-8")))
+    if plot is not None:
+        from everlong.report.plot import plot_streams
+
+        curve, title = tally.curve(str(session.method)), f"{session.name}, {tally.tokens:,} tokens"
+        written.append(write_whole(plot, lambda draft: plot_streams([curve], draft, title)))
+    record = _record(ctx, session)
+    for path in tuple(written):
+        written.append(write_whole(path.with_suffix(".yaml"), lambda draft: draft.write_text(record, encoding="utf-8")))
+    return list(dict.fromkeys(written))
+
+
+def _record(ctx: typer.Context, session: Session) -> str:
+    """The options of this run as YAML."""
+    from everlong.cli.write import run_record
+
+    left_out = ("file", "option", "config", "quiet", "json", "debug")
+    shown = {name: value for name, value in ctx.params.items() if name not in left_out}
+    shown = {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
+    return run_record("score", shown | {"method": {"name": session.method.name, **session.method.as_dict()}})
+
+
+def _tell(result: dict[str, Any], written: list[Path], session: Session, console: Console) -> None:
+    """The result in words; what was written and what to try next."""
+    print(f"perplexity    {result['perplexity']:.4f}  ({result['nll_per_token']:.4f} nats per token)")
+    print(f"tokens        {result['tokens']:,} in {result['seconds']:.1f} s  ({result['tokens_per_s']:.0f} per s)")
+    print(f"memory        {result['peak_rss_bytes'] / 1e6:,.0f} MB at most")
+    print(f"report        {session.report()}")
+    if written:
+        console.note(f"Wrote {', '.join(str(path) for path in written)}.")
+    more = "" if written else "--csv FILE and --plot FILE show it by position; "
+    console.note(f"Next: {more}`everlong chat --method {session.method.name}` talks to the model.")

@@ -1,0 +1,107 @@
+"""Dataclasses from and to the outside: `-o field=value` options, YAML files, one-line errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from everlong.errors import ConfigError, nearest, one_line
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], options: Mapping[str, Any], what: str) -> T:
+    """The dataclass `cls` with `options`: strings are converted, a nested dataclass takes a mapping.
+
+    `what` names the thing in messages ("method sinks"). ConfigError in one line on an unknown name, a
+    missing one or a wrong value; what the class itself raises in `__post_init__` passes unchanged.
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    described: Any = cls
+    fields = {f.name: f for f in dataclasses.fields(described) if f.init}
+    for name in options:
+        if name not in fields:
+            known = nearest(str(name), fields) if fields else "it has no options: leave it out"
+            raise ConfigError(f"{name}={options[name]}: {what} has no option {str(name)!r}; {known}")
+    for name, field in fields.items():
+        if name not in options and _required(field):
+            raise ConfigError(f"{name}: missing; {what} needs it ({_type_name(hints[name])})")
+    values = {name: _convert(hints[name], name, value, what) for name, value in options.items()}
+    return cls(**values)
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """The mapping that `field=value` strings describe; `a.b=1` becomes {"a": {"b": "1"}}."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        path = [part.strip() for part in name.split(".")]
+        if not equals or not all(path):
+            raise ConfigError(f"-o {pair!r}: expected field=value, for example -o window=1020")
+        _put(result, path, value.strip(), pair)
+    return result
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in the YAML file at `path` (an empty file is an empty mapping)."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path}: {error.strerror or error}; give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: not YAML ({one_line(error)}); correct the file") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        got = type(content).__name__
+        raise ConfigError(f"config {path}: got {got}, expected lines such as `model: smollm2`")
+    return content
+
+
+def dump_yaml(value: Any) -> str:
+    """YAML text of a dataclass or of plain data, keys in their order."""
+    import yaml
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, name: str, value: Any, what: str) -> Any:
+    """`value` as the type `hint`; a wrong one is a ConfigError that names the field."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, f"{what} {name}")
+    if isinstance(value, bool) and hint in (int, float):
+        raise ConfigError(f"{name}={value}: expected {_type_name(hint)}; give a number")
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        expected = error.errors(include_url=False)[0]["msg"]
+        expected = f"{_type_name(hint)} ({one_line(expected)})"
+        raise ConfigError(f"{name}={value}: expected {expected}; correct this option of {what}") from None
+
+
+def _type_name(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return words.get(hint) or getattr(hint, "__name__", None) or str(hint)
+
+
+def _put(tree: dict[str, Any], path: list[str], value: str, pair: str) -> None:
+    *parents, leaf = path
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"-o {pair!r}: {parent!r} was given a value before; give one or the other")
+    if leaf in tree:
+        raise ConfigError(f"-o {pair!r}: given twice; give each field once")
+    tree[leaf] = value

@@ -1,0 +1,280 @@
+"""The transformers cache that holds a stream: `model.generate(past_key_values=cache)` and `Session` both use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from everlong.errors import CapabilityError
+from everlong.memory.arena import Arena
+from everlong.memory.lane import ENDLESS, Lane
+from everlong.memory.plan import Pattern, RotaryPlan
+from everlong.memory.report import MemoryReport
+from everlong.memory.step import Segment, Step
+from everlong.ops.attend import Scratch
+from everlong.ops.spans import Ints
+
+
+class StreamCache(Cache):
+    """Keys and values of one stream (or of a batch of streams of one length) in bounded memory.
+
+    `sinks` tokens at the start and the newest `window` tokens are kept; None keeps all. It is written only by
+    forwards of the model that it was made for, while that model is attached. For inference: no gradient flows
+    through it.
+    """
+
+    def __init__(
+        self,
+        plan: RotaryPlan,
+        method: str,
+        sinks: int,
+        window: int | None,
+        chunk: int = 512,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_close = on_close
+        self.plan, self.method = plan, method
+        self.sinks, self.window, self.chunk = sinks, window, chunk
+        self.seen_tokens, self.segments, self.pads = 0, [Segment(0, 0)], None
+        self._step: Step | None = None
+        self._scratch = Scratch()
+        self.lanes: dict[Pattern, Lane] = {}
+        self.arenas = {p.index: Arena(self._lane(p.pattern)) for p in plan.layers if p.source == p.index}
+        super().__init__(layers=[self.arenas[p.source] for p in plan.layers])
+
+    def _lane(self, pattern: Pattern) -> Lane:
+        window = ENDLESS if self.window is None else self.window
+        return self.lanes.setdefault(pattern, Lane(pattern, self.sinks, window, self.chunk))
+
+    # A step: begin, write and attend layer by layer, commit or abandon.
+
+    @property
+    def trained_length(self) -> int:
+        """How many positions the model was trained on."""
+        return self.plan.trained_length
+
+    @property
+    def step(self) -> Step:
+        """The forward that is running; CapabilityError if there is none."""
+        if self._step is None:
+            raise CapabilityError(
+                "StreamCache: used outside a forward of the attached model; pass it as past_key_values to the model "
+                "that it was made for, while attached"
+            )
+        return self._step
+
+    def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> Step:
+        """Prepare a forward over `tokens` new tokens in each of `rows`.
+
+        `pads` [rows] counts the left padding, given with the first forward.
+        """
+        if pads is not None:
+            self._set_pads(pads)
+        if self.seen_tokens and rows != self.batch_size:
+            raise CapabilityError(f"StreamCache: holds {self.batch_size} rows, got {rows}; make a new cache")
+        base, segments = self._frame(tokens)
+        for lane in self.lanes.values():
+            lane.make_room(self.seen_tokens, tokens)
+        self._step = Step(
+            self.seen_tokens, tokens, rows, base, segments, self.arenas, self.plan.layers, self._scratch
+        )
+        return self._step
+
+    def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
+        """The base of the step and the segments with it; a new frame where positions would pass the limit."""
+        seen, base, hard = self.seen_tokens, self.segments[-1].base, self.plan.hard_length
+        if hard is not None and (tokens > hard or self.window is None and seen + tokens > hard):
+            raise CapabilityError(
+                f"{self.method}: {seen + tokens} positions needed, but this model computes other angles past {hard}; "
+                "read in shorter chunks, or use a method with a window"
+            )
+        if self.plan.alibi or seen == base or seen - base + tokens <= self.plan.frame_length:
+            return base, self.segments
+        return seen, [*self.segments, Segment(seen, seen)]
+
+    def commit(self) -> None:
+        """Make the finished forward part of the stream."""
+        step = self.step
+        self.seen_tokens = step.seen + step.tokens
+        for arena in self.arenas.values():
+            arena.commit(self.seen_tokens)
+        oldest = min(lane.oldest(self.seen_tokens) for lane in self.lanes.values())
+        ends = [s.start for s in step.segments[1:]] + [self.seen_tokens + 1]
+        self.segments = [s for s, end in zip(step.segments, ends, strict=True) if end > oldest]
+        self._step = None
+
+    def abandon(self) -> None:
+        """Forget a forward that failed, if one did; the stream is as it was before it."""
+        if self._step is None:
+            return
+        for arena in self.arenas.values():
+            arena.abandon()
+        self._step = None
+
+    # What transformers asks of a cache.
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Store the new keys and values [B, G, T, D] of a layer; returns its columns [B, G, M, D]."""
+        return self.step.write(key_states, value_states, layer_idx)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen so far."""
+        return self.seen_tokens
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Tokens seen so far."""
+        return self.seen_tokens
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """(columns that `update` will return, 0)."""
+        if self._step is None:
+            return self.seen_tokens + query_length, 0
+        return self._step.columns(self.layers[layer_idx].lane), 0
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """No maximum."""
+        return -1
+
+    @property
+    def batch_size(self) -> int:
+        """Rows, or -1 before the first forward."""
+        return next((a.keys.shape[0] for a in self.arenas.values() if a.keys is not None), -1)
+
+    @property
+    def is_compileable(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether nothing has been evicted yet."""
+        return self.dropped_tokens == 0
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        """All False: native windows are applied here, not by transformers' masks."""
+        return [False] * len(self.layers)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest -`tokens_to_remove` tokens (a number <= 0); CapabilityError if what came before is gone."""
+        if tokens_to_remove > 0:
+            raise CapabilityError(f"crop({tokens_to_remove}): give how many tokens to remove as a negative number")
+        target = max(0, self.seen_tokens + tokens_to_remove)
+        if target == self.seen_tokens:
+            return
+        for lane in self.lanes.values():
+            if lane.shift and lane.oldest(target) - lane.shift < lane.fixed:
+                raise CapabilityError(
+                    f"crop({tokens_to_remove}): tokens that the earlier context needs have left the window "
+                    f"({self.method}, seen {self.seen_tokens}); use a larger window, or fork before you read on"
+                )
+        self.seen_tokens = target
+        self.segments = [s for s in self.segments if s.start < max(1, target)]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.seen_tokens, self.segments, self.pads = 0, [Segment(0, 0)], None
+        for lane in self.lanes.values():
+            lane.shift, lane.pads = 0, None
+        for arena in self.arenas.values():
+            arena.shift = 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows in another order (beam search)."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order."""
+        for arena in self.arenas.values():
+            arena.select_rows(indices, self.seen_tokens)
+        if self.pads is not None:
+            self._set_pads(self.pads[indices.cpu().numpy()])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times."""
+        if self.batch_size > 0:
+            self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
+
+    def _set_pads(self, pads: Ints) -> None:
+        self.pads = pads
+        for lane in self.lanes.values():
+            lane.pads = pads
+
+    # What everlong asks of it.
+
+    @property
+    def dropped_tokens(self) -> int:
+        """Tokens of the stream that can not be seen any more."""
+        if self.window is None:
+            return 0
+        return max(0, self.seen_tokens - self.sinks - self.window)
+
+    def report(self) -> MemoryReport:
+        """What the stream has seen, keeps and lost."""
+        sinks = min(self.sinks, self.seen_tokens)
+        tier = {"device": sum(a.nbytes for a in self.arenas.values()), "host": 0, "disk": 0}
+        window = self.seen_tokens - sinks - self.dropped_tokens
+        return MemoryReport(self.method, self.seen_tokens, sinks, window, dropped_tokens=self.dropped_tokens, bytes=tier)
+
+    def fork(self) -> StreamCache:
+        """An independent stream that goes on from here; costs one copy of what is kept."""
+        other = self._fresh()
+        other.seen_tokens, other.segments = self.seen_tokens, list(self.segments)
+        for pattern, lane in self.lanes.items():
+            other.lanes[pattern].shift = lane.shift
+        if self.pads is not None:
+            other._set_pads(self.pads.copy())
+        for index, arena in self.arenas.items():
+            arena.copy_to(other.arenas[index], self.seen_tokens)
+        return other
+
+    def _fresh(self) -> StreamCache:
+        return StreamCache(self.plan, self.method, self.sinks, self.window, self.chunk)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON-able facts): all that is needed to go on, the live columns only."""
+        tensors: dict[str, Tensor] = {}
+        for index, arena in self.arenas.items():
+            if arena.keys is None:
+                continue
+            for name, x in (("k", arena.keys), ("v", arena.values)):
+                live = [x[:, :, a:b] for a, b in arena.live(self.seen_tokens)]
+                tensors[f"layer{index}.{name}"] = torch.cat(live, 2) if live else x[:, :, :0].clone()
+        shifts = {str(index): arena.shift for index, arena in self.arenas.items()}
+        columns = {str(i): a.keys.shape[2] for i, a in self.arenas.items() if a.keys is not None}
+        return tensors, {
+            "seen": self.seen_tokens,
+            "segments": [[s.start, s.base] for s in self.segments],
+            "pads": None if self.pads is None else self.pads.tolist(),
+            "shifts": shifts,
+            "columns": columns,
+            "chunk": self.chunk,
+        }
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Become the stream whose `state` this is; for a fresh cache of the same model and method."""
+        self.seen_tokens, self.chunk = facts["seen"], facts["chunk"]
+        self.segments = [Segment(*pair) for pair in facts["segments"]]
+        for lane in self.lanes.values():
+            lane.room = self.chunk
+        if facts["pads"] is not None:
+            self._set_pads(np.array(facts["pads"], dtype=np.int64))
+        for index, arena in self.arenas.items():
+            arena.shift = arena.lane.shift = facts["shifts"][str(index)]
+            if str(index) in facts["columns"]:
+                kv = (tensors[f"layer{index}.{name}"] for name in "kv")
+                arena.restore(*kv, facts["columns"][str(index)], self.seen_tokens)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model; the last cache or handle to do so restores it. May be called twice."""
+        if self._on_close is not None:
+            on_close, self._on_close = self._on_close, None
+            on_close()

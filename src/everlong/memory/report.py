@@ -1,0 +1,36 @@
+"""What a stream has seen, keeps and lost."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Counts in tokens and bytes; `seen = sink + window + stored + dropped` always holds.
+
+    `retrieved_tokens` is how many stored tokens the newest token attended to. `bytes` counts what the cache holds
+    per tier: `device` where the model computes, `host` memory, `disk`.
+    """
+
+    method: str
+    seen_tokens: int
+    sink_tokens: int
+    window_tokens: int
+    stored_tokens: int = 0
+    dropped_tokens: int = 0
+    retrieved_tokens: int = 0
+    bytes: dict[str, int] = field(default_factory=lambda: {"device": 0, "host": 0, "disk": 0})
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        held = " + ".join(f"{n / 2**20:.1f} MiB {tier}" for tier, n in self.bytes.items() if n) or "0 bytes"
+        return (
+            f"{self.method}: seen {self.seen_tokens:,} = sinks {self.sink_tokens:,} + window {self.window_tokens:,}"
+            f" + stored {self.stored_tokens:,} + dropped {self.dropped_tokens:,} tokens; {held}"
+        )

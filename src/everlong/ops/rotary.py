@@ -1,0 +1,76 @@
+"""Turning vectors that a model has rotated already: RoPE by a difference of positions.
+
+Rotations add up, so a query that the model rotated to position a becomes the query at position b by one more
+rotation of b - a. Only differences are ever applied, once, to a fresh query; no stored key is turned.
+
+Source: RoFormer, arXiv 2104.09864, eq. 34.
+
+Letters: B batch, H heads, T tokens, D head dim, P pairs of dims that rotate together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """How one layer rotates: which dims, in which pairs, how fast.
+
+    `freqs` [P] are radians per position in float64; the pairs occupy the dims `start` .. `start + 2 P - 1`, as
+    halves (i with i + P) or, if `interleaved`, as neighbours (2 i with 2 i + 1). A negative `start` counts from the
+    last dim.
+    """
+
+    freqs: Float[Tensor, " P"]
+    start: int
+    interleaved: bool
+
+    def same(self, other: Rotation | None) -> bool:
+        """Whether both turn every vector alike."""
+        return (
+            other is not None
+            and (self.start, self.interleaved) == (other.start, other.interleaved)
+            and torch.equal(self.freqs, other.freqs)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Cosines and sines of one turn, [*, 1, T or 1, P] in float32 (float64 for float64 models)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def turn_by(rotation: Rotation, positions: Tensor, like: Tensor) -> Turn:
+    """The turn by `positions` ([T], or [B, T] if rows differ), its angles computed in float64."""
+    angles = positions.to(torch.float64)[..., None] * rotation.freqs.to(positions.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    angles = angles[:, None] if angles.ndim == 3 else angles
+    return Turn(*(f(angles).to(like.device, dtype) for f in (torch.cos, torch.sin)))
+
+
+def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: Turn) -> Float[Tensor, "B H T D"]:
+    """A new tensor: `q` rotated further, computed in float32 at least and rounded once to q's dtype.
+
+    >>> r = Rotation(torch.ones(1, dtype=torch.float64), start=0, interleaved=False)
+    >>> q = torch.tensor([[[[1.0, 0.0]]]])
+    >>> [round(x, 3) for x in turned(q, r, turn_by(r, torch.tensor([1]), q)).flatten().tolist()]
+    [0.54, 0.841]
+    """
+    pairs = turn.cos.shape[-1]
+    out = q.to(turn.cos.dtype).clone(memory_format=torch.contiguous_format)
+    part = out.narrow(-1, rotation.start % q.shape[-1], 2 * pairs)
+    if rotation.interleaved:
+        a, b = part[..., 0::2], part[..., 1::2]
+    else:
+        a, b = part[..., :pairs], part[..., pairs:]
+    new_a = a * turn.cos - b * turn.sin
+    b.mul_(turn.cos).add_(a * turn.sin)
+    a.copy_(new_a)
+    return out.to(q.dtype)

@@ -1,0 +1,1 @@
+"""Sessions over streams: feed, score, generate, chat, fork, rewind, save and load."""

@@ -1,0 +1,116 @@
+"""One answer as it is written: tokens are drawn, read back, and given out as text."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from everlong.errors import SessionError
+from everlong.session.decode import Decoder, StopGuard
+from everlong.session.sampling import Sampling
+
+if TYPE_CHECKING:
+    from everlong.session.session import Session
+
+Finish = Literal["length", "end", "stop", "closed"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was written."""
+
+    text: str
+    """The decoded tokens, cut before a stop string; without the tokenizer's special tokens."""
+    token_ids: list[int]
+    """The tokens that the session read back, those of a stop string included, an end token not."""
+    finish: Finish
+    """Why it ended: max_new_tokens were written, an end token was drawn, a stop string came, or it was left early."""
+    seconds_per_token: float
+    """Median over the tokens; NaN without tokens."""
+
+
+class Answer(Iterator[str]):
+    """An answer of `session`, as an iterator of pieces of text.
+
+    Each piece is given out after its tokens were read back. Text that may be the beginning of a stop string,
+    or of a character, is held until it is decided. Leaving early, by `close()` or by an exception, keeps
+    `result` and the session in agreement.
+    """
+
+    def __init__(self, session: Session, sampling: Sampling) -> None:
+        self._session, self._sampling = session, sampling
+        self._ends = end_tokens(session.model, session.tokenizer) | set(sampling.ends)
+        self._ids: list[int] = []
+        self._texts: list[str] = []
+        self._seconds: list[float] = []
+        self._finish: Finish = "closed"
+        self._start = session.seen_tokens
+        self._pieces = self._write()
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the answer here."""
+        self._pieces.close()
+
+    @property
+    def result(self) -> Generation:
+        """What was written so far."""
+        median = statistics.median(self._seconds) if self._seconds else math.nan
+        return Generation("".join(self._texts), list(self._ids), self._finish, median)
+
+    def _write(self) -> Generator[str, None, None]:
+        """The pieces of text; however it ends, all tokens that were read are in the result."""
+        decoder, guard = Decoder(self._session.tokenizer), StopGuard(self._sampling.stop)
+        decoded, rest = 0, ""
+        try:
+            for token in self._tokens():
+                decoded += 1
+                if piece := guard.push(decoder.push(token)):
+                    self._texts.append(piece)
+                    yield piece
+                if guard.stopped:
+                    self._finish = "stop"
+                    break
+        finally:
+            if not guard.stopped:
+                late = "".join(decoder.push(token) for token in self._ids[decoded:])
+                rest = guard.push(late + decoder.flush()) + guard.flush()
+                self._texts.append(rest)
+        if rest:
+            yield rest
+
+    def _tokens(self) -> Iterator[int]:
+        """Tokens drawn and read back, one by one; sets why it ended."""
+        session, sampling = self._session, self._sampling
+        generator = sampling.generator(session.model.get_input_embeddings().weight.device)
+        while len(self._ids) < sampling.max_new_tokens:
+            begun = time.perf_counter()
+            prediction = session.prediction
+            if prediction is None or session.seen_tokens != self._start + len(self._ids):
+                raise SessionError("the session read something else while it answered; finish the answer first")
+            token = sampling.pick(prediction, session.recent_ids(), generator)
+            if token in self._ends:
+                self._finish = "end"
+                return
+            try:
+                session.feed([token])
+            finally:
+                if session.seen_tokens > self._start + len(self._ids):
+                    self._ids.append(token)
+            self._seconds.append(time.perf_counter() - begun)
+            yield token
+        self._finish = "length"
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids that end an answer, as the generation config, the config and the tokenizer name them."""
+    configs = [model.generation_config, model.config.get_text_config(), tokenizer]
+    found = [getattr(config, "eos_token_id", None) for config in configs if config is not None]
+    ids = [i for value in found if value is not None for i in (value if isinstance(value, list) else [value])]
+    return frozenset(int(i) for i in ids)

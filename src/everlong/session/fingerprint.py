@@ -1,0 +1,60 @@
+"""What tells one model and tokenizer from another: digests that a saved session carries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SAMPLES = 256
+"""Values of each parameter that enter the digest, at equal strides."""
+_VOLATILE = ("transformers_version", "dtype", "torch_dtype", "use_cache", "attn_implementation", "architectures")
+
+
+def fingerprint(model: Any, tokenizer: Any) -> dict[str, str | None]:
+    """Digests by name: the model's configuration, its weights, and the tokenizer (None without one)."""
+    return {
+        "configuration": _digest(_lasting(model.config.to_dict())),
+        "weights": weights_digest(model),
+        "tokenizer": None if tokenizer is None else tokenizer_digest(tokenizer),
+    }
+
+
+@torch.inference_mode()
+def weights_digest(model: Any) -> str:
+    """A digest of names, types, shapes and strided samples of all parameters."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        found.update(_sample(weight.detach()))
+    return found.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A digest of all that decides which ids a text gets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return _digest([type(tokenizer).__name__, tokenizer.get_vocab()])
+    whole = json.loads(backend.to_str())
+    return _digest({name: part for name, part in whole.items() if name not in ("truncation", "padding")})
+
+
+def _sample(weight: Tensor) -> bytes:
+    flat = weight.reshape(-1)
+    picked = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous()
+    return picked.view(torch.uint8).cpu().numpy().tobytes()
+
+
+def _lasting(config: Any) -> Any:
+    """The configuration without what changes when the same model is loaded in another way."""
+    if not isinstance(config, dict):
+        return config
+    kept = {name: _lasting(value) for name, value in config.items() if not str(name).startswith("_")}
+    return {name: value for name, value in kept.items() if name not in _VOLATILE}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

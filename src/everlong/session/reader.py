@@ -1,0 +1,138 @@
+"""How a session reads tokens: through an attached cache (here) or by recomputation (recompute.py)."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from everlong.attach import attach
+from everlong.memory.report import MemoryReport
+from everlong.methods.base import Method
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name and JSON-able values: all that is needed to go on."""
+
+
+class Reader(Protocol):
+    """What has read a stream and can read on; `read` either happens wholly or not at all."""
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read so far."""
+        ...
+
+    @property
+    def chunk_limit(self) -> int:
+        """Tokens that one `read` takes at most."""
+        ...
+
+    def read(self, ids: Int[Tensor, " new"], every: bool) -> Float[Tensor, "rows vocabulary"]:
+        """Reads `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none."""
+        ...
+
+    def predict(self) -> Float[Tensor, " vocabulary"] | None:
+        """The prediction after the last token computed afresh; None where that would need the token again."""
+        ...
+
+    def fork(self) -> Reader:
+        """An independent reader that has read the same."""
+        ...
+
+    def fresh(self) -> Reader:
+        """A reader of the same model and method that has read nothing."""
+        ...
+
+    def report(self) -> MemoryReport:
+        """What is kept of what was read."""
+        ...
+
+    def state(self) -> State:
+        """All that is needed to go on."""
+        ...
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Goes on from a state of the same model and method; only for a reader that has read nothing."""
+        ...
+
+    def close(self) -> None:
+        """Gives memory and the hold on the model back."""
+        ...
+
+
+class Forward:
+    """A model called for logits, in inference mode; the head runs only over the rows that are wanted."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.device = model.get_input_embeddings().weight.device
+        self._trims = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def __call__(self, ids: Int[Tensor, "rows tokens"], keep: int, **extra: Any) -> Tensor:
+        """The logits [rows, keep, vocabulary] at the last `keep` positions."""
+        if self._trims:
+            extra["logits_to_keep"] = keep
+        logits = self.model(input_ids=ids.to(self.device), **extra).logits
+        return logits if logits.shape[1] == keep else logits[:, -keep:].clone()
+
+
+class CacheReader:
+    """Reads through the method's cache, attached to the model for as long as the reader lives."""
+
+    def __init__(self, forward: Forward, handle: Any, cache: Any) -> None:
+        self._forward, self._handle, self._cache = forward, handle, cache
+
+    @classmethod
+    def attached(cls, model: Any, method: Method) -> CacheReader:
+        """A reader that has read nothing; AttachError where the model cannot be attached."""
+        handle = attach(model, method)
+        return cls(Forward(model), handle, handle.new_cache())
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read so far."""
+        return self._cache.seen_tokens
+
+    @property
+    def chunk_limit(self) -> int:
+        """A chunk never passes the length that the model was trained on."""
+        return self._cache.trained_length
+
+    def read(self, ids: Int[Tensor, " new"], every: bool) -> Float[Tensor, "rows vocabulary"]:
+        """The logits after every token of `ids`, or after the last one."""
+        keep = len(ids) if every else 1
+        return self._forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
+
+    def predict(self) -> None:
+        """None: the last token would have to be read again."""
+
+    @torch.inference_mode()
+    def fork(self) -> CacheReader:
+        """A reader over a copy of the cache: as many bytes as the cache holds."""
+        return CacheReader(self._forward, self._handle, self._cache.fork())
+
+    def fresh(self) -> CacheReader:
+        """A reader over a new cache."""
+        return CacheReader(self._forward, self._handle, self._handle.new_cache())
+
+    def report(self) -> MemoryReport:
+        """The cache's own report."""
+        return self._cache.report()
+
+    @torch.inference_mode()
+    def state(self) -> State:
+        """The cache's own state."""
+        return self._cache.state()
+
+    @torch.inference_mode()
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Puts a state into the cache."""
+        self._cache.load_state(tensors, meta)
+
+    def close(self) -> None:
+        """Closes the cache; the last one that is closed restores the model."""
+        self._cache.close()

@@ -1,0 +1,70 @@
+"""Saving a session and restoring it: bound to its model, tokenizer and method, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+import everlong
+from everlong.errors import ConfigError, ForeignError
+from everlong.methods.base import Method, make_method
+from everlong.session import sealed
+from everlong.session.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from everlong.session.session import Session
+
+FORMAT = 1
+"""The layout of what is saved; raised whenever a cache or a session keeps something else."""
+
+
+def save(session: Session, path: str | Path) -> Path:
+    """Writes `session` to the file `path`; SaveError if it cannot be, and then nothing is written."""
+    tensors, meta = session.state()
+    document = {
+        "format": FORMAT,
+        "everlong": everlong.__version__,
+        "method": {"name": session.method.name, "fields": session.method.as_dict()},
+        "model": session.name,
+        "fingerprint": fingerprint(session.model, session.tokenizer),
+        "state": meta,
+    }
+    path = Path(path)
+    sealed.write(path, tensors, document)
+    return path
+
+
+def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str, Tensor], dict[str, Any]]:
+    """The method, tensors and values of the session in `path`, if it is one of this model and tokenizer.
+
+    InputError for a missing file, DamagedError for changed bytes, ForeignError naming what differs. The
+    tokenizers are compared only where both sides have one.
+    """
+    tensors, document = sealed.read(Path(path))
+    if document.get("format") != FORMAT:
+        raise ForeignError(
+            f"{path}: saved in format {document.get('format')} by everlong {document.get('everlong')}, expected "
+            f"format {FORMAT}; install that version to load it"
+        )
+    differ = _differences(document["fingerprint"], fingerprint(model, tokenizer))
+    if differ:
+        raise ForeignError(
+            f"{path}: saved with model {document['model']}; another {' and '.join(differ)} than given here; "
+            "load the model it was saved with, in the same dtype"
+        )
+    return _method(path, document["method"]), tensors, document["state"]
+
+
+def _differences(saved: dict[str, str | None], given: dict[str, str | None]) -> list[str]:
+    """What differs, by name."""
+    names = {"configuration": "model configuration", "weights": "model weights", "tokenizer": "tokenizer"}
+    return [words for key, words in names.items() if saved[key] and given[key] and saved[key] != given[key]]
+
+
+def _method(path: str | Path, saved: dict[str, Any]) -> Method:
+    try:
+        return make_method(saved["name"], saved["fields"])
+    except ConfigError as error:
+        raise ForeignError(f"{path}: saved with a method that this version does not have ({error})") from error

@@ -1,0 +1,277 @@
+"""A stream read and continued by a model: feed, score, generate, fork, rewind, save and load."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.errors import CapabilityError, ConfigError, InputError, SessionError
+from everlong.memory.report import MemoryReport
+from everlong.methods.base import Method
+from everlong.methods.recompute import Recompute
+from everlong.models.load import Loaded
+from everlong.session.answer import Answer, Generation
+from everlong.session.inputs import Input, chunks, id_pieces
+from everlong.session.mark import Mark
+from everlong.session.reader import CacheReader, Reader, State
+from everlong.session.recent import Recent
+from everlong.session.recompute import RecomputeReader
+from everlong.session.sampling import Sampling
+from everlong.session.save import read, save
+from everlong.session.score import at_most, logprobs
+
+CHUNK_TOKENS = 512
+"""Tokens read by one forward unless said otherwise."""
+RECENT_TOKENS = 4096
+"""Ids kept for the repetition penalty, or as many as the method's window and sinks if that is more."""
+
+
+class Session(AbstractContextManager["Session"]):
+    """One stream of tokens read by `model` with `method`, in memory that does not grow with the stream.
+
+    `model`: what `everlong.load` returns, or a plain transformers model (then ids only). `chunk`: tokens
+    read by one forward, at least 1; the model's trained length bounds it. The model stays attached until
+    `close()`, or the end of a `with` block.
+
+    Each chunk is read wholly or not at all: an error or an interrupt in the middle leaves the session as it
+    was after the chunk before. Every call to feed, score or generate tokenises its text on its own; the
+    tokens that the tokenizer itself adds come only in front of the first text of an empty session.
+    """
+
+    def __init__(self, model: Any, method: Method, chunk: int = CHUNK_TOKENS) -> None:
+        if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+            raise ConfigError(f"chunk={chunk}: must be a whole number of at least 1 (tokens read by one forward)")
+        if not isinstance(method, Method):
+            raise ConfigError(f"method={method!r}: expected a method such as everlong.Sinks(sinks=4, window=1020)")
+        loaded = _loaded(model)
+        self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
+        self.method, self.chunk = method, chunk
+        self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
+        self._reader: Reader | None = _reader(self.model, method)
+        self._last: Tensor | None = None
+        self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
+        fields = method.as_dict()
+        self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read so far, special ones included."""
+        return self._open().seen_tokens
+
+    @property
+    def prediction(self) -> Float[Tensor, " vocabulary"] | None:
+        """The logits of the next token; None before the first token (or when an interrupt lost them)."""
+        reader = self._open()
+        if self._last is None and reader.seen_tokens:
+            self._last = reader.predict()
+        return self._last
+
+    def recent_ids(self) -> Tensor:
+        """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
+        return self._recent.ids()
+
+    def feed(self, x: Input) -> int:
+        """Reads `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
+
+        InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
+        """
+        start = self.seen_tokens
+        for ids in self._chunks(x):
+            self._read(ids, every=False)
+        return self.seen_tokens - start
+
+    def score_stream(self, x: Input, max_tokens: int | None = None) -> Iterator[Float[Tensor, " tokens"]]:
+        """Reads `x` and gives the log-probabilities of its tokens, one tensor for each chunk, in bounded memory.
+
+        Values are natural logarithms in float32 on the model's device, each given all that came before; NaN
+        for the very first token of a session. Stops after `max_tokens`. The session holds what was given out,
+        also when the iterator is left early.
+        """
+        for ids in at_most(self._chunks(x), max_tokens):
+            yield self._score(ids)[0]
+
+    def score(self, x: Input, logits: bool = False) -> Any:
+        """Log-probabilities of the tokens of `x` given what came before, float32 [len(x)]; the session then holds x.
+
+        NaN where there is no predecessor. With `logits` the pair (log-probabilities, logits [len(x),
+        vocabulary] in the model's dtype), row i being the prediction made after x[i]. A text must fit in memory
+        here: `score_stream` takes one without end.
+        """
+        found = list(self._chunks(x))
+        device = self.model.get_input_embeddings().weight.device
+        total = sum(map(len, found))
+        scored, rows, start = torch.empty(total, device=device), None, 0
+        for ids in found:
+            end = start + len(ids)
+            scored[start:end], after = self._score(ids)
+            if logits:
+                rows = after.new_empty(total, after.shape[1]) if rows is None else rows
+                rows[start:end] = after
+            start = end
+        if not logits:
+            return scored
+        return scored, scored.new_empty(0, self.vocabulary) if rows is None else rows
+
+    def generate(self, prompt: Input | None = None, **sampling: Any) -> Generation:
+        """The answer to `prompt` (text, ids, or None to go on), written to its end.
+
+        `sampling` are the fields of `Sampling`: max_new_tokens, temperature, top_p, top_k,
+        repetition_penalty, stop, seed. Ends at the model's end tokens, which are neither returned nor read;
+        afterwards the session holds the prompt and all returned tokens.
+        """
+        answer = self.stream(prompt, **sampling)
+        for _ in answer:
+            pass
+        return answer.result
+
+    def stream(self, prompt: Input | None = None, **sampling: Any) -> Answer:
+        """Like `generate`, as an iterator of pieces of text; its `result` grows with them.
+
+        The prompt is read at once. Leaving the iterator early (`close()`, an interrupt) is allowed: the
+        session then holds the tokens in `result.token_ids`. InputError where there is nothing to go on from.
+        """
+        settings = Sampling(**sampling)
+        if not self.method.streams:
+            raise CapabilityError(f"generate: {self.method} can only score; use everlong.Sinks or Window to generate")
+        if settings.stop and self.tokenizer is None:
+            raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
+        if prompt is not None:
+            self.feed(prompt)
+        if self.prediction is None:
+            lost = "the last prediction was lost by an interrupt" if self.seen_tokens else "the session is empty"
+            raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
+        return Answer(self, settings)
+
+    def report(self) -> MemoryReport:
+        """What the session has seen, what it still attends to, and the bytes this takes."""
+        return self._open().report()
+
+    def fork(self) -> Session:
+        """An independent session that has read the same; shares the model, copies the cache (its bytes, once)."""
+        reader = self._open().fork()
+        twin = copy.copy(self)
+        twin._reader, twin._recent, twin._marks = reader, self._recent.copy(), weakref.WeakSet()
+        return twin
+
+    def mark(self) -> Mark:
+        """The present state, to come back to with `rewind`; costs a copy of the cache."""
+        mark = Mark(self._open().fork(), self._recent.copy(), self.prediction)
+        self._marks.add(mark)
+        return mark
+
+    def rewind(self, mark: Mark) -> None:
+        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark."""
+        reader = self._open()
+        if mark.closed or mark not in self._marks:
+            raise SessionError("rewind: this mark is closed or of another session; use one of session.mark()")
+        self._reader, self._recent, self._last = mark.copy()
+        reader.close()
+
+    def reset(self) -> None:
+        """Forgets everything read; marks stay good."""
+        reader = self._open()
+        fresh = reader.fresh()
+        self._reader, self._recent, self._last = fresh, Recent(self._recent.size), None
+        reader.close()
+
+    def state(self) -> State:
+        """Tensors by name and JSON-able values: all that the session needs to go on."""
+        reader, last = self._open(), self.prediction
+        tensors, meta = reader.state()
+        kept = {f"cache.{name}": tensor for name, tensor in tensors.items()} | {"recent": self._recent.ids()}
+        return kept | ({} if last is None else {"prediction": last}), {"cache": meta, "seen_tokens": self.seen_tokens}
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Goes on from the `state` of a session of the same model and method, forgetting what was read here."""
+        self.reset()
+        reader = self._open()
+        cache = {name.removeprefix("cache."): part for name, part in tensors.items() if name.startswith("cache.")}
+        reader.load_state(cache, meta["cache"])
+        self._recent = Recent.restored(self._recent.size, tensors["recent"], meta["seen_tokens"])
+        last = tensors.get("prediction")
+        self._last = None if last is None else last.to(self.model.get_input_embeddings().weight.device)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the session to one file, wholly or not at all; the path written. SaveError says why it failed.
+
+        The file is bound to the model, the tokenizer and the method, and checksummed.
+        """
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any, chunk: int = CHUNK_TOKENS) -> Self:
+        """The session saved at `path`, going on with `model` (as in Session) as if it had never been away.
+
+        InputError for a missing file, DamagedError for changed or missing bytes, ForeignError for a session
+        of another model, tokenizer, method or version.
+        """
+        loaded = _loaded(model)
+        method, tensors, meta = read(path, loaded.model, loaded.tokenizer)
+        session = cls(loaded, method, chunk)
+        try:
+            session.load_state(tensors, meta)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def close(self) -> None:
+        """Frees the cache and the marks, and detaches the model if no other session uses it; may be called twice."""
+        reader, self._reader, self._last = self._reader, None, None
+        for mark in list(self._marks):
+            mark.close()
+        self._marks.clear()
+        if reader is not None:
+            reader.close()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open(self) -> Reader:
+        if self._reader is None:
+            raise SessionError("the session is closed; make a new one, or load a saved one")
+        return self._reader
+
+    def _chunks(self, x: Input) -> Iterator[Tensor]:
+        """The ids of `x` in chunks."""
+        reader = self._open()
+        found = id_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
+        return chunks(found, min(self.chunk, reader.chunk_limit))
+
+    def _read(self, ids: Tensor, every: bool) -> Tensor:
+        """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun."""
+        reader = self._open()
+        try:
+            logits = reader.read(ids, every)
+            self._last = None
+            self._recent.add(ids)
+            self._last = logits[-1].clone() if every else (logits[-1] if len(logits) else None)
+        finally:
+            if self._recent.seen < reader.seen_tokens:
+                self._last = None
+                self._recent.add(ids)
+        return logits
+
+    def _score(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Reads one chunk; its log-probabilities and the logits after each of its tokens."""
+        before = self.prediction
+        after = self._read(ids, every=True)
+        return logprobs(before, after, ids), after
+
+
+def _loaded(model: Any) -> Loaded:
+    """The model with its tokenizer and name; a plain transformers model has no tokenizer."""
+    return model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
+
+
+def _reader(model: Any, method: Method) -> Reader:
+    """What reads a stream with `method`."""
+    return RecomputeReader.over(model, method) if isinstance(method, Recompute) else CacheReader.attached(model, method)

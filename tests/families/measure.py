@@ -1,0 +1,90 @@
+"""How far everlong is from what it must equal, family by family: used by the tests and by scripts/families.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from everlong.attach import attach
+from everlong.methods import Sinks, Window
+from everlong.methods.base import Method
+from tests.families.configs import FULL, SLIDE, TRAINED, Family
+from tests.families.models import build, plain, stream, tokens
+
+ROOMY = Sinks(sinks=4, window=TRAINED - 4)
+TIGHT = Sinks(sinks=4, window=12)
+FITS = 48
+STREAM = 200
+CHUNKS = (1, 7, 64)
+
+
+def parity(family: Family) -> float:
+    """Largest difference from plain transformers of the deep model on a text that fits the window."""
+    model, ids = build(family), tokens(FITS)
+    want = plain(model, ids)
+    with attach(model, ROOMY) as handle:
+        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in (1, 7, FITS))
+
+
+def oracle(family: Family, kind: str, method: Method, chunks: Iterable[int] = CHUNKS) -> float:
+    """Largest difference, over every token of a stream, from a fresh forward over what the token may see.
+
+    Exact only where one layer attends: what deeper layers remember depends on tokens that are gone.
+    """
+    model, ids = build(family, kind), tokens(STREAM)
+    want = fresh(model, ids, **_sizes(method))
+    with attach(model, method) as handle:
+        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in chunks)
+
+
+def invariance(family: Family, chunks: Iterable[int] = CHUNKS[1:]) -> float:
+    """Largest difference between a long stream read by the deep model in chunks and one token at a time."""
+    model, ids = build(family), tokens(STREAM)
+    with attach(model, TIGHT) as handle:
+        want = stream(model, handle.new_cache(), ids, 1)
+        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in chunks)
+
+
+def banded(family: Family, window: int = 12) -> float:
+    """Largest difference of the deep model's window from plain transformers under a band mask.
+
+    One long forward at true distances: no frame changes here, but every layer counts.
+    """
+    model, ids = build(family), tokens(TRAINED - 4)
+    want = _under_a_band(model, ids, window)
+    with attach(model, Window(window=window)) as handle:
+        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in (1, 7, 31))
+
+
+@torch.no_grad()
+def _under_a_band(model: PreTrainedModel, ids: Tensor, window: int) -> Tensor:
+    config = model.config.get_text_config().to_dict()
+    full, sliding = (_band(ids.shape[1], n) for n in (window, min(window, config.get("sliding_window") or window)))
+    mask = {FULL: full, SLIDE: sliding} if config.get("layer_types") else sliding
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+
+def _band(count: int, window: int) -> Tensor:
+    """An additive mask [1, 1, count, count]: each token sees itself and `window` - 1 before it."""
+    hidden = torch.ones(count, count).tril().triu(1 - window) == 0
+    return torch.zeros(count, count).masked_fill(hidden, torch.finfo(torch.float32).min)[None, None]
+
+
+def fresh(model: PreTrainedModel, ids: Tensor, sinks: int, window: int) -> Tensor:
+    """Logits [1, tokens, vocabulary]: row t from a dense forward over [sinks + last `window` tokens] alone."""
+    text, size = ids[0], sinks + window
+    rows = [torch.cat([text[:sinks], text[t - window + 1 : t + 1]]) for t in range(size, len(text))]
+    return torch.cat([plain(model, ids[:, :size])[0], plain(model, torch.stack(rows))[:, -1]])[None]
+
+
+def _sizes(method: Method) -> dict[str, int]:
+    return {"sinks": 0} | method.as_dict()
+
+
+def _distance(got: Tensor, want: Tensor) -> float:
+    assert got.shape == want.shape, f"logits {tuple(got.shape)}, expected {tuple(want.shape)}"
+    assert bool(got.isfinite().all()), "logits that are not finite"
+    return float((got - want).abs().max())

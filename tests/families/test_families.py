@@ -1,0 +1,101 @@
+"""Every family of the table: equal to plain transformers, to the one-layer oracle and to itself in any chunks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from everlong.attach import attach
+from everlong.methods import Sinks, Window
+from tests.families.configs import FAMILIES, Family
+from tests.families.measure import TIGHT, banded, invariance, oracle, parity
+from tests.families.models import build, plain, stream, tokens
+
+TOLERANCE = 1e-4
+EXACT = [f for f in FAMILIES if f.refused is None]
+REFUSED = [f for f in FAMILIES if f.refused is not None]
+LAYERS = [pytest.param(f, kind, id=f"{f}-{kind}") for f in EXACT for kind in f.kinds]
+NAMED = """
+llama mistral mixtral qwen2 qwen3 qwen3_moe gemma2 gemma3 gemma3n gemma4 phi phi3 olmo2 olmoe stablelm gpt_neox
+smollm3 gpt_oss glm4 glm4_moe cohere cohere2 granite starcoder2 deepseek_v2 deepseek_v3 llama4 qwen2_vl minimax_m2
+ernie4_5 exaone4 hunyuan_v1_dense nemotron bitnet apertus seed_oss falcon mpt bloom gptj gpt2 opt
+"""
+
+
+def test_every_named_family_has_a_row():
+    assert set(NAMED.split()) <= {f.name for f in FAMILIES}
+
+
+@pytest.mark.parametrize("family", EXACT, ids=str)
+def test_equals_plain_transformers_while_all_fits(family: Family):
+    assert parity(family) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "kind"), LAYERS)
+def test_a_layer_after_eviction_equals_a_fresh_forward(family: Family, kind: str):
+    assert oracle(family, kind, TIGHT) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "kind"), LAYERS)
+def test_a_layer_without_sinks_equals_a_fresh_forward(family: Family, kind: str):
+    assert oracle(family, kind, Window(window=13), chunks=(31,)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", EXACT, ids=str)
+def test_deep_stream_does_not_depend_on_chunks(family: Family):
+    assert invariance(family) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", [f for f in EXACT if f.banded], ids=str)
+def test_deep_window_equals_plain_transformers_under_a_band(family: Family):
+    assert banded(family) <= TOLERANCE
+
+
+@pytest.mark.parametrize("native", [13, 14, 16, 17])
+@pytest.mark.parametrize("name", ["mistral", "gpt_oss"])
+def test_native_window_counts_cache_distance(name: str, native: int):
+    """Below, between and above window and sinks + window: the last two sinks of four, all of them, ..."""
+    family = _with(name, sliding_window=native)
+    assert oracle(family, "sliding", TIGHT, chunks=(1, 31)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", EXACT, ids=str)
+def test_detaching_restores_the_model(family: Family):
+    model, ids = build(family), tokens(24)
+    before, keys = plain(model, ids), _instance_attributes(model)
+    with attach(model, TIGHT) as handle:
+        stream(model, handle.new_cache(), ids, 24)
+        assert torch.equal(plain(model, ids), before), "a forward without a stream cache must be the stock model's"
+    assert torch.equal(plain(model, ids), before)
+    assert _instance_attributes(model) == keys
+
+
+@pytest.mark.parametrize("family", EXACT, ids=str)
+def test_last_logits_alone_are_the_same(family: Family):
+    """With logits_to_keep=1 gemma4 passes only the last queries to layers that share keys."""
+    model, ids = build(family), tokens(50)
+    with attach(model, TIGHT) as handle, torch.no_grad():
+        want = stream(model, handle.new_cache(), ids, 50)[:, -1:]
+        cache = handle.new_cache()
+        model(input_ids=ids[:, :37], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        got = model(input_ids=ids[:, 37:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    torch.testing.assert_close(got[:, -1:], want, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", REFUSED, ids=str)
+def test_learned_positions_are_refused(family: Family):
+    assert family.refused is not None
+    with pytest.raises(family.refused, match="learned"):
+        attach(build(family), Sinks(sinks=4, window=12))
+
+
+def _with(name: str, **fields: object) -> Family:
+    family = next(f for f in FAMILIES if f.name == name)
+    return replace(family, fields=dict(family.fields) | fields)
+
+
+def _instance_attributes(model: PreTrainedModel) -> dict[str, set[str]]:
+    return {name: set(vars(module)) for name, module in model.named_modules()}
