@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from everlong.cli.main import app
+from everlong.cli.app import app
 from tests.models.tiny import save_folder
 
 SMALL = ["--tokens", "2500", "--cache", "64", "--new-tokens", "8", "--threads", "1"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,15 @@ CURVES = [
 ]
 
 
-def test_writes_a_png_and_makes_its_folder(tmp_path: Path):
+@pytest.mark.parametrize(("name", "begins"), [("plot.png", b"\x89PNG"), ("plot.svg", b"<?xml")])
+def test_writes_the_format_that_the_name_asks_for(name: str, begins: bytes, tmp_path: Path):
     pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
-    path = plot_streams(CURVES, tmp_path / "new" / "plot.png", "title", trained_tokens=20)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    path = plot_streams(CURVES, tmp_path / name, "title", trained_tokens=20)
+    assert path.read_bytes().startswith(begins)
     assert path.stat().st_size > 5_000
 
 
 def test_without_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CapabilityError, match=r"pip install 'everlong\[report\]'"):
         plot_streams(CURVES, tmp_path / "plot.png", "title")

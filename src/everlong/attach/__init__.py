@@ -41,8 +41,7 @@ class Handle:
         if not self.method.streams:
             raise CapabilityError(f"{self.method.name}: keeps no cache, it can only score; use Session.score")
         sinks, window = self.method.layout()
-        self._plug.hold()
-        return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug.release)
+        return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug)
 
     def detach(self) -> None:
         """Restore the model, unless other handles or caches still use it. May be called twice."""

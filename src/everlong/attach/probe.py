@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, Dyn
 
 from everlong.attach.stock import accepts, decoder_of, text_config
 from everlong.errors import LearnedPositionsError, PrecisionError, RotationError, UnsupportedLayerError
-from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
+from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan, Temperature
 from everlong.ops.rotary import Rotation, turn_by, turned
 
 POSITIONS = (0, 1, 7, 33)
@@ -152,13 +153,21 @@ def _layer(
     tolerance = TOLERANCE[k.dtype]
     moves_k, moves_v = (_error(x, None, positions) > tolerance for x in (k, v))
     if not moves_k and not moves_v:
-        return LayerPlan(index, index, pattern, None, False, key, value)
+        return LayerPlan(index, index, pattern, None, _temperature(model), False, key, value)
     rotation = None if moves_k and moves_v else _explain(v if moves_v else k, frequencies, positions, tolerance)
     if rotation is None:
         raise _unexplained(model, index, k)
     if moves_v:
         rotation = Rotation(rotation.freqs, rotation.start - v.shape[3], rotation.interleaved)
-    return LayerPlan(index, index, pattern, rotation, moves_v, key, value)
+    return LayerPlan(index, index, pattern, rotation, None, moves_v, key, value)
+
+
+def _temperature(model: PreTrainedModel) -> Temperature | None:
+    """How layers without positions scale their queries, as the config says."""
+    config = text_config(model)
+    if not getattr(config, "attn_temperature_tuning", False):
+        return None
+    return Temperature(float(config.floor_scale), float(config.attn_scale))
 
 
 def _source(model: PreTrainedModel, index: int, cached: dict[int, tuple[Tensor, Tensor]]) -> int:
@@ -199,7 +208,7 @@ def _share(layers: list[LayerPlan]) -> Iterator[LayerPlan]:
         if rotation is not None:
             rotation = next((r for r in known if r.same(rotation)), rotation)
             known.append(rotation)
-        yield LayerPlan(layer.index, layer.source, layer.pattern, rotation, layer.latent, layer.key, layer.value)
+        yield replace(layer, rotation=rotation)
 
 
 def _unexplained(model: PreTrainedModel, index: int, k: Tensor) -> RotationError | LearnedPositionsError:

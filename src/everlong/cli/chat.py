@@ -49,7 +49,7 @@ def chat(
     from everlong.cli.console import Console
     from everlong.cli.conversation import Conversation
     from everlong.cli.setup import Setup
-    from everlong.session.chat import Chat
+    from everlong.session.session import Session
 
     console = Console(quiet, json)
     chosen = options.chosen_method(ctx, method, option)
@@ -57,9 +57,10 @@ def chat(
     if pin_system:
         _check_pinnable(chosen)
     loaded = Setup(model, chosen, dtype, device, threads, console).load()
-    setup = Setup(model, _pinned(chosen, loaded, system) if pin_system else chosen, dtype, device, threads, console)
-    with setup.session(chunk, loaded) as session:
-        Conversation(Chat(session, system, undo), loaded, sampling, console).run()
+    if pin_system:
+        chosen = _pinned(chosen, loaded, system)
+    with Conversation(Session(loaded, chosen, chunk), loaded, system, undo, sampling, console) as conversation:
+        conversation.run()
 
 
 def _check_pinnable(method: Method) -> None:

@@ -2,50 +2,140 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from everlong.cli.generate import as_json
 from everlong.errors import EverlongError, InputError, nearest
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
-    from everlong.session.chat import Chat
+    from everlong.session.session import Session
 
 _HELP = """/report      what the session remembers, and in how many bytes
 /save FILE   keep the conversation in a file
 /load FILE   go on with a kept conversation
 /undo        take the last turn back
 /reset       begin anew
+/help        these lines
 /exit        leave (so does the end of the input)"""
+_COMMANDS = tuple(line[1:].split()[0] for line in _HELP.splitlines())
 
 
-class Conversation:
-    """One conversation: reads lines until they end or /exit comes, and answers each."""
+class Conversation(AbstractContextManager["Conversation"]):
+    """Answers lines in `session`, which it closes at the end, until they end or /exit comes."""
 
-    def __init__(self, chat: Chat, loaded: Loaded, sampling: dict[str, Any], console: Console) -> None:
-        self._chat, self._loaded, self._sampling, self._console = chat, loaded, sampling, console
-        self._undo = chat._undo
-        self._commands = {
-            "report": self._report,
-            "save": self._save,
-            "load": self._load,
-            "undo": self._take_back,
-            "reset": self._reset,
-            "help": lambda _: print(_HELP, file=sys.stderr),
-            "exit": lambda _: None,
-        }
+    def __init__(
+        self, session: Session, loaded: Loaded, system: str | None, undo: int, sampling: dict[str, Any], console: Console
+    ) -> None:
+        self._loaded, self._system, self._undo = loaded, system, undo
+        self._sampling, self._console = sampling, console
+        self._begin(session)
 
     def run(self) -> None:
-        """Answers until the input ends; KeyboardInterrupt at the prompt leaves."""
-        self._console.note("Ctrl-C cuts an answer short; /help lists the commands, /exit leaves.")
+        """Answers every line; an interrupt cuts what it is about short, and at the prompt it leaves."""
+        self._console.note("Ctrl-C cuts an answer short, /help lists the commands, /exit leaves.")
         for line in _lines():
             text = line.strip()
             if text == "/exit":
                 break
-            if text:
+            try:
                 self._respond(text)
-        self._console.note(f"{self._chat.session.report()}")
-        self._console.note("Next: /save FILE keeps a conversation, /load FILE goes on with it.")
+            except EverlongError as error:
+                print(f"everlong: {error}", file=sys.stderr, flush=True)
+            except KeyboardInterrupt:
+                print("\neverlong: interrupted; nothing of this turn was kept", file=sys.stderr, flush=True)
+        self._console.note(str(self._session.report()))
+        self._console.note("Next time: /save FILE keeps a conversation, /load FILE goes on with it.")
+
+    def __exit__(self, *exc: object) -> None:
+        self._session.close()
+
+    def _begin(self, session: Session) -> None:
+        from everlong.session.chat import Chat
+
+        self._chat = Chat(session, self._system, self._undo)
+        self._session = session
+
+    def _respond(self, text: str) -> None:
+        """Does what one line asks for."""
+        if text.startswith("/"):
+            self._command(*text[1:].split(maxsplit=1))
+        elif text:
+            self._answer(text)
+
+    def _answer(self, text: str) -> None:
+        """Prints the answer as it comes; an interrupt ends it there."""
+        seed = self._sampling["seed"]
+        each_turn = {"seed": None if seed is None else seed + self._chat.turns}
+        turn = self._chat.stream(text, **self._sampling | each_turn)
+        try:
+            for piece in turn:
+                if not self._console.json:
+                    print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            turn.close()
+            self._console.note("\n(cut short)")
+        if self._console.json:
+            self._console.result(as_json(turn.result, self._session))
+        else:
+            print(flush=True)
+
+    def _command(self, name: str = "", argument: str = "") -> None:
+        """Does what a line that begins with / asks for."""
+        if name not in _COMMANDS:
+            raise InputError(f"/{name}: no such command; {nearest(name, _COMMANDS)}")
+        if name in ("save", "load") and not argument:
+            raise InputError(f"/{name}: which file? write /{name} FILE")
+        if name == "help":
+            print(_HELP, file=sys.stderr, flush=True)
+        elif name == "report":
+            self._report()
+        elif name == "save":
+            self._chat.settle()
+            print(f"Wrote {self._session.save(argument)}.", file=sys.stderr, flush=True)
+        elif name == "load":
+            self._load(argument)
+        elif name == "undo":
+            print("Taken back." if self._chat.undo() else "There is no turn to take back.", file=sys.stderr, flush=True)
+        else:
+            self._chat.reset()
+            print("Begun anew.", file=sys.stderr, flush=True)
+
+    def _report(self) -> None:
+        """Prints the memory report."""
+        report = self._session.report()
+        if self._console.json:
+            self._console.result(report.as_dict())
+        else:
+            print(report, flush=True)
+
+    def _load(self, path: str) -> None:
+        """Goes on with the conversation in the file; the one so far is left only when that is read."""
+        from everlong.session.session import Session
+
+        loaded = Session.load(path, self._loaded, chunk=self._session.chunk)
+        self._session.close()
+        self._begin(loaded)
+        print(f"Going on after {loaded.seen_tokens:,} tokens.", file=sys.stderr, flush=True)
+
+
+def _lines() -> Iterator[str]:
+    """The lines of stdin, with a prompt if it is a terminal."""
+    sys.stdin.reconfigure(errors="replace")
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    try:
+        import readline  # noqa: F401
+    except ImportError:
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return

@@ -98,14 +98,22 @@ def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[
     return template.opening(text)
 
 
+def as_json(result: Generation, session: Session) -> dict[str, Any]:
+    """What --json prints of an answer."""
+    median = result.seconds_per_token
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "seconds_per_token": None if math.isnan(median) else median,
+        "report": session.report().as_dict(),
+    }
+
+
 def _tell(result: Generation, session: Session, console: Console) -> None:
     """The result as JSON; or, after the text, what the session remembers and what to try next."""
-    report = session.report()
     if console.json:
-        seconds = None if math.isnan(result.seconds_per_token) else result.seconds_per_token
-        answer = {"text": result.text, "token_ids": result.token_ids, "seconds_per_token": seconds}
-        console.result(answer | {"report": report.as_dict()})
+        console.result(as_json(result, session))
         return
     print()
-    console.note(f"{len(result.token_ids)} tokens, {1000 * result.seconds_per_token:.1f} ms each; {report}")
+    console.note(f"{len(result.token_ids)} tokens, {1000 * result.seconds_per_token:.1f} ms each; {session.report()}")
     console.note("Next: `everlong chat` goes on without end; --temperature 0.7 --seed 1 writes more freely.")

@@ -34,7 +34,7 @@ def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[s
 
     command: Any = ctx.command
     options = [p for p in command.params if p.param_type_name == "option" and p.name not in ("config", "help")]
-    known = {max(p.opts, key=len).lstrip("-").replace("-", "_"): p.name for p in options}
+    known = {max(p.opts, key=len).lstrip("-").replace("-", "_"): p for p in options}
     values = {}
     for key, value in content.items():
         name = key.replace("-", "_")
@@ -42,7 +42,8 @@ def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[s
             raise ConfigError(f"config {path}: {key!r} is no option of {ctx.command_path}; {nearest(name, known)}")
         if isinstance(value, Mapping) or value is None:
             raise ConfigError(f"config {path}: {key}={value}: expected a value; see `{ctx.command_path} --help`")
-        values[known[name]] = value
+        many = isinstance(value, list) and not known[name].multiple
+        values[known[name].name] = ",".join(map(str, value)) if many else value
     return values
 
 
@@ -88,15 +89,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, fo
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def chosen_method(ctx: typer.Context, name: str, options: list[str] | None) -> Method:
-    """The method `name` with the `-o` options, over the fields of the config file if it is about the same method."""
+def chosen_method(ctx: typer.Context, name: str, pairs: list[str] | None) -> Method:
+    """The method `name` with the fields that were given for it."""
+    from everlong.methods import make_method
+
+    return make_method(name, chosen_fields(ctx, name, pairs))
+
+
+def chosen_fields(ctx: typer.Context, name: str, pairs: list[str] | None) -> dict[str, Any]:
+    """The `-o` fields, over those of the config file where that is about the same method."""
     from everlong.config import parse_options
-    from everlong.methods.base import make_method
 
     fields: dict[str, Any] = dict(ctx.meta.get(_FIELDS, {}))
     if fields.pop("name", None) != name:
         fields = {}
-    return make_method(name, fields | parse_options(options or []))
+    return fields | parse_options(pairs or [])
 
 
 def sampling(ctx: typer.Context) -> dict[str, Any]:

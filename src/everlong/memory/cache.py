@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +17,16 @@ from everlong.memory.report import MemoryReport
 from everlong.memory.step import Segment, Step
 from everlong.ops.attend import Scratch
 from everlong.ops.spans import Ints
+
+
+class Holder(Protocol):
+    """What keeps a model attached for as long as somebody holds it."""
+
+    def hold(self) -> None:
+        """One more needs it."""
+
+    def release(self) -> None:
+        """One fewer does."""
 
 
 class StreamCache(Cache):
@@ -35,9 +44,11 @@ class StreamCache(Cache):
         sinks: int,
         window: int | None,
         chunk: int = 512,
-        on_close: Callable[[], None] | None = None,
+        holder: Holder | None = None,
     ) -> None:
-        self._on_close = on_close
+        self._holder = holder
+        if holder is not None:
+            holder.hold()
         self.plan, self.method = plan, method
         self.sinks, self.window, self.chunk = sinks, window, chunk
         self.seen_tokens, self.segments, self.pads = 0, [Segment(0, 0)], None
@@ -223,7 +234,7 @@ class StreamCache(Cache):
 
     def fork(self) -> StreamCache:
         """An independent stream that goes on from here; costs one copy of what is kept."""
-        other = self._fresh()
+        other = StreamCache(self.plan, self.method, self.sinks, self.window, self.chunk, self._holder)
         other.seen_tokens, other.segments = self.seen_tokens, list(self.segments)
         for pattern, lane in self.lanes.items():
             other.lanes[pattern].shift = lane.shift
@@ -232,9 +243,6 @@ class StreamCache(Cache):
         for index, arena in self.arenas.items():
             arena.copy_to(other.arenas[index], self.seen_tokens)
         return other
-
-    def _fresh(self) -> StreamCache:
-        return StreamCache(self.plan, self.method, self.sinks, self.window, self.chunk)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON-able facts): all that is needed to go on, the live columns only."""
@@ -270,11 +278,11 @@ class StreamCache(Cache):
                 kv = (tensors[f"layer{index}.{name}"] for name in "kv")
                 arena.restore(*kv, facts["columns"][str(index)], self.seen_tokens)
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let go of the model; the last cache or handle to do so restores it. May be called twice."""
-        if self._on_close is not None:
-            on_close, self._on_close = self._on_close, None
-            on_close()
+        if self._holder is not None:
+            holder, self._holder = self._holder, None
+            holder.release()
+
+    def __del__(self) -> None:
+        self.close()

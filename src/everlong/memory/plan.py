@@ -18,11 +18,19 @@ class Pattern:
 
 
 @dataclass(frozen=True)
+class Temperature:
+    """Queries at position p are scaled by 1 + `gain` * log(1 + floor((p + 1) / `floor`)) (Llama 4, NoPE layers)."""
+
+    floor: float
+    gain: float
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """One attention layer.
 
     `rotation` is None where keys carry no position. `latent` layers (MLA) cache the rotated dims in the value slot
-    and expand what the cache returns. `source` is the layer whose keys this one uses (itself, unless shared).
+    and expand what the cache returns. `temperature` is set where the model scales queries by their index. `source` is the layer whose keys this one uses (itself, unless shared).
     `key` and `value` are (heads, dim) of what is cached, None where nothing is.
     """
 
@@ -30,6 +38,7 @@ class LayerPlan:
     source: int
     pattern: Pattern
     rotation: Rotation | None = None
+    temperature: Temperature | None = None
     latent: bool = False
     key: tuple[int, int] | None = None
     value: tuple[int, int] | None = None

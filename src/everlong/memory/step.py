@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everlong.memory.arena import Arena
 from everlong.memory.lane import Lane
-from everlong.memory.plan import LayerPlan
+from everlong.memory.plan import LayerPlan, Temperature
 from everlong.ops.attend import Part, Scratch, attend
 from everlong.ops.rotary import Rotation, Turn, turn_by, turned
 from everlong.ops.spans import Ints, Span
@@ -89,12 +90,21 @@ class Step:
         plan = self.plans[layer]
         lane = self.arenas[plan.source].lane
         skip = self.tokens - q.shape[2]
+        if plan.temperature is not None:
+            q = self._tempered(q, lane, plan.temperature, skip)
         parts = [
             Part(piece.turned(q, plan.rotation, skip), *(x[:, :, piece.start : piece.end] for x in (k, v)), span)
             for piece in self.pieces(lane)
             for span in [piece.span if not skip else Span(piece.span.lo[:, skip:], piece.span.hi[:, skip:])]
         ]
         return attend(parts, scale, softcap, s_aux, self.scratch)
+
+    def _tempered(self, q: Tensor, lane: Lane, temperature: Temperature, skip: int) -> Tensor:
+        """Queries that the model scaled by their index in the text, scaled by their place in the cache instead."""
+        own = lane.own(self.seen, self.tokens)
+        index = np.broadcast_to(self.seen + np.arange(self.tokens)[None], own.shape)
+        ratio = _scale(lane.place(own), temperature) / _scale(index, temperature)
+        return q * torch.from_numpy(ratio[:, None, skip:, None]).to(q.device, q.dtype)
 
     def pieces(self, lane: Lane) -> list[Piece]:
         """The sinks that a window has left, then the window, segment by segment; the same for all layers of a lane."""
@@ -145,3 +155,7 @@ class Step:
         own = lane.own(self.seen, self.tokens)
         turn = lane.place(own) - own + self.base
         return Piece(0, lane.fixed, span, (turn[0] if len(turn) == 1 else turn) if turn.any() else None)
+
+
+def _scale(position: Ints, temperature: Temperature) -> NDArray[np.float64]:
+    return 1.0 + temperature.gain * np.log1p(np.floor((position + 1.0) / temperature.floor))

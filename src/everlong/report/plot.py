@@ -1,7 +1,8 @@
-"""Plots of streams as PNG files: perplexity, time and resident memory against the tokens read."""
+"""Plots of streams: perplexity, time and resident memory against the tokens read."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,35 +16,36 @@ COLOURS = {"dense": "#7a7f87", "window": "#c8452f", "recompute": "#4c9a5b", "sin
 def plot_streams(curves: Sequence[StreamCurve], path: Path, title: str, trained_tokens: int | None = None) -> Path:
     """`path`, with one panel each for perplexity (log scale), ms per token and resident memory.
 
-    A line at `trained_tokens` marks the length that the model was trained on. CapabilityError without matplotlib.
+    The ending of `path` names the format. A line at `trained_tokens` marks the length that the model was trained
+    on. CapabilityError without matplotlib.
     """
-    figure, panels = _panels()
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
     for curve in curves:
         ends = [b.end for b in curve.bins]
-        rows = (
-            [curve.perplexity(b.start, b.end) for b in curve.bins],
-            [1000 * b.seconds / (b.end - b.start) for b in curve.bins],
-            [b.resident_bytes / 1e6 for b in curve.bins],
-        )
+        perplexity = [curve.perplexity(b.start, b.end) for b in curve.bins]
+        megabytes = [b.resident_bytes / 1e6 for b in curve.bins]
+        rows = (perplexity, [b.ms_per_token for b in curve.bins], megabytes)
         for panel, values in zip(panels, rows, strict=True):
-            panel.plot(ends, values, label=curve.label, color=COLOURS.get(curve.label.split()[0]), linewidth=1.8)
+            panel.plot(ends, values, label=curve.label, color=_colour(curve.label), linewidth=1.8)
     _name_panels(panels, trained_tokens)
     figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    figure.savefig(path, dpi=120)
     return path
 
 
-def _panels() -> tuple[Any, Any]:
-    """A figure without a window system, and its three panels."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise CapabilityError(
-            "plot: needs matplotlib, which is not installed; pip install 'everlong[report]'"
-        ) from None
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    return figure, figure.subplots(1, 3)
+def check_matplotlib() -> None:
+    """CapabilityError where there is no matplotlib, which comes with an extra."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CapabilityError("plot: needs matplotlib, which is not installed; pip install 'everlong[report]'")
+
+
+def _colour(label: str) -> str | None:
+    """The same colour for a method in every plot; matplotlib chooses for others."""
+    return next((colour for name, colour in COLOURS.items() if label.startswith(name)), None)
 
 
 def _name_panels(panels: Any, trained_tokens: int | None) -> None:
@@ -52,6 +54,7 @@ def _name_panels(panels: Any, trained_tokens: int | None) -> None:
         panel.set_title(name, fontsize=10)
         panel.set_xlabel("tokens read")
         panel.grid(alpha=0.25)
+        panel.set_xlim(left=0)
         panel.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1000:g}K")
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)

@@ -1,16 +1,12 @@
-"""A stream read to its end while perplexity, time and resident memory are noted, place by place."""
+"""What reading a stream showed, place by place: perplexity, time and resident memory."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from everlong.session.session import Session
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,11 @@ class Bin:
     resident_bytes: int
     """Memory of the process after the bin."""
 
+    @property
+    def ms_per_token(self) -> float:
+        """Milliseconds that a token of the bin took."""
+        return 1000 * self.seconds / (self.end - self.start)
+
 
 @dataclass(frozen=True)
 class StreamCurve:
@@ -42,47 +43,17 @@ class StreamCurve:
         return math.exp(min(sum(b.nll_sum for b in inside) / scored, 700.0)) if scored else math.nan
 
     def ms_per_token(self) -> float:
-        """Median over the bins, in milliseconds."""
-        ordered = sorted(1000 * b.seconds / (b.end - b.start) for b in self.bins)
-        return ordered[len(ordered) // 2]
+        """Median over the bins."""
+        return statistics.median(b.ms_per_token for b in self.bins)
 
-    def resident_bytes_after(self, tokens: int) -> int | None:
-        """Resident memory when `tokens` had been read; None if no bin ends there."""
-        return next((b.resident_bytes for b in self.bins if b.end == tokens), None)
+    def resident_bytes_after(self, tokens: int) -> float:
+        """Resident memory when `tokens` had been read; NaN if no bin ends there."""
+        return next((float(b.resident_bytes) for b in self.bins if b.end == tokens), math.nan)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: one row [start, end, perplexity, ms per token, resident bytes] for each bin."""
-        rows = [
-            [b.start, b.end, self.perplexity(b.start, b.end), 1000 * b.seconds / (b.end - b.start), b.resident_bytes]
-            for b in self.bins
-        ]
+        rows = [[b.start, b.end, self.perplexity(b.start, b.end), b.ms_per_token, b.resident_bytes] for b in self.bins]
         return {"label": self.label, "ms_per_token": self.ms_per_token(), "bins": rows}
-
-
-def read_stream(
-    session: Session,
-    ids: Sequence[int],
-    label: str,
-    chunk: int = 512,
-    bin_tokens: int = 1024,
-    on_chunk: Callable[[int, float], None] = lambda tokens, perplexity: None,
-) -> StreamCurve:
-    """The curve of scoring `ids` in pieces of at most `chunk` tokens, none across the edge of a bin.
-
-    `on_chunk(tokens, perplexity)` is told the tokens read so far and the perplexity of the latest piece.
-    """
-    bins = []
-    for start in range(0, len(ids), bin_tokens):
-        end = min(start + bin_tokens, len(ids))
-        nll_sum, scored, begun = 0.0, 0, time.perf_counter()
-        for at in range(start, end, chunk):
-            piece = ids[at : min(at + chunk, end)]
-            logp = session.score(piece)
-            known = logp[~logp.isnan()].double()
-            nll_sum, scored = nll_sum - float(known.sum()), scored + known.numel()
-            on_chunk(at + len(piece), math.exp(min(-float(known.mean()), 700.0)) if known.numel() else math.nan)
-        bins.append(Bin(start, end, nll_sum, scored, time.perf_counter() - begun, resident_bytes()))
-    return StreamCurve(label, tuple(bins))
 
 
 def resident_bytes() -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from everlong.attach import attach
+from everlong.attach import Handle, attach
+from everlong.memory.cache import StreamCache
 from everlong.memory.report import MemoryReport
 from everlong.methods.base import Method
 
@@ -83,14 +85,20 @@ class Forward:
 class CacheReader:
     """Reads through the method's cache, attached to the model for as long as the reader lives."""
 
-    def __init__(self, forward: Forward, handle: Any, cache: Any) -> None:
+    def __init__(self, forward: Forward, handle: Handle, cache: StreamCache) -> None:
         self._forward, self._handle, self._cache = forward, handle, cache
+        self._let_go = weakref.finalize(self, _close, cache, handle)
+        self._let_go.atexit = False
 
     @classmethod
-    def attached(cls, model: Any, method: Method) -> CacheReader:
-        """A reader that has read nothing; AttachError where the model cannot be attached."""
-        handle = attach(model, method)
-        return cls(Forward(model), handle, handle.new_cache())
+    def attached(cls, forward: Forward, method: Method, chunk: int) -> CacheReader:
+        """A reader that has read nothing, with room for chunks of `chunk`; AttachError for a model of another kind."""
+        handle = attach(forward.model, method)
+        try:
+            return cls(forward, handle, handle.new_cache(min(chunk, handle.plan.trained_length)))
+        except BaseException:
+            handle.detach()
+            raise
 
     @property
     def seen_tokens(self) -> int:
@@ -113,11 +121,11 @@ class CacheReader:
     @torch.inference_mode()
     def fork(self) -> CacheReader:
         """A reader over a copy of the cache: as many bytes as the cache holds."""
-        return CacheReader(self._forward, self._handle, self._cache.fork())
+        return CacheReader(self._forward, attach(self._forward.model, self._handle.method), self._cache.fork())
 
     def fresh(self) -> CacheReader:
         """A reader over a new cache."""
-        return CacheReader(self._forward, self._handle, self._handle.new_cache())
+        return CacheReader.attached(self._forward, self._handle.method, self._cache.chunk)
 
     def report(self) -> MemoryReport:
         """The cache's own report."""
@@ -134,5 +142,10 @@ class CacheReader:
         self._cache.load_state(tensors, meta)
 
     def close(self) -> None:
-        """Closes the cache; the last one that is closed restores the model."""
-        self._cache.close()
+        """Closes the cache; the last one that is closed, or collected, restores the model."""
+        self._let_go()
+
+
+def _close(cache: StreamCache, handle: Handle) -> None:
+    cache.close()
+    handle.detach()

@@ -1,0 +1,114 @@
+"""`everlong bench`: speed of the methods against plain transformers with as many cached tokens."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.cli.console import Console
+    from everlong.cli.timing import Row
+
+
+def bench(
+    ctx: typer.Context,
+    what: Annotated[str, typer.Option(help="decode (one token at a time), read (chunks), or both.")] = "decode,read",
+    cache: Annotated[str, typer.Option(help="Tokens kept (sinks + window), one or more numbers.")] = "256,4096",
+    method: Annotated[str, typer.Option("--method", help="dense, window, sinks, or several of them.")] = "sinks",
+    option: options.Fields = None,
+    chunk: options.Chunk = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Pairs of measurements for each row.")] = 20,
+    model: options.Model = "smollm2",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure decoding and reading speed beside transformers' own, in the same run.
+
+    Each row is the median over pairs: the method, then the stock model with a DynamicCache of as many tokens.
+    Lists are written with commas: --cache 256,4096. --json prints the rows: what, method, cache, ms_per_token or
+    tokens_per_s, baseline (transformers' figure), ratio (above 1: better than the baseline) and the spreads.
+    """
+    from everlong.cli.console import Console
+    from everlong.cli.setup import Setup
+    from everlong.cli.timing import WHATS, measure, sized, stock_copy
+
+    console = Console(quiet, json)
+    whats, sizes = _known(_words(what), WHATS, "what"), _sizes(cache)
+    names = _words(method)
+    runs = [(w, size, sized(name, size, options.chosen_fields(ctx, name, option)))
+            for name in names for size in sizes for w in whats]
+    setup = Setup(model, runs[0][2], dtype, device, threads, console)
+    loaded = setup.load()
+    stock, rows = stock_copy(loaded.model), []
+    with console.progress("measuring", len(runs), "rows") as advance:
+        for at, (w, size, sized_method) in enumerate(runs):
+            advance(at, f"{w} {sized_method}")
+            rows.append(measure(w, loaded, stock, sized_method, size, chunk, repeats))
+    if json:
+        console.result([row.as_dict() for row in rows])
+    else:
+        _tell(rows, loaded.name, console)
+
+
+def _words(text: str) -> list[str]:
+    """The names in a list with commas; ConfigError for an empty one."""
+    from everlong.errors import ConfigError
+
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise ConfigError(f"{text!r}: expected names or numbers with commas between, for example 256,4096")
+    return words
+
+
+def _known(words: list[str], known: tuple[str, ...], option: str) -> list[str]:
+    """The words, if all are known."""
+    from everlong.errors import ConfigError, nearest
+
+    for word in words:
+        if word not in known:
+            raise ConfigError(f"{option}={word}: does not exist; {nearest(word, known)}")
+    return words
+
+
+def _sizes(text: str) -> list[int]:
+    """The numbers in a list with commas."""
+    from everlong.errors import ConfigError
+
+    words = _words(text)
+    for word in words:
+        if not word.isdecimal() or int(word) < 1:
+            raise ConfigError(f"cache={word}: expected a whole number of at least 1 (tokens kept, sinks + window)")
+    return [int(word) for word in words]
+
+
+def _tell(rows: list[Row], model: str, console: Console) -> None:
+    """The rows as a table, under the command and what it ran on."""
+    import torch
+    import transformers
+
+    from everlong import __version__
+
+    when = datetime.datetime.now(datetime.UTC).date().isoformat()
+    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    versions = f"everlong {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"everlong {' '.join(sys.argv[1:])}\n{when}, {model}, {machine}; {versions}\n")
+    print(f"{'what':<8}{'method':<10}{'cache':>7}{'everlong':>16}{'transformers':>16}{'ratio':>8}{'spread':>15}")
+    for row in rows:
+        ours, unit = (row.ms_per_token, "ms") if row.what == "decode" else (row.tokens_per_s, "tok/s")
+        spreads = f"{100 * row.spread:.0f} %, {100 * row.baseline_spread:.0f} %"
+        figures = f"{ours:>10.2f} {unit:<5}{row.baseline:>10.2f} {unit:<5}{row.ratio:>8.2f}{spreads:>15}"
+        print(f"{row.what:<8}{row.method:<10}{row.cache:>7}{figures}")
+    console.note("\nRatio above 1: better than transformers with as many cached tokens. Medians; spread: quartiles.")
+    console.note("Next: --dtype bfloat16, --chunk 2048 or --method dense,window,sinks compare further.")
