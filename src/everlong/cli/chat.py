@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,15 +39,16 @@ def chat(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Talk to the model without end, in memory that does not grow.
+    """Talk to the model without end.
 
-    Lines that begin with / are commands: /report, /save FILE, /load FILE, /reset, /undo, /help, /exit. Ctrl-C cuts
-    an answer short and the conversation goes on; at the prompt it leaves. Lines may also come from a pipe. --json
-    prints one object for each answer: text, token_ids, seconds_per_token and the memory report.
+    Memory does not grow with the conversation. Lines that begin with / are commands: /report, /save FILE,
+    /load FILE, /reset, /undo, /help, /exit. Ctrl-C cuts an answer short and the conversation goes on; at the prompt
+    it leaves. Lines may also come from a pipe. --json prints one object for each answer: text, token_ids,
+    seconds_per_token and the memory report.
     """
     from everlong.cli.console import Console
     from everlong.cli.conversation import Conversation
-    from everlong.cli.setup import Setup
+    from everlong.cli.setup import load_model
     from everlong.session.session import Session
 
     console = Console(quiet, json)
@@ -56,7 +56,7 @@ def chat(
     sampling = options.sampling(ctx)
     if pin_system:
         _check_pinnable(chosen)
-    loaded = Setup(model, chosen, dtype, device, threads, console).load()
+    loaded = load_model(model, dtype, device, threads, console)
     if pin_system:
         chosen = _pinned(chosen, loaded, system)
     with Conversation(Session(loaded, chosen, chunk), loaded, system, undo, sampling, console) as conversation:
@@ -72,7 +72,9 @@ def _check_pinnable(method: Method) -> None:
 
 def _pinned(method: Method, loaded: Loaded, system: str | None) -> Method:
     """The method with sinks enough for every token of the system prompt."""
+    from everlong.methods import make_method
     from everlong.session.chat import system_tokens
 
     needed = system_tokens(loaded.tokenizer, system)
-    return dataclasses.replace(method, sinks=max(needed, method.as_dict()["sinks"]))
+    fields = method.as_dict()
+    return make_method(method.name, fields | {"sinks": max(needed, fields["sinks"])})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -29,7 +30,13 @@ class Conversation(AbstractContextManager["Conversation"]):
     """Answers lines in `session`, which it closes at the end, until they end or /exit comes."""
 
     def __init__(
-        self, session: Session, loaded: Loaded, system: str | None, undo: int, sampling: dict[str, Any], console: Console
+        self,
+        session: Session,
+        loaded: Loaded,
+        system: str | None,
+        undo: int,
+        sampling: dict[str, Any],
+        console: Console,
     ) -> None:
         self._loaded, self._system, self._undo = loaded, system, undo
         self._sampling, self._console = sampling, console
@@ -125,14 +132,13 @@ class Conversation(AbstractContextManager["Conversation"]):
 
 def _lines() -> Iterator[str]:
     """The lines of stdin, with a prompt if it is a terminal."""
-    sys.stdin.reconfigure(errors="replace")
+    stdin: Any = sys.stdin
+    stdin.reconfigure(errors="replace")
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    try:
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401
-    except ImportError:
-        pass
     while True:
         try:
             yield input("> ")

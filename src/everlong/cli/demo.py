@@ -44,13 +44,13 @@ def demo(
     figures as JSON and the settings as YAML.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import Setup
+    from everlong.cli.setup import load_model
     from everlong.methods import Dense, Sinks, Window
     from everlong.session.session import Session
 
     console = Console(quiet, json)
     _check_folder(out)
-    loaded = Setup(model, Dense(), "auto", "auto", threads, console).load()
+    loaded = load_model(model, "auto", "auto", threads, console)
     ids, trained = _ids(loaded, None if full else tokens), _trained_tokens(loaded)
     console.note(f"The text: Python's own reference documentation, {len(ids):,} tokens.")
     console.note(f"The model: {loaded.name}, trained on {trained:,} tokens; dense stops there.")

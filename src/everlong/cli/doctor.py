@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,6 +9,8 @@ import typer
 from everlong.cli import options
 
 if TYPE_CHECKING:
+    from everlong.memory.cache import StreamCache
+    from everlong.methods import Method
     from everlong.models.load import Loaded
 
 
@@ -28,27 +27,117 @@ def doctor(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the machine, the versions, the model, and which methods work on it at what cost.
+    """Show what there is, what works and what it costs.
 
-    Each method is attached to the model, which checks itself; -o fields go to the methods that have them. A cost is
-    what the cache takes before any token is read, however long the stream.
+    The machine, the versions, the model, and which methods work on it: each is attached to the model, which checks
+    itself; -o fields go to the methods that have them. A cost is what the cache takes from the first token on,
+    however long the stream.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import Setup
+    from everlong.cli.machine import machine, versions
+    from everlong.cli.setup import load_model
     from everlong.config import parse_options
-    from everlong.methods import Dense
 
     console = Console(quiet, json)
-    fields = _known_fields(parse_options(option or []))
-    loaded = Setup(model, Dense(), dtype, device, threads, console).load()
+    methods = _methods(parse_options(option or []))
+    loaded = load_model(model, dtype, device, threads, console)
     found = {
         "machine": machine(),
         "versions": versions(),
         "model": _model_facts(loaded),
-        "methods": [_try(loaded, name, known, chunk) for name, known in fields.items()],
+        "methods": [_try(loaded, method, chunk) for method in methods],
     }
     if json:
         console.result(found)
     else:
         _tell(found)
         console.note("Next: `everlong bench` measures the methods, `everlong score FILE` reads a text with one.")
+
+
+def _methods(fields: dict[str, Any]) -> list[Method]:
+    """Every method with those of `fields` that it has; ConfigError for one that none has."""
+    import dataclasses
+
+    from everlong.errors import ConfigError, nearest
+    from everlong.methods import make_method, method_class, method_names
+
+    known = {name: {f.name for f in dataclasses.fields(method_class(name))} for name in method_names()}
+    every = set().union(*known.values())
+    for field, value in fields.items():
+        if field not in every:
+            raise ConfigError(f"{field}={value}: no method has this option; {nearest(field, every)}")
+    return [make_method(name, {f: v for f, v in fields.items() if f in has}) for name, has in known.items()]
+
+
+def _model_facts(loaded: Loaded) -> dict[str, Any]:
+    """What the model's configuration says."""
+    config = loaded.model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    return {
+        "name": loaded.name,
+        "architecture": type(loaded.model).__name__,
+        "parameters": loaded.model.num_parameters(),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "device": str(loaded.model.device),
+        "layers": config.num_hidden_layers,
+        "query_heads": heads,
+        "kv_heads": getattr(config, "num_key_value_heads", heads),
+        "trained_length": getattr(config, "max_position_embeddings", None),
+        "rope_type": rope.get("rope_type"),
+        "tokenizer": None if loaded.tokenizer is None else type(loaded.tokenizer).__name__,
+        "chat_template": bool(getattr(loaded.tokenizer, "chat_template", None)),
+    }
+
+
+def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
+    """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
+    from everlong.attach import attach
+    from everlong.errors import AttachError
+
+    row: dict[str, Any] = {
+        "method": str(method),
+        "works": False,
+        "how": "",
+        "bytes_per_token": None,
+        "cache_bytes": None,
+    }
+    try:
+        handle = attach(loaded.model, method)
+    except AttachError as error:
+        return row | {"how": str(error)}
+    with handle:
+        bounded = method.layout()[1] is not None
+        row |= {"works": True, "how": handle.route, "bytes_per_token": handle.plan.bytes_per_token()}
+        if not method.streams:
+            return row | {"how": "scores only, by running the model anew for each token", "cache_bytes": 0}
+        return row | {"cache_bytes": _cache_bytes(handle.new_cache(chunk)) if bounded else None}
+
+
+def _cache_bytes(cache: StreamCache) -> int:
+    """Bytes of an empty cache's arenas once a token is in them."""
+    plan = cache.plan
+    own = [layer for layer in plan.layers if layer.source == layer.index]
+    numbers = sum((cache.arenas[layer.index].lane.capacity or 0) * layer.numbers_per_token for layer in own)
+    return numbers * plan.dtype.itemsize
+
+
+def _tell(found: dict[str, Any]) -> None:
+    """The findings as lines."""
+    for title in ("machine", "versions", "model"):
+        print(f"{title}")
+        for name, value in found[title].items():
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            print(f"  {name.replace('_', ' '):<16}{shown}")
+    print("methods")
+    for row in found["methods"]:
+        works = "works" if row["works"] else "refused"
+        cost = _cost(row) if row["works"] else ""
+        print(f"  {row['method']:<28}{works:<9}{cost}{row['how']}")
+
+
+def _cost(row: dict[str, Any]) -> str:
+    """What a method takes, in words."""
+    if row["cache_bytes"] is None:
+        return f"{row['bytes_per_token']:,} bytes for every token; "
+    return f"{row['cache_bytes'] / 2**20:.1f} MiB in all; " if row["cache_bytes"] else ""

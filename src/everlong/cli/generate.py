@@ -51,13 +51,14 @@ def generate(
     token_ids, seconds_per_token (median) and the memory report.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import Setup
+    from everlong.cli.setup import load_model
+    from everlong.session.session import Session
 
     console = Console(quiet, json)
-    setup = Setup(model, options.chosen_method(ctx, method, option), dtype, device, threads, console)
+    chosen = options.chosen_method(ctx, method, option)
     sampling = options.sampling(ctx)
     text = _prompt(prompt, prompt_file, console)
-    with setup.session(chunk) as session:
+    with Session(load_model(model, dtype, device, threads, console), chosen, chunk) as session:
         begin = _chat_prompt(session, "".join(text), sampling) if template else text
         answer = session.stream(begin, **sampling)
         for piece in answer:

@@ -34,7 +34,7 @@ def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[s
 
     command: Any = ctx.command
     options = [p for p in command.params if p.param_type_name == "option" and p.name not in ("config", "help")]
-    known = {max(p.opts, key=len).lstrip("-").replace("-", "_"): p for p in options}
+    known = {str(p.opts[0]).lstrip("-").replace("-", "_"): p for p in options}
     values = {}
     for key, value in content.items():
         name = key.replace("-", "_")
@@ -47,9 +47,7 @@ def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[s
     return values
 
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="smollm2, a hub id, a transformers folder or a GGUF file.")
-]
+Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a hub id, a transformers folder or a GGUF file.")]
 MethodName = Annotated[
     str, typer.Option("--method", help="What a token attends to: dense, window, sinks (score: recompute).")
 ]
@@ -69,9 +67,7 @@ Config = Annotated[
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16, or auto: float32 on the CPU.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is one.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads for torch; all cores if not given.")
-]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads for torch; all cores if not given.")]
 Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Tokens read by one forward.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens written at most.")]
 Temperature = Annotated[

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.cli.source import TextSource
     from everlong.cli.tally import Tally
+    from everlong.models.load import Loaded
     from everlong.session.session import Session
 
 
@@ -45,35 +46,37 @@ def score(
     perplexity_by_position and the memory report.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import Setup
+    from everlong.cli.setup import load_model
     from everlong.cli.source import TextSource
     from everlong.cli.write import check_place
+    from everlong.session.session import Session
 
     console = Console(quiet, json)
-    setup = Setup(model, options.chosen_method(ctx, method, option), dtype, device, threads, console)
+    chosen = options.chosen_method(ctx, method, option)
     source = TextSource(file)
     for path in (csv, plot):
         check_place(path)
     _check_plot(plot)
-    with setup.session(chunk) as session:
-        _need_tokenizer(session)
+    loaded = load_model(model, dtype, device, threads, console)
+    _need_tokenizer(loaded)
+    with Session(loaded, chosen, chunk) as session:
         tally, peak_bytes = _read(session, source, max_tokens, console)
         if warning := source.warning():
             console.warn(warning)
         result = _result(tally, peak_bytes, session)
         written = _write(tally, session, csv, plot, ctx)
-    if json:
-        console.result(result)
-    else:
-        _tell(result, written, session, console)
+        if json:
+            console.result(result)
+        else:
+            _tell(result, written, session, console)
 
 
-def _need_tokenizer(session: Session) -> None:
+def _need_tokenizer(loaded: Loaded) -> None:
     from everlong.errors import CapabilityError
 
-    if session.tokenizer is None:
+    if loaded.tokenizer is None:
         raise CapabilityError(
-            f"model {session.name}: has no tokenizer files, and text must be cut into tokens; "
+            f"model {loaded.name}: has no tokenizer files, and text must be cut into tokens; "
             "add tokenizer.json to its folder, or score ids with everlong.Session"
         )
 
@@ -154,10 +157,8 @@ def _write(tally: Tally, session: Session, csv: Path | None, plot: Path | None, 
 
         curve, title = tally.curve(str(session.method)), f"{session.name}, {tally.tokens:,} tokens"
         written.append(write_whole(plot, lambda draft: plot_streams([curve], draft, title)))
-    record = _record(ctx, session)
-    for path in tuple(written):
-        written.append(write_whole(path.with_suffix(".yaml"), lambda draft: draft.write_text(record, encoding="utf-8")))
-    return list(dict.fromkeys(written))
+    record, beside = _record(ctx, session), dict.fromkeys(path.with_suffix(".yaml") for path in written)
+    return written + [write_whole(path, lambda draft: draft.write_text(record, encoding="utf-8")) for path in beside]
 
 
 def _record(ctx: typer.Context, session: Session) -> str:

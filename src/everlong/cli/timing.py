@@ -63,9 +63,7 @@ def stock_copy(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def measure(
-    what: str, loaded: Loaded, stock: Any, method: Method, cache: int, chunk: int, repeats: int
-) -> Row:
+def measure(what: str, loaded: Loaded, stock: Any, method: Method, cache: int, chunk: int, repeats: int) -> Row:
     """The row for one method and cache size: the median over `repeats` pairs, after a warm-up."""
     if not method.streams:
         raise CapabilityError(f"bench: {method} keeps no cache; bench dense, window or sinks, and score with recompute")
@@ -82,7 +80,7 @@ def measure(
             if full is not None:
                 session.rewind(full)
             pairs.append((_seconds(lambda new=new: session.feed(new)), _seconds(lambda new=new: base.read(new))))
-            base.crop()
+            base.crop(tokens)
     return _row(what, method, cache, chunk, tokens, pairs[_WARM_UP:])
 
 
@@ -90,7 +88,7 @@ class Baseline:
     """Plain transformers with a DynamicCache of a fixed number of tokens."""
 
     def __init__(self, model: Any, ids: Tensor, chunk: int) -> None:
-        self._model, self._tokens = model, len(ids)
+        self._model = model
         self._cache = DynamicCache(config=model.config)
         for start in range(0, len(ids), chunk):
             self.read(ids[start : start + chunk])
@@ -101,9 +99,9 @@ class Baseline:
         ids = ids[None].to(self._model.device)
         return self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
 
-    def crop(self) -> None:
-        """Goes back to the fixed number of tokens."""
-        self._cache.crop(self._tokens)
+    def crop(self, tokens: int) -> None:
+        """Forgets the newest `tokens`."""
+        self._cache.crop(-tokens)
 
 
 def _row(what: str, method: Method, cache: int, chunk: int, tokens: int, pairs: list[tuple[float, float]]) -> Row:

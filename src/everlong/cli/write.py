@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,16 +37,8 @@ def check_place(path: Path | None) -> None:
 
 def run_record(command: str, options: dict[str, Any]) -> str:
     """YAML with the options of a run, good for --config; comments say when and on what it was."""
-    import datetime
-
-    import torch
-    import transformers
-
-    import everlong
+    from everlong.cli.machine import circumstances
     from everlong.config import dump_yaml
 
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    versions = f"everlong {everlong.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
     known = {name: value for name, value in options.items() if value is not None}
-    return f"# everlong {command} --config THIS\n# {now}, {machine}\n# {versions}\n{dump_yaml(known)}"
+    return f"# everlong {command} --config THIS\n# {circumstances()}\n{dump_yaml(known)}"

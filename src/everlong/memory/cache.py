@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from everlong.ops.attend import Scratch
 from everlong.ops.spans import Ints
 
 
+@runtime_checkable
 class Holder(Protocol):
     """What keeps a model attached for as long as somebody holds it."""
 

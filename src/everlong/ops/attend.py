@@ -27,10 +27,18 @@ LOG2E = math.log2(math.e)
 FLOOR = -1e30
 """Start of the running maximum: finite, so that a fully masked row gives weight 0 and never NaN."""
 
-TILE_QUERIES = 256
+FEW_ROWS = 16
+"""Half products with so few rows (decoding) are slower than converting the keys to float32."""
+
+TILE_QUERIES = 64
 TILE_KEYS = 512
 ONE_SHOT_SCORES = 1 << 18
 """Up to so many scores in all, the whole score matrix is made at once."""
+
+
+def native_half(q: Tensor) -> bool:
+    """Whether this machine multiplies matrices of q's half type in hardware (else float32 products are faster)."""
+    return q.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @dataclass
@@ -131,6 +139,7 @@ class _Attend:
         self.out = q.new_empty(self.B, T, self.H, self.E)
         self.wide = q.dtype in (torch.float32, torch.float64)
         self.acc_dtype = q.dtype if self.wide else torch.float32
+        self.native = not self.wide and native_half(q)
         self.unit = LOG2E * (scale if softcap is None else softcap)
 
     def run(self, i0: int, i1: int, one_shot: bool, tile_keys: int) -> None:
@@ -178,16 +187,12 @@ class _Attend:
 
     def _product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
         """out = a @ b in the accumulation type; `out` may be a slice."""
-        if self.wide:
-            if out.is_contiguous():
-                torch.bmm(a, b, out=out)
-            else:
-                out.copy_(torch.bmm(a, b))
-        elif a.shape[1] <= 16:
-            out.copy_(torch.bmm(a.float(), b.float()))
+        if self.native and a.shape[1] > FEW_ROWS:
+            out.copy_(torch.bmm(a, b, out=self.scratch.take("half", out.shape, a, a.dtype)))
+        elif out.is_contiguous():
+            torch.bmm(a.to(out.dtype), b.to(out.dtype), out=out)
         else:
-            half = self.scratch.take("half", out.shape, a, a.dtype)
-            out.copy_(torch.bmm(a, b, out=half))
+            out.copy_(torch.bmm(a.to(out.dtype), b.to(out.dtype)))
 
     def _online(self, s: Tensor, v: Tensor) -> None:
         """Fold one tile of scores into the running maximum, sum and output."""
@@ -207,13 +212,10 @@ class _Attend:
         """acc = shrink * acc + p @ v."""
         if shrink is not None:
             self.acc.mul_(shrink)
-        if self.wide:
-            self.acc.baddbmm_(p, v)
-        elif p.shape[1] <= 16:
-            self.acc.baddbmm_(p, v.float())
+        if self.native and p.shape[1] > FEW_ROWS:
+            self.acc.add_(torch.bmm(self.scratch.take("half", p.shape, v, v.dtype).copy_(p), v))
         else:
-            half = self.scratch.take("half", p.shape, v, v.dtype).copy_(p)
-            self.acc.add_(torch.bmm(half, v))
+            self.acc.baddbmm_(p, v.to(p.dtype))
 
     def _joint(self, tiles: list[tuple[Part, int, int]], folded: dict[int, Tensor], i0: int, i1: int) -> None:
         """Few scores in all: one score matrix over every tile, one softmax."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 import time
@@ -44,11 +45,14 @@ class Answer(Iterator[str]):
     def __init__(self, session: Session, sampling: Sampling) -> None:
         self._session, self._sampling = session, sampling
         self._ends = end_tokens(session.model, session.tokenizer) | set(sampling.ends)
+        self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stop)
+        self._start = session.seen_tokens
+        self._drawn, self._decoded = -1, 0
         self._ids: list[int] = []
         self._texts: list[str] = []
         self._seconds: list[float] = []
         self._finish: Finish = "closed"
-        self._start = session.seen_tokens
+        self._complete = False
         self._pieces = self._write()
 
     def __next__(self) -> str:
@@ -57,32 +61,31 @@ class Answer(Iterator[str]):
     def close(self) -> None:
         """Ends the answer here."""
         self._pieces.close()
+        self._end()
 
     @property
     def result(self) -> Generation:
-        """What was written so far."""
+        """What was written so far; when it was left early, all tokens that the session read."""
+        if inspect.getgeneratorstate(self._pieces) == inspect.GEN_CLOSED:
+            self._end()
         median = statistics.median(self._seconds) if self._seconds else math.nan
         return Generation("".join(self._texts), list(self._ids), self._finish, median)
 
     def _write(self) -> Generator[str, None, None]:
-        """The pieces of text; however it ends, all tokens that were read are in the result."""
-        decoder, guard = Decoder(self._session.tokenizer), StopGuard(self._sampling.stop)
-        decoded, rest = 0, ""
+        """The pieces of text, and at the end what was held back."""
+        given = 0
         try:
-            for token in self._tokens():
-                decoded += 1
-                if piece := guard.push(decoder.push(token)):
-                    self._texts.append(piece)
+            for _ in self._tokens():
+                self._decode()
+                if piece := "".join(self._texts[given:]):
                     yield piece
-                if guard.stopped:
+                given = len(self._texts)
+                if self._guard.stopped:
                     self._finish = "stop"
                     break
         finally:
-            if not guard.stopped:
-                late = "".join(decoder.push(token) for token in self._ids[decoded:])
-                rest = guard.push(late + decoder.flush()) + guard.flush()
-                self._texts.append(rest)
-        if rest:
+            self._end()
+        if rest := "".join(self._texts[given:]):
             yield rest
 
     def _tokens(self) -> Iterator[int]:
@@ -94,18 +97,32 @@ class Answer(Iterator[str]):
             prediction = session.prediction
             if prediction is None or session.seen_tokens != self._start + len(self._ids):
                 raise SessionError("the session read something else while it answered; finish the answer first")
-            token = sampling.pick(prediction, session.recent_ids(), generator)
-            if token in self._ends:
+            self._drawn = sampling.pick(prediction, session.recent_ids(), generator)
+            if self._drawn in self._ends:
                 self._finish = "end"
                 return
-            try:
-                session.feed([token])
-            finally:
-                if session.seen_tokens > self._start + len(self._ids):
-                    self._ids.append(token)
+            session.feed([self._drawn])
+            self._ids.append(self._drawn)
             self._seconds.append(time.perf_counter() - begun)
-            yield token
+            yield self._drawn
         self._finish = "length"
+
+    def _decode(self) -> None:
+        """Adds the text of the tokens that were not decoded yet."""
+        for token in self._ids[self._decoded :]:
+            self._decoded += 1
+            self._texts.append(self._guard.push(self._decoder.push(token)))
+
+    def _end(self) -> None:
+        """Takes in the token that an interrupt cut off after it was read, and the text that was held back."""
+        if self._complete:
+            return
+        if self._session.seen_tokens == self._start + len(self._ids) + 1:
+            self._ids.append(self._drawn)
+        if not self._guard.stopped:
+            self._decode()
+            self._texts.append(self._guard.push(self._decoder.flush()) + self._guard.flush())
+        self._complete = True
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import weakref
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from everlong.attach import Handle, attach
+from everlong.attach import attach
 from everlong.memory.cache import StreamCache
 from everlong.memory.report import MemoryReport
 from everlong.methods.base import Method
@@ -19,6 +18,7 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name and JSON-able values: all that is needed to go on."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What has read a stream and can read on; `read` either happens wholly or not at all."""
 
@@ -85,20 +85,14 @@ class Forward:
 class CacheReader:
     """Reads through the method's cache, attached to the model for as long as the reader lives."""
 
-    def __init__(self, forward: Forward, handle: Handle, cache: StreamCache) -> None:
-        self._forward, self._handle, self._cache = forward, handle, cache
-        self._let_go = weakref.finalize(self, _close, cache, handle)
-        self._let_go.atexit = False
+    def __init__(self, forward: Forward, method: Method, cache: StreamCache) -> None:
+        self._forward, self._method, self._cache = forward, method, cache
 
     @classmethod
     def attached(cls, forward: Forward, method: Method, chunk: int) -> CacheReader:
         """A reader that has read nothing, with room for chunks of `chunk`; AttachError for a model of another kind."""
-        handle = attach(forward.model, method)
-        try:
-            return cls(forward, handle, handle.new_cache(min(chunk, handle.plan.trained_length)))
-        except BaseException:
-            handle.detach()
-            raise
+        with attach(forward.model, method) as handle:
+            return cls(forward, method, handle.new_cache(min(chunk, handle.plan.frame_length)))
 
     @property
     def seen_tokens(self) -> int:
@@ -108,7 +102,7 @@ class CacheReader:
     @property
     def chunk_limit(self) -> int:
         """A chunk never passes the length that the model was trained on."""
-        return self._cache.trained_length
+        return self._cache.plan.frame_length
 
     def read(self, ids: Int[Tensor, " new"], every: bool) -> Float[Tensor, "rows vocabulary"]:
         """The logits after every token of `ids`, or after the last one."""
@@ -121,11 +115,11 @@ class CacheReader:
     @torch.inference_mode()
     def fork(self) -> CacheReader:
         """A reader over a copy of the cache: as many bytes as the cache holds."""
-        return CacheReader(self._forward, attach(self._forward.model, self._handle.method), self._cache.fork())
+        return CacheReader(self._forward, self._method, self._cache.fork())
 
     def fresh(self) -> CacheReader:
         """A reader over a new cache."""
-        return CacheReader.attached(self._forward, self._handle.method, self._cache.chunk)
+        return CacheReader.attached(self._forward, self._method, self._cache.chunk)
 
     def report(self) -> MemoryReport:
         """The cache's own report."""
@@ -143,9 +137,4 @@ class CacheReader:
 
     def close(self) -> None:
         """Closes the cache; the last one that is closed, or collected, restores the model."""
-        self._let_go()
-
-
-def _close(cache: StreamCache, handle: Handle) -> None:
-    cache.close()
-    handle.detach()
+        self._cache.close()

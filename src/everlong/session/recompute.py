@@ -24,21 +24,19 @@ _BATCH_TOKENS = 4096
 
 
 class RecomputeReader:
-    """Keeps the last W ids of the stream; each prediction is made from them alone."""
+    """Keeps the last W ids of the stream; each prediction is made from them alone.
+
+    ConfigError for a window longer than the model was trained on.
+    """
 
     def __init__(self, forward: Forward, method: Recompute) -> None:
-        self._forward, self._method = forward, method
-        self._seen_and_held: tuple[int, Tensor] = (0, torch.empty(0, dtype=torch.int64))
-
-    @classmethod
-    def over(cls, model: Any, method: Recompute) -> RecomputeReader:
-        """A reader that has read nothing; ConfigError for a window longer than the model was trained on."""
-        trained = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        trained = getattr(forward.model.config.get_text_config(), "max_position_embeddings", None)
         if trained and method.window > trained:
             raise ConfigError(
                 f"window={method.window}: the model was trained on {trained} tokens; use at most {trained}"
             )
-        return cls(Forward(model), method)
+        self._forward, self._method = forward, method
+        self._seen_and_held: tuple[int, Tensor] = (0, torch.empty(0, dtype=torch.int64))
 
     @property
     def seen_tokens(self) -> int:

@@ -21,7 +21,7 @@ from everlong.models.load import Loaded
 from everlong.session.answer import Answer, Generation
 from everlong.session.inputs import Input, chunks, id_pieces
 from everlong.session.mark import Mark
-from everlong.session.reader import CacheReader, Reader, State
+from everlong.session.reader import CacheReader, Forward, Reader, State
 from everlong.session.recent import Recent
 from everlong.session.recompute import RecomputeReader
 from everlong.session.sampling import Sampling
@@ -55,7 +55,7 @@ class Session(AbstractContextManager["Session"]):
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.method, self.chunk = method, chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
-        self._reader: Reader | None = _reader(self.model, method)
+        self._reader: Reader | None = _reader(self.model, method, chunk)
         self._last: Tensor | None = None
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         fields = method.as_dict()
@@ -272,6 +272,9 @@ def _loaded(model: Any) -> Loaded:
     return model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
 
 
-def _reader(model: Any, method: Method) -> Reader:
+def _reader(model: Any, method: Method, chunk: int) -> Reader:
     """What reads a stream with `method`."""
-    return RecomputeReader.over(model, method) if isinstance(method, Recompute) else CacheReader.attached(model, method)
+    forward = Forward(model)
+    if isinstance(method, Recompute):
+        return RecomputeReader(forward, method)
+    return CacheReader.attached(forward, method, chunk)

@@ -1,0 +1,66 @@
+"""What a command runs on: processor, memory, versions, time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+_WANTED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16")
+
+
+def machine() -> dict[str, Any]:
+    """The machine by name of part; what is not known is left out."""
+    import torch
+
+    facts = _cpu_facts()
+    flags = [flag for flag in _WANTED_FLAGS if flag in facts.get("flags", facts.get("Features", "")).split()]
+    found = {
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "processor": facts.get("model name"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": _memory_bytes(),
+        "cpu_flags": " ".join(flags) or None,
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what comes out."""
+    import torch
+    import transformers
+
+    import everlong
+
+    return {"everlong": everlong.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def circumstances() -> str:
+    """Date, machine and versions in one line, to stand beside a figure."""
+    here = machine()
+    names = ", ".join(f"{name} {version}" for name, version in versions().items())
+    day = dt.datetime.now(dt.UTC).date().isoformat()
+    place = here.get("processor", here["system"])
+    return f"{day}; {place}, {here['cores']} cores, {here['threads']} threads; {names}"
+
+
+def _cpu_facts() -> dict[str, str]:
+    """The first processor in /proc/cpuinfo, where there is one."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _memory_bytes() -> int | None:
+    """The machine's memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,137 @@
+"""What every registered method must keep, on a real Llama of 260K parameters trained on 512 tokens and on tiny ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import everlong
+from everlong.errors import ConfigError
+from everlong.methods import make_method, method_class, method_names
+
+SMALL = {"window": 12, "sinks": 4}
+IDS = torch.randint(97, (1, 300), generator=torch.Generator().manual_seed(5))
+CHUNKS = (1, 7, 64, 512)
+
+
+def small(name, **fields):
+    known = method_class(name).__dataclass_fields__
+    return make_method(name, {k: v for k, v in (SMALL | fields).items() if k in known})
+
+
+STREAMS = [n for n in method_names() if method_class(n).streams]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return tiny_llama(num_hidden_layers=3, max_position_embeddings=64, initializer_range=0.3)
+
+
+def read(model, cache, ids, chunk):
+    with torch.no_grad():
+        return torch.cat([model(p, past_key_values=cache).logits for p in ids.split(chunk, dim=1)], 1)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_equals_dense_while_all_fits(model, name):
+    with everlong.attach(model, small(name, window=60)) as handle, torch.no_grad():
+        expected = model(IDS[:, :60]).logits
+        for chunk in CHUNKS:
+            got = read(model, handle.new_cache(), IDS[:, :60], chunk)
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_same_for_any_chunking_and_causal(model, name):
+    with everlong.attach(model, small(name)) as handle:
+        expected = read(model, handle.new_cache(), IDS, 1)
+        for chunk in CHUNKS[1:]:
+            got = read(model, handle.new_cache(chunk=16), IDS, chunk)
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+        later = IDS.clone()
+        later[:, 200:] = 1
+        got = read(model, handle.new_cache(), later, 64)
+        torch.testing.assert_close(got[:, :200], expected[:, :200], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_rows_equal_single_runs(model, name):
+    rows = torch.cat([IDS[:, :150], IDS[:, 150:]])
+    with everlong.attach(model, small(name)) as handle:
+        both = read(model, handle.new_cache(), rows, 32)
+        for i, row in enumerate(rows.split(1)):
+            alone = read(model, handle.new_cache(), row, 32)
+            torch.testing.assert_close(both[i : i + 1], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_fork_and_state_give_the_same_next_token(model, name):
+    with everlong.attach(model, small(name)) as handle:
+        cache = handle.new_cache()
+        read(model, cache, IDS[:, :200], 50)
+        restored = handle.new_cache()
+        restored.load_state(*cache.state())
+        expected = read(model, cache.fork(), IDS[:, 200:260], 20)
+        assert torch.equal(read(model, restored, IDS[:, 200:260], 20), expected)
+        assert torch.equal(read(model, cache, IDS[:, 200:260], 20), expected)
+
+
+@pytest.mark.parametrize("name", [n for n in STREAMS if n != "dense"])
+def test_state_stays_under_its_bytes(model, name):
+    method = small(name)
+    with everlong.attach(model, method) as handle:
+        cache = handle.new_cache(chunk=32)
+        read(model, cache, IDS, 32)
+        sinks, window = method.layout()
+        assert cache.report().bytes["device"] <= handle.plan.bytes_per_token() * (sinks + window + 32)
+
+
+def test_names_that_do_not_exist_list_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'sinks'"):
+        method_class("sink")
+    with pytest.raises(ConfigError, match="window"):
+        make_method("sinks", {"windows": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("window", {"window": 0}, "window=0: must be at least 1"),
+        ("sinks", {"sinks": -1}, "sinks=-1: must be at least 0"),
+        ("recompute", {"window": "-3"}, "window=-3: must be at least 1"),
+        ("dense", {"window": 3}, "window"),
+    ],
+)
+def test_values_out_of_range_are_refused_in_one_line(name, fields, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_method(name, fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_public_classes_are_the_registered_ones():
+    assert {n: method_class(n) for n in ("dense", "window", "recompute", "sinks")} == {
+        "dense": everlong.Dense,
+        "window": everlong.Window,
+        "recompute": everlong.Recompute,
+        "sinks": everlong.Sinks,
+    }
+    assert str(everlong.Sinks()) == "sinks(sinks=4, window=1020)"
+
+
+def test_only_dense_collapses_past_the_trained_length(stories):
+    """stories260K was trained on 512 positions: past 2,000 tokens dense is lost, a bounded window is not."""
+    model = everlong.load(str(stories)).model
+    torch.manual_seed(0)
+    starts = torch.ones(8, 1, dtype=torch.long)
+    stories_in_a_row = model.generate(starts, do_sample=True, max_new_tokens=499, min_new_tokens=499, pad_token_id=0)
+    ids = stories_in_a_row.reshape(1, -1)
+    perplexity = {}
+    for method in (everlong.Dense(), everlong.Window(window=252), everlong.Sinks(sinks=4, window=248)):
+        with everlong.attach(model, method) as handle:
+            logits = read(model, handle.new_cache(), ids, 512)[0, 3000:-1].log_softmax(-1)
+        nll = -logits.gather(1, ids[0, 3001:, None]).mean()
+        perplexity[method.name] = math.exp(nll)
+    assert perplexity["dense"] > 10 * perplexity["sinks"], perplexity
+    assert perplexity["dense"] > 10 * perplexity["window"], perplexity

@@ -1,0 +1,428 @@
+"""Feeding, generating, forking and rewinding: the same as the plain model, and the same however it is fed."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache
+
+import everlong
+from everlong import Dense, Recompute, Session, Sinks, Window
+from everlong.errors import CapabilityError, ConfigError, InputError, SessionError
+from everlong.models.load import Loaded
+
+from .conftest import TEXT, byte_level, interrupt
+
+METHODS = [Dense(), Window(window=24), Sinks(sinks=4, window=20)]
+STREAM = [(7 * i * i + 3 * i) % 400 for i in range(180)]
+
+
+def prediction(session: Session) -> torch.Tensor:
+    found = session.prediction
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def model(tiny):
+    return tiny.model
+
+
+def test_a_session_needs_sensible_settings(tiny):
+    for chunk in (0, -1, True):
+        with pytest.raises(ConfigError, match=f"chunk={chunk}: must be a whole number of at least 1"):
+            Session(tiny, Dense(), chunk=chunk)
+
+
+def test_while_all_fits_the_prediction_is_the_plain_models(model):
+    expected = model(torch.tensor([STREAM[:24]])).logits[0, -1]
+    for method in METHODS:
+        with Session(model, method, chunk=7) as session:
+            assert session.feed(STREAM[:24]) == 24
+            assert torch.allclose(prediction(session), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_any_chunk_gives_the_same_prediction(model, method):
+    found = []
+    for chunk in (1, 7, 64, 512):
+        with Session(model, method, chunk=chunk) as session:
+            session.feed(STREAM)
+            found.append(prediction(session))
+    assert all(torch.allclose(found[0], other, atol=1e-4) for other in found)
+
+
+def test_ids_of_all_kinds_and_text_of_all_kinds_are_read_alike(tiny, tokenizer):
+    ids = tokenizer(TEXT)["input_ids"]
+    kinds = [ids, tuple(ids), torch.tensor(ids), torch.tensor(ids, dtype=torch.int32), torch.tensor(ids).numpy()]
+    kinds += [TEXT, iter([TEXT]), [TEXT[:50], TEXT[50:]], iter(TEXT)]
+    found = []
+    for x in kinds:
+        with Session(tiny, Sinks(sinks=4, window=20), chunk=16) as session:
+            assert session.feed(x) == len(ids)
+            found.append(prediction(session))
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_empty_input_changes_nothing(tiny):
+    with Session(Loaded(tiny.model, byte_level(begin=True), "x"), Dense()) as session:
+        for x in ("", [], (), torch.empty(0), iter([]), ["", ""]):
+            assert session.feed(x) == 0
+            assert session.score(x).shape == (0,)
+        assert session.score([], logits=True)[1].shape == (0, 400)
+        assert session.seen_tokens == 0
+        assert session.prediction is None
+
+
+def test_wrong_ids_are_refused_before_anything_changes(model):
+    with Session(model, Dense()) as session:
+        session.feed([1, 2, 3])
+        before = prediction(session)
+        for wrong in ([1, 400], [-1, 2], torch.tensor([5, 4000])):
+            for read in (session.feed, session.score, session.generate):
+                with pytest.raises(InputError, match=r"outside the model's vocabulary \(0\.\.399\)"):
+                    read(wrong)
+        assert session.seen_tokens == 3
+        assert torch.equal(prediction(session), before)
+
+
+def test_a_plain_model_takes_ids_only(model):
+    with Session(model, Dense()) as session:
+        with pytest.raises(CapabilityError, match="text: this session has no tokenizer"):
+            session.feed("hello")
+        with pytest.raises(CapabilityError, match="stop: this session has no tokenizer"):
+            session.generate([1], stop=("x",))
+        answer = session.generate([1, 2], max_new_tokens=3)
+        assert answer.text == ""
+        assert len(answer.token_ids) == 3
+
+
+def test_special_tokens_come_once_and_only_from_the_tokenizer(tiny):
+    with Session(Loaded(tiny.model, byte_level(begin=True), "x"), Dense()) as session:
+        words = [len(byte_level()(text)["input_ids"]) for text in ("hello", " world", "again")]
+        assert session.feed("hello") == words[0] + 1
+        assert session.recent_ids()[0] == 2
+        assert session.feed(" world") == words[1]
+        assert session.feed(iter(["aga", "in"])) == words[2]
+        assert (session.recent_ids() == 2).sum() == 1
+
+
+def test_only_the_last_row_goes_through_the_head(model):
+    rows = []
+    handle = model.lm_head.register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[1]))
+    with Session(model, Window(window=24), chunk=16) as session:
+        session.feed(STREAM[:40])
+        assert rows == [1, 1, 1]
+        session.score(STREAM[:20])
+        assert rows[3:] == [16, 4]
+    handle.remove()
+
+
+def test_generating_equals_transformers_greedy(model):
+    expected = model.generate(
+        torch.tensor([STREAM[:10]]), past_key_values=DynamicCache(), max_new_tokens=12, do_sample=False
+    )[0, 10:]
+    with Session(model, Dense()) as session:
+        answer = session.generate(STREAM[:10], max_new_tokens=12)
+        assert answer.token_ids == expected.tolist()
+        assert answer.finish == "length"
+        assert answer.seconds_per_token > 0
+        assert session.seen_tokens == 22
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_afterwards_the_session_holds_prompt_and_answer(tiny, method):
+    with Session(tiny, method) as session, Session(tiny, method) as other:
+        answer = session.generate(TEXT, max_new_tokens=9)
+        other.feed(TEXT)
+        other.feed(answer.token_ids)
+        assert session.seen_tokens == other.seen_tokens
+        assert torch.allclose(prediction(session), prediction(other), atol=1e-4)
+        more = session.generate(None, max_new_tokens=5)
+        assert more.token_ids == other.generate(max_new_tokens=5).token_ids
+
+
+def test_an_end_token_ends_the_answer_and_is_not_read(tiny):
+    with Session(tiny, Dense()) as session:
+        session.feed(STREAM[:20])
+        free = session.fork().generate(max_new_tokens=30, temperature=1.0, seed=3).token_ids
+        end = free[-1]
+        tiny.model.generation_config.eos_token_id = [398, end]
+        answer = session.generate(max_new_tokens=30, temperature=1.0, seed=3)
+        assert answer.token_ids == free[: free.index(end)]
+        assert answer.finish == "end"
+        assert session.seen_tokens == 20 + len(answer.token_ids)
+
+
+def test_seeds_settle_the_tokens(tiny):
+    with Session(tiny, Sinks(sinks=4, window=20)) as session:
+        session.feed(TEXT)
+        one, same, other = (
+            session.fork().generate(max_new_tokens=30, temperature=1.0, seed=s).token_ids for s in (1, 1, 2)
+        )
+        assert one == same != other
+        torch.manual_seed(5)
+        first = session.fork().generate(max_new_tokens=30, temperature=1.0).token_ids
+        torch.manual_seed(5)
+        assert session.fork().generate(max_new_tokens=30, temperature=1.0).token_ids == first
+
+
+def test_generating_needs_something_to_go_on_from(tiny):
+    with Session(Loaded(tiny.model, byte_level(begin=True), "x"), Dense()) as session:
+        for prompt in (None, "", []):
+            with pytest.raises(InputError, match="the session is empty and there is no prompt"):
+                session.generate(prompt)
+
+
+def test_wrong_sampling_is_refused_before_the_prompt_is_read(tiny):
+    with Session(tiny, Dense()) as session:
+        with pytest.raises(ConfigError, match="temperature=-1"):
+            session.generate("hello", temperature=-1)
+        assert session.seen_tokens == 0
+
+
+def test_recompute_can_only_score(tiny):
+    with Session(tiny, Recompute(window=8)) as session:
+        with pytest.raises(CapabilityError, match=r"recompute\(window=8\) can only score; use everlong.Sinks"):
+            session.generate("hello")
+        assert session.seen_tokens == 0
+
+
+def test_the_pieces_of_a_stream_are_the_text(tiny):
+    with Session(tiny, Dense()) as session:
+        session.feed(TEXT)
+        twin = session.fork()
+        answer = session.stream(max_new_tokens=40, temperature=1.0, seed=0)
+        pieces = list(answer)
+        assert "".join(pieces) == answer.result.text
+        assert answer.result.text == tiny.tokenizer.decode(answer.result.token_ids, skip_special_tokens=True)
+        assert answer.result.token_ids == twin.generate(max_new_tokens=40, temperature=1.0, seed=0).token_ids
+        assert all(pieces)
+
+
+def test_a_stop_string_cuts_the_text_and_stays_read(tiny):
+    with Session(tiny, Dense()) as session:
+        session.feed(TEXT)
+        free = session.fork().generate(max_new_tokens=60, temperature=1.0, seed=0).text
+        stop = free[20:24]
+        answer = session.generate(max_new_tokens=60, temperature=1.0, seed=0, stop=stop)
+        assert answer.finish == "stop"
+        assert answer.text == free[: free.index(stop)]
+        read = tiny.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        assert stop in read
+        assert session.recent_ids()[-len(answer.token_ids) :].tolist() == answer.token_ids
+
+
+def test_leaving_a_stream_early_keeps_result_and_session_in_agreement(tiny):
+    with Session(tiny, Dense()) as session:
+        start = session.feed(TEXT)
+        answer = session.stream(max_new_tokens=60, temperature=1.0, seed=0, stop=("never",))
+        shown = [next(answer) for _ in range(5)]
+        answer.close()
+        result = answer.result
+        assert result.finish == "closed"
+        assert result.text.startswith("".join(shown))
+        assert result.text == tiny.tokenizer.decode(result.token_ids, skip_special_tokens=True)
+        assert session.seen_tokens == start + len(result.token_ids)
+        assert list(answer) == []
+
+
+def test_reading_in_the_middle_of_an_answer_is_an_error(tiny):
+    with Session(tiny, Dense()) as session:
+        answer = session.stream("a", max_new_tokens=20)
+        next(answer)
+        session.feed([1])
+        with pytest.raises(SessionError, match="read something else while it answered"):
+            list(answer)
+
+
+def test_the_repetition_penalty_looks_at_the_prompt_too(model):
+    with Session(model, Dense()) as session:
+        session.feed(list(range(399)))
+        assert session.generate(max_new_tokens=1, repetition_penalty=1e9).token_ids == [399]
+
+
+def test_any_interrupt_while_feeding_leaves_a_chunk_read_or_not(model):
+    """Wherever it comes, what was read is whole chunks, and the session goes on as if nothing had been."""
+    with Session(model, Sinks(sinks=4, window=20), chunk=16) as whole:
+        whole.feed(STREAM[:80])
+        expected = prediction(whole)
+    with Session(model, Sinks(sinks=4, window=20), chunk=16) as session, interrupt() as lines:
+        session.feed(STREAM[:48])
+    seen = set()
+    for at in range(3, lines[0], 67):
+        with Session(model, Sinks(sinks=4, window=20), chunk=16) as session:
+            start = session.feed(STREAM[:32])
+            try:
+                with interrupt(at):
+                    session.feed(STREAM[32:64])
+            except KeyboardInterrupt:
+                pass
+            seen.add(session.seen_tokens)
+            assert session.seen_tokens in (start, start + 16, start + 32)
+            assert session.recent_ids().tolist() == STREAM[: session.seen_tokens]
+            session.feed(STREAM[session.seen_tokens : 80])
+            assert torch.allclose(prediction(session), expected, atol=1e-4)
+    assert seen == {32, 48, 64}
+
+
+def test_an_interrupt_in_an_answer_keeps_result_and_session_in_agreement(tiny):
+    with Session(tiny, Dense()) as session:
+        session.feed(TEXT)
+        with interrupt() as lines:
+            session.fork().generate(max_new_tokens=4)
+        for at in range(5, lines[0], 53):
+            fork = session.fork()
+            answer = fork.stream(max_new_tokens=6, temperature=1.0, seed=0)
+            try:
+                with interrupt(at):
+                    list(answer)
+            except KeyboardInterrupt:
+                pass
+            assert fork.seen_tokens == session.seen_tokens + len(answer.result.token_ids)
+            fork.close()
+
+
+def test_a_prediction_lost_by_an_interrupt_is_missed_but_not_wrong(model):
+    with Session(model, Dense()) as session:
+        session.feed([1, 2])
+        session._last = None
+        with pytest.raises(InputError, match="lost by an interrupt"):
+            session.generate()
+        assert session.score([3]).isnan().all()
+        assert session.generate(max_new_tokens=2).token_ids
+
+
+@pytest.mark.parametrize("method", [*METHODS, Recompute(window=12)], ids=str)
+def test_a_fork_goes_its_own_way(model, method):
+    with Session(model, method) as session:
+        session.feed(STREAM[:70])
+        fork = session.fork()
+        fork.score(STREAM[100:150])
+        expected = session.fork().score(STREAM[70:90])
+        again = session.score(STREAM[70:90])
+        assert torch.equal(expected, again)
+        assert (session.seen_tokens, fork.seen_tokens) == (90, 120)
+        assert fork.recent_ids().tolist() == STREAM[:70] + STREAM[100:150]
+
+
+def test_a_fork_outlives_its_session(model):
+    session = Session(model, Sinks(sinks=4, window=20))
+    session.feed(STREAM[:70])
+    expected = session.fork().generate(max_new_tokens=4).token_ids
+    fork = session.fork()
+    session.close()
+    assert fork.generate(max_new_tokens=4).token_ids == expected
+    fork.close()
+
+
+@pytest.mark.parametrize("method", [*METHODS, Recompute(window=12)], ids=str)
+def test_rewinding_comes_back_to_the_mark(model, method):
+    with Session(model, method) as session:
+        session.feed(STREAM[:70])
+        mark = session.mark()
+        first = session.score(STREAM[70:100])
+        assert mark.seen_tokens == 70
+        for _ in range(2):
+            session.rewind(mark)
+            assert session.seen_tokens == 70
+            assert torch.equal(session.score(STREAM[70:100]), first)
+        mark.close()
+        with pytest.raises(SessionError, match="this mark is closed or of another session"):
+            session.rewind(mark)
+
+
+def test_a_mark_of_another_session_is_refused(model):
+    with Session(model, Dense()) as session, Session(model, Dense()) as other:
+        mark = other.mark()
+        with pytest.raises(SessionError, match="of another session"):
+            session.rewind(mark)
+
+
+def test_resetting_begins_anew(tiny):
+    with Session(tiny, Sinks(sinks=4, window=20)) as session:
+        first = session.score(TEXT)
+        session.reset()
+        assert session.seen_tokens == 0
+        assert session.recent_ids().tolist() == []
+        assert torch.equal(session.score(TEXT)[1:], first[1:])
+
+
+def test_the_report_accounts_for_every_token(model):
+    for method in [*METHODS, Recompute(window=12)]:
+        with Session(model, method) as session:
+            for ids in (STREAM[:5], STREAM[5:60]):
+                session.feed(ids)
+                found = session.report()
+                parts = found.sink_tokens + found.window_tokens + found.stored_tokens + found.dropped_tokens
+                assert found.seen_tokens == parts == session.seen_tokens
+                assert found.method == str(method)
+
+
+def test_a_closed_session_is_of_no_use_and_leaves_the_model_as_it_was(model):
+    stock = dict(model.model.__dict__)
+    session = Session(model, Dense())
+    session.feed([1, 2])
+    fork, mark = session.fork(), session.mark()
+    session.close()
+    session.close()
+    assert mark.closed
+    fork.close()
+    assert dict(model.model.__dict__) == stock
+    for use in (lambda: session.feed([1]), session.generate, session.report, session.fork, session.mark):
+        with pytest.raises(SessionError, match="the session is closed"):
+            use()
+
+
+def test_a_forgotten_session_lets_go_of_the_model(model):
+    stock = dict(model.model.__dict__)
+    session = Session(model, Dense())
+    session.feed([1, 2])
+    mark, fork = session.mark(), session.fork()
+    del session, mark, fork
+    gc.collect()
+    assert dict(model.model.__dict__) == stock
+
+
+def held(x, seen: set[int]) -> int:
+    """Bytes and objects that hang on `x`, the model and the tokenizer apart."""
+    if id(x) in seen or isinstance(x, torch.nn.Module | type) or (callable(x) and not hasattr(x, "seen_tokens")):
+        return 0
+    seen.add(id(x))
+    if isinstance(x, torch.Tensor):
+        return x.untyped_storage().nbytes()
+    inside = list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, list | tuple | set) else []
+    return 64 * (1 + len(inside)) + sum(held(part, seen) for part in [*inside, *getattr(x, "__dict__", {}).values()])
+
+
+def test_nothing_in_a_session_grows_with_the_stream(model):
+    """Python objects and tensors are as many after 20,000 tokens as after 5,000 (windows long since full)."""
+    with Session(model, Sinks(sinks=4, window=60), chunk=512) as session:
+        sizes = []
+        for _ in range(4):
+            session.feed([i % 400 for i in range(5000)])
+            session.generate(max_new_tokens=3)
+            sizes.append(held(session, set()))
+        assert max(sizes) - min(sizes) < 4096
+        assert sizes[0] > 4096
+
+
+def test_the_default_model_goes_on_alike_however_it_is_fed(smollm2):
+    """The law of the project on the real model: SmolLM2 over a cache of 32 tokens, text against pieces."""
+    text = TEXT * 2
+    with Session(smollm2, Sinks(sinks=4, window=28), chunk=64) as one:
+        one.feed(text)
+        with Session(smollm2, Sinks(sinks=4, window=28), chunk=19) as other:
+            other.feed(text.split("\n", 3)[0])
+            other.reset()
+            other.feed(iter(text))
+            assert torch.allclose(prediction(one), prediction(other), atol=4e-4)
+            first, second = (s.generate(max_new_tokens=8) for s in (one, other))
+    assert first.token_ids == second.token_ids
+    assert first.text == smollm2.tokenizer.decode(first.token_ids)
+
+
+def test_the_package_names_the_session():
+    assert everlong.Session is Session
