@@ -94,7 +94,7 @@ def options_table(method: type[Method]) -> str:
     fields = dataclasses.fields(method)
     if not fields:
         return f"`{method.name}` has no options.\n"
-    rows = [(f"`{f.name}`", f"{f.type}", f"`{f.default}`", f.metadata["help"]) for f in fields]
+    rows: list[tuple[str, ...]] = [(f"`{f.name}`", f"{f.type}", f"`{f.default}`", f.metadata["help"]) for f in fields]
     return table(("option", "type", "default", "meaning"), rows)
 
 

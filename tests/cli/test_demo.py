@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from everlong.cli.app import app
+from everlong.errors import SaveError
 from tests.models.tiny import save_folder
 
 SMALL = ["--tokens", "2500", "--cache", "64", "--new-tokens", "8", "--threads", "1"]
@@ -22,12 +23,17 @@ def run(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model trained on 256 tokens."""
+    return save_folder(tmp_path_factory.mktemp("tiny"), max_position_embeddings=256)
+
+
+@pytest.fixture(scope="module")
+def demo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The output of a small run and the folder that it wrote."""
     pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
     out = tmp_path_factory.mktemp("demo")
-    model = save_folder(tmp_path_factory.mktemp("tiny"), max_position_embeddings=256)
-    return run(*SMALL, "--model", str(model), "--out", str(out)), out
+    return run(*SMALL, "--model", str(tiny), "--out", str(out)), out
 
 
 def test_table_has_every_method_and_dense_stops_at_the_trained_length(demo: tuple[str, Path]):
@@ -43,11 +49,25 @@ def test_table_has_every_method_and_dense_stops_at_the_trained_length(demo: tupl
 
 def test_progress_and_report_and_next_step_are_printed(demo: tuple[str, Path]):
     output, out = demo
-    assert "dense        256 / 256 tokens" in output
-    assert "sinks      2,500 / 2,500 tokens" in output
-    assert "Memory report:" in output
-    assert f"Wrote {out / 'demo.png'} and {out / 'demo.json'}." in output.replace("\n", "")
+    assert "dense  256 tokens in" in output
+    assert "sinks  2,500 tokens in" in output
+    assert "8 tokens, " in output
+    assert "Memory report: sinks(sinks=4, window=60): seen 2,508" in output
+    assert f"Wrote {out / 'demo.png'}, {out / 'demo.json'}, {out / 'demo.yaml'}." in output
     assert "make demo ARGS=--full" in output
+
+
+def test_json_is_one_object_with_the_curves_the_text_and_the_report(tiny: Path, tmp_path: Path):
+    output = run(*SMALL, "--model", str(tiny), "--out", str(tmp_path), "--json")
+    result = json.loads(output)
+    assert set(result) == {"streams", "text", "report", "written"}
+    assert [row["label"] for row in result["streams"]] == ["dense", "window 64", "sinks 4+60"]
+
+
+def test_folder_that_cannot_be_made_is_refused_before_the_model_is_loaded(tmp_path: Path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(SaveError, match=r"cannot be made .*--out"):
+        run("--out", str(tmp_path / "file" / "folder"), "--model", "no-such-model")
 
 
 def test_files_hold_the_curves_and_a_report_that_adds_up(demo: tuple[str, Path]):

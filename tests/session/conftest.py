@@ -75,6 +75,11 @@ def smollm2() -> Loaded:
     return load("smollm2")
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(place.name for place in folder.iterdir())
+
+
 @contextlib.contextmanager
 def interrupt(at: int | None = None) -> Iterator[list[int]]:
     """Raises KeyboardInterrupt at the `at`-th line that everlong runs inside; the list holds the count of lines."""

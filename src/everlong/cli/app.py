@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from everlong.cli.bench import bench
 from everlong.cli.chat import chat
@@ -20,26 +21,32 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+class Verb(TyperCommand):
+    """A command whose context is of the type that Typer's documentation names."""
+
+    context_class = typer.Context
+
+
 for verb in (generate, chat, score, bench, doctor, demo):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from everlong import __version__
 
         print(__version__)
         raise typer.Exit
+    return wanted
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def everlong(
-    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Endless context in bounded memory for open language models."""
-    if ctx.invoked_subcommand is None:
-        print(ctx.get_help())

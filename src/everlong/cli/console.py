@@ -37,6 +37,11 @@ class Console:
         if self.talks:
             print(text, file=sys.stderr, flush=True)
 
+    def fleeting(self, text: str) -> None:
+        """A line on stderr that matters only to a person who waits."""
+        if self.talks and sys.stderr.isatty():
+            print(text, file=sys.stderr, flush=True)
+
     def warn(self, text: str) -> None:
         """A line on stderr that is said in any case."""
         print(f"everlong: warning: {text}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,6 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
-    from everlong.cli.source import TextSource
     from everlong.session.answer import Generation
     from everlong.session.session import Session
 
@@ -57,8 +57,10 @@ def generate(
     console = Console(quiet, json)
     chosen = options.chosen_method(ctx, method, option)
     sampling = options.sampling(ctx)
-    text = _prompt(prompt, prompt_file, console)
-    with Session(load_model(model, dtype, device, threads, console), chosen, chunk) as session:
+    with (
+        _prompt(prompt, prompt_file, console) as text,
+        Session(load_model(model, dtype, device, threads, console), chosen, chunk) as session,
+    ):
         begin = _chat_prompt(session, "".join(text), sampling) if template else text
         answer = session.stream(begin, **sampling)
         for piece in answer:
@@ -67,7 +69,8 @@ def generate(
         _tell(answer.result, session, console)
 
 
-def _prompt(text: str | None, file: str | None, console: Console) -> Iterator[str]:
+@contextmanager
+def _prompt(text: str | None, file: str | None, console: Console) -> Iterator[Iterator[str]]:
     """The prompt in pieces; InputError where there is none, or two."""
     from everlong.cli.source import TextSource
     from everlong.errors import InputError
@@ -78,16 +81,12 @@ def _prompt(text: str | None, file: str | None, console: Console) -> Iterator[st
     if text is not None:
         if not text:
             raise InputError("prompt: empty; give at least one character to go on from")
-        return iter([text])
-    source = TextSource(file or "-")
-    return _warned(source, console)
-
-
-def _warned(source: TextSource, console: Console) -> Iterator[str]:
-    """The pieces of a source, then the warning about it if there is one."""
-    yield from source
-    if warning := source.warning():
-        console.warn(warning)
+        yield iter([text])
+        return
+    with TextSource(file or "-") as source:
+        yield iter(source)
+        if warning := source.warning():
+            console.warn(warning)
 
 
 def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[int]:

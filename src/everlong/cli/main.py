@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
 
     command: Any = typer.main.get_command(app)
     try:
-        return int(command.main(arguments, prog_name="everlong", standalone_mode=False) or 0)
+        return int(command.main(arguments or ["--help"], prog_name="everlong", standalone_mode=False) or 0)
     except typer.Abort:
         return INTERRUPTED
     except (typer.TyperException, EverlongError) as error:

@@ -53,22 +53,22 @@ def score(
 
     console = Console(quiet, json)
     chosen = options.chosen_method(ctx, method, option)
-    source = TextSource(file)
     for path in (csv, plot):
         check_place(path)
     _check_plot(plot)
-    loaded = load_model(model, dtype, device, threads, console)
-    _need_tokenizer(loaded)
-    with Session(loaded, chosen, chunk) as session:
-        tally, peak_bytes = _read(session, source, max_tokens, console)
-        if warning := source.warning():
-            console.warn(warning)
-        result = _result(tally, peak_bytes, session)
-        written = _write(tally, session, csv, plot, ctx)
-        if json:
-            console.result(result)
-        else:
-            _tell(result, written, session, console)
+    with TextSource(file) as source:
+        loaded = load_model(model, dtype, device, threads, console)
+        _need_tokenizer(loaded)
+        with Session(loaded, chosen, chunk) as session:
+            tally, peak_bytes = _read(session, source, max_tokens, console)
+            if warning := source.warning():
+                console.warn(warning)
+            result = _result(tally, peak_bytes, session)
+            written = _write(tally, session, csv, plot, ctx)
+            if json:
+                console.result(result)
+            else:
+                _tell(result, written, session, console)
 
 
 def _need_tokenizer(loaded: Loaded) -> None:

@@ -21,7 +21,7 @@ def load_model(model: str, dtype: str, device: str, threads: int | None, console
     if threads is not None:
         torch.set_num_threads(threads)
     _hush(console)
-    console.note(f"Loading {model} ...")
+    console.fleeting(f"Loading {model} ...")
     return load(model, dtype, device)
 
 

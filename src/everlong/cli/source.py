@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import sys
+from io import BufferedIOBase
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
 
 from everlong.errors import InputError
 
@@ -16,7 +17,7 @@ _CONTROL_SHARE = 0.05
 _REPLACED, _GENUINE = "\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}".encode()
 
 
-class TextSource:
+class TextSource(AbstractContextManager["TextSource"]):
     """The text of a file, or of stdin where the name is "-", as an iterator of pieces.
 
     Opened at once: InputError for a file that is missing, empty, not a file or not text. Line ends stay as
@@ -28,12 +29,12 @@ class TextSource:
         self.name = "stdin" if name == "-" else name
         self.replaced, self.read_bytes = 0, 0
         self._file, self.total_bytes = _open(name)
-        self._first = self._file.read(_BLOCK_BYTES)
-        if not self._first:
-            raise InputError(f"{self.name}: empty; give a file with text")
-        if len(self._first.translate(None, _CONTROL)) < (1 - _CONTROL_SHARE) * len(self._first):
-            raise InputError(f"{self.name}: a binary file (control characters); give a file with text in UTF-8")
-        self._refuse_nul(self._first)
+        try:
+            self._first = self._file.read(_BLOCK_BYTES)
+            self._refuse_what_is_no_text(self._first)
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -51,11 +52,26 @@ class TextSource:
         if rest:
             yield rest
 
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file, if it is one."""
+        if self.name != "stdin":
+            self._file.close()
+
     def warning(self) -> str | None:
         """What to say about bytes that are no UTF-8, or None."""
         if not self.replaced:
             return None
         return f"{self.name}: {self.replaced:,} invalid UTF-8 sequences were replaced by U+FFFD"
+
+    def _refuse_what_is_no_text(self, first: bytes) -> None:
+        if not first:
+            raise InputError(f"{self.name}: empty; give a file with text")
+        self._refuse_nul(first)
+        if len(first.translate(None, _CONTROL)) < (1 - _CONTROL_SHARE) * len(first):
+            raise InputError(f"{self.name}: a binary file (control characters); give a file with text in UTF-8")
 
     def _refuse_nul(self, block: bytes) -> None:
         at = block.find(b"\0")
@@ -64,7 +80,7 @@ class TextSource:
             raise InputError(f"{self.name}: a binary file ({place}); give a file with text in UTF-8")
 
 
-def _open(name: str) -> tuple[BinaryIO, int | None]:
+def _open(name: str) -> tuple[BufferedIOBase, int | None]:
     """The open file and its size, if it has one."""
     if name == "-":
         return sys.stdin.buffer, None

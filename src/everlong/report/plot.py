@@ -50,6 +50,8 @@ def _colour(label: str) -> str | None:
 
 def _name_panels(panels: Any, trained_tokens: int | None) -> None:
     """Titles, axes, legend and the line at the trained length."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for panel, name in zip(panels, ("perplexity", "ms per token", "resident memory, MB"), strict=True):
         panel.set_title(name, fontsize=10)
         panel.set_xlabel("tokens read")
@@ -61,6 +63,9 @@ def _name_panels(panels: Any, trained_tokens: int | None) -> None:
         if trained_tokens is not None:
             panel.axvline(trained_tokens, color="#bbbbbb", linestyle=":", linewidth=1)
     panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].legend(frameon=False, fontsize=9)
     for panel in panels[1:]:
         panel.set_ylim(bottom=0)

@@ -34,9 +34,9 @@ def write(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> N
     from safetensors.torch import save_file
 
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(document, sort_keys=True, allow_nan=False)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
+        text = json.dumps(document, sort_keys=True, allow_nan=False)
         save_file(apart, temporary, {"digest": _BLANK.decode(), "document": text})
         _seal(temporary)
         temporary.replace(path)

@@ -7,13 +7,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.errors import CapabilityError, ConfigError, InputError, SessionError
+from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
 from everlong.memory.report import MemoryReport
 from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
@@ -98,7 +98,13 @@ class Session(AbstractContextManager["Session"]):
         for ids in at_most(self._chunks(x), max_tokens):
             yield self._score(ids)[0]
 
-    def score(self, x: Input, logits: bool = False) -> Any:
+    @overload
+    def score(self, x: Input, logits: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def score(self, x: Input, logits: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def score(self, x: Input, logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities of the tokens of `x` given what came before, float32 [len(x)]; the session then holds x.
 
         NaN where there is no predecessor. With `logits` the pair (log-probabilities, logits [len(x),
@@ -207,7 +213,7 @@ class Session(AbstractContextManager["Session"]):
         return save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any, chunk: int = CHUNK_TOKENS) -> Self:
+    def load(cls, path: str | Path, model: Any, chunk: int = CHUNK_TOKENS) -> Session:
         """The session saved at `path`, going on with `model` (as in Session) as if it had never been away.
 
         InputError for a missing file, DamagedError for changed or missing bytes, ForeignError for a session
@@ -218,8 +224,10 @@ class Session(AbstractContextManager["Session"]):
         session = cls(loaded, method, chunk)
         try:
             session.load_state(tensors, meta)
-        except BaseException:
+        except BaseException as error:
             session.close()
+            if isinstance(error, LookupError):
+                raise DamagedError(f"{path}: lacks {error} of a session; give another file") from error
             raise
         return session
 

@@ -41,9 +41,8 @@ class Template:
             alone = self._render([]) if self._system else ""
         except CapabilityError:
             alone = ""
-        if not alone or not first.startswith(alone):
-            alone = _common_start(first, other)
-        return len(token_ids(self._tokenizer, alone))
+        shown = bool(self._system) and self._system[0]["content"].strip() in alone and first.startswith(alone)
+        return len(token_ids(self._tokenizer, alone if shown else _common_start(first, other)))
 
     def opening(self, text: str) -> list[int]:
         """The ids of a conversation's beginning: system prompt, first user message, start of the answer."""
