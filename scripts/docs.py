@@ -28,14 +28,14 @@ def command_line_page() -> str:
     """The Markdown page of every command, its arguments and its options."""
     root: Any = typer.main.get_command(app)
     parts = [
-        "# Command line\nGenerated from the commands themselves by `scripts/docs.py`.\n",
+        "# Command line\nGenerated from the commands themselves by `scripts/docs.py`.",
         table(
             ("command", "what it does"), [(f"[`everlong {n}`](#everlong-{n})", first_line(c)) for n, c in verbs(root)]
         ),
         section("everlong", root, level="## Options of `everlong` itself"),
     ]
     parts += [section(f"everlong {name}", command, level=f"## everlong {name}") for name, command in verbs(root)]
-    return "\n".join(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def verbs(group: Any) -> list[tuple[str, Any]]:
@@ -59,7 +59,7 @@ def section(name: str, command: Any, level: str) -> str:
         parts.append(table(("argument", "meaning"), [(f"`{argument_name(p)}`", p.help or "") for p in arguments]))
     if options:
         parts.append(table(("option", "default", "meaning"), [option_row(p) for p in options]))
-    return "\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in parts if part)
 
 
 def argument_name(argument: Any) -> str:
@@ -69,31 +69,33 @@ def argument_name(argument: Any) -> str:
 
 def option_row(option: Any) -> tuple[str, str, str]:
     """The spellings, default and meaning of an option."""
-    spellings = ", ".join(f"`{spelling}`" for spelling in [*option.opts, *option.secondary_opts])
+    value = f" {option.metavar}" if option.metavar else ""
+    spellings = ", ".join(f"`{spelling}{value}`" for spelling in [*option.opts, *option.secondary_opts])
     default = "required" if option.required else shown_default(option.default)
     return spellings, default, (option.help or "") + (" May be given more than once." if option.multiple else "")
 
 
 def shown_default(value: Any) -> str:
     """A default as the table shows it: nothing for an absent or an off one."""
-    value = getattr(value, "value", value)
-    return "" if callable(value) or value in (None, False, (), [], "") else f"`{value}`"
+    return "" if value is None or value is False or callable(value) else f"`{value}`"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
-    return (
-        "\n".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in row) + " |" for row in lines)
-        + "\n"
-    )
+    return "\n".join("| " + " | ".join(map(table_cell, line)) + " |" for line in lines)
+
+
+def table_cell(text: str) -> str:
+    """Text that stays within its cell: on one line, its bars escaped."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def options_table(method: type[Method]) -> str:
     """The fields of a method: name, type, default and help."""
     fields = dataclasses.fields(method)
     if not fields:
-        return f"`{method.name}` has no options.\n"
+        return f"`{method.name}` has no options."
     rows: list[tuple[str, ...]] = [(f"`{f.name}`", f"{f.type}", f"`{f.default}`", f.metadata["help"]) for f in fields]
     return table(("option", "type", "default", "meaning"), rows)
 
@@ -107,7 +109,7 @@ def method_page(name: str) -> str:
     _, end, after = rest.partition(END)
     if not end:
         raise SystemExit(f"{path}: has no lines {BEGIN} and {END}; put them where the options table belongs")
-    return f"{before}{BEGIN}\n{options_table(method_class(name))}{END}{after}"
+    return f"{before}{BEGIN}\n{options_table(method_class(name))}\n{END}{after}"
 
 
 def pages() -> dict[Path, str]:

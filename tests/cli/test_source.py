@@ -20,8 +20,8 @@ def _blocks(request, monkeypatch):
 
 def read(path, content: bytes) -> tuple[str, TextSource]:
     path.write_bytes(content)
-    opened = TextSource(str(path))
-    return "".join(opened), opened
+    with TextSource(str(path)) as opened:
+        return "".join(opened), opened
 
 
 @pytest.mark.usefixtures("_blocks")
@@ -66,8 +66,10 @@ def test_what_is_not_text_is_refused_at_once(tmp_path, content, message):
 
 def test_a_nul_byte_further_on_is_refused_when_it_comes(tmp_path):
     (tmp_path / "file").write_bytes(b"x" * 100_000 + b"\0")
-    opened = TextSource(str(tmp_path / "file"))
-    with pytest.raises(InputError, match="a NUL byte at offset 100,000"):
+    with (
+        TextSource(str(tmp_path / "file")) as opened,
+        pytest.raises(InputError, match="a NUL byte at offset 100,000"),
+    ):
         list(opened)
 
 

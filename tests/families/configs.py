@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from everlong.errors import AttachError, LearnedPositionsError
+from everlong.errors import AttachError, LearnedPositionsError, RotationError, UnsupportedLayerError
 
 TRAINED = 64
 VOCAB = 101
@@ -60,6 +60,8 @@ class Family:
     banded: bool = True
     """Whether plain transformers with a band mask equals a window: scores by distance alone, any mask accepted."""
     refused: type[AttachError] | None = None
+    because: str = ""
+    """What the refusal must say."""
 
     def __str__(self) -> str:
         return self.name
@@ -228,18 +230,36 @@ FAMILIES = (
     ),
     Family("ernie4_5", "Ernie4_5ForCausalLM", {"head_dim": 12}),
     Family("exaone4", "Exaone4ForCausalLM", **_fields(_layered(), sliding_window=SLIDING)),
-    Family("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", {"head_dim": 8}, banded=False),
-    Family("hunyuan_v1_dense unit norms", "HunYuanDenseV1ForCausalLM", {"head_dim": 8}, norms=0.0),
+    Family("hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", {"head_dim": 8}, norms=0.0),
+    Family(
+        "hunyuan_v1_dense with trained norms",
+        "HunYuanDenseV1ForCausalLM",
+        {"head_dim": 8},
+        refused=RotationError,
+        because="norm after the rotation",
+    ),
     Family("nemotron", "NemotronForCausalLM", {"head_dim": 12, "partial_rotary_factor": 0.5}),
     Family("bitnet", "BitNetForCausalLM"),
     Family("apertus", "ApertusForCausalLM"),
     Family("seed_oss", "SeedOssForCausalLM", {"head_dim": 12, "attention_dropout": 0.0, "residual_dropout": 0.0}),
     Family("falcon", "FalconForCausalLM", {"multi_query": True}, common=FALCON),
     Family("falcon new decoder", "FalconForCausalLM", {"new_decoder_architecture": True}, common=FALCON),
-    Family("falcon alibi", "FalconForCausalLM", FALCON_ALIBI, common=COMMON, banded=False),
+    Family(
+        "falcon alibi",
+        "FalconForCausalLM",
+        FALCON_ALIBI,
+        refused=UnsupportedLayerError,
+        because="absolute positions",
+    ),
     _own("mpt", "MptForCausalLM", MPT, "n_layers"),
     _own("bloom", "BloomForCausalLM", BLOOM, "n_layer", banded=False),
     _own("gptj", "GPTJForCausalLM", GPTJ, "n_layer"),
-    _own("gpt2", "GPT2LMHeadModel", GPT2, "n_layer", refused=LearnedPositionsError),
-    Family("opt", "OPTForCausalLM", {"ffn_dim": 48, "word_embed_proj_dim": 32}, refused=LearnedPositionsError),
+    _own("gpt2", "GPT2LMHeadModel", GPT2, "n_layer", refused=LearnedPositionsError, because="learned"),
+    Family(
+        "opt",
+        "OPTForCausalLM",
+        {"ffn_dim": 48, "word_embed_proj_dim": 32},
+        refused=LearnedPositionsError,
+        because="learned",
+    ),
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from everlong.attach import attach
+from everlong.attach import Handle, attach
 from everlong.methods import Sinks, Window
 from everlong.methods.base import Method
 from tests.families.configs import FULL, SLIDE, TRAINED, Family
@@ -17,35 +17,42 @@ from tests.families.models import build, plain, stream, tokens
 ROOMY = Sinks(sinks=4, window=TRAINED - 4)
 TIGHT = Sinks(sinks=4, window=12)
 FITS = 48
-STREAM = 200
-CHUNKS = (1, 7, 64)
+CHUNKS = {1: 90, 7: 200, 64: 200}
+"""Chunk length -> tokens read in such chunks: always past the first change of frame."""
 
 
 def parity(family: Family) -> float:
-    """Largest difference from plain transformers of the deep model on a text that fits the window."""
+    """Largest difference from plain transformers of the deep model on a text that fits the window.
+
+    Also asserts that nothing else changes: forwards without a stream cache, and the model afterwards.
+    """
     model, ids = build(family), tokens(FITS)
-    want = plain(model, ids)
+    want, attributes = plain(model, ids), attributes_of(model)
     with attach(model, ROOMY) as handle:
-        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in (1, 7, FITS))
+        error = max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in (1, 7, FITS))
+        assert torch.equal(plain(model, ids), want), "attached, a forward without a stream cache is not the stock one"
+    assert torch.equal(plain(model, ids), want), "detached, the model is not what it was"
+    assert attributes_of(model) == attributes, "detached, a module has other attributes than it had"
+    return error
 
 
-def oracle(family: Family, kind: str, method: Method, chunks: Iterable[int] = CHUNKS) -> float:
+def oracle(family: Family, kind: str, method: Method, chunks: Mapping[int, int] = CHUNKS) -> float:
     """Largest difference, over every token of a stream, from a fresh forward over what the token may see.
 
     Exact only where one layer attends: what deeper layers remember depends on tokens that are gone.
     """
-    model, ids = build(family, kind), tokens(STREAM)
-    want = fresh(model, ids, **_sizes(method))
+    model, ids = build(family, kind), tokens(max(chunks.values()))
+    want = fresh(model, ids, **{"sinks": 0} | method.as_dict())
     with attach(model, method) as handle:
-        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in chunks)
+        return _worst(model, handle, ids, want, chunks)
 
 
-def invariance(family: Family, chunks: Iterable[int] = CHUNKS[1:]) -> float:
-    """Largest difference between a long stream read by the deep model in chunks and one token at a time."""
-    model, ids = build(family), tokens(STREAM)
+def invariance(family: Family) -> float:
+    """Largest difference between ways to cut a long stream that the deep model reads."""
+    model, ids = build(family), tokens(200)
     with attach(model, TIGHT) as handle:
-        want = stream(model, handle.new_cache(), ids, 1)
-        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in chunks)
+        want = stream(model, handle.new_cache(), ids, 7)
+        return _worst(model, handle, ids, want, {1: 90, 64: 200})
 
 
 def banded(family: Family, window: int = 12) -> float:
@@ -56,7 +63,20 @@ def banded(family: Family, window: int = 12) -> float:
     model, ids = build(family), tokens(TRAINED - 4)
     want = _under_a_band(model, ids, window)
     with attach(model, Window(window=window)) as handle:
-        return max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in (1, 7, 31))
+        return _worst(model, handle, ids, want, {7: TRAINED - 4, 31: TRAINED - 4})
+
+
+def _worst(model: PreTrainedModel, handle: Handle, ids: Tensor, want: Tensor, chunks: Mapping[int, int]) -> float:
+    """Largest difference from `want` over the ways to read `ids`, chunk length -> tokens."""
+    return max(
+        _distance(stream(model, handle.new_cache(), ids[:, :count], chunk), want[:, :count])
+        for chunk, count in chunks.items()
+    )
+
+
+def attributes_of(model: PreTrainedModel) -> dict[str, set[str]]:
+    """The names that each module holds itself."""
+    return {name: set(vars(module)) for name, module in model.named_modules()}
 
 
 @torch.no_grad()
@@ -78,10 +98,6 @@ def fresh(model: PreTrainedModel, ids: Tensor, sinks: int, window: int) -> Tenso
     text, size = ids[0], sinks + window
     rows = [torch.cat([text[:sinks], text[t - window + 1 : t + 1]]) for t in range(size, len(text))]
     return torch.cat([plain(model, ids[:, :size])[0], plain(model, torch.stack(rows))[:, -1]])[None]
-
-
-def _sizes(method: Method) -> dict[str, int]:
-    return {"sinks": 0} | method.as_dict()
 
 
 def _distance(got: Tensor, want: Tensor) -> float:

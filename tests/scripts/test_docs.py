@@ -26,7 +26,8 @@ def test_command_line_page_has_every_verb_and_its_options(copied: Path):
     page = (copied / "cli.md").read_text(encoding="utf-8")
     for verb in ("generate", "chat", "score", "bench", "doctor", "demo"):
         assert f"## everlong {verb}\n" in page
-    assert "`--max-tokens`" in page
+    assert "| `--max-tokens` |" in page
+    assert "| `--option FIELD=VALUE`, `-o FIELD=VALUE` |" in page
     assert "everlong score FILE [OPTIONS]" in page
 
 
@@ -52,4 +53,9 @@ def test_page_without_markers_is_refused(copied: Path):
 
 
 def test_table_keeps_bars_and_lines_inside_their_cell():
-    assert docs.table(("a",), [("x | y\nz",)]) == "| a |\n| --- |\n| x \\| y z |\n"
+    assert docs.table(("a",), [("x | y\nz",)]) == "| a |\n| --- |\n| x \\| y z |"
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, ""), (False, ""), (0, "`0`"), (0.0, "`0.0`"), ("auto", "`auto`")])
+def test_default_is_shown_unless_absent_or_off(value: object, shown: str):
+    assert docs.shown_default(value) == shown

@@ -7,10 +7,11 @@ import torch
 
 from everlong import Dense, Session, Sinks
 from everlong.errors import CapabilityError, ConfigError
+from everlong.models.load import Loaded
 from everlong.session.chat import Chat
 from everlong.session.session import Session as SessionClass
 
-from .conftest import interrupt
+from .conftest import byte_level, interrupt
 
 SAMPLED = {"temperature": 1.0, "seed": 0, "max_new_tokens": 12}
 
@@ -47,17 +48,17 @@ def test_each_turn_reads_only_what_is_new(session):
     assert counts[1] == counts[2] == counts[3]
 
 
-def test_an_answer_ends_at_the_templates_end_token(session, monkeypatch):
+def test_an_answer_ends_at_the_templates_end_token(tiny):
     """The answer stops at the token that the template puts behind it, even if the model names another end token."""
-    session.model.generation_config.eos_token_id = 399
-    session.model.lm_head.register_forward_hook(
-        lambda *call: torch.nn.functional.one_hot(torch.tensor([[0]]), 400) * 9.0
-    )
-    monkeypatch.setattr(session.tokenizer, "eos_token_id", None)
-    answer = Chat(session).say("Hello")
-    assert answer.finish == "end"
-    assert answer.token_ids == []
-    assert read(session).endswith("<|turn|>assistant\n<|end|>\n")
+    tokenizer = byte_level()
+    tokenizer.eos_token = "<s>"
+    likeliest = torch.nn.functional.one_hot(torch.tensor([[0]]), 400) * 9.0
+    tiny.model.lm_head.register_forward_hook(lambda *call: likeliest)
+    with Session(Loaded(tiny.model, tokenizer, "x"), Dense()) as session:
+        answer = Chat(session).say("Hello")
+        assert answer.finish == "end"
+        assert answer.token_ids == []
+        assert read(session).endswith("<|turn|>assistant\n<|end|>\n")
 
 
 def test_pieces_add_up_and_the_turn_is_completed(session):

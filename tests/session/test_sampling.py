@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from everlong.errors import ConfigError, ModelError
-from everlong.session.sampling import Sampling, penalised
+from everlong.session.sampling import Sampling, nucleus, penalised
 
 NONE = torch.empty(0, dtype=torch.int64)
 
@@ -22,7 +22,8 @@ NONE = torch.empty(0, dtype=torch.int64)
         ("top_p", 1.5, "top_p=1.5: must be above 0 and at most 1"),
         ("top_k", -1, "top_k=-1: must be at least 0"),
         ("repetition_penalty", 0.0, "repetition_penalty=0.0: must be above 0"),
-        ("stop", ("",), "each stop string needs a character"),
+        ("stop", "", "each stop string needs a character"),
+        ("stop", ["a", ""], "each stop string needs a character"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line(setting, value, expected):
@@ -63,6 +64,18 @@ def test_top_k_and_top_p_leave_only_the_likeliest():
     assert draws(Sampling(temperature=1.0, top_p=0.65, seed=0), logits).nonzero().flatten().tolist() == [1, 3]
     assert draws(Sampling(temperature=1.0, top_p=0.75, seed=0), logits).nonzero().flatten().tolist() == [1, 2, 3]
     assert draws(Sampling(temperature=1.0, top_p=0.01, seed=0), logits).tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("flatness", [0.01, 0.5, 3.0, 20.0])
+@pytest.mark.parametrize("top_p", [0.001, 0.3, 0.9, 0.999])
+def test_the_nucleus_is_that_of_a_full_sort(flatness, top_p):
+    odds = (torch.randn(5000) * flatness).softmax(-1)
+    kept, order = nucleus(odds, top_p)
+    ranked, _ = odds.sort(descending=True)
+    wanted = int((ranked.cumsum(-1) - ranked < top_p).sum())
+    assert abs(len(kept) - wanted) <= 1
+    assert torch.equal(kept, ranked[: len(kept)])
+    assert torch.equal(odds[order], kept)
 
 
 def test_top_p_counts_within_top_k():

@@ -58,6 +58,12 @@ def test_the_parts_of_all_turns_are_the_whole_rendered_conversation(chat_templat
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(conversation(system), tokenize=False)
 
 
+def test_a_message_may_hold_the_stand_ins():
+    template = Template(turned(byte_level, CHATML), "Everlong answers. Who knows it?")
+    found = byte_level().decode(template.turn("Everlong answers. Everlong asks."))
+    assert found == "<|turn|>user\nEverlong answers. Everlong asks.<|end|>\n<|turn|>assistant\n"
+
+
 def test_the_ids_of_a_turn_are_those_of_the_whole(smollm2):
     tokenizer = smollm2.tokenizer
     template = Template(tokenizer, "Answer in verse.")

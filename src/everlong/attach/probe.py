@@ -93,8 +93,8 @@ def _frequencies(model: PreTrainedModel) -> Iterator[Tensor]:
                     "them, up to 77 % off); load the model with dtype=... instead of casting it"
                 )
             yield buffer.double().cpu()
-    config = text_config(model)
-    for dim in {getattr(config, name, None) for name in ("rotary_dim", "head_dim")}:
+    fields = vars(text_config(model))
+    for dim in {fields.get(name) for name in ("rotary_dim", "head_dim")}:
         if isinstance(dim, int) and dim > 1:
             yield 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
 

@@ -54,8 +54,7 @@ def chat(
     console = Console(quiet, json)
     chosen = options.chosen_method(ctx, method, option)
     sampling = options.sampling(ctx)
-    if pin_system:
-        _check_pinnable(chosen)
+    _check(chosen, pin_system)
     loaded = load_model(model, dtype, device, threads, console)
     if pin_system:
         chosen = _pinned(chosen, loaded, system)
@@ -63,10 +62,13 @@ def chat(
         conversation.run()
 
 
-def _check_pinnable(method: Method) -> None:
-    from everlong.errors import ConfigError
+def _check(method: Method, pin_system: bool) -> None:
+    """An error for a method that cannot talk, or cannot pin the system prompt: said before the model is loaded."""
+    from everlong.errors import CapabilityError, ConfigError
 
-    if "sinks" not in method.as_dict():
+    if not method.streams:
+        raise CapabilityError(f"chat: {method} can only score; use --method sinks")
+    if pin_system and "sinks" not in method.as_dict():
         raise ConfigError(f"pin-system: method {method.name} has no sinks to pin the prompt with; use --method sinks")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import sys
-from io import BufferedIOBase
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from io import BufferedIOBase
 from pathlib import Path
 
 from everlong.errors import InputError

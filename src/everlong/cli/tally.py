@@ -21,7 +21,7 @@ class Tally:
     def __init__(self) -> None:
         self.tokens, self.scored, self.nll, self.seconds = 0, 0, 0.0, 0.0
         self.rss_by_tokens: list[list[int]] = []
-        self._bins: list[list[float]] = []
+        self._bins: list[list[int | float]] = []
         self._samples: list[int] = []
 
     def add(self, logprobs: Tensor, seconds: float, resident_bytes: int) -> None:
@@ -48,7 +48,7 @@ class Tally:
         """Mean nats over the scored tokens; NaN without any."""
         return self.nll / self.scored if self.scored else math.nan
 
-    def perplexity_by_position(self) -> list[list[float]]:
+    def perplexity_by_position(self) -> list[list[int | float]]:
         """Rows [start, end, perplexity], the last one up to the last token."""
         return [[start, end, perplexity(nll / scored)] for start, end, nll, scored, *_ in self._rows() if scored]
 

@@ -45,17 +45,18 @@ class Arena(CacheLayerMixin):
     ) -> tuple[Float[Tensor, "B G M D"], Float[Tensor, "B G M E"]]:
         """All columns up to and including the new tokens; a view, unless the step is longer than the room."""
         tokens = k.shape[2]
+        k, v = (x.detach() if x.requires_grad else x for x in (k, v))
         self._make_room(k, v, seen, tokens)
         assert self.keys is not None and self.values is not None
         at = seen - self.shift
         end = at + tokens
         if end <= self.keys.shape[2]:
-            self.keys[:, :, at:end].copy_(k.detach())
-            self.values[:, :, at:end].copy_(v.detach())
-            self.view = self.keys[:, :, :end], self.values[:, :, :end]
+            self.keys[:, :, at:end] = k
+            self.values[:, :, at:end] = v
+            self.view = self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
         else:
             olds = self.keys[:, :, :at], self.values[:, :, :at]
-            self.view = self._overflow = tuple(torch.cat((o, n.detach()), 2) for o, n in zip(olds, (k, v), strict=True))
+            self.view = self._overflow = tuple(torch.cat((o, n), 2) for o, n in zip(olds, (k, v), strict=True))
         return self.view
 
     def _make_room(self, k: Tensor, v: Tensor, seen: int, tokens: int) -> None:

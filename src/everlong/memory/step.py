@@ -49,7 +49,7 @@ class Piece:
         if id(rotation) not in self._turns:
             self._turns[id(rotation)] = turn_by(rotation, torch.from_numpy(self.turn), q)
         turn = self._turns[id(rotation)]
-        if skip and turn.cos.shape[-2] > 1:
+        if skip and turn.matrix is None:
             turn = Turn(turn.cos[..., skip:, :], turn.sin[..., skip:, :])
         return turned(q, rotation, turn)
 
@@ -92,11 +92,10 @@ class Step:
         skip = self.tokens - q.shape[2]
         if plan.temperature is not None:
             q = self._tempered(q, lane, plan.temperature, skip)
-        parts = [
-            Part(piece.turned(q, plan.rotation, skip), *(x[:, :, piece.start : piece.end] for x in (k, v)), span)
-            for piece in self.pieces(lane)
-            for span in [piece.span if not skip else Span(piece.span.lo[:, skip:], piece.span.hi[:, skip:])]
-        ]
+        parts = []
+        for piece in self.pieces(lane):
+            span = Span(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
+            parts.append(Part(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))
         return attend(parts, scale, softcap, s_aux, self.scratch)
 
     def _tempered(self, q: Tensor, lane: Lane, temperature: Temperature, skip: int) -> Tensor:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,10 +28,9 @@ LOG2E = math.log2(math.e)
 FLOOR = -1e30
 """Start of the running maximum: finite, so that a fully masked row gives weight 0 and never NaN."""
 
-FEW_ROWS = 16
-"""Half products with so few rows (decoding) are slower than converting the keys to float32."""
+TILE_QUERIES, HALF_TILE_QUERIES = 64, 256
+"""Queries per tile: as many scores as stay in the cache; more where half products in hardware are that much faster."""
 
-TILE_QUERIES = 64
 TILE_KEYS = 512
 ONE_SHOT_SCORES = 1 << 18
 """Up to so many scores in all, the whole score matrix is made at once."""
@@ -43,12 +43,13 @@ def native_half(q: Tensor) -> bool:
 
 @dataclass
 class Part:
-    """Keys that share one query rotation."""
+    """Keys that share one query rotation: `span` counts them from column `start` on."""
 
     q: Float[Tensor, "B H T D"]
     k: Float[Tensor, "B G M D"]
     v: Float[Tensor, "B G M E"]
     span: Span
+    start: int = 0
 
 
 @dataclass
@@ -72,7 +73,7 @@ def attend(
     softcap: float | None = None,
     s_aux: Float[Tensor, " H"] | None = None,
     scratch: Scratch | None = None,
-    tile_queries: int = TILE_QUERIES,
+    tile_queries: int | None = None,
     tile_keys: int = TILE_KEYS,
 ) -> Float[Tensor, "B T H E"]:
     """Attention output of every query over all parts, in the layout that transformers expects.
@@ -86,13 +87,15 @@ def attend(
     """
     if torch.is_grad_enabled() and any(t.requires_grad for p in parts for t in (p.q, p.k, p.v)):
         return attend_naive(parts, scale, softcap, s_aux)
-    tiled = _Attend(parts, scale, softcap, s_aux, scratch or Scratch())
     tokens = parts[0].q.shape[2]
-    if tiled.rows_total * sum(_width(p, 0, tokens) for p in parts) <= ONE_SHOT_SCORES:
-        tiled.run(0, tokens, one_shot=True, tile_keys=tile_keys)
-    else:
-        for i in range(0, tokens, tile_queries):
-            tiled.run(i, min(i + tile_queries, tokens), one_shot=False, tile_keys=tile_keys)
+    shown = [(p, *p.span.limits(0, tokens)) for p in parts]
+    shown = [(p, first, first_all, end_all, end) for p, first, first_all, end_all, end in shown if first < end]
+    if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= ONE_SHOT_SCORES:
+        return _at_once(parts[0], shown, scale, softcap, s_aux)
+    tiled = _Tiled(parts, scale, softcap, s_aux, scratch or Scratch())
+    step = tile_queries or (HALF_TILE_QUERIES if tiled.native else TILE_QUERIES)
+    for i in range(0, tokens, step):
+        tiled.run(i, min(i + step, tokens), tile_keys)
     return tiled.out
 
 
@@ -103,7 +106,7 @@ def attend_naive(
     scores, values = [], []
     for part in parts:
         fold = part.q.shape[1] // part.k.shape[1]
-        k, v = (x.repeat_interleave(fold, 1) for x in (part.k, part.v))
+        k, v = (x[:, :, part.start :].repeat_interleave(fold, 1) for x in (part.k, part.v))
         s = (part.q @ k.transpose(2, 3)).to(torch.promote_types(part.q.dtype, torch.float32)) * scale
         s = s if softcap is None else softcap * torch.tanh(s / softcap)
         keys = (0, k.shape[2])
@@ -119,43 +122,83 @@ def attend_naive(
     return (weight[..., : value.shape[2]].to(value.dtype) @ value).transpose(1, 2)
 
 
-def _width(part: Part, i0: int, i1: int) -> int:
-    first, _, _, end = part.span.limits(i0, i1)
-    return max(0, end - first)
+def _at_once(
+    like: Part,
+    shown: list[tuple[Part, int, int, int, int]],
+    scale: float,
+    softcap: float | None,
+    s_aux: Tensor | None,
+) -> Float[Tensor, "B T H E"]:
+    """Few scores: one matrix of them over all parts [N, F * T, keys], one softmax. The path of decoding.
+
+    `shown` holds each part with its `Span.limits`. Computed in float32 at least.
+    """
+    B, H, T, _ = like.q.shape
+    G, E = like.k.shape[1], like.v.shape[3]
+    dtype = torch.promote_types(like.q.dtype, torch.float32)
+    scores, values = [], []
+    for part, first, first_all, end_all, end in shown:
+        at, count = part.start + first, end - first
+        q = _as(part.q.reshape(B * G, -1, part.q.shape[3]), dtype)
+        k, v = (_as(x.narrow(2, at, count).flatten(0, 1), dtype) for x in (part.k, part.v))
+        s = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+        if softcap is not None:
+            s = s.div_(softcap).tanh_().mul_(softcap)
+        if first_all > first or end_all < end:
+            s = (s.view(B, G, H // G, T, -1) + part.span.mask((0, T), (first, end), s)).view(s.shape)
+        scores.append(s)
+        values.append(v)
+    if not values:
+        return like.q.new_zeros(B, T, H, E)
+    if s_aux is not None:
+        scores.append(s_aux.to(dtype).view(1, H, 1).expand(B, H, T).reshape(B * G, -1, 1))
+    weights = torch.softmax(scores[0] if len(scores) == 1 else torch.cat(scores, -1), -1)
+    out, at = None, 0
+    for v in values:
+        w = weights.narrow(2, at, v.shape[1])
+        out, at = torch.bmm(w, v) if out is None else out.baddbmm_(w, v), at + v.shape[1]
+    out = out.view(B, H, T, E)
+    if s_aux is None and (T > 1 or B > 1):
+        blind = np.logical_and.reduce([part.span.hi <= part.span.lo for part, *_ in shown])
+        if blind.any():
+            out = out.masked_fill(torch.from_numpy(blind).to(out.device)[:, None, :, None], 0.0)
+    return _as(out.transpose(1, 2), like.q.dtype)
 
 
-class _Attend:
-    """One call of attend: the folded shapes and the running softmax of the current query tile."""
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+class _Tiled:
+    """Many scores: the folded shapes and the running softmax of the current query tile."""
 
     def __init__(
         self, parts: Sequence[Part], scale: float, softcap: float | None, s_aux: Tensor | None, scratch: Scratch
     ) -> None:
         q = parts[0].q
         self.parts, self.scale, self.softcap, self.s_aux, self.scratch = parts, scale, softcap, s_aux, scratch
-        self.B, self.H, T, _ = q.shape
+        self.B, self.H, T = q.shape[:3]
         self.G = parts[0].k.shape[1]
         self.F, self.N, self.E = self.H // self.G, self.B * self.G, parts[0].v.shape[3]
-        self.rows_total = self.B * self.H * T
         self.out = q.new_empty(self.B, T, self.H, self.E)
         self.wide = q.dtype in (torch.float32, torch.float64)
         self.acc_dtype = q.dtype if self.wide else torch.float32
         self.native = not self.wide and native_half(q)
         self.unit = LOG2E * (scale if softcap is None else softcap)
 
-    def run(self, i0: int, i1: int, one_shot: bool, tile_keys: int) -> None:
+    def run(self, i0: int, i1: int, tile_keys: int) -> None:
         """Fill `out[:, i0:i1]`."""
-        tiles = [(p, *t) for p in self.parts for t in _tiles(p.span, i0, i1, tile_keys)]
         rows = self.F * (i1 - i0)
         self.m, self.l = self._start(i1 - i0, rows)
         self.acc = self.scratch.take("acc", (self.N, rows, self.E), self.out, self.acc_dtype).zero_()
-        folded = {id(p): self._fold(p.q[:, :, i0:i1]) for p in self.parts}
-        if one_shot:
-            self._joint(tiles, folded, i0, i1)
-        else:
-            for part, j0, j1 in tiles:
+        for part in self.parts:
+            q = self._fold(part.q[:, :, i0:i1])
+            for j0, j1 in _tiles(part.span, i0, i1, tile_keys):
+                k, v = (x.narrow(2, part.start + j0, j1 - j0).flatten(0, 1) for x in (part.k, part.v))
                 s = self.scratch.take("scores", (self.N, rows, j1 - j0), self.out, self.acc_dtype)
-                self._score(folded[id(part)], part, j0, j1, i0, i1, s)
-                self._online(s, part.v[:, :, j0:j1].flatten(0, 1))
+                self._product(q, k.transpose(1, 2), s)
+                self._hide(s, part.span, (i0, i1), (j0, j1))
+                self._weigh(s, v, self._soften(s))
         out = self.acc.div_(self.l.clamp_min_(torch.finfo(self.acc_dtype).tiny))
         self.out[:, i0:i1] = out.view(self.B, self.H, i1 - i0, self.E).transpose(1, 2)
 
@@ -173,31 +216,22 @@ class _Attend:
         """[B, H, T, D] -> [N, F * T, D]: the heads of one kv head become rows."""
         return q.reshape(self.N, self.F * q.shape[2], q.shape[3])
 
-    def _score(self, q: Tensor, part: Part, j0: int, j1: int, i0: int, i1: int, s: Tensor) -> None:
-        """Write the scores of one tile into `s` [N, rows, keys], in units of 1 / `unit`, -inf where hidden."""
-        self._product(q, part.k[:, :, j0:j1].flatten(0, 1).transpose(1, 2), s)
+    def _hide(self, s: Tensor, span: Span, rows: tuple[int, int], keys: tuple[int, int]) -> None:
+        """Cap the raw scores of one tile [N, F * rows, keys], and set to -inf those that are hidden."""
         if self.softcap is not None:
             s.mul_(self.scale / self.softcap).tanh_()
-        first_all, end_all = part.span.limits(i0, i1)[1:3]
-        edges = ((j0, min(first_all, j1)), (max(end_all, j0, first_all), j1))
-        for e0, e1 in edges:
-            if e0 < e1:
-                mask = part.span.mask((i0, i1), (e0, e1), s)
-                s.view(self.B, self.G, self.F, i1 - i0, j1 - j0)[..., e0 - j0 : e1 - j0] += mask
+        first_all, end_all = span.limits(*rows)[1:3]
+        for a, b in ((keys[0], min(first_all, keys[1])), (max(end_all, keys[0], first_all), keys[1])):
+            if a < b:
+                cut = s.view(self.B, self.G, self.F, rows[1] - rows[0], -1)[..., a - keys[0] : b - keys[0]]
+                cut += span.mask(rows, (a, b), s)
 
     def _product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """out = a @ b in the accumulation type; `out` may be a slice."""
-        if self.native and a.shape[1] > FEW_ROWS:
+        """out = a @ b in the accumulation type."""
+        if self.native:
             out.copy_(torch.bmm(a, b, out=self.scratch.take("half", out.shape, a, a.dtype)))
-        elif out.is_contiguous():
-            torch.bmm(a.to(out.dtype), b.to(out.dtype), out=out)
         else:
-            out.copy_(torch.bmm(a.to(out.dtype), b.to(out.dtype)))
-
-    def _online(self, s: Tensor, v: Tensor) -> None:
-        """Fold one tile of scores into the running maximum, sum and output."""
-        shrink = self._soften(s)
-        self._weigh(s, v, shrink)
+            torch.bmm(a.to(out.dtype), b.to(out.dtype), out=out)
 
     def _soften(self, s: Tensor) -> Tensor:
         """Turn scores into weights in place; returns by how much the weights so far have shrunk [N, rows, 1]."""
@@ -208,29 +242,13 @@ class _Attend:
         self.l.mul_(shrink).add_(s.sum(-1, keepdim=True))
         return shrink
 
-    def _weigh(self, p: Tensor, v: Tensor, shrink: Tensor | None) -> None:
+    def _weigh(self, p: Tensor, v: Tensor, shrink: Tensor) -> None:
         """acc = shrink * acc + p @ v."""
-        if shrink is not None:
-            self.acc.mul_(shrink)
-        if self.native and p.shape[1] > FEW_ROWS:
+        self.acc.mul_(shrink)
+        if self.native:
             self.acc.add_(torch.bmm(self.scratch.take("half", p.shape, v, v.dtype).copy_(p), v))
         else:
             self.acc.baddbmm_(p, v.to(p.dtype))
-
-    def _joint(self, tiles: list[tuple[Part, int, int]], folded: dict[int, Tensor], i0: int, i1: int) -> None:
-        """Few scores in all: one score matrix over every tile, one softmax."""
-        rows, width = self.F * (i1 - i0), sum(j1 - j0 for _, j0, j1 in tiles)
-        if not width:
-            return
-        s = self.scratch.take("scores", (self.N, rows, width), self.out, self.acc_dtype)
-        at, slices = 0, []
-        for part, j0, j1 in tiles:
-            slices.append(s[:, :, at : at + j1 - j0])
-            self._score(folded[id(part)], part, j0, j1, i0, i1, slices[-1])
-            at += j1 - j0
-        self._soften(s)
-        for (part, j0, j1), p in zip(tiles, slices, strict=True):
-            self._weigh(p, part.v[:, :, j0:j1].flatten(0, 1), None)
 
 
 def _tiles(span: Span, i0: int, i1: int, size: int) -> list[tuple[int, int]]:

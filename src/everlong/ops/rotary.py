@@ -10,7 +10,7 @@ Letters: B batch, H heads, T tokens, D head dim, P pairs of dims that rotate tog
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -41,10 +41,14 @@ class Rotation:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """Cosines and sines of one turn, [*, 1, T or 1, P] in float32 (float64 for float64 models)."""
+    """Cosines and sines of one turn, [*, 1, T or 1, P] in float32 (float64 for float64 models).
+
+    `matrix` [D, D] is the same turn as one product from the right, where all tokens turn alike.
+    """
 
     cos: Tensor
     sin: Tensor
+    matrix: Tensor | None = None
 
 
 def turn_by(rotation: Rotation, positions: Tensor, like: Tensor) -> Turn:
@@ -52,7 +56,11 @@ def turn_by(rotation: Rotation, positions: Tensor, like: Tensor) -> Turn:
     angles = positions.to(torch.float64)[..., None] * rotation.freqs.to(positions.device)
     dtype = torch.promote_types(like.dtype, torch.float32)
     angles = angles[:, None] if angles.ndim == 3 else angles
-    return Turn(*(f(angles).to(like.device, dtype) for f in (torch.cos, torch.sin)))
+    turn = Turn(*(f(angles).to(like.device, dtype) for f in (torch.cos, torch.sin)))
+    if angles.numel() > len(rotation.freqs):
+        return turn
+    unit = torch.eye(like.shape[-1], dtype=dtype, device=like.device)
+    return replace(turn, matrix=turned(unit[None, None], rotation, turn)[0, 0])
 
 
 def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: Turn) -> Float[Tensor, "B H T D"]:
@@ -63,6 +71,8 @@ def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: Turn) -> Float
     >>> [round(x, 3) for x in turned(q, r, turn_by(r, torch.tensor([1]), q)).flatten().tolist()]
     [0.54, 0.841]
     """
+    if turn.matrix is not None:
+        return (q.to(turn.matrix.dtype) @ turn.matrix).to(q.dtype)
     pairs = turn.cos.shape[-1]
     out = q.to(turn.cos.dtype).clone(memory_format=torch.contiguous_format)
     part = out.narrow(-1, rotation.start % q.shape[-1], 2 * pairs)

@@ -45,7 +45,7 @@ class Answer(Iterator[str]):
     def __init__(self, session: Session, sampling: Sampling) -> None:
         self._session, self._sampling = session, sampling
         self._ends = end_tokens(session.model, session.tokenizer) | set(sampling.ends)
-        self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stop)
+        self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stops)
         self._start = session.seen_tokens
         self._drawn, self._decoded = -1, 0
         self._ids: list[int] = []

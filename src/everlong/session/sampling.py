@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,24 +19,22 @@ class Sampling:
 
     max_new_tokens: int = 256
     """Tokens written at most."""
-    temperature: float = 0.0
+    temperature: float | int = 0
     """0 takes the likeliest token; above, logits are divided by it before one is drawn."""
-    top_p: float = 1.0
+    top_p: float | int = 1
     """Draws among the likeliest tokens whose probabilities first reach this sum."""
     top_k: int = 0
     """Draws among this many likeliest tokens; 0 means all."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | int = 1
     """Above 1 makes tokens less likely that stand among the recent ones (CTRL, arXiv 1909.05858)."""
-    stop: tuple[str, ...] = ()
-    """The answer ends before the first of these strings."""
+    stop: str | Sequence[str] = ()
+    """The answer ends before this string, or before the first of several."""
     ends: tuple[int, ...] = ()
     """Token ids that end the answer, besides the model's own end tokens."""
     seed: int | None = None
     """The same seed gives the same tokens; None draws from torch's own generator."""
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={self.max_new_tokens}: must be at least 1 (tokens to write)")
         if not 0 <= self.temperature < math.inf:
@@ -46,14 +45,19 @@ class Sampling:
             raise ConfigError(f"top_k={self.top_k}: must be at least 0 (0 means all tokens)")
         if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition_penalty={self.repetition_penalty}: must be above 0 (1 changes nothing)")
-        if not all(stop) or not all(isinstance(s, str) for s in stop):
-            raise ConfigError(f"stop={stop!r}: each stop string needs a character; leave empty ones out")
+        if not all(self.stops):
+            raise ConfigError(f"stop={self.stop!r}: each stop string needs a character; leave empty ones out")
         self._refuse_without_effect()
 
     def _refuse_without_effect(self) -> None:
         for name, value, neutral in (("top_p", self.top_p, 1), ("top_k", self.top_k, 0)):
             if self.temperature == 0 and value != neutral:
                 raise ConfigError(f"{name}={value}: has no effect at temperature=0; set a temperature above 0")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def generator(self, device: torch.device) -> torch.Generator | None:
         """The random numbers of one answer: seeded, or None for torch's own."""
@@ -73,11 +77,29 @@ class Sampling:
             logits = penalised(logits, recent, self.repetition_penalty)
         if self.temperature == 0:
             return int(logits.argmax())
-        logits = (logits - logits.max()) / self.temperature
-        ranked, order = logits.sort(descending=True)
-        kept = ranked[: self.top_k or None].softmax(-1)
-        kept = kept * (kept.cumsum(-1) - kept < self.top_p)
-        return int(order[torch.multinomial(kept, 1, generator=generator)])
+        odds, order = ((logits - logits.max()) / self.temperature).softmax(-1), None
+        if self.top_k:
+            odds, order = odds.topk(min(self.top_k, len(odds)))
+            odds = odds / odds.sum()
+        if self.top_p < 1:
+            odds, inner = nucleus(odds, self.top_p)
+            order = inner if order is None else order[inner]
+        drawn = torch.multinomial(odds, 1, generator=generator)
+        return int(drawn if order is None else order[drawn])
+
+
+def nucleus(odds: Float[Tensor, " n"], top_p: float) -> tuple[Float[Tensor, " kept"], Int[Tensor, " kept"]]:
+    """The fewest largest odds whose sum reaches `top_p`, and where they stand (nucleus sampling, arXiv 1904.09751).
+
+    Looks at the largest few first, because sorting a vocabulary costs more than drawing from it.
+    """
+    count = 256
+    largest, order = odds.topk(min(count, len(odds)))
+    while count < len(odds) and largest.sum() < top_p:
+        count *= 8
+        largest, order = odds.topk(min(count, len(odds)))
+    kept = int((largest.cumsum(-1) - largest < top_p).sum())
+    return largest[:kept], order[:kept]
 
 
 def penalised(

@@ -121,6 +121,7 @@ class Session(AbstractContextManager["Session"]):
             if logits:
                 rows = after.new_empty(total, after.shape[1]) if rows is None else rows
                 rows[start:end] = after
+            del after
             start = end
         if not logits:
             return scored
@@ -147,7 +148,7 @@ class Session(AbstractContextManager["Session"]):
         settings = Sampling(**sampling)
         if not self.method.streams:
             raise CapabilityError(f"generate: {self.method} can only score; use everlong.Sinks or Window to generate")
-        if settings.stop and self.tokenizer is None:
+        if settings.stops and self.tokenizer is None:
             raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
         if prompt is not None:
             self.feed(prompt)

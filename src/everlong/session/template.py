@@ -6,6 +6,7 @@ for one turn is the difference between renderings of a short conversation of the
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 from everlong.errors import CapabilityError, one_line
@@ -42,7 +43,8 @@ class Template:
         except CapabilityError:
             alone = ""
         shown = bool(self._system) and self._system[0]["content"].strip() in alone and first.startswith(alone)
-        return len(token_ids(self._tokenizer, alone if shown else _common_start(first, other)))
+        ids = (token_ids(self._tokenizer, text) for text in (first, alone if shown else other))
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False)))
 
     def opening(self, text: str) -> list[int]:
         """The ids of a conversation's beginning: system prompt, first user message, start of the answer."""
@@ -51,7 +53,7 @@ class Template:
     def turn(self, text: str) -> list[int]:
         """The ids of a later user message and of the start of its answer, behind what `closing` gives."""
         messages = [*_exchange(), _message("user", text)]
-        behind = _after(self._render(messages, prompt=True), _ANSWERED)
+        behind = self._behind_answer(self._render(messages, prompt=True))
         new = behind.removeprefix(self._after_answer)
         return ids_behind(self._tokenizer, _ANSWERED + self._after_answer, new)
 
@@ -61,13 +63,22 @@ class Template:
 
     def end_tokens(self) -> tuple[int, ...]:
         """The special token that the template puts right behind an answer: a model may end one with it."""
-        return tuple(i for i in self.closing()[:1] if i in self._tokenizer.all_special_ids)
+        special = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        return tuple(i for i in self.closing()[:1] if i in special)
 
     def _closing(self) -> str:
         """The text behind an answer, whether or not a message follows."""
-        last = _after(self._render(_exchange()), _ANSWERED)
-        followed = _after(self._render([*_exchange(), _message("user", _OTHER)], prompt=True), _ANSWERED)
+        last = self._behind_answer(self._render(_exchange()))
+        followed = self._behind_answer(self._render([*_exchange(), _message("user", _OTHER)], prompt=True))
         return _common_start(last, followed)
+
+    def _behind_answer(self, text: str) -> str:
+        """What stands behind the stand-in's answer in a rendering (a system prompt or a question may name it too)."""
+        begun = _common_start(text, self._render([_message("user", _ASKED)], prompt=True))
+        _, found, behind = text[len(begun) :].partition(_ANSWERED)
+        if not found:
+            raise CapabilityError("chat: the model's template does not show the answer as it is; use generate")
+        return behind
 
     def _render(self, messages: list[dict[str, str]], prompt: bool = False) -> str:
         """The text of the system prompt and `messages`, with the start of an answer if `prompt`."""
@@ -91,14 +102,6 @@ def _message(role: str, text: str) -> dict[str, str]:
 
 def _exchange() -> list[dict[str, str]]:
     return [_message("user", _ASKED), _message("assistant", _ANSWERED)]
-
-
-def _after(text: str, answer: str) -> str:
-    """What stands behind `answer` in a rendering."""
-    _, found, behind = text.rpartition(answer)
-    if not found:
-        raise CapabilityError("chat: the model's template does not show the answer as it is; use generate")
-    return behind
 
 
 def _common_start(a: str, b: str) -> str:

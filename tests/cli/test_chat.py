@@ -1,0 +1,154 @@
+"""`everlong chat` from end to end, its lines coming from a pipe."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from everlong.methods import Sinks
+from everlong.models.load import load
+from everlong.session.chat import system_tokens
+from everlong.session.session import Session
+from tests.models.tiny import save_folder
+
+SHORT = ["--max-new-tokens", 8, "--temperature", 0]
+
+
+@pytest.fixture
+def chat(everlong, tiny):
+    """Runs a chat over lines; its JSON lines and the lines on stderr."""
+
+    def talk(*lines: str, options=(), ends_with_newline: bool = True):
+        stdin = "\n".join(lines) + ("\n" if ends_with_newline else "")
+        ended = everlong("chat", "--model", tiny, *SHORT, "--json", *options, stdin=stdin.encode())
+        assert ended.code == 0
+        return [json.loads(line) for line in ended.out.splitlines()], ended.err.splitlines()
+
+    return talk
+
+
+def test_answers_follow_the_template_turn_by_turn(chat, tiny):
+    answers, said = chat("Hello", "And then?")
+    assert said == []
+    assert [list(answer) for answer in answers] == [["text", "token_ids", "seconds_per_token", "report"]] * 2
+    tokenizer = load(tiny).tokenizer
+    first = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    turn = "<|im_end|>\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n"
+    read = len(tokenizer(first).input_ids) + len(answers[0]["token_ids"]) + len(tokenizer(turn).input_ids)
+    closing = len(tokenizer("<|im_end|>\n").input_ids)
+    assert answers[1]["report"]["seen_tokens"] == read + len(answers[1]["token_ids"]) + closing
+
+
+def test_the_last_line_needs_no_newline_and_empty_lines_are_nothing(chat):
+    answers, _ = chat("Hello", "", "   ", "And then?", ends_with_newline=False)
+    assert len(answers) == 2
+
+
+def test_undo_takes_the_last_turn_back(chat):
+    answers, said = chat("Hello", "/report", "Other", "/undo", "/report", "Other", "/undo", "/undo", "/undo", "/report")
+    hello, before, other, after, again, begun = answers
+    assert hello["report"] == before == after
+    assert other["token_ids"] == again["token_ids"]
+    assert begun["seen_tokens"] == 0
+    assert said == ["Taken back."] * 3 + ["There is no turn to take back."]
+
+
+def test_undo_reaches_as_far_as_was_asked_for(chat):
+    _, said = chat("a", "b", "c", "/undo", "/undo", options=["--undo", 1])
+    assert said == ["Taken back.", "There is no turn to take back."]
+
+
+def test_reset_begins_anew(chat):
+    answers, said = chat("Hello", "Other", "/reset", "/report", "Hello")
+    assert answers[2]["seen_tokens"] == 0
+    assert answers[3]["token_ids"] == answers[0]["token_ids"]
+    assert said == ["Begun anew."]
+
+
+def test_save_and_load_go_on_where_it_was(chat, tmp_path):
+    path = tmp_path / "kept talk.session"
+    answers, said = chat("Hello", f"/save {path}", "Other")
+    assert said == [f"Wrote {path}."]
+    assert list(tmp_path.iterdir()) == [path]
+    later, said = chat(f"/load {path}", "Other")
+    assert later[0]["token_ids"] == answers[1]["token_ids"]
+    assert said == [f"Going on after {answers[0]['report']['seen_tokens']:,} tokens."]
+
+
+def test_mistakes_are_said_and_the_conversation_goes_on(chat, tmp_path, tiny):
+    (tmp_path / "damaged").write_bytes(b"nothing of the kind")
+    save_folder(tmp_path / "other", seed=1)
+    with Session(load(tmp_path / "other"), Sinks()) as session:
+        session.feed("x")
+        session.save(tmp_path / "foreign")
+    answers, said = chat(
+        "Hello",
+        "/repotr",
+        "/save",
+        f"/save {tmp_path}/absent/file",
+        f"/load {tmp_path}/absent",
+        f"/load {tmp_path}/damaged",
+        f"/load {tmp_path}/foreign",
+        "/report",
+    )
+    expected = [
+        "/repotr: no such command; did you mean 'report'?",
+        "/save: which file? write /save FILE",
+        "absent/file: ",
+        "No such file or directory; give the path of a saved session",
+        "not a saved session",
+        "model weights",
+    ]
+    assert len(said) == len(expected)
+    for line, part in zip(said, expected, strict=True):
+        assert line.startswith("everlong: ")
+        assert part in line
+    assert answers[0]["report"] == answers[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "foreign", "other"]
+
+
+def test_exit_leaves_before_the_rest(chat):
+    answers, _ = chat("Hello", "/exit", "Other")
+    assert len(answers) == 1
+
+
+def test_pinned_system_prompt_stays_as_sinks(chat, tiny):
+    system = "You are the tiny one. " * 3
+    answers, _ = chat("Hello", *["Go on"] * 6, options=["--system", system, "--pin-system", "-o", "window=40"])
+    pinned = system_tokens(load(tiny).tokenizer, system)
+    report = answers[-1]["report"]
+    assert pinned > 40
+    assert report["sink_tokens"] == pinned
+    assert report["window_tokens"] == 40
+    assert report["dropped_tokens"] > 0
+
+
+def test_words_without_json(everlong, tiny):
+    ended = everlong("chat", "--model", tiny, *SHORT, stdin=b"/help\n/report\n")
+    assert ended.out.startswith("sinks(sinks=4, window=1020): seen 0 = ")
+    assert "/load FILE   go on with a kept conversation" in ended.err
+    assert ended.err.splitlines()[-1].startswith("Next time: /save FILE")
+
+
+def test_the_seed_makes_a_conversation_repeatable(chat):
+    options = ["--temperature", 2, "--seed", 5]
+    (a, b), (c, d) = (chat("Hello", "Hello", options=options)[0] for _ in range(2))
+    assert (a["token_ids"], b["token_ids"]) == (c["token_ids"], d["token_ids"])
+    assert a["token_ids"] != b["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        ({"template": None}, [], "has no chat template"),
+        ({}, ["--method", "recompute"], "can only score"),
+        ({}, ["--method", "dense", "--pin-system"], "method dense has no sinks"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_exit_2(everlong, tmp_path, make, options, message):
+    folder = save_folder(tmp_path, **make)
+    ended = everlong("chat", "--model", folder, *options, stdin=b"Hello\n")
+    assert message in ended.err
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1

@@ -1,0 +1,92 @@
+"""Ctrl-C: exit 130 and nothing half-written, or an answer cut short in a conversation that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import everlong as package
+
+DEADLINE_S = 120
+
+
+@pytest.fixture
+def start(tiny):
+    """Starts the command line over the tiny model in a process of its own, which the test ends."""
+    started = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+        whole = [sys.executable, "-m", "everlong", *arguments, "--model", tiny, "--threads", "1"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(whole, text=True, env=environment, **pipes))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def long_text(tmp_path) -> Path:
+    """A text that takes minutes to read one token at a time."""
+    path = tmp_path / "long.txt"
+    path.write_text("It goes on and on. " * 50_000)
+    return path
+
+
+@pytest.mark.parametrize("wait_s", [0.5, 12])
+def test_score_ends_with_130_and_writes_nothing(start, long_text, wait_s):
+    process = start("score", str(long_text), "--chunk", "1", "--csv", str(long_text.with_name("out.csv")))
+    time.sleep(wait_s)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "everlong: interrupted"
+    assert "Traceback" not in err
+    assert list(long_text.parent.iterdir()) == [long_text]
+
+
+def test_generate_ends_with_130(start):
+    process = start("generate", "--prompt", "a", "--max-new-tokens", "1000000", "--temperature", "1", "--seed", "1")
+    assert process.stdout.read(5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_chat_survives_an_interrupt_inside_an_answer(start):
+    options = ["--max-new-tokens", "1000000", "--temperature", "1", "--seed", "1"]
+    process = start("chat", *options)
+    process.stdin.write("Hello\n")
+    process.stdin.flush()
+    assert process.stdout.read(5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    out, err = process.communicate("/report\n/undo\n/report\n", timeout=DEADLINE_S)
+    assert process.returncode == 0
+    assert "(cut short)" in err
+    assert "Taken back." in err
+    reports = [line for line in out.splitlines() if ": seen " in line]
+    assert len(reports) == 2
+    assert ": seen 0 = " in reports[1]
+
+
+def test_chat_leaves_with_130_at_the_prompt(start):
+    process = start("chat", "--json", "--max-new-tokens", "3")
+    process.stdin.write("Hello\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["report"]["seen_tokens"] > 3
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
