@@ -87,6 +87,7 @@ def test_chat_leaves_with_130_at_the_prompt(start):
     process.stdin.write("Hello\n")
     process.stdin.flush()
     assert json.loads(process.stdout.readline())["report"]["seen_tokens"] > 3
+    time.sleep(2)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130

@@ -40,7 +40,7 @@ def test_afterwards_the_session_holds_prompt_and_answer(tiny, method):
         other.feed(TEXT)
         other.feed(answer.token_ids)
         assert session.seen_tokens == other.seen_tokens
-        assert torch.allclose(prediction(session), prediction(other), atol=1e-4)
+        assert torch.allclose(session.prediction, other.prediction, atol=1e-4)
         more = session.generate(None, max_new_tokens=5)
         assert more.token_ids == other.generate(max_new_tokens=5).token_ids
 

@@ -1,4 +1,4 @@
-"""Feeding, generating, forking and rewinding: the same as the plain model, and the same however it is fed."""
+"""Feeding, forking and rewinding: the same as the plain model, and the same however it is fed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import everlong
 from everlong import Dense, Recompute, Session, Sinks, Window
 from everlong.errors import CapabilityError, ConfigError, InputError, SessionError
 from everlong.models.load import Loaded
+from everlong.session.answer import Answer
+from everlong.session.reader import Forward
+from everlong.session.recompute import RecomputeReader
+from everlong.session.sampling import Sampling
 
 from .conftest import TEXT, byte_level, interrupt
 
@@ -255,6 +259,32 @@ def test_nothing_in_a_session_grows_with_the_stream(model):
             sizes.append(held(session, set()))
         assert max(sizes) - min(sizes) < 4096
         assert sizes[0] > 4096
+
+
+class Counting(RecomputeReader):
+    """A reader that only counts: what is left is the session's own work."""
+
+    def read(self, ids: torch.Tensor, every: bool) -> torch.Tensor:
+        self._seen_and_held = (self.seen_tokens + len(ids), ids)
+        return torch.zeros(1, 400)
+
+
+def test_the_ten_millionth_token_costs_no_more_than_the_ten_thousandth(model):
+    """Lines of Python run for a token, for a chunk and for an answer, counted, not timed."""
+    counts = []
+    for seen in (10_000, 10_000_000):
+        with Session(model, Recompute(window=64)) as session:
+            session._reader = Counting(Forward(model), session.method)
+            session._reader._seen_and_held = (seen, torch.tensor([0]))
+            session._recent.seen = seen
+            with interrupt() as lines:
+                session.feed([1])
+                session.feed([i % 400 for i in range(2000)])
+                list(Answer(session, Sampling(max_new_tokens=5, temperature=1.0, seed=0, repetition_penalty=1.2)))
+            assert session.seen_tokens == seen + 2006
+            assert session.recent_ids()[-2006] == 1
+            counts.append(lines[0])
+    assert counts[0] == counts[1]
 
 
 def test_the_default_model_goes_on_alike_however_it_is_fed(smollm2):

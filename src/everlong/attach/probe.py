@@ -224,7 +224,7 @@ def _unexplained(model: PreTrainedModel, index: int, k: Tensor) -> RotationError
     return RotationError(
         f"{type(model).__name__} layer {index}: its keys change with the position in a way that no known rotation "
         "explains (halves or neighbours, leading or trailing dims, every frequency buffer; a norm after the rotation "
-        "with unequal weights is one such way); use --method dense, or report the model"
+        "with unequal weights is one such way); use a model that rotates last, or transformers without everlong"
     )
 
 

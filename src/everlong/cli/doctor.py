@@ -111,7 +111,9 @@ def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
         row |= {"works": True, "how": handle.route, "bytes_per_token": handle.plan.bytes_per_token()}
         if not method.streams:
             return row | {"how": "scores only, by running the model anew for each token", "cache_bytes": 0}
-        return row | {"cache_bytes": _cache_bytes(handle.new_cache(chunk)) if bounded else None}
+        return row | {
+            "cache_bytes": _cache_bytes(handle.new_cache(min(chunk, handle.plan.frame_length))) if bounded else None
+        }
 
 
 def _cache_bytes(cache: StreamCache) -> int:

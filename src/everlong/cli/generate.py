@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,10 +62,10 @@ def generate(
         Session(load_model(model, dtype, device, threads, console), chosen, chunk) as session,
     ):
         begin = _chat_prompt(session, "".join(text), sampling) if template else text
-        answer = session.stream(begin, **sampling)
-        for piece in answer:
-            if not json:
-                print(piece, end="", flush=True)
+        with closing(session.stream(begin, **sampling)) as answer:
+            for piece in answer:
+                if not json:
+                    print(piece, end="", flush=True)
         _tell(answer.result, session, console)
 
 
