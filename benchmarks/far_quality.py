@@ -1,6 +1,7 @@
-"""Sinks over a whole book: perplexity against a dense re-read at five places, and resident memory on the way.
+r"""Sinks over a whole book: perplexity against a dense re-read at five places, and resident memory on the way.
 
-    python benchmarks/far_quality.py --book ../shared/data/books/moby-dick_2701.txt --out benchmarks/results/far_quality.json
+    python benchmarks/far_quality.py --book ../shared/data/books/moby-dick_2701.txt \
+        --out benchmarks/results/far_quality.json
 
 The stream is read once with sinks 4 + 1020. At each of five places p a fresh dense session reads the tokens
 p - 4096 .. p - 1 and both are scored on the same `--span` tokens from p on.
@@ -67,7 +68,9 @@ def main() -> None:
         place = (len(ids) - args.span) * n // 5
         sinks = float(-logprobs[place : place + args.span].mean())
         dense = dense_nll(loaded, ids, place, args.before, args.span, args.chunk)
-        rows.append({"place": place, "sinks": math.exp(sinks), "dense": math.exp(dense), "ratio": math.exp(sinks - dense)})
+        rows.append(
+            {"place": place, "sinks": math.exp(sinks), "dense": math.exp(dense), "ratio": math.exp(sinks - dense)}
+        )
         print(rows[-1], file=sys.stderr)
     after_10k = [b for t, b in resident if t >= 10_000]
     record = {

@@ -73,9 +73,7 @@ def test_each_mistake_is_one_line(options: dict[str, object], message: str) -> N
 
 def test_a_class_without_fields_says_so() -> None:
     assert build(Empty, {}, "method dense") == Empty()
-    with pytest.raises(
-        ConfigError, match="method dense has no option 'window'; it has no options: leave it out"
-    ):
+    with pytest.raises(ConfigError, match="method dense has no option 'window'; it has no options: leave it out"):
         build(Empty, {"window": 3}, "method dense")
 
 

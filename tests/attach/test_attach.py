@@ -155,9 +155,11 @@ def test_left_padded_rows_equal_single_runs(model):
     mask = torch.ones_like(batch)
     mask[0, :6] = 0
     with everlong.attach(model, everlong.Sinks(sinks=4, window=12)) as handle:
-        run = lambda ids, **k: model.generate(
-            ids, max_new_tokens=40, do_sample=False, pad_token_id=0, past_key_values=handle.new_cache(), **k
-        )
+        settings = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
+
+        def run(ids, **more):
+            return model.generate(ids, past_key_values=handle.new_cache(), **settings, **more)
+
         both = run(batch, attention_mask=mask)
         assert torch.equal(both[:1, 6:], run(short))
         assert torch.equal(both[1:], run(long))

@@ -21,7 +21,7 @@ CHUNKS = {1: 90, 7: 200, 64: 200}
 """Chunk length -> tokens read in such chunks: always past the first change of frame."""
 
 
-def parity(family: Family) -> float:
+def parity(family: Family, chunks: tuple[int, ...] = (1, 7, FITS)) -> float:
     """Largest difference from plain transformers of the deep model on a text that fits the window.
 
     Also asserts that nothing else changes: forwards without a stream cache, and the model afterwards.
@@ -29,7 +29,7 @@ def parity(family: Family) -> float:
     model, ids = build(family), tokens(FITS)
     want, attributes = plain(model, ids), attributes_of(model)
     with attach(model, ROOMY) as handle:
-        error = max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in (1, 7, FITS))
+        error = max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in chunks)
         assert torch.equal(plain(model, ids), want), "attached, a forward without a stream cache is not the stock one"
     assert torch.equal(plain(model, ids), want), "detached, the model is not what it was"
     assert attributes_of(model) == attributes, "detached, a module has other attributes than it had"

@@ -18,9 +18,7 @@ def model(tiny_llama):
 
 def read(model, cache, ids, chunk=7):
     with torch.no_grad():
-        return torch.cat(
-            [model(p, past_key_values=cache, use_cache=True).logits for p in ids.split(chunk, dim=1)], 1
-        )
+        return torch.cat([model(p, past_key_values=cache, use_cache=True).logits for p in ids.split(chunk, dim=1)], 1)
 
 
 @pytest.fixture

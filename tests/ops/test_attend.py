@@ -55,7 +55,14 @@ def test_half_products_either_way(monkeypatch, native):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 40), st.integers(0, 50), st.integers(1, 60), st.integers(0, 6), st.integers(1, 17), st.integers(1, 17))
+@given(
+    st.integers(1, 40),
+    st.integers(0, 50),
+    st.integers(1, 60),
+    st.integers(0, 6),
+    st.integers(1, 17),
+    st.integers(1, 17),
+)
 def test_any_tiling(tokens, seen, window, sinks, tile_queries, tile_keys):
     parts = parts_of(tokens, seen, window, sinks, torch.float64)
     before, module.ONE_SHOT_SCORES = module.ONE_SHOT_SCORES, 0
@@ -107,7 +114,9 @@ def test_scratch_is_reused():
 def test_kv_heads_are_not_copied(monkeypatch):
     parts = parts_of(1, 4000, 4000, 4, heads=8, kv_heads=1)
     sizes = []
-    monkeypatch.setattr(torch, "bmm", lambda *a, _bmm=torch.bmm, **k: sizes.append(a[1].untyped_storage().nbytes()) or _bmm(*a, **k))
+    monkeypatch.setattr(
+        torch, "bmm", lambda *a, _bmm=torch.bmm, **k: sizes.append(a[1].untyped_storage().nbytes()) or _bmm(*a, **k)
+    )
     attend(parts, 0.3)
     assert parts[1].k.untyped_storage().nbytes() in sizes
 
@@ -115,4 +124,6 @@ def test_kv_heads_are_not_copied(monkeypatch):
 def test_gradients_flow_through_the_naive_path():
     parts = parts_of(4, 3, 4, 2, torch.float64, rows=1, heads=2, kv_heads=1, dim=4)
     q = parts[1].q.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: attend([parts[0], Part(x, parts[1].k, parts[1].v, parts[1].span)], 0.5), q)
+    assert torch.autograd.gradcheck(
+        lambda x: attend([parts[0], Part(x, parts[1].k, parts[1].v, parts[1].span)], 0.5), q
+    )

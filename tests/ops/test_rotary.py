@@ -27,7 +27,10 @@ def test_turns_add_up(interleaved, start):
 def test_scores_depend_on_distance_only(interleaved):
     rotation = Rotation(FREQS, 0, interleaved)
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
-    at = lambda x, p: turned(x, rotation, turn_by(rotation, torch.tensor([p]), x))
+
+    def at(x, p):
+        return turned(x, rotation, turn_by(rotation, torch.tensor([p]), x))
+
     torch.testing.assert_close((at(q, 9) * at(k, 2)).sum(), (at(q, 107) * at(k, 100)).sum(), atol=1e-12, rtol=0)
 
 

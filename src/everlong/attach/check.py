@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from transformers import PreTrainedModel
 
@@ -24,7 +26,7 @@ def check_equal_to_stock(model: PreTrainedModel, cache: StreamCache) -> None:
         expected = decoder(input_ids=ids, use_cache=False)[0].float()
         pieces = [
             decoder(input_ids=ids[:, a:b], past_key_values=cache, use_cache=True)[0]
-            for a, b in zip(CUTS[:-1], CUTS[1:], strict=True)
+            for a, b in itertools.pairwise(CUTS)
         ]
     got = torch.cat(pieces, 1).float()
     error = float((got - expected).norm() / expected.norm())

@@ -75,7 +75,7 @@ class Plug:
     def _step(self, cache: StreamCache, given: dict[str, Any]) -> Any:
         if cache.plan is not self.plan:
             raise CapabilityError("StreamCache: belongs to another model; make one with attach(model, ...).new_cache()")
-        new = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+        new: Any = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
         rows, tokens = new.shape[:2]
         pads = self._pads(cache, given.get("attention_mask"), rows, tokens)
         step = cache.begin(tokens, rows, pads)

@@ -6,8 +6,8 @@ import codecs
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 from everlong.errors import InputError
 
@@ -80,7 +80,7 @@ class TextSource(AbstractContextManager["TextSource"]):
             raise InputError(f"{self.name}: a binary file ({place}); give a file with text in UTF-8")
 
 
-def _open(name: str) -> tuple[BufferedIOBase, int | None]:
+def _open(name: str) -> tuple[BinaryIO, int | None]:
     """The open file and its size, if it has one."""
     if name == "-":
         return sys.stdin.buffer, None

@@ -36,6 +36,13 @@ class Arena(CacheLayerMixin):
         self.view: tuple[Tensor, Tensor] | None = None
 
     @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, after the first write."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated."""
         return sum(x.untyped_storage().nbytes() for x in (self.keys, self.values) if x is not None)
@@ -47,16 +54,16 @@ class Arena(CacheLayerMixin):
         tokens = k.shape[2]
         k, v = (x.detach() if x.requires_grad else x for x in (k, v))
         self._make_room(k, v, seen, tokens)
-        assert self.keys is not None and self.values is not None
+        keys, values = self.pair
         at = seen - self.shift
         end = at + tokens
-        if end <= self.keys.shape[2]:
-            self.keys[:, :, at:end] = k
-            self.values[:, :, at:end] = v
-            self.view = self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
+        if end <= keys.shape[2]:
+            keys[:, :, at:end] = k
+            values[:, :, at:end] = v
+            self.view = keys.narrow(2, 0, end), values.narrow(2, 0, end)
         else:
-            olds = self.keys[:, :, :at], self.values[:, :, :at]
-            self.view = self._overflow = tuple(torch.cat((o, n), 2) for o, n in zip(olds, (k, v), strict=True))
+            self.view = torch.cat((keys[:, :, :at], k), 2), torch.cat((values[:, :, :at], v), 2)
+            self._overflow = self.view
         return self.view
 
     def _make_room(self, k: Tensor, v: Tensor, seen: int, tokens: int) -> None:
@@ -66,9 +73,10 @@ class Arena(CacheLayerMixin):
             self.is_initialized = True
         if self.shift != self.lane.shift:
             self._slide(seen)
-        if self.lane.capacity is None and seen + tokens > self.keys.shape[2]:
-            columns = self._grown(self.keys.shape[2], seen + tokens)
-            self.keys, self.values = (_resized(x, columns, seen) for x in (self.keys, self.values))
+        held = self.pair[0].shape[2]
+        if self.lane.capacity is None and seen + tokens > held:
+            columns = self._grown(held, seen + tokens)
+            self.keys, self.values = (_resized(x, columns, seen) for x in self.pair)
 
     def _grown(self, columns: int, needed: int) -> int:
         return max(needed + self.lane.room, int(columns * GROWTH))
@@ -77,7 +85,7 @@ class Arena(CacheLayerMixin):
         """Move the newest tokens down to where the lane wants them, in blocks that do not overlap themselves."""
         fixed, by = self.lane.fixed, self.lane.shift - self.shift
         start, end = fixed + by, seen - self.shift
-        for x in (self.keys, self.values):
+        for x in self.pair:
             for a in range(start, end, by):
                 b = min(a + by, end)
                 x[:, :, a - by : b - by].copy_(x[:, :, a:b])
@@ -89,7 +97,7 @@ class Arena(CacheLayerMixin):
             lane = self.lane
             oldest = lane.oldest(seen)
             shift = oldest - lane.fixed if oldest > lane.fixed else 0
-            for x, new in zip((self.keys, self.values), self._overflow, strict=True):
+            for x, new in zip(self.pair, self._overflow, strict=True):
                 x[:, :, : lane.fixed].copy_(new[:, :, : lane.fixed])
                 start = max(oldest, lane.fixed)
                 tail = new[:, :, start - self.shift : seen - self.shift]
@@ -113,23 +121,21 @@ class Arena(CacheLayerMixin):
             return
         end, rows = seen - self.shift, rows.to(self.keys.device)
         if len(rows) == self.keys.shape[0]:
-            for x in (self.keys, self.values):
+            for x in self.pair:
                 x[:, :, :end] = x[:, :, :end].index_select(0, rows)
         else:
-            self.keys, self.values = (
-                _resized(x, x.shape[2], end, rows) for x in (self.keys, self.values)
-            )
+            self.keys, self.values = (_resized(x, x.shape[2], end, rows) for x in self.pair)
 
     def copy_to(self, other: Arena, seen: int) -> None:
         """Give `other` (a fresh arena of an equal lane) the same live columns in the same places."""
         other.shift = self.shift
         if self.keys is None:
             return
-        other.keys, other.values = (_empty(x, x.shape[2]) for x in (self.keys, self.values))
+        other.keys, other.values = (_empty(x, x.shape[2]) for x in self.pair)
         other.is_initialized = True
-        for a, b in self.live(seen):
-            other.keys[:, :, a:b] = self.keys[:, :, a:b]
-            other.values[:, :, a:b] = self.values[:, :, a:b]
+        for mine, theirs in zip(self.pair, other.pair, strict=True):
+            for a, b in self.live(seen):
+                theirs[:, :, a:b] = mine[:, :, a:b]
 
     def restore(self, k: Tensor, v: Tensor, columns: int, seen: int) -> None:
         """Take the live columns back to where they lay in an arena of `columns`."""
@@ -137,8 +143,8 @@ class Arena(CacheLayerMixin):
         self.is_initialized = True
         at = 0
         for a, b in self.live(seen):
-            self.keys[:, :, a:b] = k[:, :, at : at + b - a]
-            self.values[:, :, a:b] = v[:, :, at : at + b - a]
+            for x, saved in zip(self.pair, (k, v), strict=True):
+                x[:, :, a:b] = saved[:, :, at : at + b - a]
             at += b - a
 
     # What transformers asks of a layer.
@@ -146,7 +152,9 @@ class Arena(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: arenas are made at the first write."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Refused: a layer is written through its cache, which knows the step."""
         raise NotImplementedError("write through StreamCache.update")
 

@@ -52,7 +52,8 @@ class StreamCache(Cache):
             holder.hold()
         self.plan, self.method = plan, method
         self.sinks, self.window, self.chunk = sinks, window, chunk
-        self.seen_tokens, self.segments, self.pads = 0, [Segment(0, 0)], None
+        self.seen_tokens, self.segments = 0, [Segment(0, 0)]
+        self.pads: Ints | None = None
         self._step: Step | None = None
         self._scratch = Scratch()
         self.lanes: dict[Pattern, Lane] = {}
@@ -92,15 +93,13 @@ class StreamCache(Cache):
         base, segments = self._frame(tokens)
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
-        self._step = Step(
-            self.seen_tokens, tokens, rows, base, segments, self.arenas, self.plan.layers, self._scratch
-        )
+        self._step = Step(self.seen_tokens, tokens, rows, base, segments, self.arenas, self.plan.layers, self._scratch)
         return self._step
 
     def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
         """The base of the step and the segments with it; a new frame where positions would pass the limit."""
         seen, base, hard = self.seen_tokens, self.segments[-1].base, self.plan.hard_length
-        if hard is not None and (tokens > hard or self.window is None and seen + tokens > hard):
+        if hard is not None and (tokens > hard or (self.window is None and seen + tokens > hard)):
             raise CapabilityError(
                 f"{self.method}: {seen + tokens} positions needed, but this model computes other angles past {hard}; "
                 "read in shorter chunks, or use a method with a window"
@@ -146,7 +145,7 @@ class StreamCache(Cache):
         """(columns that `update` will return, 0)."""
         if self._step is None:
             return self.seen_tokens + query_length, 0
-        return self._step.columns(self.layers[layer_idx].lane), 0
+        return self._step.columns(self.arenas[self.plan.layers[layer_idx].source].lane), 0
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
         """No maximum."""
@@ -231,7 +230,9 @@ class StreamCache(Cache):
         sinks = min(self.sinks, self.seen_tokens)
         tier = {"device": sum(a.nbytes for a in self.arenas.values()), "host": 0, "disk": 0}
         window = self.seen_tokens - sinks - self.dropped_tokens
-        return MemoryReport(self.method, self.seen_tokens, sinks, window, dropped_tokens=self.dropped_tokens, bytes=tier)
+        return MemoryReport(
+            self.method, self.seen_tokens, sinks, window, dropped_tokens=self.dropped_tokens, bytes=tier
+        )
 
     def fork(self) -> StreamCache:
         """An independent stream that goes on from here; costs one copy of what is kept."""
@@ -251,7 +252,7 @@ class StreamCache(Cache):
         for index, arena in self.arenas.items():
             if arena.keys is None:
                 continue
-            for name, x in (("k", arena.keys), ("v", arena.values)):
+            for name, x in zip("kv", arena.pair, strict=True):
                 live = [x[:, :, a:b] for a, b in arena.live(self.seen_tokens)]
                 tensors[f"layer{index}.{name}"] = torch.cat(live, 2) if live else x[:, :, :0].clone()
         shifts = {str(index): arena.shift for index, arena in self.arenas.items()}
@@ -276,8 +277,8 @@ class StreamCache(Cache):
         for index, arena in self.arenas.items():
             arena.shift = arena.lane.shift = facts["shifts"][str(index)]
             if str(index) in facts["columns"]:
-                kv = (tensors[f"layer{index}.{name}"] for name in "kv")
-                arena.restore(*kv, facts["columns"][str(index)], self.seen_tokens)
+                k, v = (tensors[f"layer{index}.{name}"] for name in "kv")
+                arena.restore(k, v, facts["columns"][str(index)], self.seen_tokens)
 
     def close(self) -> None:
         """Let go of the model; the last cache or handle to do so restores it. May be called twice."""

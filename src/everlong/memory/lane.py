@@ -43,7 +43,7 @@ class Lane:
     @property
     def fixed(self) -> int:
         """R, the columns at the start that never move: the sinks of every row (and its padding)."""
-        if self.sinks == 0 or self.kept < self.window and self.pattern.sliding is not None:
+        if self.sinks == 0 or (self.kept < self.window and self.pattern.sliding is not None):
             return 0
         return self.sinks + (0 if self.pads is None else int(self.pads.max()))
 

@@ -29,8 +29,9 @@ class Temperature:
 class LayerPlan:
     """One attention layer.
 
-    `rotation` is None where keys carry no position. `latent` layers (MLA) cache the rotated dims in the value slot
-    and expand what the cache returns. `temperature` is set where the model scales queries by their index. `source` is the layer whose keys this one uses (itself, unless shared).
+    `rotation` is None where keys carry no position; `temperature` is set where the model scales queries by their
+    index. `latent` layers (MLA) cache the rotated dims in the value slot and expand what the cache returns. `source`
+    is the layer whose keys this one uses (itself, unless shared).
     `key` and `value` are (heads, dim) of what is cached, None where nothing is.
     """
 

@@ -13,6 +13,7 @@ M keys of a part, D head dim of keys, E head dim of values, N = B * G.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -153,10 +154,10 @@ def _at_once(
     if s_aux is not None:
         scores.append(s_aux.to(dtype).view(1, H, 1).expand(B, H, T).reshape(B * G, -1, 1))
     weights = torch.softmax(scores[0] if len(scores) == 1 else torch.cat(scores, -1), -1)
-    out, at = None, 0
-    for v in values:
-        w = weights.narrow(2, at, v.shape[1])
-        out, at = torch.bmm(w, v) if out is None else out.baddbmm_(w, v), at + v.shape[1]
+    at = values[0].shape[1]
+    out = torch.bmm(weights.narrow(2, 0, at), values[0])
+    for v in values[1:]:
+        out, at = out.baddbmm_(weights.narrow(2, at, v.shape[1]), v), at + v.shape[1]
     out = out.view(B, H, T, E)
     if s_aux is None and (T > 1 or B > 1):
         blind = np.logical_and.reduce([part.span.hi <= part.span.lo for part, *_ in shown])
@@ -258,4 +259,4 @@ def _tiles(span: Span, i0: int, i1: int, size: int) -> list[tuple[int, int]]:
         return []
     count = -(-(end - first) // size)
     cuts = [first + (end - first) * n // count for n in range(count + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))

@@ -32,7 +32,8 @@ class Span:
     def affine(cls, tokens: int, lo: tuple[int, int, int], hi: tuple[int, int, int]) -> Span:
         """The span with `clip(a + i, low, high)` for each of `lo` and `hi` given as (a, low, high)."""
         i = np.arange(tokens, dtype=np.int64)[None]
-        return cls(*(np.clip(i + a, low, high) for a, low, high in (lo, hi)))
+        first, end = (np.clip(i + a, low, high) for a, low, high in (lo, hi))
+        return cls(first, end)
 
     def limits(self, i0: int, i1: int) -> tuple[int, int, int, int]:
         """(first key any sees, first key all see, end of what all see, end of what any sees) for i0..i1-1."""

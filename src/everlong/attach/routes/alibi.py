@@ -32,12 +32,12 @@ class AlibiMask(Route):
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__(decoder)
         AttentionMaskInterface.register(NAME, _mask)
-        self.heads: int = decoder.num_heads
         self.biased = hasattr(decoder, BUILDERS[0])
+        stock: Any = decoder
         if self.biased:
-            table = decoder.build_mpt_alibi_tensor(self.heads, 2)
+            table = stock.build_mpt_alibi_tensor(stock.num_heads, 2)
         else:
-            table = decoder.build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), self.heads, torch.float32)
+            table = stock.build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), stock.num_heads, torch.float32)
         self.slopes = (table[:, 0, 1] - table[:, 0, 0]).float()
 
     @classmethod
@@ -74,10 +74,5 @@ def _mask(*args: Any, dtype: torch.dtype = torch.float32, device: Any = "cpu", *
     step = active_step()
     for plan in step.plans:
         step.calls[plan.index] = step.calls.get(plan.index, 0) + 1
-    hidden = step.hidden().to(device)
-    bias = torch.zeros((), device=device) if step.slopes is None else step.alibi(step.slopes.to(device))
-    return torch.where(hidden, torch.finfo(dtype).min, bias)[None] if bias.ndim else _plain(hidden, dtype)
-
-
-def _plain(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)[None, None]
+    bias = torch.zeros(1, 1, 1, device=device) if step.slopes is None else step.alibi(step.slopes.to(device))
+    return torch.where(step.hidden().to(device), torch.finfo(dtype).min, bias.to(dtype))[None]

@@ -35,7 +35,7 @@ class Interface(Route):
 
 
 def attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,

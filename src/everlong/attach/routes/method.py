@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ class MethodOverride(Route):
     implementation = "eager"
 
     @classmethod
-    def fits(cls, decoder: nn.Module, modules: list[nn.Module]) -> bool:
+    def fits(cls, decoder: nn.Module, modules: list[Any]) -> bool:
         """Whether every attention module has that method, and a scale that divides the scores."""
         return bool(modules) and all(
             isinstance(getattr(m, "scale_attn", None), float)
@@ -32,7 +33,7 @@ class MethodOverride(Route):
     @contextmanager
     def redirected(self, step: Step) -> Iterator[None]:
         """Put our method on the instances, and take it away again."""
-        modules = [m for _, m in attention_modules(self.decoder)]
+        modules: list[Any] = [m for _, m in attention_modules(self.decoder)]
         try:
             for module in modules:
                 module._attn = _method(step, module)
@@ -42,7 +43,7 @@ class MethodOverride(Route):
                 module.__dict__.pop("_attn", None)
 
 
-def _method(step: Step, module: nn.Module) -> Callable[..., tuple[Tensor, None]]:
+def _method(step: Step, module: Any) -> Callable[..., tuple[Tensor, None]]:
     def attn(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, None]:
         out = step.attend(module.layer_idx, query, key, value, 1 / module.scale_attn, None, None)
         return out.transpose(1, 2).to(value.dtype), None
