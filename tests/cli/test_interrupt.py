@@ -43,10 +43,24 @@ def long_text(tmp_path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("wait_s", [0.5, 12])
-def test_score_ends_with_130_and_writes_nothing(start, long_text, wait_s):
+def importing(process: subprocess.Popen[str]) -> None:
+    """Returns when torch is being imported."""
+    maps = Path(f"/proc/{process.pid}/maps")
+    if not maps.exists():
+        pytest.skip("needs /proc to see how far the process has come")
+    while "libtorch" not in maps.read_text():
+        time.sleep(0.02)
+
+
+def reading(process: subprocess.Popen[str]) -> None:
+    """Returns when progress was shown."""
+    assert process.stderr.readline().startswith("reading ")
+
+
+@pytest.mark.parametrize("moment", [importing, reading])
+def test_score_ends_with_130_and_writes_nothing(start, long_text, moment):
     process = start("score", str(long_text), "--chunk", "1", "--csv", str(long_text.with_name("out.csv")))
-    time.sleep(wait_s)
+    moment(process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130

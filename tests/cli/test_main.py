@@ -135,9 +135,12 @@ def test_an_interrupt_before_the_command_runs_is_exit_130(monkeypatch, capsys):
     def interrupted(arguments: list[str]) -> int:
         raise KeyboardInterrupt
 
+    ended = []
     monkeypatch.setattr(main, "run", interrupted)
+    monkeypatch.setattr(os, "_exit", ended.append)
     with pytest.raises(SystemExit, match="130"):
         main.main()
+    assert ended == [130]
     assert capsys.readouterr().err == "everlong: interrupted\n"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -12,16 +10,18 @@ from everlong.attach import Handle, attach
 from everlong.methods import Sinks, Window
 from everlong.methods.base import Method
 from tests.families.configs import FULL, SLIDE, TRAINED, Family
-from tests.families.models import build, plain, stream, tokens
+from tests.families.models import Cut, build, plain, stream, tokens
 
 ROOMY = Sinks(sinks=4, window=TRAINED - 4)
 TIGHT = Sinks(sinks=4, window=12)
 FITS = 48
-CHUNKS = {1: 90, 7: 200, 64: 200}
-"""Chunk length -> tokens read in such chunks: always past the first change of frame."""
+STREAM = 200
+ONES = (8, *[1] * 14, 34, *[1] * 14)
+"""Single tokens across the first eviction and across the first change of frame."""
+CUTS: tuple[Cut, ...] = (ONES, 7, 64)
 
 
-def parity(family: Family, chunks: tuple[int, ...] = (1, 7, FITS)) -> float:
+def parity(family: Family, cuts: tuple[Cut, ...] = ((20, *[1] * 9, 19), 7, FITS)) -> float:
     """Largest difference from plain transformers of the deep model on a text that fits the window.
 
     Also asserts that nothing else changes: forwards without a stream cache, and the model afterwards.
@@ -29,30 +29,30 @@ def parity(family: Family, chunks: tuple[int, ...] = (1, 7, FITS)) -> float:
     model, ids = build(family), tokens(FITS)
     want, attributes = plain(model, ids), attributes_of(model)
     with attach(model, ROOMY) as handle:
-        error = max(_distance(stream(model, handle.new_cache(), ids, chunk), want) for chunk in chunks)
+        error = _worst(model, handle, ids, want, cuts)
         assert torch.equal(plain(model, ids), want), "attached, a forward without a stream cache is not the stock one"
     assert torch.equal(plain(model, ids), want), "detached, the model is not what it was"
     assert attributes_of(model) == attributes, "detached, a module has other attributes than it had"
     return error
 
 
-def oracle(family: Family, kind: str, method: Method, chunks: Mapping[int, int] = CHUNKS) -> float:
+def oracle(family: Family, kind: str, method: Method, cuts: tuple[Cut, ...] = CUTS) -> float:
     """Largest difference, over every token of a stream, from a fresh forward over what the token may see.
 
     Exact only where one layer attends: what deeper layers remember depends on tokens that are gone.
     """
-    model, ids = build(family, kind), tokens(max(chunks.values()))
+    model, ids = build(family, kind), tokens(STREAM)
     want = fresh(model, ids, **{"sinks": 0} | method.as_dict())
     with attach(model, method) as handle:
-        return _worst(model, handle, ids, want, chunks)
+        return _worst(model, handle, ids, want, cuts)
 
 
 def invariance(family: Family) -> float:
     """Largest difference between ways to cut a long stream that the deep model reads."""
-    model, ids = build(family), tokens(200)
+    model, ids = build(family), tokens(STREAM)
     with attach(model, TIGHT) as handle:
         want = stream(model, handle.new_cache(), ids, 7)
-        return _worst(model, handle, ids, want, {1: 90, 64: 200})
+        return _worst(model, handle, ids, want, (ONES, 64))
 
 
 def banded(family: Family, window: int = 12) -> float:
@@ -63,14 +63,13 @@ def banded(family: Family, window: int = 12) -> float:
     model, ids = build(family), tokens(TRAINED - 4)
     want = _under_a_band(model, ids, window)
     with attach(model, Window(window=window)) as handle:
-        return _worst(model, handle, ids, want, {7: TRAINED - 4, 31: TRAINED - 4})
+        return _worst(model, handle, ids, want, (7, 31))
 
 
-def _worst(model: PreTrainedModel, handle: Handle, ids: Tensor, want: Tensor, chunks: Mapping[int, int]) -> float:
-    """Largest difference from `want` over the ways to read `ids`, chunk length -> tokens."""
+def _worst(model: PreTrainedModel, handle: Handle, ids: Tensor, want: Tensor, cuts: tuple[Cut, ...]) -> float:
+    """Largest difference from `want` over the ways to cut `ids`; a cut may stop before the end."""
     return max(
-        _distance(stream(model, handle.new_cache(), ids[:, :count], chunk), want[:, :count])
-        for chunk, count in chunks.items()
+        _distance(got, want[:, : got.shape[1]]) for got in (stream(model, handle.new_cache(), ids, c) for c in cuts)
     )
 
 

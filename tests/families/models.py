@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tests.families.configs import VOCAB, Family
 
+Cut = int | tuple[int, ...]
 GAIN = 1.5
 """Standard deviation of a matrix's weights times the square root of its inputs: large enough to see differences."""
 
@@ -60,13 +61,7 @@ def plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def plain_cached(model: PreTrainedModel, ids: Tensor, chunk: int) -> Tensor:
-    """The same read in chunks over transformers' own cache."""
-    cache = DynamicCache(config=model.config)
-    return torch.cat([model(input_ids=c, past_key_values=cache, use_cache=True).logits for c in ids.split(chunk, 1)], 1)
-
-
-@torch.no_grad()
-def stream(model: PreTrainedModel, cache: transformers.Cache, ids: Tensor, chunk: int) -> Tensor:
-    """Logits of an attached model that reads `ids` in chunks over a stream cache."""
-    return torch.cat([model(input_ids=c, past_key_values=cache, use_cache=True).logits for c in ids.split(chunk, 1)], 1)
+def stream(model: PreTrainedModel, cache: transformers.Cache, ids: Tensor, cut: Cut) -> Tensor:
+    """Logits of a model that reads `ids` piece by piece over a cache: all of it by a length, or pieces of these sizes."""
+    pieces = ids.split(cut, 1) if isinstance(cut, int) else ids[:, : sum(cut)].split(cut, 1)
+    return torch.cat([model(input_ids=p, past_key_values=cache, use_cache=True).logits for p in pieces], 1)

@@ -11,7 +11,7 @@ from everlong.attach import attach
 from everlong.errors import CapabilityError, PrecisionError
 from everlong.methods import Window
 from tests.families.configs import FAMILIES, Family
-from tests.families.measure import TIGHT, attributes_of, banded, invariance, oracle, parity
+from tests.families.measure import ONES, STREAM, TIGHT, attributes_of, banded, invariance, oracle, parity
 from tests.families.models import build, stream, tokens
 
 TOLERANCE = 1e-4
@@ -43,7 +43,7 @@ def test_a_layer_after_eviction_equals_a_fresh_forward(family: Family, kind: str
 
 @pytest.mark.parametrize(("family", "kind"), LAYERS)
 def test_a_layer_without_sinks_equals_a_fresh_forward(family: Family, kind: str):
-    assert oracle(family, kind, Window(window=13), {31: 120}) <= TOLERANCE
+    assert oracle(family, kind, Window(window=13), (31,)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", EXACT, ids=str)
@@ -62,7 +62,7 @@ def test_native_window_counts_cache_distance(name: str, native: int):
     """Below, between and above window and sinks + window: the last two sinks of four, all of them, ..."""
     family = FAMILY[name]
     family = replace(family, fields=dict(family.fields) | {"sliding_window": native})
-    assert oracle(family, "sliding", TIGHT, {1: 70, 31: 120}) <= TOLERANCE
+    assert oracle(family, "sliding", TIGHT, (ONES, 31)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3n", "gemma4", "mpt", "falcon"])
@@ -83,9 +83,9 @@ def test_a_chunk_longer_than_the_trained_length(family: Family):
     kind = next(iter(family.kinds))
     if family.name in LIMITED:
         with pytest.raises(CapabilityError, match="read in shorter chunks"):
-            oracle(family, kind, TIGHT, {200: 200})
+            oracle(family, kind, TIGHT, (STREAM,))
     else:
-        assert oracle(family, kind, TIGHT, {200: 200}) <= TOLERANCE
+        assert oracle(family, kind, TIGHT, (STREAM,)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", REFUSED, ids=str)

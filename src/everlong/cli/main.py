@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import Any
 
@@ -18,6 +20,7 @@ def main() -> None:
         code = INTERRUPTED
     if code == INTERRUPTED:
         print("everlong: interrupted", file=sys.stderr)
+        _leave(code)
     sys.exit(code)
 
 
@@ -44,6 +47,18 @@ def run(arguments: list[str]) -> int:
         what = f"{type(error).__name__}: {one_line(error)}"
         print(f"everlong: unexpected {what}; run it again with --debug for the traceback", file=sys.stderr)
         return DEFECT
+
+
+def _leave(code: int) -> None:
+    """Ends the process with `code`.
+
+    Python itself would end by the signal instead if the interrupt came while text was executed as code, as
+    imports of dataclasses do (CPython keeps a note of it even when the interrupt is handled).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _message(error: Exception) -> str:
