@@ -17,7 +17,7 @@ import transformers
 from everlong.attach import attach
 from everlong.errors import AttachError
 from tests.families.configs import FAMILIES, Family
-from tests.families.measure import CUTS, FITS, STREAM, TIGHT, oracle, parity
+from tests.families.measure import CUTS, FITS, TIGHT, oracle, parity
 from tests.families.models import Cut, build
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "families.md"
@@ -31,11 +31,11 @@ everlong has no code per family. A probe finds out how the model at hand rotates
 attention to ours, and `attach` checks the result against the stock model before you can use it. So this page lists
 what was measured and not all that works; what cannot be exact is refused.
 
-- **While all fits**: largest difference of any logit from plain transformers; several layers, {FITS} tokens read one
-  by one, in chunks of 7 and at once.
+- **While all fits**: largest difference of any logit from plain transformers; several layers, {FITS} tokens, in pieces
+  of 1, 7 and {FITS} tokens.
 - **After eviction**: largest difference of any logit from a fresh dense forward over the first {TIGHT.sinks} and the
-  last {TIGHT.window} tokens, at each of {STREAM} tokens (three times the trained length) read one by one and in chunks of
-  7 and 64; one layer attends, and the worst kind of layer that the family has counts.
+  last {TIGHT.window} tokens, at every token of a stream three times as long as the trained length, in pieces of 1, 7
+  and 64 tokens; one layer attends, and the worst kind of layer that the family has counts.
 
 Logits are below 30, so differences near 1e-5 are float32 noise. Deeper models after eviction are covered by tests:
 every exact family gives the same logits in any chunks, and a four-layer Llama equals a slow float64 reference.

@@ -31,7 +31,7 @@ def _randomise(model: nn.Module, norms: float) -> None:
     """Draw matrices anew and move every vector away from where it starts."""
     for name, p in model.named_parameters():
         if "embed" in name or "wte" in name:
-            p.normal_(std=0.7)
+            p.normal_(std=0.4)
         elif p.ndim >= 2:
             p.normal_(std=GAIN * p.shape[-1] ** -0.5)
         elif "sinks" in name:
@@ -62,6 +62,6 @@ def plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stream(model: PreTrainedModel, cache: transformers.Cache, ids: Tensor, cut: Cut) -> Tensor:
-    """Logits of a model that reads `ids` piece by piece over a cache: all of it by a length, or pieces of these sizes."""
+    """Logits of a model that reads `ids` piece by piece over a cache: by a length, or in sizes."""
     pieces = ids.split(cut, 1) if isinstance(cut, int) else ids[:, : sum(cut)].split(cut, 1)
     return torch.cat([model(input_ids=p, past_key_values=cache, use_cache=True).logits for p in pieces], 1)

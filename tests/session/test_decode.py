@@ -41,6 +41,13 @@ def test_any_text_survives(smollm2, text):
     assert "".join(found) == smollm2.tokenizer.decode(ids, skip_special_tokens=True)
 
 
+def test_characters_that_were_given_out_stay_when_broken_bytes_follow():
+    """Such a tokenizer decodes the two bytes together, as two replacement characters."""
+    ids = LLAMA.convert_tokens_to_ids(["<0x7C>", "<0xE0>"])
+    assert LLAMA.decode(ids) == "\ufffd\ufffd"
+    assert streamed(LLAMA, ids) == ["|", "", "\ufffd"]
+
+
 def test_half_a_character_waits_and_is_marked_at_the_end():
     ids = BYTE_LEVEL("鬱")["input_ids"]
     assert len(ids) == 3

@@ -120,7 +120,8 @@ def test_ids_behind_a_context_have_no_beginning():
     tokenizer = prefix_space("metaspace")
     before, whole = token_ids(tokenizer, "the tide"), token_ids(tokenizer, "the tide rose")
     assert before + ids_behind(tokenizer, "the tide", " rose") == whole
-    assert ids_behind(tokenizer, "the tide", " rose") != token_ids(tokenizer, " rose")
+    assert ids_behind(tokenizer, "x", "1") != token_ids(tokenizer, "1")
+    assert token_ids(tokenizer, "x") + ids_behind(tokenizer, "x", "1") == token_ids(tokenizer, "x1")
     assert ids_behind(tokenizer, "", "the") == token_ids(tokenizer, "the")
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from everlong.errors import InputError
 
@@ -80,8 +80,8 @@ class TextSource(AbstractContextManager["TextSource"]):
             raise InputError(f"{self.name}: a binary file ({place}); give a file with text in UTF-8")
 
 
-def _open(name: str) -> tuple[BinaryIO, int | None]:
-    """The open file and its size, if it has one."""
+def _open(name: str) -> tuple[Any, int | None]:
+    """The open binary file and its size, if it has one."""
     if name == "-":
         return sys.stdin.buffer, None
     path = Path(name)

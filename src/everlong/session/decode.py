@@ -15,8 +15,9 @@ _KEPT_TOKENS = 8
 class Decoder:
     """The text of a sequence of tokens, given out as soon as its characters are whole.
 
-    The pieces together equal `tokenizer.decode(ids, skip_special_tokens=True)`. Without a tokenizer all
-    text is empty.
+    The pieces together equal `tokenizer.decode(ids, skip_special_tokens=True)`, with one exception: tokenizers
+    that spell unknown characters in bytes decode a run of such bytes as a whole, so that broken bytes in it undo
+    the good ones; characters that were given out stay. Without a tokenizer all text is empty.
     """
 
     def __init__(self, tokenizer: Any) -> None:
