@@ -6,9 +6,11 @@ import pytest
 import transformers
 
 from everlong.attach import attach
+from everlong.cli.families import EXACT, REFUSED
 from everlong.methods import Sinks, Window
 from everlong.models.load import load
 from everlong.session.session import Session
+from tests.families.configs import FAMILIES
 
 
 def test_json_says_what_there_is_and_what_works(everlong, tiny):
@@ -16,7 +18,7 @@ def test_json_says_what_there_is_and_what_works(everlong, tiny):
     assert ended.code == 0
     assert ended.err == ""
     found = ended.json
-    assert list(found) == ["machine", "versions", "model", "methods"]
+    assert list(found) == ["machine", "versions", "model", "methods", "families"]
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["memory_bytes"] > 10**8
     assert found["versions"]["transformers"] == transformers.__version__
@@ -69,6 +71,12 @@ def test_a_model_that_cannot_be_attached_is_refused_with_the_reason(everlong, le
     assert generate.code == 2
     assert "learned" in generate.err
     assert len(generate.err.splitlines()) == 1
+
+
+def test_the_families_are_those_that_were_measured():
+    measured = {str(family).split()[0] for family in FAMILIES if family.refused is None}
+    assert set(EXACT) == measured
+    assert set(REFUSED) == {str(family).split()[0] for family in FAMILIES} - measured
 
 
 def test_the_model_is_restored(tiny):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -34,6 +35,7 @@ def doctor(
     however long the stream.
     """
     from everlong.cli.console import Console
+    from everlong.cli.families import EXACT, REFUSED
     from everlong.cli.machine import machine, versions
     from everlong.cli.setup import load_model
     from everlong.config import parse_options
@@ -46,6 +48,7 @@ def doctor(
         "versions": versions(),
         "model": _model_facts(loaded),
         "methods": [_try(loaded, method, chunk) for method in methods],
+        "families": {"exact": EXACT, "refused": REFUSED},
     }
     if json:
         console.result(found)
@@ -77,6 +80,7 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
     return {
         "name": loaded.name,
         "architecture": type(loaded.model).__name__,
+        "family": config.model_type,
         "parameters": loaded.model.num_parameters(),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "device": str(loaded.model.device),
@@ -111,9 +115,9 @@ def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
         row |= {"works": True, "how": handle.route, "bytes_per_token": handle.plan.bytes_per_token()}
         if not method.streams:
             return row | {"how": "scores only, by running the model anew for each token", "cache_bytes": 0}
-        return row | {
-            "cache_bytes": _cache_bytes(handle.new_cache(min(chunk, handle.plan.frame_length))) if bounded else None
-        }
+        if bounded:
+            row["cache_bytes"] = _cache_bytes(handle.new_cache(min(chunk, handle.plan.frame_length)))
+        return row
 
 
 def _cache_bytes(cache: StreamCache) -> int:
@@ -136,6 +140,10 @@ def _tell(found: dict[str, Any]) -> None:
         works = "works" if row["works"] else "refused"
         cost = _cost(row) if row["works"] else ""
         print(f"  {row['method']:<28}{works:<9}{cost}{row['how']}")
+    print("families")
+    print(textwrap.fill(", ".join(found["families"]["exact"]), 110, initial_indent="  ", subsequent_indent="  "))
+    print(f"  refused, their positions are learned: {', '.join(found['families']['refused'])}")
+    print("  any other model is probed and checked when it is attached")
 
 
 def _cost(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,12 +111,23 @@ def _read(session: Session, source: TextSource, limit: int | None, console: Cons
             resident = resident_bytes()
             highest = max(highest, resident)
             tally.add(logprobs, seconds, resident)
+            _check_finite(tally)
             words = f"perplexity {perplexity(tally.nll_per_token):.2f}"
             advance(source.read_bytes if known else tally.tokens, words)
     if not tally.scored:
         raise InputError(f"{source.name}: {tally.tokens} token; perplexity needs at least 2, give more text")
     tally.finish(resident_bytes())
     return tally, peak_resident_bytes(highest)
+
+
+def _check_finite(tally: Tally) -> None:
+    """ModelError where a token has no score but the first of all: the model gave no numbers for it."""
+    from everlong.errors import ModelError
+
+    if tally.scored < tally.tokens - 1 or not math.isfinite(tally.nll):
+        raise ModelError(
+            f"score: the model's predictions are not finite near token {tally.tokens:,}; load it with --dtype float32"
+        )
 
 
 def _timed(stream: Iterator[Any]) -> Iterator[tuple[Any, float]]:
@@ -168,7 +180,9 @@ def _record(ctx: typer.Context, session: Session) -> str:
     left_out = ("file", "option", "config", "quiet", "json", "debug")
     shown = {name: value for name, value in ctx.params.items() if name not in left_out}
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
-    return run_record("score", shown | {"method": {"name": session.method.name, **session.method.as_dict()}})
+    return run_record(
+        f"score {ctx.params['file']}", shown | {"method": {"name": session.method.name, **session.method.as_dict()}}
+    )
 
 
 def _tell(result: dict[str, Any], written: list[Path], session: Session, console: Console) -> None:

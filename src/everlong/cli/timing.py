@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods.base import Method, make_method
 from everlong.models.load import Loaded
+from everlong.session.reader import Forward
 from everlong.session.session import Session
 
 WHATS = ("decode", "read")
@@ -88,16 +89,14 @@ class Baseline:
     """Plain transformers with a DynamicCache of a fixed number of tokens."""
 
     def __init__(self, model: Any, ids: Tensor, chunk: int) -> None:
-        self._model = model
+        self._forward = Forward(model)
         self._cache = DynamicCache(config=model.config)
         for start in range(0, len(ids), chunk):
             self.read(ids[start : start + chunk])
 
-    @torch.inference_mode()
     def read(self, ids: Tensor) -> Tensor:
         """One forward over `ids` behind the cached tokens; the logits of the last."""
-        ids = ids[None].to(self._model.device)
-        return self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
+        return self._forward(ids[None], 1, past_key_values=self._cache, use_cache=True)
 
     def crop(self, tokens: int) -> None:
         """Forgets the newest `tokens`."""

@@ -134,36 +134,34 @@ def _at_once(
 
     `shown` holds each part with its `Span.limits`. Computed in float32 at least.
     """
-    B, H, T, _ = like.q.shape
+    B, H, T, D = like.q.shape
     G, E = like.k.shape[1], like.v.shape[3]
     dtype = torch.promote_types(like.q.dtype, torch.float32)
-    scores, values = [], []
+    if not shown:
+        return like.q.new_zeros(B, T, H, E)
+    scores = []
     for part, first, first_all, end_all, end in shown:
-        at, count = part.start + first, end - first
-        q = _as(part.q.reshape(B * G, -1, part.q.shape[3]), dtype)
-        k, v = (_as(x.narrow(2, at, count).flatten(0, 1), dtype) for x in (part.k, part.v))
-        s = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+        k = _as(part.k.narrow(2, part.start + first, end - first), dtype).flatten(0, 1)
+        s = torch.bmm(_as(part.q, dtype).reshape(B * G, -1, D), k.transpose(1, 2))
         if softcap is not None:
-            s = s.div_(softcap).tanh_().mul_(softcap)
+            s = s.mul_(scale / softcap).tanh_().mul_(softcap / scale)
         if first_all > first or end_all < end:
             s = (s.view(B, G, H // G, T, -1) + part.span.mask((0, T), (first, end), s)).view(s.shape)
         scores.append(s)
-        values.append(v)
-    if not values:
-        return like.q.new_zeros(B, T, H, E)
     if s_aux is not None:
-        scores.append(s_aux.to(dtype).view(1, H, 1).expand(B, H, T).reshape(B * G, -1, 1))
-    weights = torch.softmax(scores[0] if len(scores) == 1 else torch.cat(scores, -1), -1)
-    at = values[0].shape[1]
-    out = torch.bmm(weights.narrow(2, 0, at), values[0])
-    for v in values[1:]:
-        out, at = out.baddbmm_(weights.narrow(2, at, v.shape[1]), v), at + v.shape[1]
-    out = out.view(B, H, T, E)
+        scores.append((s_aux.to(dtype) / scale).view(1, H, 1).expand(B, H, T).reshape(B * G, -1, 1))
+    joint = scores[0] if len(scores) == 1 else torch.cat(scores, -1)
+    weights, out, at = torch.softmax(joint.mul_(scale), -1), None, 0
+    for part, first, _, _, end in shown:
+        v = _as(part.v.narrow(2, part.start + first, end - first), dtype).flatten(0, 1)
+        w = weights.narrow(2, at, end - first)
+        out, at = torch.bmm(w, v) if out is None else out.baddbmm_(w, v), at + end - first
+    out = _as(out, like.q.dtype).view(B, H, T, E)
     if s_aux is None and (T > 1 or B > 1):
         blind = np.logical_and.reduce([part.span.hi <= part.span.lo for part, *_ in shown])
         if blind.any():
             out = out.masked_fill(torch.from_numpy(blind).to(out.device)[:, None, :, None], 0.0)
-    return _as(out.transpose(1, 2), like.q.dtype)
+    return out.transpose(1, 2)
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
