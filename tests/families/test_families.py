@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,19 @@ def test_last_logits_alone_are_the_same(name: str):
         model(input_ids=ids[:, :37], past_key_values=cache, use_cache=True, logits_to_keep=1)
         got = model(input_ids=ids[:, 37:], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     torch.testing.assert_close(got, want, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "llama4", "deepseek_v3", "gptj", "falcon"])
+def test_left_padded_rows_equal_rows_alone(name: str):
+    model, ids, pads = build(FAMILY[name]), tokens(80, batch=3), (0, 5, 9)
+    mask = torch.stack([torch.arange(80) >= pad for pad in pads]).long()
+    with attach(model, TIGHT) as handle, torch.no_grad():
+        cache, rows = handle.new_cache(), []
+        for a, b in itertools.pairwise((0, 20, 21, 22, 50, 51, 80)):
+            rows.append(model(ids[:, a:b], attention_mask=mask[:, :b], past_key_values=cache, use_cache=True).logits)
+        for row, pad, got in zip(ids, pads, torch.cat(rows, 1), strict=True):
+            alone = stream(model, handle.new_cache(), row[None, pad:], 7)[0]
+            torch.testing.assert_close(got[pad:], alone, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("family", EXACT, ids=str)

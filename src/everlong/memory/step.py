@@ -157,4 +157,4 @@ class Step:
 
 
 def _scale(position: Ints, temperature: Temperature) -> NDArray[np.float64]:
-    return 1.0 + temperature.gain * np.log1p(np.floor((position + 1.0) / temperature.floor))
+    return 1.0 + temperature.gain * np.log1p(np.floor((np.maximum(position, 0) + 1.0) / temperature.floor))
