@@ -62,12 +62,14 @@ class Plug:
     def _remove(self) -> None:
         if self.decoder.__dict__.get("forward") is self:
             del self.decoder.forward
+        self.route.restore()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's forward."""
         given = self.__signature__.bind_partial(*args, **kwargs).arguments
         cache = given.get("past_key_values")
         if not isinstance(cache, StreamCache):
+            self.route.restore()
             return self.stock(*args, **kwargs)
         given.update(given.pop("kwargs", {}))
         return self._step(cache, given)

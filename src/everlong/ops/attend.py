@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,7 +152,8 @@ def _at_once(
     if s_aux is not None:
         scores.append((s_aux.to(dtype) / scale).view(1, H, 1).expand(B, H, T).reshape(B * G, -1, 1))
     joint = scores[0] if len(scores) == 1 else torch.cat(scores, -1)
-    weights, out, at = torch.softmax(joint.mul_(scale), -1), None, 0
+    weights, at = torch.softmax(joint.mul_(scale), -1), 0
+    out: Any = None
     for part, first, _, _, end in shown:
         v = _as(part.v.narrow(2, part.start + first, end - first), dtype).flatten(0, 1)
         w = weights.narrow(2, at, end - first)

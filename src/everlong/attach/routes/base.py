@@ -23,6 +23,7 @@ class Route:
     def __init__(self, decoder: nn.Module) -> None:
         self.decoder = decoder
         self.configs = configs_of(decoder)
+        self._stock: list[str | None] | None = None
 
     @classmethod
     def fits(cls, decoder: nn.Module, modules: list[nn.Module]) -> bool:
@@ -36,15 +37,27 @@ class Route:
     @contextmanager
     def entered(self, step: Step) -> Iterator[None]:
         """Redirect attention while inside."""
-        before = [c._attn_implementation for c in self.configs]
+        self.restore()
+        self._stock = [c._attn_implementation for c in self.configs]
         try:
             for config in self.configs:
                 config._attn_implementation = self.implementation
             with self.redirected(step):
                 yield
         finally:
-            for config, name in zip(self.configs, before, strict=True):
-                config._attn_implementation = name
+            self.restore()
+
+    def restore(self) -> None:
+        """Undo what `entered` changed, if an interrupt kept it from doing so; may be called at any time."""
+        if self._stock is None:
+            return
+        self.undo()
+        for config, name in zip(self.configs, self._stock, strict=True):
+            config._attn_implementation = name
+        self._stock = None
+
+    def undo(self) -> None:
+        """Undo what `redirected` changed on the model."""
 
     def redirected(self, step: Step) -> AbstractContextManager[Any]:
         """What else is changed while inside."""

@@ -32,15 +32,16 @@ class MethodOverride(Route):
 
     @contextmanager
     def redirected(self, step: Step) -> Iterator[None]:
-        """Put our method on the instances, and take it away again."""
+        """Put our method on the instances."""
         modules: list[Any] = [m for _, m in attention_modules(self.decoder)]
-        try:
-            for module in modules:
-                module._attn = _method(step, module)
-            yield
-        finally:
-            for module in modules:
-                module.__dict__.pop("_attn", None)
+        for module in modules:
+            module._attn = _method(step, module)
+        yield
+
+    def undo(self) -> None:
+        """The classes' own methods show again."""
+        for _, module in attention_modules(self.decoder):
+            module.__dict__.pop("_attn", None)
 
 
 def _method(step: Step, module: Any) -> Callable[..., tuple[Tensor, None]]:
