@@ -84,14 +84,12 @@ def _need_tokenizer(loaded: Loaded) -> None:
 
 def _check_plot(plot: Path | None) -> None:
     """CapabilityError for a plot that could not be drawn: said before the text is read."""
-    import importlib.util
-
-    from everlong.errors import CapabilityError, ConfigError
+    from everlong.errors import ConfigError
+    from everlong.report.plot import check_matplotlib
 
     if plot is None:
         return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise CapabilityError("plot: needs matplotlib, which is not installed; pip install 'everlong[report]'")
+    check_matplotlib()
     if plot.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"plot={plot}: expected a name that ends in .png, .svg or .pdf")
 
