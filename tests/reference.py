@@ -2,7 +2,8 @@
 
 `SlowSinks` reads one token at a time in float64, keeps every key as it was before rotation, and at each step turns
 the keys it attends to to their places in the cache, 0..S+W-1, and the query to the last of these places
-(StreamingLLM, arXiv 2309.17453, section 3.2). It shares no code with everlong and none with transformers.
+(StreamingLLM, arXiv 2309.17453, section 3.2). `SlowBlocks` does the same for block
+memory. They share no code with everlong and none with transformers.
 
 Letters: H query heads, G kv heads, D head dim, M keys that the token sees.
 """
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 from transformers import LlamaForCausalLM
+
+from everlong.methods.blocks import Blocks
 
 
 class SlowSinks:
@@ -83,3 +86,103 @@ class SlowSinks:
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return self.weights[f"{name}.weight"] * x * torch.rsqrt(x.pow(2).mean() + self.eps)
+
+
+class SlowBlocks(SlowSinks):
+    """Block memory in paper order (InfLLM, arXiv 2402.04617), one token at a time, every key turned afresh.
+
+    `chosen[layer]` lists (token, block numbers) for each choice, `mass[layer][token]` [H] what attention a token got
+    while it was in the window, `digests[layer][block]` [H, D] what stands for a block.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, method: Blocks) -> None:
+        super().__init__(model, method.sinks, method.window)
+        self.method, self.answering = method, False
+        layers = range(self.layers)
+        self.mass: list[list[Tensor]] = [[] for _ in layers]
+        self.far_queries: list[list[Tensor]] = [[] for _ in layers]
+        self.digests: list[list[Tensor]] = [[] for _ in layers]
+        self.chosen: list[list[tuple[int, list[int]]]] = [[] for _ in layers]
+        self.sealed = [0] * self.layers
+        self.run = [(False, 0)] * self.layers
+
+    def _attention(self, layer: int, x: Tensor) -> Tensor:
+        q, k, v = (self._project(layer, name, x) for name in ("q_proj", "k_proj", "v_proj"))
+        self.keys[layer].append(k)
+        self.values[layer].append(v)
+        self.mass[layer].append(torch.zeros(self.heads, dtype=torch.float64))
+        t = len(self.keys[layer]) - 1
+        q_far = self._at(q, self.window - 1)
+        if self._opens(layer, t):
+            self._choose(layer, t, q_far)
+        local, far = self._parts(layer, t)
+        out = [self._joint(layer, h, g, t, q, q_far, local, far) for h, g in enumerate(self._kv_head_of())]
+        self.far_queries[layer].append(q_far)
+        return self.weights[f"model.layers.{layer}.self_attn.o_proj.weight"] @ torch.cat(out)
+
+    def _at(self, x_ND: Tensor, place: int) -> Tensor:
+        return self._rotate(x_ND[:, None], torch.tensor([place], dtype=torch.float64))[:, 0]
+
+    def _opens(self, layer: int, t: int) -> bool:
+        """Whether a cell begins with token t."""
+        answering, start = self.run[layer]
+        changed = t == 0 or answering != self.answering
+        if changed:
+            self.run[layer] = (self.answering, t)
+            return True
+        if self.answering:
+            return (t - start) % self.method.choose_every == 0
+        return t % self.method.exec_chunk == 0
+
+    def _choose(self, layer: int, t: int, q_far: Tensor) -> None:
+        L = self.method.block
+        self.sealed[layer] = max(0, (t - self.window + 1 - self.sinks) // L)
+        for n in range(len(self.digests[layer]), self.sealed[layer]):
+            self.digests[layer].append(self._digest(layer, self._tokens_of(n)))
+        found = list(range(self.sealed[layer]))
+        if len(found) > self.method.top_k:
+            pooled = q_far if self.answering else torch.stack(self.far_queries[layer][-self.method.pool :]).mean(0)
+            scores = torch.stack([(pooled * digest).sum() for digest in self.digests[layer][: len(found)]])
+            found = sorted(scores.topk(self.method.top_k).indices.tolist())
+        self.chosen[layer].append((t, found))
+
+    def _tokens_of(self, block: int) -> range:
+        start = self.sinks + block * self.method.block
+        return range(start, start + self.method.block)
+
+    def _digest(self, layer: int, tokens: range) -> Tensor:
+        rows = []
+        for h, g in enumerate(self._kv_head_of()):
+            mass = torch.stack([self.mass[layer][j][h] for j in tokens])
+            best = mass.topk(min(self.method.repr_topk, len(tokens))).indices.tolist()
+            rows.append(torch.stack([self.keys[layer][tokens[i]][g] for i in best]).mean(0))
+        return torch.stack(rows)
+
+    def _parts(self, layer: int, t: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens in the window; and those outside it, each with the distance at which it stands."""
+        first = max(0, t - self.window + 1)
+        sinks = list(range(min(self.sinks, first)))
+        blocks = self.chosen[layer][-1][1]
+        pending = list(range(self.sinks + self.sealed[layer] * self.method.block, first))
+        far = [j for n in blocks for j in self._tokens_of(n)]
+        start = self.sinks + self.sealed[layer] * self.method.block
+        kept = sinks + far
+        if self.method.positions == "ordered" and blocks:
+            distances = [t - (start - len(far) - self.sinks + i) for i in range(len(kept))]
+        elif self.method.positions == "far":
+            distances = [self.window - 1] * len(kept)
+        else:
+            distances = [t - j for j in kept]
+        behind = [self.window - 1 if self.method.positions == "far" else t - j for j in pending]
+        return list(range(first, t + 1)), list(zip(kept + pending, distances + behind, strict=True))
+
+    def _joint(
+        self, layer: int, h: int, g: int, t: int, q: Tensor, q_far: Tensor, local: list[int], far: list[tuple[int, int]]
+    ) -> Tensor:
+        """The output of one head: one softmax over all; adds to the mass of the tokens in the window."""
+        keys = [(j, t - j) for j in local] + far
+        turned = torch.stack([self._at(self.keys[layer][j][g][None], -d)[0] for j, d in keys])
+        weights = torch.softmax(turned @ q[h] * self.head_dim**-0.5, 0)
+        for i, j in enumerate(local):
+            self.mass[layer][j][h] += weights[i]
+        return weights @ torch.stack([self.values[layer][j][g] for j, _ in keys])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from everlong.attach import attach as attach
     from everlong.errors import EverlongError as EverlongError
     from everlong.memory.report import MemoryReport as MemoryReport
+    from everlong.methods.blocks import Blocks as Blocks
     from everlong.methods.dense import Dense as Dense
     from everlong.methods.recompute import Recompute as Recompute
     from everlong.methods.sinks import Sinks as Sinks
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Blocks": "everlong.methods.blocks",
     "Dense": "everlong.methods.dense",
     "EverlongError": "everlong.errors",
     "MemoryReport": "everlong.memory.report",
@@ -36,6 +38,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Blocks",
     "Dense",
     "EverlongError",
     "MemoryReport",

@@ -127,3 +127,23 @@ def test_gradients_flow_through_the_naive_path():
     assert torch.autograd.gradcheck(
         lambda x: attend([parts[0], Part(x, parts[1].k, parts[1].v, parts[1].span)], 0.5), q
     )
+
+
+@pytest.mark.parametrize("one_shot", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("tokens", "seen", "window", "sinks"), SHAPES)
+def test_mass_is_the_attention_of_each_key(monkeypatch, tokens, seen, window, sinks, dtype, one_shot):
+    monkeypatch.setattr(module, "ONE_SHOT_SCORES", 1 << 30 if one_shot else 0)
+    parts = parts_of(tokens, seen, window, sinks, dtype)
+    for s_aux in (None, torch.randn(6)):
+        exact_parts = [Part(p.q.double(), p.k.double(), p.v.double(), p.span) for p in parts]
+        for p, e in zip(parts, exact_parts, strict=True):
+            e.mass = torch.zeros(*p.q.shape[:2], p.k.shape[2], dtype=torch.float64)
+            p.mass = e.mass.to(torch.promote_types(dtype, torch.float32), copy=True)
+        attend(parts, 0.3, None, s_aux, tile_queries=16, tile_keys=13)
+        attend_naive(exact_parts, 0.3, None, s_aux)
+        for p, e in zip(parts, exact_parts, strict=True):
+            assert (p.mass.double() - e.mass).abs().max() < TOLERANCE[dtype] * tokens
+        total = sum(p.mass.sum(-1) for p in exact_parts)
+        if s_aux is None:
+            torch.testing.assert_close(total, torch.full_like(total, tokens), atol=1e-9, rtol=0)

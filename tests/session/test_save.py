@@ -116,14 +116,14 @@ def test_where_one_side_has_no_tokenizer_ids_go_on(tiny, path):
 
 
 def test_another_format_is_refused(tiny, path, monkeypatch):
-    monkeypatch.setattr(save, "FORMAT", 2)
-    with pytest.raises(ForeignError, match=r"saved in format 1 by everlong [\d.]+, expected format 2"):
+    monkeypatch.setattr(save, "FORMAT", 3)
+    with pytest.raises(ForeignError, match=r"saved in format 2 by everlong [\d.]+, expected format 3"):
         Session.load(path, tiny)
 
 
 def test_an_unknown_method_is_refused(tiny, path):
     tensors, document = sealed.read(path)
-    for method in ({"name": "blocks", "fields": {}}, {"name": "sinks", "fields": {"depth": 3}}):
+    for method in ({"name": "diary", "fields": {}}, {"name": "sinks", "fields": {"depth": 3}}):
         sealed.write(path, tensors, document | {"method": method})
         with pytest.raises(ForeignError, match="a method that this version does not have"):
             Session.load(path, tiny)

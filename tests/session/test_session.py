@@ -264,7 +264,7 @@ def test_nothing_in_a_session_grows_with_the_stream(model):
 class Counting(RecomputeReader):
     """A reader that only counts: what is left is the session's own work."""
 
-    def read(self, ids: torch.Tensor, every: bool) -> torch.Tensor:
+    def read(self, ids: torch.Tensor, every: bool, answering: bool) -> torch.Tensor:
         self._seen_and_held = (self.seen_tokens + len(ids), ids)
         return torch.zeros(1, 400)
 

@@ -42,7 +42,8 @@ class Handle:
         if not self.method.streams:
             raise CapabilityError(f"{self.method.name}: keeps no cache, it can only score; use Session.score")
         sinks, window = self.method.layout()
-        return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug)
+        memory = self.method.memory(self.plan)
+        return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)
 
     def detach(self) -> None:
         """Restore the model, unless other handles or caches still use it. May be called twice."""

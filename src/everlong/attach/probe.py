@@ -43,7 +43,8 @@ def probe(model: PreTrainedModel) -> RotaryPlan:
         _check_position_free(model)
     layers = [_layer(model, i, patterns, cached, frequencies, positions) for i in range(len(patterns))]
     dtype = next(iter(cached.values()))[0].dtype
-    return RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi)
+    heads = getattr(text_config(model), "num_attention_heads", None) or max(p.key[0] for p in layers if p.key)
+    return RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi, heads)
 
 
 class _Recorder(DynamicCache):

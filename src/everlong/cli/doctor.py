@@ -10,7 +10,6 @@ import typer
 from everlong.cli import options
 
 if TYPE_CHECKING:
-    from everlong.memory.cache import StreamCache
     from everlong.methods import Method
     from everlong.models.load import Loaded
 
@@ -97,7 +96,7 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
     from everlong.attach import attach
-    from everlong.errors import AttachError
+    from everlong.errors import AttachError, CapabilityError
 
     row: dict[str, Any] = {
         "method": str(method),
@@ -111,21 +110,14 @@ def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     except AttachError as error:
         return row | {"how": str(error)}
     with handle:
-        bounded = method.layout()[1] is not None
         row |= {"works": True, "how": handle.route, "bytes_per_token": handle.plan.bytes_per_token()}
         if not method.streams:
             return row | {"how": "scores only, by running the model anew for each token", "cache_bytes": 0}
-        if bounded:
-            row["cache_bytes"] = _cache_bytes(handle.new_cache(min(chunk, handle.plan.frame_length)))
+        try:
+            row["cache_bytes"] = handle.new_cache(min(chunk, handle.plan.frame_length)).planned_bytes()
+        except CapabilityError as error:
+            return row | {"works": False, "how": str(error)}
         return row
-
-
-def _cache_bytes(cache: StreamCache) -> int:
-    """Bytes of an empty cache's arenas once a token is in them."""
-    plan = cache.plan
-    own = [layer for layer in plan.layers if layer.source == layer.index]
-    numbers = sum((cache.arenas[layer.index].lane.capacity or 0) * layer.numbers_per_token for layer in own)
-    return numbers * plan.dtype.itemsize
 
 
 def _tell(found: dict[str, Any]) -> None:

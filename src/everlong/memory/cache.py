@@ -11,6 +11,8 @@ from transformers.cache_utils import Cache
 
 from everlong.errors import CapabilityError
 from everlong.memory.arena import Arena
+from everlong.memory.blocks import saved
+from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.lane import ENDLESS, Lane
 from everlong.memory.plan import Pattern, RotaryPlan
 from everlong.memory.report import MemoryReport
@@ -46,12 +48,13 @@ class StreamCache(Cache):
         window: int | None,
         chunk: int = 512,
         holder: Holder | None = None,
+        blocks: BlockMemory | None = None,
     ) -> None:
         self._holder = holder
         if holder is not None:
             holder.hold()
         self.plan, self.method = plan, method
-        self.sinks, self.window, self.chunk = sinks, window, chunk
+        self.sinks, self.window, self.chunk, self.blocks = sinks, window, chunk, blocks
         self.seen_tokens, self.segments = 0, [Segment(0, 0)]
         self.pads: Ints | None = None
         self._step: Step | None = None
@@ -61,6 +64,8 @@ class StreamCache(Cache):
         super().__init__(layers=[self.arenas[p.source] for p in plan.layers])
 
     def _lane(self, pattern: Pattern) -> Lane:
+        if self.blocks is not None and pattern not in self.lanes:
+            self.lanes[pattern] = self.blocks.lane(pattern, self.chunk)
         window = ENDLESS if self.window is None else self.window
         return self.lanes.setdefault(pattern, Lane(pattern, self.sinks, window, self.chunk))
 
@@ -70,6 +75,16 @@ class StreamCache(Cache):
     def trained_length(self) -> int:
         """How many positions the model was trained on."""
         return self.plan.trained_length
+
+    @property
+    def answering(self) -> bool:
+        """Whether the next tokens answer: each then chooses for itself what it remembers (blocks; else no effect)."""
+        return self.blocks is not None and self.blocks.answering
+
+    @answering.setter
+    def answering(self, answering: bool) -> None:
+        if self.blocks is not None:
+            self.blocks.answering = answering
 
     @property
     def step(self) -> Step:
@@ -94,6 +109,9 @@ class StreamCache(Cache):
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
         self._step = Step(self.seen_tokens, tokens, rows, base, segments, self.arenas, self.plan.layers, self._scratch)
+        if self.blocks is not None:
+            self._step.blocks = self.blocks
+            self.blocks.begin(self._step, pads)
         return self._step
 
     def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
@@ -111,6 +129,8 @@ class StreamCache(Cache):
     def commit(self) -> None:
         """Make the finished forward part of the stream."""
         step = self.step
+        if self.blocks is not None:
+            self.blocks.commit()
         self.seen_tokens = step.seen + step.tokens
         for arena in self.arenas.values():
             arena.commit(self.seen_tokens)
@@ -123,6 +143,8 @@ class StreamCache(Cache):
         """Forget a forward that failed, if one did; the stream is as it was before it."""
         if self._step is None:
             return
+        if self.blocks is not None:
+            self.blocks.abandon()
         for arena in self.arenas.values():
             arena.abandon()
         self._step = None
@@ -163,8 +185,8 @@ class StreamCache(Cache):
 
     @property
     def is_croppable(self) -> bool:
-        """Whether nothing has been evicted yet."""
-        return self.dropped_tokens == 0
+        """Whether nothing has been evicted yet (never with blocks: what tokens read moved the mass of earlier ones)."""
+        return self.dropped_tokens == 0 and self.blocks is None
 
     @property
     def is_sliding(self) -> list[bool]:
@@ -178,6 +200,11 @@ class StreamCache(Cache):
         target = max(0, self.seen_tokens + tokens_to_remove)
         if target == self.seen_tokens:
             return
+        if self.blocks is not None:
+            raise CapabilityError(
+                f"crop({tokens_to_remove}): blocks keeps what later tokens attended to and cannot take it back; "
+                "fork before you read on, or use greedy search or sampling"
+            )
         for lane in self.lanes.values():
             if lane.shift and lane.oldest(target) - lane.shift < lane.fixed:
                 raise CapabilityError(
@@ -194,6 +221,8 @@ class StreamCache(Cache):
             lane.shift, lane.pads = 0, None
         for arena in self.arenas.values():
             arena.shift = 0
+        if self.blocks is not None:
+            self.blocks = self.blocks.fresh()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows in another order (beam search)."""
@@ -205,6 +234,8 @@ class StreamCache(Cache):
             arena.select_rows(indices, self.seen_tokens)
         if self.pads is not None:
             self._set_pads(self.pads[indices.cpu().numpy()])
+        if self.blocks is not None:
+            self.blocks = self.blocks.fork(indices.tolist())
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row `repeats` times."""
@@ -221,22 +252,37 @@ class StreamCache(Cache):
     @property
     def dropped_tokens(self) -> int:
         """Tokens of the stream that can not be seen any more."""
-        if self.window is None:
+        if self.window is None or self.blocks is not None:
             return 0
         return max(0, self.seen_tokens - self.sinks - self.window)
 
+    def planned_bytes(self) -> int | None:
+        """Bytes that the cache takes on the model's device for one row, however long the stream; None: no bound."""
+        capacities = {index: arena.lane.capacity for index, arena in self.arenas.items()}
+        plans = {p.index: p for p in self.plan.layers}
+        if any(c is None and plans[i].numbers_per_token for i, c in capacities.items()):
+            return None
+        size = self.plan.dtype.itemsize
+        total = sum((c or 0) * plans[i].numbers_per_token * size for i, c in capacities.items())
+        return total + (0 if self.blocks is None else self.blocks.planned_bytes(self.chunk))
+
     def report(self) -> MemoryReport:
         """What the stream has seen, keeps and lost."""
-        sinks = min(self.sinks, self.seen_tokens)
-        tier = {"device": sum(a.nbytes for a in self.arenas.values()), "host": 0, "disk": 0}
-        window = self.seen_tokens - sinks - self.dropped_tokens
-        return MemoryReport(
-            self.method, self.seen_tokens, sinks, window, dropped_tokens=self.dropped_tokens, bytes=tier
-        )
+        seen, dropped = self.seen_tokens, self.dropped_tokens
+        sinks = min(self.sinks, seen)
+        window = seen - sinks if self.window is None else min(self.window, seen - sinks)
+        tiers = {"device": sum(a.nbytes for a in self.arenas.values()), "host": 0, "disk": 0}
+        retrieved = 0
+        if self.blocks is not None:
+            tiers = {tier: n + self.blocks.bytes()[tier] for tier, n in tiers.items()}
+            retrieved = self.blocks.retrieved_tokens
+        stored = seen - sinks - window - dropped
+        return MemoryReport(self.method, seen, sinks, window, stored, dropped, retrieved, tiers)
 
     def fork(self) -> StreamCache:
         """An independent stream that goes on from here; costs one copy of what is kept."""
-        other = StreamCache(self.plan, self.method, self.sinks, self.window, self.chunk, self._holder)
+        blocks = None if self.blocks is None else self.blocks.fork()
+        other = StreamCache(self.plan, self.method, self.sinks, self.window, self.chunk, self._holder, blocks)
         other.seen_tokens, other.segments = self.seen_tokens, list(self.segments)
         for pattern, lane in self.lanes.items():
             other.lanes[pattern].shift = lane.shift
@@ -257,7 +303,12 @@ class StreamCache(Cache):
                 tensors[f"layer{index}.{name}"] = torch.cat(live, 2) if live else x[:, :, :0].clone()
         shifts = {str(index): arena.shift for index, arena in self.arenas.items()}
         columns = {str(i): a.keys.shape[2] for i, a in self.arenas.items() if a.keys is not None}
+        blocks = None
+        if self.blocks is not None:
+            more, blocks = saved.state(self.blocks)
+            tensors |= more
         return tensors, {
+            "blocks": blocks,
             "seen": self.seen_tokens,
             "segments": [[s.start, s.base] for s in self.segments],
             "pads": None if self.pads is None else self.pads.tolist(),
@@ -266,8 +317,8 @@ class StreamCache(Cache):
             "chunk": self.chunk,
         }
 
-    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Become the stream whose `state` this is; for a fresh cache of the same model and method."""
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Become the stream whose `state` this is; for a fresh cache of the same model (on `device`) and method."""
         self.seen_tokens, self.chunk = facts["seen"], facts["chunk"]
         self.segments = [Segment(*pair) for pair in facts["segments"]]
         for lane in self.lanes.values():
@@ -277,8 +328,10 @@ class StreamCache(Cache):
         for index, arena in self.arenas.items():
             arena.shift = arena.lane.shift = facts["shifts"][str(index)]
             if str(index) in facts["columns"]:
-                k, v = (tensors[f"layer{index}.{name}"] for name in "kv")
+                k, v = (tensors[f"layer{index}.{name}"].to(device) for name in "kv")
                 arena.restore(k, v, facts["columns"][str(index)], self.seen_tokens)
+        if self.blocks is not None:
+            self.blocks = saved.restored(self.blocks, tensors, facts["blocks"], torch.device(device))
 
     def close(self) -> None:
         """Let go of the model; the last cache or handle to do so restores it. May be called twice."""

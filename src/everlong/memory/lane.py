@@ -33,12 +33,14 @@ class Lane:
     room: int
     pads: Ints | None = None
     shift: int = 0
+    behind: int = 0
+    """Tokens kept behind the window for a memory that reads them from there."""
 
     @property
     def kept(self) -> int:
         """How many of the newest tokens a layer must keep for the query after them, itself included."""
         native = [n for n in (self.pattern.sliding, self.pattern.chunked) if n is not None]
-        return min([self.window, *native])
+        return min([self.window + self.behind, *native])
 
     @property
     def fixed(self) -> int:

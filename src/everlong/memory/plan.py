@@ -55,7 +55,8 @@ class RotaryPlan:
     """All layers, and the lengths within which positions must stay.
 
     `trained_length` is how many positions the model was trained on. `hard_length` is set where the model computes
-    something else (or crashes) past it: dynamic-NTK and longrope frequencies, tables of angles.
+    something else (or crashes) past it: dynamic-NTK and longrope frequencies, tables of angles. `heads` counts the
+    query heads of a layer.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -63,6 +64,7 @@ class RotaryPlan:
     hard_length: int | None
     dtype: torch.dtype
     alibi: bool = False
+    heads: int = 1
 
     @property
     def frame_length(self) -> int:

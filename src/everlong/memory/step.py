@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everlong.errors import CapabilityError
 from everlong.memory.arena import Arena
+from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan, Temperature
 from everlong.ops.attend import Part, Scratch, attend
@@ -68,6 +70,7 @@ class Step:
     scratch: Scratch
     calls: dict[int, int] = field(default_factory=dict)
     slopes: Tensor | None = None
+    blocks: BlockMemory | None = None
     _pieces: dict[int, list[Piece]] = field(default_factory=dict)
 
     def columns(self, lane: Lane) -> int:
@@ -92,6 +95,10 @@ class Step:
         skip = self.tokens - q.shape[2]
         if plan.temperature is not None:
             q = self._tempered(q, lane, plan.temperature, skip)
+        if self.blocks is not None and layer in self.blocks.layers:
+            if skip:
+                raise CapabilityError(f"blocks: layer {layer} asks with some of its tokens only; use the method sinks")
+            return self.blocks.attend(plan, q, k, v, scale, softcap, s_aux)
         parts = []
         for piece in self.pieces(lane):
             span = Span(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span

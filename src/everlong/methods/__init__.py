@@ -1,9 +1,10 @@
 """The methods, one file each; importing this package registers them."""
 
 from everlong.methods.base import Method, make_method, method_class, method_names
+from everlong.methods.blocks import Blocks
 from everlong.methods.dense import Dense
 from everlong.methods.recompute import Recompute
 from everlong.methods.sinks import Sinks
 from everlong.methods.window import Window
 
-__all__ = ["Dense", "Method", "Recompute", "Sinks", "Window", "make_method", "method_class", "method_names"]
+__all__ = ["Blocks", "Dense", "Method", "Recompute", "Sinks", "Window", "make_method", "method_class", "method_names"]

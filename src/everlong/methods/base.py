@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from everlong.config import build
 from everlong.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from everlong.memory.blocks.memory import BlockMemory
+    from everlong.memory.plan import RotaryPlan
 
 _REGISTRY: dict[str, type[Method]] = {}
 
@@ -21,6 +25,9 @@ class Method:
     streams: ClassVar[bool] = True
     """Whether the method reads a stream through a cache (False: it can only score)."""
 
+    answers: ClassVar[bool] = False
+    """Whether a token of an answer sees other things than one that is only read."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.name:
@@ -29,6 +36,10 @@ class Method:
     def layout(self) -> tuple[int, int | None]:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
         raise NotImplementedError
+
+    def memory(self, plan: RotaryPlan) -> BlockMemory | None:
+        """What takes the tokens that leave the window of a cache of this model; None: they are dropped."""
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as YAML and the report show them."""

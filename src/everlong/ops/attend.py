@@ -45,13 +45,17 @@ def native_half(q: Tensor) -> bool:
 
 @dataclass
 class Part:
-    """Keys that share one query rotation: `span` counts them from column `start` on."""
+    """Keys that share one query rotation: `span` counts them from column `start` on.
+
+    `mass`, where given, is float32 at least: to each column is added what attention it received, summed over queries.
+    """
 
     q: Float[Tensor, "B H T D"]
     k: Float[Tensor, "B G M D"]
     v: Float[Tensor, "B G M E"]
     span: Span
     start: int = 0
+    mass: Float[Tensor, "B H M"] | None = None
 
 
 @dataclass
@@ -120,6 +124,12 @@ def attend_naive(
     joint = joint - joint.detach().amax(-1, keepdim=True).clamp_min(FLOOR)
     weight = joint.exp()
     weight = weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    at = 0
+    for part in parts:
+        end = at + part.k.shape[2] - part.start
+        if part.mass is not None:
+            part.mass[:, :, part.start :] += weight[..., at:end].detach().sum(2)
+        at = end
     value = torch.cat(values, 2)
     return (weight[..., : value.shape[2]].to(value.dtype) @ value).transpose(1, 2)
 
@@ -157,6 +167,8 @@ def _at_once(
     for part, first, _, _, end in shown:
         v = _as(part.v.narrow(2, part.start + first, end - first), dtype).flatten(0, 1)
         w = weights.narrow(2, at, end - first)
+        if part.mass is not None:
+            part.mass[..., part.start + first : part.start + end] += w.view(B, H, T, -1).sum(2)
         out, at = torch.bmm(w, v) if out is None else out.baddbmm_(w, v), at + end - first
     out = _as(out, like.q.dtype).view(B, H, T, E)
     if s_aux is None and (T > 1 or B > 1):
@@ -192,14 +204,22 @@ class _Tiled:
         rows = self.F * (i1 - i0)
         self.m, self.l = self._start(i1 - i0, rows)
         self.acc = self.scratch.take("acc", (self.N, rows, self.E), self.out, self.acc_dtype).zero_()
+        counted: list[tuple[Tensor, Tensor, Tensor]] = []
         for part in self.parts:
             q = self._fold(part.q[:, :, i0:i1])
             for j0, j1 in _tiles(part.span, i0, i1, tile_keys):
                 k, v = (x.narrow(2, part.start + j0, j1 - j0).flatten(0, 1) for x in (part.k, part.v))
-                s = self.scratch.take("scores", (self.N, rows, j1 - j0), self.out, self.acc_dtype)
+                name = "scores" if part.mass is None else f"scores{len(counted)}"
+                s = self.scratch.take(name, (self.N, rows, j1 - j0), self.out, self.acc_dtype)
                 self._product(q, k.transpose(1, 2), s)
                 self._hide(s, part.span, (i0, i1), (j0, j1))
                 self._weigh(s, v, self._soften(s))
+                if part.mass is not None:
+                    counted.append((part.mass[..., part.start + j0 : part.start + j1], s, self.m))
+        for columns, s, m in counted:
+            share = torch.exp2(m - self.m).div_(self.l.clamp_min(torch.finfo(self.acc_dtype).tiny))
+            heads, tokens = self.B * self.H, i1 - i0
+            columns.add_(torch.bmm(share.view(heads, 1, tokens), s.view(heads, tokens, -1)).view(columns.shape))
         out = self.acc.div_(self.l.clamp_min_(torch.finfo(self.acc_dtype).tiny))
         self.out[:, i0:i1] = out.view(self.B, self.H, i1 - i0, self.E).transpose(1, 2)
 

@@ -101,7 +101,7 @@ class Answer(Iterator[str]):
             if self._drawn in self._ends:
                 self._finish = "end"
                 return
-            session.feed([self._drawn])
+            session.feed([self._drawn], answering=True)
             self._ids.append(self._drawn)
             self._seconds.append(time.perf_counter() - begun)
             yield self._drawn

@@ -80,3 +80,17 @@ def chunks(found: Iterable[Tensor], tokens: int) -> Iterator[Tensor]:
         waiting = ids[whole:]
     if waiting.numel():
         yield waiting
+
+
+def with_tail(found: Iterable[Tensor], tokens: int) -> Iterator[tuple[Tensor, bool]]:
+    """The same ids as (ids, False), and the last `tokens` of all as (ids, True); no tensor longer than those found."""
+    held, longest = torch.empty(0, dtype=torch.int64), 1
+    for ids in found:
+        longest = max(longest, len(ids))
+        held = torch.cat([held, ids])
+        early = max(0, len(held) - tokens)
+        if early:
+            yield held[:early], False
+        held = held[early:]
+    for ids in held.split(longest) if len(held) else ():
+        yield ids, True

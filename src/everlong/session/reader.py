@@ -32,8 +32,11 @@ class Reader(Protocol):
         """Tokens that one `read` takes at most."""
         ...
 
-    def read(self, ids: Int[Tensor, " new"], every: bool) -> Float[Tensor, "rows vocabulary"]:
-        """Reads `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none."""
+    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
+        """Reads `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none.
+
+        `answering`: as part of an answer, each token choosing for itself what it remembers.
+        """
         ...
 
     def predict(self) -> Float[Tensor, " vocabulary"] | None:
@@ -104,8 +107,9 @@ class CacheReader:
         """A chunk never passes the length that the model was trained on."""
         return self._cache.plan.frame_length
 
-    def read(self, ids: Int[Tensor, " new"], every: bool) -> Float[Tensor, "rows vocabulary"]:
+    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
         """The logits after every token of `ids`, or after the last one."""
+        self._cache.answering = answering
         keep = len(ids) if every else 1
         return self._forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
 
@@ -133,7 +137,7 @@ class CacheReader:
     @torch.inference_mode()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Puts a state into the cache."""
-        self._cache.load_state(tensors, meta)
+        self._cache.load_state(tensors, meta, self._forward.device)
 
     def close(self) -> None:
         """Closes the cache; the last one that is closed, or collected, restores the model."""

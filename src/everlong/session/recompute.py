@@ -48,7 +48,7 @@ class RecomputeReader:
         """Tokens read at once; scoring them takes memory for as many predictions."""
         return max(1, self._method.window)
 
-    def read(self, ids: Int[Tensor, " T"], every: bool) -> Float[Tensor, "rows V"]:
+    def read(self, ids: Int[Tensor, " T"], every: bool, answering: bool = False) -> Float[Tensor, "rows V"]:
         """The logits after every token of `ids`; without `every` none, since `predict` makes them when asked."""
         seen, held = self._seen_and_held
         context = torch.cat([held, ids])

@@ -16,7 +16,7 @@ from everlong.session.fingerprint import fingerprint
 if TYPE_CHECKING:
     from everlong.session.session import Session
 
-FORMAT = 1
+FORMAT = 2
 """The layout of what is saved; raised whenever a cache or a session keeps something else."""
 
 

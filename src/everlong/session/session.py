@@ -19,7 +19,7 @@ from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
 from everlong.models.load import Loaded
 from everlong.session.answer import Answer, Generation
-from everlong.session.inputs import Input, chunks, id_pieces
+from everlong.session.inputs import Input, chunks, id_pieces, with_tail
 from everlong.session.mark import Mark
 from everlong.session.reader import CacheReader, Forward, Reader, State
 from everlong.session.recent import Recent
@@ -30,6 +30,8 @@ from everlong.session.score import at_most, logprobs
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
+ANSWERING_TOKENS = 256
+"""How many of a prompt's last tokens choose for themselves what they remember, at most."""
 RECENT_TOKENS = 4096
 """Ids kept for the repetition penalty, or as many as the method's window and sinks if that is more."""
 
@@ -78,14 +80,15 @@ class Session(AbstractContextManager["Session"]):
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
         return self._recent.ids()
 
-    def feed(self, x: Input) -> int:
+    def feed(self, x: Input, answering: bool = False) -> int:
         """Reads `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
 
+        With `answering` each token chooses for itself what it remembers, as those of an answer do (blocks; slower).
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
         """
         start = self.seen_tokens
         for ids in self._chunks(x):
-            self._read(ids, every=False)
+            self._read(ids, every=False, answering=answering)
         return self.seen_tokens - start
 
     def score_stream(self, x: Input, max_tokens: int | None = None) -> Iterator[Float[Tensor, " tokens"]]:
@@ -151,7 +154,7 @@ class Session(AbstractContextManager["Session"]):
         if settings.stops and self.tokenizer is None:
             raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
         if prompt is not None:
-            self.feed(prompt)
+            self._ask(prompt)
         if self.prediction is None:
             lost = "the last prediction was lost by an interrupt" if self.seen_tokens else "the session is empty"
             raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
@@ -255,11 +258,17 @@ class Session(AbstractContextManager["Session"]):
         found = id_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
         return chunks(found, min(self.chunk, reader.chunk_limit))
 
-    def _read(self, ids: Tensor, every: bool) -> Tensor:
+    def _ask(self, prompt: Input) -> None:
+        """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart."""
+        tail = ANSWERING_TOKENS if self.method.answers else 0
+        for ids, answering in with_tail(self._chunks(prompt), tail):
+            self._read(ids, every=False, answering=answering)
+
+    def _read(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
         """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun."""
         reader = self._open()
         try:
-            logits = reader.read(ids, every)
+            logits = reader.read(ids, every, answering)
             self._last = None
             self._recent.add(ids)
             self._last = logits[-1].clone() if every else (logits[-1] if len(logits) else None)

@@ -1,0 +1,81 @@
+"""The index of a layer's blocks: what a query is compared with to choose some of them.
+
+Letters: N blocks, L tokens per block, H query heads, G kv heads, D head dim, C choices (1, or G if per head).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.memory.blocks.settings import BlockSettings
+from everlong.memory.slabs import Slabs
+from everlong.ops.spans import Ints
+
+FIRST_SLAB, LARGEST_SLAB = 32, 1024
+
+
+class Index:
+    """Digests of blocks 0 .. N - 1 in float32.
+
+    mean (InfLLM, arXiv 2402.04617, section 3.2): for each query head the mean of the raw keys of the `repr_topk` tokens
+    with the largest mass; a block's score is the sum over heads of q . digest. bounds (Quest, arXiv 2406.10774, section
+    3.3): the largest and the smallest value of each channel of the raw keys; the score bounds that of any token.
+    """
+
+    def __init__(self, settings: BlockSettings, heads: int, kv_heads: int, dim: int) -> None:
+        self.settings, self.heads, self.kv_heads, self.dim = settings, heads, kv_heads, dim
+        self.bounds = settings.digest == "bounds"
+        self.groups = kv_heads if settings.per_head else 1
+        self.digests = Slabs(
+            2 * kv_heads * dim if self.bounds else heads * dim, torch.float32, FIRST_SLAB, LARGEST_SLAB
+        )
+
+    def put(self, block: int, k_GLD: Float[Tensor, "G L D"], mass_HL: Float[Tensor, "H L"]) -> None:
+        """Set the digest of `block`; blocks come in order."""
+        k = k_GLD.float()
+        if self.bounds:
+            digest = torch.stack((k.amax(1), k.amin(1)), 1)
+        else:
+            best = mass_HL.topk(min(self.settings.repr_topk, k.shape[1]), 1).indices
+            fold = self.heads // self.kv_heads
+            taken = best.view(self.kv_heads, fold, -1, 1).expand(-1, -1, -1, self.dim)
+            digest = k[:, None].expand(-1, fold, -1, -1).gather(2, taken).mean(2)
+        self.digests.room(block).copy_(digest.reshape(-1))
+
+    def scores(self, q_HD: Float[Tensor, "H D"], blocks: int) -> Float[Tensor, "C N"]:
+        """Relevance of the first `blocks` blocks to a query that stands at the memory's distance."""
+        q = q_HD.float().view(self.kv_heads, -1, self.dim).cpu()
+        weights = torch.stack((q.clamp_min(0).sum(1), q.clamp_max(0).sum(1)), 1) if self.bounds else q
+        weights = weights.reshape(self.groups, -1)
+        rows = [slab.view(len(slab), self.groups, -1) for slab in self.digests.rows(blocks)]
+        return torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
+
+    def choose(self, q_HD: Float[Tensor, "H D"] | None, blocks: int) -> Ints:
+        """Numbers of the chosen blocks [C, n], ascending; all of them while there are at most `top_k`."""
+        most = self.settings.top_k
+        if blocks <= most or q_HD is None:
+            return np.broadcast_to(np.arange(blocks, dtype=np.int64), (self.groups, blocks))
+        ranked = self.scores(q_HD, blocks).topk(most, 1).indices.numpy()
+        if self.settings.neighbours:
+            ranked = np.stack([_with_neighbours(row, self.settings.neighbours, most, blocks) for row in ranked])
+        return np.sort(ranked, 1)
+
+    def fork(self) -> Index:
+        """An index with the same digests, sharing their memory."""
+        other = Index(self.settings, self.heads, self.kv_heads, self.dim)
+        other.digests = self.digests.fork()
+        return other
+
+
+def _with_neighbours(ranked: Ints, reach: int, most: int, blocks: int) -> Ints:
+    """The best blocks, each with its `reach` neighbours on both sides, until there are `most` (EM-LLM's contiguity)."""
+    taken: list[int] = []
+    for best in ranked:
+        near = sorted(range(max(0, best - reach), min(blocks, best + reach + 1)), key=lambda n: abs(n - best))
+        taken += [n for n in near if n not in taken][: most - len(taken)]
+        if len(taken) == most:
+            break
+    return np.array(taken, dtype=np.int64)

@@ -1,0 +1,247 @@
+"""The block memory of one layer of one stream.
+
+A token's way: local (in the arena) -> held (its raw key among the sinks or the pending tokens) -> sealed (its block in
+the store, a digest in the index). Everything that a step changes is either behind what is committed, or replaced and
+not written to, so that a step that fails leaves the memory as it was.
+
+Letters: H query heads, G kv heads, D, E head dims of keys and values, S sinks, W window, L tokens per block, K chosen
+blocks, P pending columns, M columns of the arena, T queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.memory.blocks.index import Index
+from everlong.memory.blocks.settings import BlockSettings
+from everlong.memory.store import HostStore
+from everlong.ops.rotary import Rotation, turn_by, turned
+from everlong.ops.spans import Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """What a layer's tensors look like."""
+
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """Pending tokens: raw keys and values [1, G, P, D], and the mass that each got [H, P]."""
+
+    k: Tensor
+    v: Tensor
+    mass: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a layer has come; replaced as a whole.
+
+    Tokens below `held` have left the window; those below `weighed` have all the mass that they will get. `pending` is
+    the first pending token, in column `at` of `tail`. `chosen` [C, n] are the blocks of the present cell, `slots` [C, K]
+    which block lies where (-1: none), placed in the frame that begins at `base`. `mass` [1, H, m] belongs to the newest m tokens; `queries` [H, n, D] are the newest
+    queries, turned to the memory's distance.
+    """
+
+    tail: Tail
+    pending: int
+    at: int = 0
+    held: int = 0
+    weighed: int = 0
+    chosen: Ints | None = None
+    slots: Ints | None = None
+    base: int = 0
+    mass: Tensor | None = None
+    queries: Tensor | None = None
+
+    @property
+    def pending_tokens(self) -> int:
+        """Held tokens that are in no block yet, sinks apart."""
+        return max(0, self.held - self.pending)
+
+
+class LayerMemory:
+    """Sinks, pending tokens and slots of chosen blocks, with the index; the store is shared by the layers."""
+
+    def __init__(self, settings: BlockSettings, layer: int, shape: Shape, store: HostStore) -> None:
+        self.settings, self.layer, self.shape, self.store = settings, layer, shape, store
+        self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim)
+        S, K, L = settings.sinks, settings.top_k, settings.block
+        self.front = self._pair(K * L + S)
+        self.raw_sinks = self.front if settings.positions == "far" else self._pair(S)
+        self.tags: list[list[tuple[int, int | None] | None]] = [[None] * K for _ in range(self.index.groups)]
+        self.sink_place: int | None = None
+        self.filled = False
+        self.now = Progress(self._tail(0), pending=S)
+
+    def _tail(self, tokens: int) -> Tail:
+        """An empty tail with room for `tokens` besides what is ever pending at the start of a step."""
+        s = self.settings
+        columns = s.block + max(s.exec_chunk, s.choose_every) + tokens
+        return Tail(*self._pair(columns), self._empty(self.shape.heads, columns, dtype=torch.float32))
+
+    def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.empty(*shape, dtype=dtype, device=self.shape.device)
+
+    def _pair(self, columns: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, G, columns, dim]; zeros, because an unused slot is multiplied by a weight of 0."""
+        s = self.shape
+        k, v = (self._empty(1, s.kv_heads, columns, dim, dtype=s.dtype) for dim in (s.key_dim, s.value_dim))
+        return k.zero_(), v.zero_()
+
+    @property
+    def first_sink(self) -> int:
+        """The column of `front` in which the sinks begin; slots lie before it."""
+        return self.settings.top_k * self.settings.block
+
+    # A step: begin, then for each cell hold, seal, choose, fill, weigh. What it makes is in `now`.
+
+    def begin(self, done: Progress, tokens: int) -> None:
+        """Go on from `done`, with room for `tokens` more: what is pending moves to a fresh tail when it must."""
+        self.now, used = done, done.pending_tokens
+        if done.at + used + tokens <= done.tail.mass.shape[1]:
+            return
+        fresh, live = self._tail(tokens), slice(done.at, done.at + used)
+        for new, old in ((fresh.k, done.tail.k), (fresh.v, done.tail.v)):
+            new[:, :, :used] = old[:, :, live]
+        fresh.mass[:, :used] = done.tail.mass[:, live]
+        self.now = replace(done, tail=fresh, at=0)
+
+    def hold(self, k: Float[Tensor, "1 G n D"], v: Float[Tensor, "1 G n E"]) -> None:
+        """Take the raw keys and the values of the tokens that leave the window next."""
+        S, now, n = self.settings.sinks, self.now, k.shape[2]
+        early = min(max(0, S - now.held), n)
+        if early:
+            first = now.held + (self.first_sink if self.raw_sinks is self.front else 0)
+            for mine, x in zip(self.raw_sinks, (k, v), strict=True):
+                mine[:, :, first : first + early] = x[:, :, :early]
+        if early < n:
+            column = now.at + max(now.held, S) - now.pending
+            for mine, x in ((now.tail.k, k), (now.tail.v, v)):
+                mine[:, :, column : column + n - early] = x[:, :, early:]
+        self.now = replace(now, held=now.held + n)
+
+    def weigh(self, mass: Float[Tensor, "H n"]) -> None:
+        """Take the final mass of the tokens that have left the window of every query."""
+        S, now, n = self.settings.sinks, self.now, mass.shape[1]
+        early = min(max(0, S - now.weighed), n)
+        column = now.at + max(now.weighed, S) - now.pending
+        now.tail.mass[:, column : column + n - early] = mass[:, early:]
+        self.now = replace(now, weighed=now.weighed + n)
+
+    def seal(self, blocks: int) -> None:
+        """Move pending tokens to the store until there are `blocks` blocks."""
+        L, S = self.settings.block, self.settings.sinks
+        while self.now.pending < S + blocks * L:
+            n, columns = (self.now.pending - S) // L, slice(self.now.at, self.now.at + L)
+            k, v = (x[0, :, columns] for x in (self.now.tail.k, self.now.tail.v))
+            self.store.put(self.layer, n, k, v)
+            self.index.put(n, k, self.now.tail.mass[:, columns])
+            self.now = replace(self.now, pending=self.now.pending + L, at=self.now.at + L)
+
+    def choose(self, query: Float[Tensor, "H D"] | None, blocks: int) -> None:
+        """Choose among the first `blocks` blocks by a query at the memory's distance; None: the mean of the newest."""
+        if query is None and blocks > self.settings.top_k:
+            assert self.now.queries is not None
+            query = self.now.queries.double().mean(1)
+        self.now = replace(self.now, chosen=self.index.choose(query, blocks))
+
+    def remember(self, q: Float[Tensor, "H T D"]) -> None:
+        """Keep the newest `pool` queries."""
+        pool, old = self.settings.pool, self.now.queries
+        kept = [] if old is None or q.shape[1] >= pool else [old[:, max(0, old.shape[1] + q.shape[1] - pool) :]]
+        self.now = replace(self.now, queries=torch.cat([*kept, q[:, -pool:]], 1))
+
+    def assign(self, base: int) -> None:
+        """Give every chosen block a slot; those that have one keep it. Places will count from `base`."""
+        now, K = self.now, self.settings.top_k
+        assert now.chosen is not None
+        slots = np.full((self.index.groups, K), -1) if now.slots is None else now.slots.copy()
+        for row, chosen in zip(slots, now.chosen, strict=True):
+            wanted = set(chosen.tolist())
+            free = [slot for slot in range(K - len(wanted), K) if row[slot] not in wanted]
+            for block, slot in zip(sorted(wanted.difference(row.tolist())), free, strict=False):
+                row[slot] = block
+        self.now, self.filled = replace(now, slots=slots, base=base), False
+
+    def fill(self, places: Ints | None, rotation: Rotation | None) -> None:
+        """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
+        if self.filled:
+            return
+        chosen, slots = self.now.chosen, self.now.slots
+        assert chosen is not None
+        assert slots is not None
+        for c, tags in enumerate(self.tags):
+            at = {int(b): None if places is None else int(places[c, i]) for i, b in enumerate(chosen[c])}
+            for slot, block in enumerate(slots[c].tolist()):
+                if block in at and tags[slot] != (block, at[block]):
+                    tags[slot] = None
+                    self._fetch(c, slot, block, at[block], rotation)
+                    tags[slot] = (block, at[block])
+        self.filled = True
+
+    def place_sinks(self, place: int, rotation: Rotation | None) -> None:
+        """Bring the sinks that are held to `place`, `place` + 1, ..."""
+        if self.sink_place == place:
+            return
+        self.sink_place = None
+        for mine, x in zip(self.front, self._placed(*self.raw_sinks, place, rotation), strict=True):
+            mine[:, :, self.first_sink :] = x
+        self.sink_place = place if self.now.held >= self.settings.sinks else None
+
+    def _fetch(self, c: int, slot: int, block: int, place: int | None, rotation: Rotation | None) -> None:
+        L = self.settings.block
+        heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
+        k, v = (x[None, heads] for x in self.store.get(self.layer, block))
+        if place is not None:
+            k, v = self._placed(k.to(self.shape.device), v, place, rotation)
+        for mine, x in zip(self.front, (k, v), strict=True):
+            mine[:, heads, slot * L : (slot + 1) * L] = x
+
+    @staticmethod
+    def _placed(k: Tensor, v: Tensor, place: int, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        """Raw keys turned to the positions `place`, `place` + 1, ..."""
+        if rotation is None:
+            return k, v
+        return turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k)), v
+
+    def keep_mass(self, mass: Float[Tensor, "1 H m"]) -> None:
+        """The mass so far of the newest tokens."""
+        self.now = replace(self.now, mass=mass)
+
+    def empty_slots(self) -> None:
+        """Forget what lies in the slots and where the sinks stand: after a step that was not committed."""
+        self.sink_place, self.filled = None, False
+        self.tags = [[None] * self.settings.top_k for _ in self.tags]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the working memory (the store and the index are counted by themselves)."""
+        now = self.now
+        pairs = [*self.front, now.tail.k, now.tail.v, now.tail.mass, now.mass, now.queries]
+        pairs += [] if self.raw_sinks is self.front else self.raw_sinks
+        return sum(x.untyped_storage().nbytes() for x in pairs if x is not None)
+
+    def fork(self, done: Progress, store: HostStore) -> LayerMemory:
+        """An independent memory that has come as far as `done`; `store` is the fork's."""
+        other = LayerMemory(self.settings, self.layer, self.shape, store)
+        other.index = self.index.fork()
+        S, first = self.settings.sinks, self.first_sink if self.raw_sinks is self.front else 0
+        for mine, theirs in zip(self.raw_sinks, other.raw_sinks, strict=True):
+            theirs[:, :, first : first + S] = mine[:, :, first : first + S]
+        tail = Tail(done.tail.k.clone(), done.tail.v.clone(), done.tail.mass.clone())
+        other.now = replace(done, tail=tail)
+        return other

@@ -1,0 +1,53 @@
+"""Where sealed blocks lie: as records in host memory."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from everlong.memory.codec import Codec
+from everlong.memory.slabs import Slabs
+
+FIRST_SLAB, LARGEST_SLAB = 4, 64
+
+
+class HostStore:
+    """The blocks of one stream in host memory, layer by layer; numbers count from 0 and are written in order."""
+
+    def __init__(self) -> None:
+        self._codecs: dict[int, Codec] = {}
+        self._records: dict[int, Slabs] = {}
+
+    def add(self, layer: int, codec: Codec) -> None:
+        """Make room for a layer."""
+        self._codecs[layer] = codec
+        self._records[layer] = Slabs(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
+
+    def put(self, layer: int, block: int, k: Float[Tensor, "G L D"], v: Float[Tensor, "G L E"]) -> None:
+        """Store a block; one that was stored under this number before, and not committed, is replaced."""
+        self._codecs[layer].encode(k.cpu(), v.cpu(), self._records[layer].room(block))
+
+    def get(self, layer: int, block: int) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
+        """Keys and values of a block, as they come out of the codec."""
+        return self._codecs[layer].decode(self._records[layer].row(block))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(slabs.nbytes for slabs in self._records.values())
+
+    def fork(self) -> HostStore:
+        """A store with the same blocks, sharing their memory."""
+        other = HostStore()
+        other._codecs = dict(self._codecs)
+        other._records = {layer: slabs.fork() for layer, slabs in self._records.items()}
+        return other
+
+    def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
+        """The first `blocks` records of a layer in one tensor, to be saved."""
+        return self._records[layer].joined(blocks)
+
+    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"]) -> None:
+        """Take saved records; for an empty store."""
+        self._records[layer].restore(records)

@@ -1,0 +1,83 @@
+"""blocks: InfLLM. What leaves the window is kept in blocks, and the `top_k` most relevant come back, without training.
+
+A token sees the first `sinks` tokens, the newest `window` tokens, and `top_k` blocks of `block` tokens, chosen by
+comparing its query (or the mean query of the tokens before its cell) with a digest of each block: the mean key of the
+tokens that received most attention while they were in the window. Everything far stands at one distance, W - 1, so that
+positions stay within what the model was trained on (InfLLM, arXiv 2402.04617, section 3). The authors' choice for a
+chunk sees the chunk itself, and their far mask shows up to a chunk of tokens twice; here what a token sees depends on
+its own index, and on whether it is read or answers, never on how the input was cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from everlong.errors import ConfigError
+from everlong.memory.codec import CODECS
+from everlong.methods.base import Method, at_least
+from everlong.methods.sinks import SINKS_HELP
+from everlong.methods.window import WINDOW_HELP
+
+if TYPE_CHECKING:
+    from everlong.memory.blocks.memory import BlockMemory
+    from everlong.memory.plan import RotaryPlan
+
+HELP = {
+    "block": "tokens per block",
+    "top_k": "blocks that come back for a choice",
+    "repr_topk": "tokens whose mean key stands for a block, per query head",
+    "exec_chunk": "while reading, one choice for so many tokens",
+    "pool": "that choice is made by the mean query of so many tokens before them",
+    "choose_every": "while answering, one choice for so many tokens",
+    "positions": "where chosen blocks stand: far (all at distance window - 1), ordered (in order, right behind the"
+    " window) or true",
+    "choice": "causal, or paper: by the mean query of the tokens themselves, which see their future so",
+    "digest": "what stands for a block: mean (of its most attended keys) or bounds (the range of each channel)",
+    "per_head": "whether each kv head chooses for itself",
+    "neighbours": "blocks taken on either side of a chosen one, within top_k",
+    "codec": "how blocks are stored: native, bfloat16, int8 or int4",
+}
+CHOICES = {"positions": ("far", "ordered", "true"), "choice": ("causal", "paper"), "digest": ("mean", "bounds")}
+
+
+@dataclass(frozen=True)
+class Blocks(Method):
+    """Block memory with retrieval."""
+
+    name = "blocks"
+    answers = True
+    sinks: int = field(default=64, metadata={"help": SINKS_HELP})
+    window: int = field(default=1024, metadata={"help": WINDOW_HELP})
+    block: int = field(default=128, metadata={"help": HELP["block"]})
+    top_k: int = field(default=8, metadata={"help": HELP["top_k"]})
+    repr_topk: int = field(default=4, metadata={"help": HELP["repr_topk"]})
+    exec_chunk: int = field(default=512, metadata={"help": HELP["exec_chunk"]})
+    pool: int = field(default=64, metadata={"help": HELP["pool"]})
+    choose_every: int = field(default=1, metadata={"help": HELP["choose_every"]})
+    positions: Literal["far", "ordered", "true"] = field(default="far", metadata={"help": HELP["positions"]})
+    choice: Literal["causal", "paper"] = field(default="causal", metadata={"help": HELP["choice"]})
+    digest: Literal["mean", "bounds"] = field(default="mean", metadata={"help": HELP["digest"]})
+    per_head: bool = field(default=False, metadata={"help": HELP["per_head"]})
+    neighbours: int = field(default=0, metadata={"help": HELP["neighbours"]})
+    codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="native", metadata={"help": HELP["codec"]})
+
+    def __post_init__(self) -> None:
+        at_least(0, sinks=self.sinks, why=SINKS_HELP)
+        at_least(1, window=self.window, why=WINDOW_HELP)
+        for name in ("block", "top_k", "repr_topk", "exec_chunk", "pool", "choose_every"):
+            at_least(1, why=HELP[name], **{name: getattr(self, name)})
+        at_least(0, neighbours=self.neighbours, why=HELP["neighbours"])
+        for name, allowed in {**CHOICES, "codec": CODECS}.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+
+    def layout(self) -> tuple[int, int | None]:
+        """What is kept beside the blocks."""
+        return self.sinks, self.window
+
+    def memory(self, plan: RotaryPlan) -> BlockMemory:
+        """Block memory; CapabilityError for a model whose layers it cannot serve."""
+        from everlong.memory.blocks.memory import BlockMemory
+
+        return BlockMemory(self, plan)
