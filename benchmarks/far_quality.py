@@ -4,8 +4,8 @@ r"""Sinks over a whole book: perplexity against a dense re-read at five places, 
         --out benchmarks/results/far_quality.json
 
 The stream is read once with sinks 4 + 1020. At each of five places p a fresh dense session reads from p - 4096 on.
-Both are compared on the tokens p - 3072 .. p - 1 (the last three quarters of what is re-read; the first quarter is all
-in the window of the sinks) and on the 2048 tokens from p on, which dense predicts with 4 to 6 times as much context.
+Both are compared on all tokens that are re-read ("whole"), on p - 3072 .. p - 1 ("re-read": its last three quarters,
+where dense has 1 to 4 times the context of the sinks) and on the 2048 tokens from p on ("after": 4 to 6 times as much).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def compare(loaded: object, ids: list[int], logprobs: torch.Tensor, place: int, 
     with everlong.Session(loaded, everlong.Dense(), chunk=chunk) as session:
         dense = session.score(ids[start : place + AFTER])
     row: dict[str, float] = {"place": place}
-    for name, a, b in (("re-read", place - BEFORE * 3 // 4, place), ("after", place, place + AFTER)):
+    spans = ("whole", start + 1, place), ("re-read", place - BEFORE * 3 // 4, place), ("after", place, place + AFTER)
+    for name, a, b in spans:
         pair = -logprobs[a:b].mean(), -dense[a - start : b - start].mean()
         row |= {f"sinks, {name}": math.exp(pair[0]), f"dense, {name}": math.exp(pair[1])}
         row[f"ratio, {name}"] = math.exp(pair[0] - pair[1])

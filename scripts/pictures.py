@@ -11,12 +11,15 @@ from matplotlib.colors import ListedColormap
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 TOKENS, SINKS, WINDOW = 24, 3, 8
-DROPPED, KEPT, SINK, FUTURE = 0, 1, 2, 3
-COLOURS = ListedColormap(["#e9ebee", "#3b6fb6", "#e08a2c", "#ffffff"])
+BLOCK, CELL, CHOSEN_PER_CELL = 3, 4, {12: (0,), 16: (0,), 20: (2,)}
+"""Tokens per block and per cell, and which blocks come back for the cell that begins at a token."""
+DROPPED, KEPT, SINK, FUTURE, CHOSEN, STORED = range(6)
+COLOURS = ListedColormap(["#e9ebee", "#3b6fb6", "#e08a2c", "#ffffff", "#3f9b5f", "#cfe3d4"])
 CAPTIONS = {
     "dense": "dense: all earlier tokens",
     "window": f"window: the last {WINDOW} tokens",
     "recompute": f"recompute: the last {WINDOW} tokens, run afresh each time",
+    "blocks": f"blocks: sinks, window, and chosen blocks of {BLOCK} (green)",
     "sinks": f"sinks: the first {SINKS} tokens and the last {WINDOW}",
 }
 
@@ -26,15 +29,28 @@ def seen(method: str) -> np.ndarray:
     query, key = np.indices((TOKENS, TOKENS))
     near = query - key < WINDOW
     grid = np.where(near if method != "dense" else key <= query, KEPT, DROPPED)
-    if method == "sinks":
+    if method == "blocks":
+        _show_blocks(grid, query, key, near)
+    if method in ("sinks", "blocks"):
         grid[~near & (key < SINKS)] = SINK
     return np.where(key > query, FUTURE, grid)
+
+
+def _show_blocks(grid: np.ndarray, query: np.ndarray, key: np.ndarray, near: np.ndarray) -> None:
+    """Sealed blocks pale, pending tokens as the window, chosen blocks green; one block comes back for each cell."""
+    start = query // CELL * CELL
+    sealed = np.maximum(0, (start - WINDOW - SINKS + 1) // BLOCK)
+    block = (key - SINKS) // BLOCK
+    grid[~near & (key >= SINKS)] = STORED
+    grid[~near & (block >= sealed)] = KEPT
+    for cell, chosen in CHOSEN_PER_CELL.items():
+        grid[~near & (start == cell) & np.isin(block, chosen) & (key >= SINKS)] = CHOSEN
 
 
 def draw(method: str, path: Path) -> None:
     """One picture: rows are queries, columns are keys."""
     figure, axes = plt.subplots(figsize=(4.2, 4.4), dpi=110)
-    axes.pcolormesh(seen(method)[::-1], cmap=COLOURS, vmin=0, vmax=3, edgecolors="white", linewidth=1)
+    axes.pcolormesh(seen(method)[::-1], cmap=COLOURS, vmin=0, vmax=5, edgecolors="white", linewidth=1)
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -51,8 +51,8 @@ class Progress:
 
     Tokens below `held` have left the window; those below `weighed` have all the mass that they will get. `pending` is
     the first pending token, in column `at` of `tail`. `chosen` [C, n] are the blocks of the present cell, `slots` [C, K]
-    which block lies where (-1: none), placed in the frame that begins at `base`. `mass` [1, H, m] belongs to the newest m tokens; `queries` [H, n, D] are the newest
-    queries, turned to the memory's distance.
+    which block lies where (-1: none), placed in the frame that begins at `base`. `mass` [1, H, m] belongs to the newest
+    m tokens; `queries` [H, n, D] are the newest queries, turned to the memory's distance.
     """
 
     tail: Tail

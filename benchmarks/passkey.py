@@ -1,0 +1,114 @@
+r"""Pass keys: a five-digit number hidden in filler, asked for at the end, with its dense control.
+
+    python benchmarks/passkey.py --method blocks --lengths 8K,32K --out benchmarks/results/passkey_blocks.json
+
+The prompt is a plain completion ("... What is the pass key? The pass key is"), as small models want it. The text before
+the question is fed, the question is asked; right is an answer that begins with all five digits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import everlong
+from everlong.config import parse_options
+from everlong.methods import make_method
+
+OPENING = "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will quiz you about it."
+FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+QUESTION = " What is the pass key? The pass key is"
+
+
+def needle(key: int) -> str:
+    """The sentence to be found."""
+    return f" The pass key is {key}. Remember it. {key} is the pass key."
+
+
+def text(tokenizer: object, tokens: int, depth: float, key: int) -> list[int]:
+    """Ids [about `tokens`] of opening, filler and the needle at `depth` (0 start, 1 end)."""
+    opening, filler, hidden = (ids(tokenizer, part) for part in (OPENING, FILLER, needle(key)))
+    repeats = (tokens - len(opening) - len(hidden) - len(ids(tokenizer, QUESTION))) // len(filler)
+    before = round(repeats * depth)
+    return opening + filler * before + hidden + filler * (repeats - before)
+
+
+def ids(tokenizer: object, part: str) -> list[int]:
+    """Token ids of a text, nothing added."""
+    return tokenizer(part, add_special_tokens=False)["input_ids"]  # type: ignore[operator]
+
+
+def ask(
+    loaded: everlong.models.load.Loaded, method: object, chunk: int, prompt: list[int], key: int
+) -> dict[str, object]:
+    """Reads the prompt, asks, and says what came back."""
+    start = time.perf_counter()
+    with everlong.Session(loaded, method, chunk=chunk) as session:
+        for at in range(0, len(prompt), 8192):
+            session.feed(prompt[at : at + 8192])
+            print(f"{session.seen_tokens:,} / {len(prompt):,} tokens", end="\r", file=sys.stderr)
+        read = time.perf_counter() - start
+        answer = session.generate(QUESTION, max_new_tokens=8)
+        found = {"text": answer.text, "right": answer.text.strip().startswith(str(key)), "tokens": session.seen_tokens}
+        found |= {
+            "read_s": read,
+            "ms_per_new_token": answer.seconds_per_token * 1000,
+            "report": session.report().as_dict(),
+        }
+        return found
+
+
+def size(length: str) -> int:
+    """ "32K" -> 32768."""
+    return int(length[:-1]) * {"K": 1 << 10, "M": 1 << 20}[length[-1]] if length[-1] in "KM" else int(length)
+
+
+def main() -> None:
+    """Run, print and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", default="blocks")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    parser.add_argument("--lengths", default="8K")
+    parser.add_argument("--depths", default=".1,.3,.5,.7,.9")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--chunk", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    loaded = everlong.load(args.model, dtype=args.dtype)
+    method, draw, rows = make_method(args.method, parse_options(args.options)), random.Random(args.seed), []
+    for length in args.lengths.split(","):
+        for depth in map(float, args.depths.split(",")):
+            key = draw.randrange(10000, 100000)
+            row = ask(loaded, method, args.chunk, text(loaded.tokenizer, size(length), depth, key), key)
+            rows.append({"length": length, "depth": depth, "key": key} | row)
+            print(
+                f"{length} depth {depth}: {key} -> {row['text']!r} {'right' if row['right'] else 'WRONG'}"
+                f" ({row['read_s']:.0f} s, {row['ms_per_new_token']:.0f} ms a token)",
+                flush=True,
+            )
+    record = {
+        "command": " ".join(sys.argv),
+        "method": str(method),
+        "right": {n: sum(r["right"] for r in rows if r["length"] == n) for n in args.lengths.split(",")},
+        "rows": rows,
+        "versions": {"everlong": everlong.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    if args.out:
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(record["right"])
+
+
+if __name__ == "__main__":
+    main()
