@@ -22,7 +22,10 @@ import everlong
 from everlong.config import parse_options
 from everlong.methods import make_method
 
-OPENING = "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will quiz you about it."
+OPENING = (
+    "There is an important info hidden inside a lot of irrelevant text. "
+    "Find it and memorize it. I will quiz you about it."
+)
 FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 QUESTION = " What is the pass key? The pass key is"
 
@@ -66,7 +69,7 @@ def ask(
 
 
 def size(length: str) -> int:
-    """ "32K" -> 32768."""
+    """How many tokens 32K or 1M stands for."""
     return int(length[:-1]) * {"K": 1 << 10, "M": 1 << 20}[length[-1]] if length[-1] in "KM" else int(length)
 
 

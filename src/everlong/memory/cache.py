@@ -252,7 +252,9 @@ class StreamCache(Cache):
     @property
     def dropped_tokens(self) -> int:
         """Tokens of the stream that can not be seen any more."""
-        if self.window is None or self.blocks is not None:
+        if self.blocks is not None:
+            return self.blocks.dropped_tokens
+        if self.window is None:
             return 0
         return max(0, self.seen_tokens - self.sinks - self.window)
 
@@ -292,8 +294,11 @@ class StreamCache(Cache):
             arena.copy_to(other.arenas[index], self.seen_tokens)
         return other
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, JSON-able facts): all that is needed to go on, the live columns only."""
+    def state(self, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON-able facts): all that is needed to go on, the live columns only.
+
+        Not `sealed`: without the blocks that a store on disk keeps.
+        """
         tensors: dict[str, Tensor] = {}
         for index, arena in self.arenas.items():
             if arena.keys is None:
@@ -305,7 +310,7 @@ class StreamCache(Cache):
         columns = {str(i): a.keys.shape[2] for i, a in self.arenas.items() if a.keys is not None}
         blocks = None
         if self.blocks is not None:
-            more, blocks = saved.state(self.blocks)
+            more, blocks = saved.state(self.blocks, sealed)
             tensors |= more
         return tensors, {
             "blocks": blocks,

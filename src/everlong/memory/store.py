@@ -1,6 +1,9 @@
-"""Where sealed blocks lie: as records in host memory."""
+"""Where sealed blocks lie: what a store offers, and the one in host memory."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,6 +13,41 @@ from everlong.memory.codec import Codec
 from everlong.memory.slabs import Slabs
 
 FIRST_SLAB, LARGEST_SLAB = 4, 64
+
+
+@runtime_checkable
+class Store(Protocol):
+    """The blocks of one stream, layer by layer; numbers count from 0 and are written in order."""
+
+    def add(self, layer: int, codec: Codec) -> None:
+        """Make room for a layer; all layers are added before the first block."""
+        ...
+
+    def put(self, layer: int, block: int, k: Tensor, v: Tensor) -> None:
+        """Store keys [G, L, D] and values [G, L, E]; what was not committed is replaced."""
+        ...
+
+    def get(self, layer: int, block: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a block, as they come out of the codec."""
+        ...
+
+    def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
+        """Keep the blocks below `blocks`, with `digests(block)` in float32, and forget others that were put."""
+        ...
+
+    def fork(self) -> Store:
+        """A store with the same blocks, sharing them."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+        ...
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes on the disk."""
+        ...
 
 
 class HostStore:
@@ -36,6 +74,14 @@ class HostStore:
     def nbytes(self) -> int:
         """Bytes allocated."""
         return sum(slabs.nbytes for slabs in self._records.values())
+
+    def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
+        """Nothing: memory is written at once."""
+
+    @property
+    def disk_bytes(self) -> int:
+        """None."""
+        return 0
 
     def fork(self) -> HostStore:
         """A store with the same blocks, sharing their memory."""

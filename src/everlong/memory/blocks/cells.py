@@ -28,11 +28,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where the cells stand between two steps: how the last token was read, where its run of tokens began."""
+    """Where the cells stand between two steps: how the last token was read, where its run of tokens began.
+
+    `changed`: what may be chosen from has changed, so that the next token begins a cell.
+    """
 
     answering: bool = False
     start: int = 0
     sealed: int = 0
+    changed: bool = False
 
 
 def sealed_blocks(settings: BlockSettings, first: int) -> int:
@@ -40,9 +44,14 @@ def sealed_blocks(settings: BlockSettings, first: int) -> int:
     return max(0, (first - settings.window - settings.sinks + 1) // settings.block)
 
 
+def begins_run(cursor: Cursor, first: int, answering: bool) -> bool:
+    """Whether a run of tokens begins with token `first`."""
+    return first == 0 or cursor.changed or cursor.answering != answering
+
+
 def cells(settings: BlockSettings, cursor: Cursor, first: int, end: int, answering: bool) -> Iterator[Cell]:
     """The cells of the tokens `first` .. `end - 1`, in order."""
-    changes = first == 0 or cursor.answering != answering
+    changes = begins_run(cursor, first, answering)
     start = first if changes else cursor.start
     sealed, token = cursor.sealed, first
     while token < end:
@@ -60,5 +69,5 @@ def moved(settings: BlockSettings, cursor: Cursor, first: int, end: int, answeri
     found = list(cells(settings, cursor, first, end, answering))
     if not found:
         return cursor
-    start = first if first == 0 or cursor.answering != answering else cursor.start
+    start = first if begins_run(cursor, first, answering) else cursor.start
     return Cursor(answering, start, found[-1].sealed)

@@ -5,6 +5,8 @@ Letters: N blocks, L tokens per block, H query heads, G kv heads, D head dim, C 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -53,14 +55,18 @@ class Index:
         rows = [slab.view(len(slab), self.groups, -1) for slab in self.digests.rows(blocks)]
         return torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
 
-    def choose(self, q_HD: Float[Tensor, "H D"] | None, blocks: int) -> Ints:
-        """Numbers of the chosen blocks [C, n], ascending; all of them while there are at most `top_k`."""
-        most = self.settings.top_k
-        if blocks <= most or q_HD is None:
-            return np.broadcast_to(np.arange(blocks, dtype=np.int64), (self.groups, blocks))
-        ranked = self.scores(q_HD, blocks).topk(most, 1).indices.numpy()
+    def choose(self, q_HD: Float[Tensor, "H D"] | None, blocks: int, dropped: Collection[int] = ()) -> Ints:
+        """Numbers of the chosen blocks [C, n], ascending; all but the `dropped` while these are at most `top_k`."""
+        most, gone = self.settings.top_k, [n for n in dropped if n < blocks]
+        if blocks - len(gone) <= most or q_HD is None:
+            kept = np.setdiff1d(np.arange(blocks, dtype=np.int64), gone)
+            return np.broadcast_to(kept, (self.groups, len(kept)))
+        scores = self.scores(q_HD, blocks)
+        scores[:, gone] = -torch.inf
+        ranked = scores.topk(most, 1).indices.numpy()
         if self.settings.neighbours:
-            ranked = np.stack([_with_neighbours(row, self.settings.neighbours, most, blocks) for row in ranked])
+            reach = self.settings.neighbours
+            ranked = np.stack([_with_neighbours(row, reach, most, blocks, set(gone)) for row in ranked])
         return np.sort(ranked, 1)
 
     def fork(self) -> Index:
@@ -70,12 +76,12 @@ class Index:
         return other
 
 
-def _with_neighbours(ranked: Ints, reach: int, most: int, blocks: int) -> Ints:
+def _with_neighbours(ranked: Ints, reach: int, most: int, blocks: int, gone: set[int]) -> Ints:
     """The best blocks, each with its `reach` neighbours on both sides, until there are `most` (EM-LLM's contiguity)."""
     taken: list[int] = []
     for best in ranked:
         near = sorted(range(max(0, best - reach), min(blocks, best + reach + 1)), key=lambda n: abs(n - best))
-        taken += [n for n in near if n not in taken][: most - len(taken)]
+        taken += [n for n in near if n not in taken and n not in gone][: most - len(taken)]
         if len(taken) == most:
             break
     return np.array(taken, dtype=np.int64)

@@ -10,6 +10,7 @@ blocks, P pending columns, M columns of the arena, T queries.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from everlong.memory.blocks.index import Index
 from everlong.memory.blocks.settings import BlockSettings
-from everlong.memory.store import HostStore
+from everlong.memory.store import Store
 from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 
@@ -50,9 +51,9 @@ class Progress:
     """How far a layer has come; replaced as a whole.
 
     Tokens below `held` have left the window; those below `weighed` have all the mass that they will get. `pending` is
-    the first pending token, in column `at` of `tail`. `chosen` [C, n] are the blocks of the present cell, `slots` [C, K]
-    which block lies where (-1: none), placed in the frame that begins at `base`. `mass` [1, H, m] belongs to the newest
-    m tokens; `queries` [H, n, D] are the newest queries, turned to the memory's distance.
+    the first pending token, in column `at` of `tail`. `chosen` [C, n] are the blocks of the present cell, `slots`
+    [C, K] which block lies where (-1: none), placed in the frame that begins at `base`. `mass` [1, H, m] belongs to
+    the newest m tokens; `queries` [H, n, D] are the newest queries, turned to the memory's distance.
     """
 
     tail: Tail
@@ -75,7 +76,7 @@ class Progress:
 class LayerMemory:
     """Sinks, pending tokens and slots of chosen blocks, with the index; the store is shared by the layers."""
 
-    def __init__(self, settings: BlockSettings, layer: int, shape: Shape, store: HostStore) -> None:
+    def __init__(self, settings: BlockSettings, layer: int, shape: Shape, store: Store) -> None:
         self.settings, self.layer, self.shape, self.store = settings, layer, shape, store
         self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim)
         S, K, L = settings.sinks, settings.top_k, settings.block
@@ -106,6 +107,11 @@ class LayerMemory:
     def first_sink(self) -> int:
         """The column of `front` in which the sinks begin; slots lie before it."""
         return self.settings.top_k * self.settings.block
+
+    @property
+    def sealed(self) -> int:
+        """Blocks so far."""
+        return (self.now.pending - self.settings.sinks) // self.settings.block
 
     # A step: begin, then for each cell hold, seal, choose, fill, weigh. What it makes is in `now`.
 
@@ -152,12 +158,15 @@ class LayerMemory:
             self.index.put(n, k, self.now.tail.mass[:, columns])
             self.now = replace(self.now, pending=self.now.pending + L, at=self.now.at + L)
 
-    def choose(self, query: Float[Tensor, "H D"] | None, blocks: int) -> None:
-        """Choose among the first `blocks` blocks by a query at the memory's distance; None: the mean of the newest."""
+    def choose(self, query: Float[Tensor, "H D"] | None, blocks: int, dropped: Collection[int]) -> None:
+        """Choose among the first `blocks` blocks, but for `dropped` ones, by a query at the memory's distance.
+
+        None stands for the mean of the newest queries.
+        """
         if query is None and blocks > self.settings.top_k:
             assert self.now.queries is not None
             query = self.now.queries.double().mean(1)
-        self.now = replace(self.now, chosen=self.index.choose(query, blocks))
+        self.now = replace(self.now, chosen=self.index.choose(query, blocks, dropped))
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""
@@ -235,7 +244,7 @@ class LayerMemory:
         pairs += [] if self.raw_sinks is self.front else self.raw_sinks
         return sum(x.untyped_storage().nbytes() for x in pairs if x is not None)
 
-    def fork(self, done: Progress, store: HostStore) -> LayerMemory:
+    def fork(self, done: Progress, store: Store) -> LayerMemory:
         """An independent memory that has come as far as `done`; `store` is the fork's."""
         other = LayerMemory(self.settings, self.layer, self.shape, store)
         other.index = self.index.fork()

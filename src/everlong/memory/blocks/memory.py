@@ -6,6 +6,7 @@ dims, S sinks, W window, L tokens per block, K chosen blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from everlong.memory.blocks.settings import BlockSettings
 from everlong.memory.codec import Codec
 from everlong.memory.lane import ENDLESS, Lane
 from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
-from everlong.memory.store import HostStore
+from everlong.memory.store import HostStore, Store
 from everlong.ops.attend import Part, attend
 from everlong.ops.rotary import Rotation, Turn, turn_by, turned
 from everlong.ops.spans import Ints, Span
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
 class Row:
     """One stream: its store, its layers, and where its cells stand."""
 
-    store: HostStore
+    store: Store
     layers: dict[int, LayerMemory]
     pad: int = 0
+    dropped: frozenset[int] = frozenset()
+    """Blocks that can not come back: forgotten, damaged, or given up for room."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,7 @@ class BlockMemory:
         self._check(plan)
         self.rows: list[Row] = []
         self.answering = False
+        self.make_store: Callable[[], Store] = HostStore
         self._done = Done([], [], [])
         self._step: _BlockStep | None = None
 
@@ -102,20 +106,28 @@ class BlockMemory:
         while len(self.rows) < rows:
             n = len(self.rows)
             pads = self._step.pads if self._step is not None else None
-            self.rows.append(Row(HostStore(), {}, pad=0 if pads is None else int(pads[n])))
+            self.rows.append(Row(self.make_store(), {}, pad=0 if pads is None else int(pads[n])))
 
     def layer_memory(self, row: Row, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerMemory:
         """The memory of a layer, made at the first step."""
+        if not row.layers:
+            self.prepare(row.store, k.dtype)
         if layer not in row.layers:
             shape = Shape(q.shape[1], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device)
             self.add_layer(row, layer, shape)
         return row.layers[layer]
 
+    def prepare(self, store: Store, dtype: torch.dtype) -> None:
+        """Tell a fresh store what it will hold of each layer."""
+        for index in sorted(self.layers):
+            key, value = self.plan.layers[index].key, self.plan.layers[index].value
+            assert key is not None
+            assert value is not None
+            store.add(index, Codec(self.settings.codec, key[0], self.settings.block, key[1], value[1], dtype))
+
     def add_layer(self, row: Row, layer: int, shape: Shape) -> None:
         """Make an empty memory for a layer of a row."""
-        s = self.settings
-        row.store.add(layer, Codec(s.codec, shape.kv_heads, s.block, shape.key_dim, shape.value_dim, shape.dtype))
-        row.layers[layer] = LayerMemory(s, layer, shape, row.store)
+        row.layers[layer] = LayerMemory(self.settings, layer, shape, row.store)
 
     def done(self, row: int, layer: int) -> Progress | None:
         """What was committed of a layer; None before its first commit."""
@@ -131,8 +143,27 @@ class BlockMemory:
         assert step is not None
         progress = [{i: m.now for i, m in row.layers.items()} for row in self.rows]
         cursors = [step.cursor(n, row) for n, row in enumerate(self.rows)]
+        for row in self.rows:
+            self._keep(row)
         cited = [_added(old, new) for old, new in zip(self._cited(), step.cited, strict=True)]
         self._done, self._step = Done(progress, cursors, cited), None
+
+    def _keep(self, row: Row) -> None:
+        """Hand the row's sealed blocks to its store for good."""
+        parts = [row.layers[i] for i in sorted(row.layers)]
+        blocks = min((part.sealed for part in parts), default=0)
+        row.store.commit(blocks, lambda n: torch.cat([part.index.digests.row(n) for part in parts]))
+
+    def drop(self, blocks: Iterable[int], row: int = 0) -> None:
+        """Let these blocks never come back; the report counts their tokens as dropped."""
+        self.rows[row].dropped |= frozenset(blocks)
+        cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
+        self._done = replace(self._done, cursors=cursors)
+
+    @property
+    def dropped_tokens(self) -> int:
+        """Tokens of dropped blocks (of the row with most of them)."""
+        return max((len(row.dropped) for row in self.rows), default=0) * self.settings.block
 
     def _cited(self) -> list[dict[int, float]]:
         return self._done.cited or [{} for _ in self.rows]
@@ -187,7 +218,11 @@ class BlockMemory:
         """Bytes allocated by tier."""
         device = sum(m.nbytes for row in self.rows for m in row.layers.values())
         index = sum(m.index.digests.nbytes for row in self.rows for m in row.layers.values())
-        return {"device": device, "host": index + sum(row.store.nbytes for row in self.rows), "disk": 0}
+        return {
+            "device": device,
+            "host": index + sum(row.store.nbytes for row in self.rows),
+            "disk": sum(row.store.disk_bytes for row in self.rows),
+        }
 
     def resume(self, progress: list[dict[int, Progress]], cursors: list[Cursor], cited: list[dict[int, float]]) -> None:
         """Take this as what was committed."""
@@ -195,7 +230,9 @@ class BlockMemory:
 
     def fresh(self) -> BlockMemory:
         """A memory of the same model and settings that holds nothing."""
-        return BlockMemory(self.settings, self.plan)
+        other = BlockMemory(self.settings, self.plan)
+        other.make_store = self.make_store
+        return other
 
     def fork(self, rows: list[int] | None = None) -> BlockMemory:
         """An independent memory of the same rows, or of `rows` in this order; sealed blocks are shared."""
@@ -204,7 +241,7 @@ class BlockMemory:
         for n in range(len(self.rows)) if rows is None else rows:
             old, store = self.rows[n], self.rows[n].store.fork()
             layers = {i: m.fork(self._done.progress[n][i], store) for i, m in old.layers.items()}
-            other.rows.append(Row(store, layers, old.pad))
+            other.rows.append(Row(store, layers, old.pad, old.dropped))
             other._done.progress.append({i: m.now for i, m in layers.items()})
             other._done.cursors.append(self.cursor(n))
             other._done.cited.append(dict(self._done.cited[n]))
@@ -260,7 +297,7 @@ class _View:
         t = np.arange(cell.first, cell.end, dtype=np.int64)[None]
         self.pending = s.sinks + cell.sealed * s.block
         self.pieces: list[tuple[Piece, Span]] = [(p, self._cut(p.span, n)) for p in step.pieces(lane)]
-        self.chosen = min(s.top_k, cell.sealed)
+        self.chosen = min(s.top_k, cell.sealed - sum(n < cell.sealed for n in row.dropped))
         hi = s.top_k * s.block + np.clip(t - s.window + 1, 0, s.sinks)
         self.front = Span(np.full_like(t, (s.top_k - self.chosen) * s.block), hi)
         self.tail = Span(np.zeros_like(t), np.maximum(t - s.window + 1 - self.pending, 0))
@@ -316,7 +353,7 @@ class _Call:
         cell, q = view.cell, q[:, :, view.queries]
         q_far = self._far(q, cell.first + row.pad)
         if cell.opens:
-            self._open(memory, view, q_far)
+            self._open(memory, view, q_far, row.dropped)
         if not memory.filled:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
@@ -354,7 +391,7 @@ class _Call:
             return q
         return turned(q, self.rotation, self.shared.turn(self.rotation, by, by + 1, 1, q))
 
-    def _open(self, memory: LayerMemory, view: _View, q_far: Tensor) -> None:
+    def _open(self, memory: LayerMemory, view: _View, q_far: Tensor, dropped: frozenset[int]) -> None:
         s, cell = self.settings, view.cell
         memory.seal(cell.sealed)
         query = None
@@ -362,7 +399,7 @@ class _Call:
             query = q_far[0].double().mean(1)
         elif cell.answering:
             query = q_far[0, :, 0]
-        memory.choose(query, cell.sealed)
+        memory.choose(query, cell.sealed, dropped)
         memory.assign(self.step.base)
 
     def _places(self, memory: LayerMemory, view: _View) -> Ints | None:

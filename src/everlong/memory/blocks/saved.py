@@ -12,29 +12,30 @@ from torch import Tensor
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
 from everlong.memory.blocks.memory import BlockMemory, Row
+from everlong.memory.disk import DiskStore
 from everlong.memory.store import HostStore
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 COUNTS = ("pending", "held", "weighed", "base")
 
 
-def state(memory: BlockMemory) -> State:
-    """All that is needed to go on, the sealed blocks too."""
+def state(memory: BlockMemory, sealed: bool = True) -> State:
+    """All that is needed to go on; the sealed blocks too, or (not `sealed`) without what a store on disk keeps."""
     tensors: dict[str, Tensor] = {}
     rows = []
     for n, row in enumerate(memory.rows):
         facts = {}
         for layer, part in row.layers.items():
-            found, facts[str(layer)] = _layer_state(part)
+            found, facts[str(layer)] = _layer_state(part, sealed)
             tensors |= {f"row{n}.layer{layer}.{name}": x for name, x in found.items()}
         cited = [[block, mass] for block, mass in memory.citations(n).items()]
-        rows.append({"pad": row.pad, "cursor": asdict(memory.cursor(n)), "cited": cited, "layers": facts})
+        kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
+        rows.append(kept | {"cited": cited, "layers": facts})
     return tensors, {"answering": memory.answering, "rows": rows}
 
 
-def _layer_state(part: LayerMemory) -> State:
+def _layer_state(part: LayerMemory, sealed: bool) -> State:
     now, S = part.now, part.settings.sinks
-    blocks = (now.pending - S) // part.settings.block
     live = slice(now.at, now.at + now.pending_tokens)
     first = part.first_sink if part.raw_sinks is part.front else 0
     held = min(S, now.held)
@@ -44,9 +45,11 @@ def _layer_state(part: LayerMemory) -> State:
         "tail_mass": now.tail.mass[:, live],
         "sinks_k": part.raw_sinks[0][:, :, first : first + held],
         "sinks_v": part.raw_sinks[1][:, :, first : first + held],
-        "digests": part.index.digests.joined(blocks),
-        "records": part.store.records(part.layer, blocks),
     }
+    if sealed:
+        assert isinstance(part.store, HostStore)
+        tensors["digests"] = part.index.digests.joined(part.sealed)
+        tensors["records"] = part.store.records(part.layer, part.sealed)
     optional = {"mass": now.mass, "queries": now.queries, "chosen": _as_tensor(now.chosen)}
     optional["slots"] = _as_tensor(now.slots)
     tensors |= {name: x for name, x in optional.items() if x is not None}
@@ -61,22 +64,38 @@ def _as_tensor(chosen: Any) -> Tensor | None:
 def restored(
     memory: BlockMemory, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device
 ) -> BlockMemory:
-    """A memory of the settings and the model of `memory` with this state."""
+    """A memory of the settings and the model of `memory` with this state; blocks that it lacks are in the store."""
     fresh = memory.fresh()
     fresh.answering = facts["answering"]
     progress, cursors, cited = [], [], []
     for n, saved_row in enumerate(facts["rows"]):
-        row = Row(HostStore(), {}, saved_row["pad"])
-        for layer, counts in saved_row["layers"].items():
-            prefix = f"row{n}.layer{layer}."
-            found = {k.removeprefix(prefix): x.to(device) for k, x in tensors.items() if k.startswith(prefix)}
-            _restore_layer(fresh, row, int(layer), found, counts)
+        row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]))
+        found = _by_layer(tensors, f"row{n}.layer")
+        if found:
+            fresh.prepare(row.store, next(iter(found.values()))["tail_k"].dtype)
+        for layer, part in found.items():
+            placed = {name: x if name in ("digests", "records") else x.to(device) for name, x in part.items()}
+            _restore_layer(fresh, row, layer, placed, saved_row["layers"][str(layer)])
+        if isinstance(row.store, DiskStore):
+            widths = {i: part.index.digests.columns for i, part in sorted(row.layers.items())}
+            for layer, digests in row.store.digests(widths).items():
+                row.layers[layer].index.digests.restore(digests)
         fresh.rows.append(row)
         progress.append({layer: part.now for layer, part in row.layers.items()})
         cursors.append(Cursor(**saved_row["cursor"]))
         cited.append({int(block): mass for block, mass in saved_row["cited"]})
     fresh.resume(progress, cursors, cited)
     return fresh
+
+
+def _by_layer(tensors: dict[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
+    """The tensors whose names are `prefix`N.NAME, by N and NAME."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for full, x in tensors.items():
+        if full.startswith(prefix):
+            layer, name = full.removeprefix(prefix).split(".")
+            found.setdefault(int(layer), {})[name] = x
+    return found
 
 
 def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, Tensor], counts: dict[str, int]) -> None:
@@ -89,8 +108,10 @@ def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, T
     first = part.first_sink if part.raw_sinks is part.front else 0
     for mine, name in zip(part.raw_sinks, ("sinks_k", "sinks_v"), strict=True):
         mine[:, :, first : first + found[name].shape[2]] = found[name]
-    part.index.digests.restore(found["digests"].cpu())
-    part.store.restore(layer, found["records"].cpu())
-    choice = {name: found[name].cpu().numpy() for name in ("chosen", "slots") if name in found}
-    numbers = {name: counts[name] for name in COUNTS}
-    part.now = Progress(tail, mass=found.get("mass"), queries=found.get("queries"), **choice, **numbers)
+    if "records" in found:
+        assert isinstance(row.store, HostStore)
+        part.index.digests.restore(found["digests"])
+        row.store.restore(layer, found["records"])
+    chosen, slots = (found[name].cpu().numpy() if name in found else None for name in ("chosen", "slots"))
+    at = {name: counts[name] for name in COUNTS}
+    part.now = Progress(tail, chosen=chosen, slots=slots, mass=found.get("mass"), queries=found.get("queries"), **at)

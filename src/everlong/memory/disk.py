@@ -1,0 +1,288 @@
+"""Where sealed blocks lie on disk: append-only files of immutable, checksummed records, written behind the computation.
+
+A record is a header of 64 bytes (what it holds, its length, its checksum) and what the codec made of one block of one
+layer. A row is the records of all layers for one block; a file holds rows, and beside it the digests of the same
+blocks. Records are read with pread and not through a mapping: a file that was cut short is then an error to report and
+not a signal that ends the process, and the pages that were read are never counted as memory of this process.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.errors import DamagedError, InputError, SaveError
+from everlong.memory.codec import Codec
+
+HEADER = struct.Struct("<8sIIIIQ")
+HEADER_BYTES = 64
+MAGIC = b"evrlng\x01\n"
+QUEUED_ROWS = 4
+"""Rows that may wait for the disk; the computation waits when there are more."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Rows `first` .. `end - 1` of a stream, in the file `path` from its row `at` on."""
+
+    path: Path
+    first: int
+    end: int
+    at: int = 0
+
+    @property
+    def digests(self) -> Path:
+        """The file with the digests of the same rows."""
+        return self.path.with_suffix(".digests")
+
+
+class DiskStore:
+    """The blocks of one stream in files; numbers count from 0 and are written in order.
+
+    `volumes` hold what is there already, the last one open for more if `writable`; other streams may share the
+    earlier ones. `commit` queues what was put for the writer; `flush` waits until it is on the disk.
+    """
+
+    def __init__(self, volumes: list[Volume], writable: bool = True) -> None:
+        self.volumes, self.writable = volumes, writable
+        self.blocks = volumes[-1].end if volumes else 0
+        self._codecs: dict[int, Codec] = {}
+        self._offsets: dict[int, int] = {}
+        self._row_bytes = 0
+        self._staged: dict[int, Tensor] = {}
+        self._waiting: dict[int, Tensor] = {}
+        self._files: dict[Path, int] = {}
+        self._writer: _Writer | None = None
+        self.read_bytes = self.written_bytes = 0
+
+    def add(self, layer: int, codec: Codec) -> None:
+        """Make room for a layer; all layers are added before the first block."""
+        self._codecs[layer], self._offsets[layer] = codec, self._row_bytes
+        self._row_bytes += HEADER_BYTES + codec.record_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+        return self._row_bytes
+
+    def put(self, layer: int, block: int, k: Float[Tensor, "G L D"], v: Float[Tensor, "G L E"]) -> None:
+        """Stage a block; one that was staged under this number before, and not committed, is replaced."""
+        if block not in self._staged:
+            with torch.inference_mode(False):
+                self._staged[block] = torch.zeros(self._row_bytes, dtype=torch.uint8)
+        at, codec = self._offsets[layer], self._codecs[layer]
+        record = self._staged[block][at : at + HEADER_BYTES + codec.record_bytes]
+        codec.encode(k.cpu(), v.cpu(), record[HEADER_BYTES:])
+        payload = record[HEADER_BYTES:].numpy()
+        header = HEADER.pack(MAGIC, layer, block, k.shape[1], zlib.crc32(payload.tobytes()), codec.record_bytes)
+        record[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+
+    def get(self, layer: int, block: int) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
+        """Keys and values of a block, as they come out of the codec; DamagedError if its bytes were changed."""
+        at, codec = self._offsets[layer], self._codecs[layer]
+        row = self._staged.get(block)
+        row = self._waiting.get(block) if row is None else row
+        if row is not None:
+            return codec.decode(row[at + HEADER_BYTES : at + HEADER_BYTES + codec.record_bytes])
+        return codec.decode(torch.from_numpy(self._read(layer, block)))
+
+    def _read(self, layer: int, block: int) -> np.ndarray:
+        volume = next(v for v in reversed(self.volumes) if v.first <= block)
+        size = HEADER_BYTES + self._codecs[layer].record_bytes
+        start = (volume.at + block - volume.first) * self._row_bytes + self._offsets[layer]
+        data = os.pread(self._open(volume.path), size, start)
+        self.read_bytes += size
+        where = f"{volume.path}: block {block} of layer {layer}"
+        if len(data) < size:
+            raise DamagedError(f"{where} is cut short; run `everlong sessions verify --repair`")
+        magic, got_layer, got_block, _, checksum, length = HEADER.unpack_from(data)
+        payload = np.frombuffer(bytearray(data), dtype=np.uint8)[HEADER_BYTES:]
+        if (magic, got_layer, got_block, length) != (MAGIC, layer, block, len(payload)) or (
+            zlib.crc32(data[HEADER_BYTES:]) != checksum
+        ):
+            raise DamagedError(f"{where} is not what was written; run `everlong sessions verify --repair`")
+        return payload
+
+    def _open(self, path: Path) -> int:
+        if path not in self._files:
+            try:
+                self._files[path] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror}; restore this file of the session's blocks") from error
+        return self._files[path]
+
+    def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
+        """Take the staged blocks below `blocks` for good, with `digests(block)` in float32; forget other staged ones."""
+        for block in sorted(n for n in self._staged if self.blocks <= n < blocks):
+            if self._writer is None:
+                self._writer = _Writer(self.volumes[-1])
+            row = self._staged.pop(block)
+            self._waiting[block] = row
+            self._writer.write(block, row, digests(block))
+            self.blocks = block + 1
+        self._staged.clear()
+        self._take_back()
+
+    def _take_back(self) -> None:
+        """Let go of the rows that have been written."""
+        for block in self._writer.finished() if self._writer is not None else ():
+            row = self._waiting.pop(block, None)
+            self.written_bytes += 0 if row is None else row.nbytes
+
+    def flush(self) -> None:
+        """Wait until all that was committed is on the disk; SaveError if it cannot be."""
+        if self._writer is None:
+            return
+        self._writer.flush()
+        self._take_back()
+        last = self.volumes[-1]
+        self.volumes[-1] = Volume(last.path, last.first, self.blocks, last.at)
+
+    def digests(self, numbers: dict[int, int]) -> dict[int, Tensor]:
+        """The digests of all blocks by layer, [N, numbers[layer]] float32, in one read."""
+        width = sum(numbers.values()) * 4 + 4
+        rows = np.concatenate(
+            [_digest_rows(v, width) for v in self.volumes if v.end > v.first] or [np.empty((0, width))]
+        )
+        found, at = {}, 0
+        flat = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))
+        for layer, count in numbers.items():
+            found[layer] = flat[:, at : at + count]
+            at += count
+        return found
+
+    def damaged(self) -> Iterator[int]:
+        """Check every record; the numbers of the blocks that are not what was written."""
+        for block in range(self.blocks):
+            try:
+                for layer in self._codecs:
+                    self._read(layer, block)
+            except DamagedError:
+                yield block
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory: rows on their way to the disk."""
+        return sum(row.nbytes for row in (*self._staged.values(), *list(self._waiting.values())))
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of this stream's rows on the disk, those that it shares included."""
+        return self.blocks * self._row_bytes
+
+    def fork(self) -> DiskStore:
+        """A store that reads the same blocks and cannot be written; a new volume makes it writable."""
+        self.flush()
+        other = DiskStore(list(self.volumes), writable=False)
+        other._codecs, other._offsets, other._row_bytes = dict(self._codecs), dict(self._offsets), self._row_bytes
+        return other
+
+    def close(self) -> None:
+        """End the writer and close the files."""
+        writer, self._writer = self._writer, None
+        files, self._files = self._files, {}
+        if writer is not None:
+            writer.close()
+        for descriptor in files.values():
+            os.close(descriptor)
+
+
+class _Writer:
+    """Appends rows to a volume in a thread of its own."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self._queue: queue.Queue[tuple[int, Tensor, Tensor] | None] = queue.Queue(QUEUED_ROWS)
+        self._done: list[int] = []
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="everlong-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, block: int, row: Tensor, digests: Tensor) -> None:
+        self._raise()
+        self._queue.put((block, row, digests))
+
+    def finished(self) -> list[int]:
+        """Blocks written since this was last asked."""
+        done, self._done = self._done, []
+        return done
+
+    def flush(self) -> None:
+        self._queue.join()
+        self._raise()
+        for path in (self.volume.path, self.volume.digests):
+            if path.exists():
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise SaveError(
+                f"{self.volume.path}: {self._error.strerror or self._error}; nothing that was kept is lost: make room "
+                "and read on from the last checkpoint"
+            ) from self._error
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            try:
+                if self._error is None:
+                    self._append(*item)
+                    self._done.append(item[0])
+            except OSError as error:
+                self._error = error
+            finally:
+                self._queue.task_done()
+        self._queue.task_done()
+
+    def _append(self, block: int, row: Tensor, digests: Tensor) -> None:
+        place = self.volume.at + block - self.volume.first
+        body = digests.numpy().tobytes()
+        body += zlib.crc32(body).to_bytes(4, "little")
+        for path, data in ((self.volume.path, row.numpy().data), (self.volume.digests, memoryview(body))):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                _write_all(descriptor, data, place * data.nbytes)
+            finally:
+                os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: memoryview, at: int) -> None:
+    data = data.cast("B")
+    while data:
+        written = os.pwrite(descriptor, data, at)
+        data, at = data[written:], at + written
+
+
+def _digest_rows(volume: Volume, width: int) -> np.ndarray:
+    """The rows of digests [n, width] with their checksums, checked."""
+    try:
+        data = np.fromfile(volume.digests, np.uint8, (volume.end - volume.first) * width, offset=volume.at * width)
+    except OSError as error:
+        raise InputError(f"{volume.digests}: {error.strerror}; restore this file of the session's index") from error
+    if len(data) < (volume.end - volume.first) * width:
+        raise DamagedError(f"{volume.digests}: cut short; run `everlong sessions verify --repair`")
+    rows = data.reshape(-1, width)
+    sums = rows[:, -4:].copy().view(np.uint32)[:, 0]
+    for n, row in enumerate(rows):
+        if zlib.crc32(row[:-4].tobytes()) != sums[n]:
+            raise DamagedError(
+                f"{volume.digests}: the digests of block {volume.first + n} are not what was written; run `everlong "
+                "sessions verify --repair`"
+            )
+    return rows
