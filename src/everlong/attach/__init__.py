@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from torch import nn
@@ -11,6 +12,7 @@ from everlong.attach.plug import Plug
 from everlong.errors import AttachError, CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.plan import RotaryPlan
+from everlong.memory.store import HostStore, Store
 from everlong.methods.base import Method
 
 
@@ -31,11 +33,12 @@ class Handle:
         """By which way the model's attention reaches ours."""
         return self._plug.route.title
 
-    def new_cache(self, chunk: int = 512) -> StreamCache:
+    def new_cache(self, chunk: int = 512, make_store: Callable[[], Store] = HostStore) -> StreamCache:
         """An empty cache, to be passed as past_key_values.
 
         `chunk` is how many tokens a forward usually brings: longer forwards work and need more memory for their
-        duration. The cache keeps the model attached until it is closed or collected.
+        duration. `make_store` makes the place for stored blocks, for each row (method blocks). The cache keeps the
+        model attached until it is closed or collected.
         """
         if not self._attached:
             raise CapabilityError("handle: is detached; call attach(model, method) again")
@@ -43,6 +46,8 @@ class Handle:
             raise CapabilityError(f"{self.method.name}: keeps no cache, it can only score; use Session.score")
         sinks, window = self.method.layout()
         memory = self.method.memory(self.plan)
+        if memory is not None:
+            memory.make_store = make_store
         return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)
 
     def detach(self) -> None:

@@ -50,8 +50,9 @@ class Volume:
 class DiskStore:
     """The blocks of one stream in files; numbers count from 0 and are written in order.
 
-    `volumes` hold what is there already, the last one open for more if `writable`; other streams may share the
-    earlier ones. `commit` queues what was put for the writer; `flush` waits until it is on the disk.
+    `volumes` hold what is there already; the last one is open for more if `writable`, else more blocks stay in host
+    memory. Other streams may share volumes. `commit` queues what was put for the writer; `flush` waits until it is on
+    the disk.
     """
 
     def __init__(self, volumes: list[Volume], writable: bool = True) -> None:
@@ -68,6 +69,8 @@ class DiskStore:
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer; all layers are added before the first block."""
+        if layer in self._codecs:
+            return
         self._codecs[layer], self._offsets[layer] = codec, self._row_bytes
         self._row_bytes += HEADER_BYTES + codec.record_bytes
 
@@ -123,13 +126,13 @@ class DiskStore:
         return self._files[path]
 
     def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
-        """Take the staged blocks below `blocks` for good, with `digests(block)` in float32; forget other staged ones."""
+        """Keep the staged blocks below `blocks`, with `digests(block)` in float32; forget other staged ones."""
         for block in sorted(n for n in self._staged if self.blocks <= n < blocks):
-            if self._writer is None:
-                self._writer = _Writer(self.volumes[-1])
             row = self._staged.pop(block)
             self._waiting[block] = row
-            self._writer.write(block, row, digests(block))
+            if self.writable:
+                self._writer = self._writer or _Writer(self.volumes[-1])
+                self._writer.write(block, row, digests(block))
             self.blocks = block + 1
         self._staged.clear()
         self._take_back()
@@ -185,6 +188,7 @@ class DiskStore:
         """A store that reads the same blocks and cannot be written; a new volume makes it writable."""
         self.flush()
         other = DiskStore(list(self.volumes), writable=False)
+        other.blocks, other._waiting = self.blocks, dict(self._waiting)
         other._codecs, other._offsets, other._row_bytes = dict(self._codecs), dict(self._offsets), self._row_bytes
         return other
 

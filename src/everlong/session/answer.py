@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from everlong.errors import SessionError
 from everlong.session.decode import Decoder, StopGuard
 from everlong.session.sampling import Sampling
+from everlong.session.transcript import ANSWER
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
@@ -101,7 +102,7 @@ class Answer(Iterator[str]):
             if self._drawn in self._ends:
                 self._finish = "end"
                 return
-            session.feed([self._drawn], answering=True)
+            session.feed([self._drawn], answering=True, source=ANSWER)
             self._ids.append(self._drawn)
             self._seconds.append(time.perf_counter() - begun)
             yield self._drawn

@@ -6,14 +6,15 @@ from torch import Tensor
 
 from everlong.session.reader import Reader
 from everlong.session.recent import Recent
+from everlong.session.transcript import Transcript
 
 
 class Mark:
     """What a session had read when `session.mark()` was called; holds a copy of the cache until it is closed."""
 
-    def __init__(self, reader: Reader, recent: Recent, last: Tensor | None) -> None:
+    def __init__(self, reader: Reader, recent: Recent, last: Tensor | None, transcript: Transcript) -> None:
         self._reader: Reader | None = reader
-        self._recent, self._last = recent, last
+        self._recent, self._last, self._transcript = recent, last, transcript
 
     @property
     def seen_tokens(self) -> int:
@@ -25,10 +26,10 @@ class Mark:
         """Whether the copy was freed."""
         return self._reader is None
 
-    def copy(self) -> tuple[Reader, Recent, Tensor | None]:
+    def copy(self) -> tuple[Reader, Recent, Tensor | None, Transcript]:
         """The parts of a session at this place, independent of the mark."""
         assert self._reader is not None
-        return self._reader.fork(), self._recent.copy(), self._last
+        return self._reader.fork(), self._recent.copy(), self._last, self._transcript.copy()
 
     def close(self) -> None:
         """Frees the copy; the mark is of no use afterwards."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,8 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.attach import attach
+from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.cache import StreamCache
 from everlong.memory.report import MemoryReport
+from everlong.memory.store import HostStore, Store
 from everlong.methods.base import Method
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -55,12 +58,17 @@ class Reader(Protocol):
         """What is kept of what was read."""
         ...
 
-    def state(self) -> State:
-        """All that is needed to go on."""
+    def state(self, sealed: bool = True) -> State:
+        """All that is needed to go on; not `sealed`: without blocks that a store on disk keeps."""
         ...
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Goes on from a state of the same model and method; only for a reader that has read nothing."""
+        ...
+
+    @property
+    def blocks(self) -> BlockMemory | None:
+        """The block memory, if the method has one."""
         ...
 
     def close(self) -> None:
@@ -88,14 +96,19 @@ class Forward:
 class CacheReader:
     """Reads through the method's cache, attached to the model for as long as the reader lives."""
 
-    def __init__(self, forward: Forward, method: Method, cache: StreamCache) -> None:
-        self._forward, self._method, self._cache = forward, method, cache
+    def __init__(
+        self, forward: Forward, method: Method, cache: StreamCache, make_store: Callable[[], Store] = HostStore
+    ) -> None:
+        self._forward, self._method, self._cache, self._make_store = forward, method, cache, make_store
 
     @classmethod
-    def attached(cls, forward: Forward, method: Method, chunk: int) -> CacheReader:
+    def attached(
+        cls, forward: Forward, method: Method, chunk: int, make_store: Callable[[], Store] = HostStore
+    ) -> CacheReader:
         """A reader that has read nothing, with room for chunks of `chunk`; AttachError for a model of another kind."""
         with attach(forward.model, method) as handle:
-            return cls(forward, method, handle.new_cache(min(chunk, handle.plan.frame_length)))
+            cache = handle.new_cache(min(chunk, handle.plan.frame_length), make_store)
+            return cls(forward, method, cache, make_store)
 
     @property
     def seen_tokens(self) -> int:
@@ -123,21 +136,26 @@ class CacheReader:
 
     def fresh(self) -> CacheReader:
         """A reader over a new cache."""
-        return CacheReader.attached(self._forward, self._method, self._cache.chunk)
+        return CacheReader.attached(self._forward, self._method, self._cache.chunk, self._make_store)
 
     def report(self) -> MemoryReport:
         """The cache's own report."""
         return self._cache.report()
 
     @torch.inference_mode()
-    def state(self) -> State:
+    def state(self, sealed: bool = True) -> State:
         """The cache's own state."""
-        return self._cache.state()
+        return self._cache.state(sealed)
 
     @torch.inference_mode()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Puts a state into the cache."""
         self._cache.load_state(tensors, meta, self._forward.device)
+
+    @property
+    def blocks(self) -> BlockMemory | None:
+        """The block memory of the cache, if the method has one."""
+        return self._cache.blocks
 
     def close(self) -> None:
         """Closes the cache; the last one that is closed, or collected, restores the model."""

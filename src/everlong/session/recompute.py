@@ -85,7 +85,7 @@ class RecomputeReader:
             bytes={"device": 0, "host": held.numel() * held.element_size(), "disk": 0},
         )
 
-    def state(self) -> State:
+    def state(self, sealed: bool = True) -> State:
         """The ids that are held, and the count."""
         seen, held = self._seen_and_held
         return {"held": held}, {"seen_tokens": seen}
@@ -93,6 +93,10 @@ class RecomputeReader:
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Goes on from a state."""
         self._seen_and_held = (int(meta["seen_tokens"]), tensors["held"].to("cpu", torch.int64))
+
+    @property
+    def blocks(self) -> None:
+        """None: nothing is stored."""
 
     def close(self) -> None:
         """Nothing is held of the model."""

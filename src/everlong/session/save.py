@@ -48,7 +48,7 @@ def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str
             f"{path}: saved in format {document.get('format')} by everlong {document.get('everlong')}, expected "
             f"format {FORMAT}; install that version to load it"
         )
-    differ = _differences(document["fingerprint"], fingerprint(model, tokenizer))
+    differ = differences(document["fingerprint"], fingerprint(model, tokenizer))
     if differ:
         raise ForeignError(
             f"{path}: saved with model {document['model']}; another {' and '.join(differ)} than given here; "
@@ -57,7 +57,7 @@ def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str
     return _method(path, document["method"]), tensors, document["state"]
 
 
-def _differences(saved: dict[str, str | None], given: dict[str, str | None]) -> list[str]:
+def differences(saved: dict[str, str | None], given: dict[str, str | None]) -> list[str]:
     """What differs, by name."""
     names = {"configuration": "model configuration", "weights": "model weights", "tokenizer": "tokenizer"}
     return [words for key, words in names.items() if saved[key] and given[key] and saved[key] != given[key]]

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
 from everlong.memory.report import MemoryReport
+from everlong.memory.store import HostStore
 from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
 from everlong.models.load import Loaded
 from everlong.session.answer import Answer, Generation
 from everlong.session.inputs import Input, chunks, id_pieces, with_tail
+from everlong.session.keeper import Keeper
+from everlong.session.library import Library
 from everlong.session.mark import Mark
 from everlong.session.reader import CacheReader, Forward, Reader, State
 from everlong.session.recent import Recent
@@ -27,6 +30,7 @@ from everlong.session.recompute import RecomputeReader
 from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs
+from everlong.session.transcript import PROMPT, SOURCE, Citation, Transcript
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -39,6 +43,9 @@ RECENT_TOKENS = 4096
 class Session(AbstractContextManager["Session"]):
     """One stream of tokens read by `model` with `method`, in memory that does not grow with the stream.
 
+    With `store` (a folder) the session is kept there under `name`: stored blocks go to the disk, `checkpoint` keeps
+    the rest, and `Session.open` goes on from it in any process.
+
     `model`: what `everlong.load` returns, or a plain transformers model (then ids only). `chunk`: tokens
     read by one forward, at least 1; the model's trained length bounds it. The model stays attached until
     `close()`, or the end of a `with` block.
@@ -48,16 +55,38 @@ class Session(AbstractContextManager["Session"]):
     tokens that the tokenizer itself adds come only in front of the first text of an empty session.
     """
 
-    def __init__(self, model: Any, method: Method, chunk: int = CHUNK_TOKENS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        method: Method,
+        chunk: int = CHUNK_TOKENS,
+        store: str | Path | None = None,
+        name: str = "default",
+    ) -> None:
         if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
             raise ConfigError(f"chunk={chunk}: must be a whole number of at least 1 (tokens read by one forward)")
         if not isinstance(method, Method):
             raise ConfigError(f"method={method!r}: expected a method such as everlong.Sinks(sinks=4, window=1020)")
-        loaded = _loaded(model)
+        self._take(_loaded(model), method, chunk)
+        self._keeper = None if store is None else Keeper.created(store, name, self)
+        try:
+            self._set_up()
+        except BaseException:
+            if self._keeper is not None:
+                self._keeper.undo()
+            raise
+
+    def _take(self, loaded: Loaded, method: Method, chunk: int) -> None:
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.method, self.chunk = method, chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
-        self._reader: Reader | None = _reader(self.model, method, chunk)
+
+    def _set_up(self) -> None:
+        """An empty stream."""
+        method = self.method
+        self._reader: Reader | None = _reader(self.model, method, self.chunk, self._keeper)
+        self.transcript = Transcript(self.tokenizer)
+        self._remembers, self._source = method.answers or self._keeper is not None, SOURCE
         self._last: Tensor | None = None
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         fields = method.as_dict()
@@ -80,13 +109,14 @@ class Session(AbstractContextManager["Session"]):
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
         return self._recent.ids()
 
-    def feed(self, x: Input, answering: bool = False) -> int:
+    def feed(self, x: Input, answering: bool = False, source: str = SOURCE) -> int:
         """Reads `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
 
         With `answering` each token chooses for itself what it remembers, as those of an answer do (blocks; slower).
+        `source` is what citations will call the text.
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
         """
-        start = self.seen_tokens
+        start, self._source = self.seen_tokens, source
         for ids in self._chunks(x):
             self._read(ids, every=False, answering=answering)
         return self.seen_tokens - start
@@ -160,6 +190,59 @@ class Session(AbstractContextManager["Session"]):
             raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
         return Answer(self, settings)
 
+    def citations(self, top: int = 5) -> list[Citation]:
+        """Where the last answer drew on what is stored: passages by falling share of its attention.
+
+        One passage for each stored block (two where sources meet in it), with its source, characters and text.
+        CapabilityError for a method that stores nothing.
+        """
+        blocks = self._open().blocks
+        if blocks is None:
+            raise CapabilityError(f"citations: {self.method} stores nothing; use everlong.Blocks")
+        found, cited = [], blocks.citations()
+        total = sum(cited.values())
+        for block, mass in cited.items():
+            first, end = blocks.block_range(block)
+            for passage in self.transcript.passages(first, end):
+                share = mass / total * len(passage.text) / max(1, len(self.transcript.text(first, end)))
+                found.append(Citation(passage.source, passage.start, passage.end, passage.text, share))
+        return sorted(found, key=lambda c: -c.mass)[:top]
+
+    def checkpoint(self) -> None:
+        """Keeps the session in its store as it is now; SaveError leaves the checkpoint before it."""
+        self._open()
+        if self._keeper is None:
+            raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
+        self._keeper.checkpoint(self)
+
+    @classmethod
+    def open(
+        cls,
+        store: str | Path | None,
+        name: str,
+        model: Any,
+        chunk: int = CHUNK_TOKENS,
+        read_only: bool = False,
+    ) -> Session:
+        """The session kept in the folder `store` under `name`, as its last checkpoint left it.
+
+        `read_only`: what it reads from now on is not kept, and another process may write to it meanwhile.
+        """
+        library = Library(store, create=False)
+        keeper = Keeper(library, library.entry(name), writable=not read_only)
+        try:
+            session = cls.__new__(cls)
+            loaded = _loaded(model)
+            session._take(loaded, keeper.method(), chunk)
+            session._keeper = keeper
+            keeper.check(session)
+            session._set_up()
+            keeper.restore(session)
+        except BaseException:
+            keeper.close()
+            raise
+        return session
+
     def report(self) -> MemoryReport:
         """What the session has seen, what it still attends to, and the bytes this takes."""
         return self._open().report()
@@ -169,43 +252,62 @@ class Session(AbstractContextManager["Session"]):
         reader = self._open().fork()
         twin = copy.copy(self)
         twin._reader, twin._recent, twin._marks = reader, self._recent.copy(), weakref.WeakSet()
+        twin._keeper, twin.transcript = None, self.transcript.copy()
         return twin
 
     def mark(self) -> Mark:
         """The present state, to come back to with `rewind`; costs a copy of the cache."""
-        mark = Mark(self._open().fork(), self._recent.copy(), self.prediction)
+        mark = Mark(self._open().fork(), self._recent.copy(), self.prediction, self.transcript.copy())
         self._marks.add(mark)
         return mark
 
     def rewind(self, mark: Mark) -> None:
         """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark."""
         reader = self._open()
+        self._refuse_kept("rewind")
         if mark.closed or mark not in self._marks:
             raise SessionError("rewind: this mark is closed or of another session; use one of session.mark()")
-        self._reader, self._recent, self._last = mark.copy()
+        self._reader, self._recent, self._last, self.transcript = mark.copy()
         reader.close()
 
     def reset(self) -> None:
         """Forgets everything read; marks stay good."""
+        self._refuse_kept("reset")
+        self._forget()
+
+    def _forget(self) -> None:
         reader = self._open()
         fresh = reader.fresh()
+        self.transcript = Transcript(self.tokenizer)
         self._reader, self._recent, self._last = fresh, Recent(self._recent.size), None
         reader.close()
 
-    def state(self) -> State:
-        """Tensors by name and JSON-able values: all that the session needs to go on."""
+    def _refuse_kept(self, what: str) -> None:
+        if self._keeper is not None:
+            raise SessionError(f"{what}: a session that is kept in a store only goes forward; use a fork of it")
+
+    def state(self, sealed: bool = True) -> State:
+        """Tensors by name and JSON-able values: all that the session needs to go on.
+
+        Not `sealed`: without the blocks and the ids that a store keeps.
+        """
         reader, last = self._open(), self.prediction
-        tensors, meta = reader.state()
+        tensors, meta = reader.state(sealed)
         kept = {f"cache.{name}": tensor for name, tensor in tensors.items()} | {"recent": self._recent.ids()}
-        return kept | ({} if last is None else {"prediction": last}), {"cache": meta, "seen_tokens": self.seen_tokens}
+        facts: dict[str, Any] = {"cache": meta, "seen_tokens": self.seen_tokens}
+        if sealed and self._remembers:
+            kept["ids"], facts["sources"] = self.transcript.state()
+        return kept | ({} if last is None else {"prediction": last}), facts
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Goes on from the `state` of a session of the same model and method, forgetting what was read here."""
-        self.reset()
+        self._forget()
         reader = self._open()
         cache = {name.removeprefix("cache."): part for name, part in tensors.items() if name.startswith("cache.")}
         reader.load_state(cache, meta["cache"])
         self._recent = Recent.restored(self._recent.size, tensors["recent"], meta["seen_tokens"])
+        if "sources" in meta:
+            self.transcript.load_state(tensors["ids"], meta["sources"])
         last = tensors.get("prediction")
         self._last = None if last is None else last.to(self.model.get_input_embeddings().weight.device)
 
@@ -243,9 +345,16 @@ class Session(AbstractContextManager["Session"]):
         self._marks.clear()
         if reader is not None:
             reader.close()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        try:
+            if exc[0] is None and self._reader is not None and self._keeper is not None and self._keeper.writable:
+                self.checkpoint()
+        finally:
+            self.close()
 
     def _open(self) -> Reader:
         if self._reader is None:
@@ -260,7 +369,9 @@ class Session(AbstractContextManager["Session"]):
 
     def _ask(self, prompt: Input) -> None:
         """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart."""
-        tail = ANSWERING_TOKENS if self.method.answers else 0
+        tail, self._source = ANSWERING_TOKENS if self.method.answers else 0, PROMPT
+        if (blocks := self._open().blocks) is not None:
+            blocks.forget_citations()
         for ids, answering in with_tail(self._chunks(prompt), tail):
             self._read(ids, every=False, answering=answering)
 
@@ -270,13 +381,19 @@ class Session(AbstractContextManager["Session"]):
         try:
             logits = reader.read(ids, every, answering)
             self._last = None
-            self._recent.add(ids)
+            self._note(ids)
             self._last = logits[-1].clone() if every else (logits[-1] if len(logits) else None)
         finally:
             if self._recent.seen < reader.seen_tokens:
                 self._last = None
-                self._recent.add(ids)
+                self._note(ids)
         return logits
+
+    def _note(self, ids: Tensor) -> None:
+        """Takes down what was read."""
+        if self._remembers and len(self.transcript.ids) == self._recent.seen:
+            self.transcript.add(ids.tolist(), self._source)
+        self._recent.add(ids)
 
     def _score(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Reads one chunk; its log-probabilities and the logits after each of its tokens."""
@@ -290,9 +407,10 @@ def _loaded(model: Any) -> Loaded:
     return model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
 
 
-def _reader(model: Any, method: Method, chunk: int) -> Reader:
-    """What reads a stream with `method`."""
+def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:
+    """What reads a stream with `method`; stored blocks go where `keeper` has its store."""
     forward = Forward(model)
     if isinstance(method, Recompute):
         return RecomputeReader(forward, method)
-    return CacheReader.attached(forward, method, chunk)
+    make_store = HostStore if keeper is None else lambda: keeper.store
+    return CacheReader.attached(forward, method, chunk, make_store)

@@ -1,0 +1,261 @@
+"""Sessions kept in a folder: a small SQLite database, files of blocks that forks share, and one state for each session.
+
+    FOLDER/everlong.db                 sessions, volumes, sources, marks
+    FOLDER/blocks/<volume>.blocks      records (memory/disk.py), and <volume>.digests beside it
+    FOLDER/sessions/<id>/ids           token ids, int32
+    FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint
+    FOLDER/sessions/<id>/lock          held by the one process that may write
+
+A checkpoint is valid when the database names it, and it is named after all its files are on the disk. What a killed
+process wrote after it is written again by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
+from everlong.memory.disk import Volume
+
+FORMAT = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
+    model TEXT NOT NULL, fingerprint TEXT NOT NULL, method TEXT NOT NULL,
+    tokens INTEGER NOT NULL, blocks INTEGER NOT NULL, row_bytes INTEGER NOT NULL, state TEXT);
+CREATE TABLE IF NOT EXISTS volumes (
+    session TEXT NOT NULL, place INTEGER NOT NULL, file TEXT NOT NULL,
+    first INTEGER NOT NULL, end INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (session, place));
+CREATE TABLE IF NOT EXISTS sources (
+    session TEXT NOT NULL, place INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
+    first INTEGER NOT NULL, done INTEGER NOT NULL, PRIMARY KEY (session, place));
+CREATE TABLE IF NOT EXISTS marks (
+    session TEXT NOT NULL, source INTEGER NOT NULL, token INTEGER NOT NULL, chars INTEGER NOT NULL,
+    PRIMARY KEY (session, source, token)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kept session, as the database has it."""
+
+    id: str
+    name: str
+    created: float
+    updated: float
+    model: str
+    fingerprint: dict[str, Any]
+    method: dict[str, Any]
+    tokens: int
+    blocks: int
+    row_bytes: int
+    state: str | None
+
+
+def home() -> Path:
+    """The default folder: $EVERLONG_HOME, or ~/.everlong."""
+    return Path(os.environ.get("EVERLONG_HOME") or Path.home() / ".everlong")
+
+
+class Library:
+    """The kept sessions of one folder; the folder is made, readable by its owner only."""
+
+    def __init__(self, folder: str | Path | None = None, create: bool = True) -> None:
+        self.folder = home() if folder is None else Path(folder)
+        if not create and not (self.folder / "everlong.db").is_file():
+            raise InputError(f"{self.folder}: holds no kept sessions; `everlong read FILE --session NAME` makes one")
+        try:
+            for part in (self.folder, self.folder / "blocks", self.folder / "sessions"):
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SaveError(f"{self.folder}: {error.strerror or error}; give another folder with --store") from error
+        with self.database() as db:
+            found = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone()
+            if found is None:
+                db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
+            elif int(found[0]) != FORMAT:
+                raise ForeignError(
+                    f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
+                )
+
+    @contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; errors of the database in one line."""
+        path = self.folder / "everlong.db"
+        try:
+            with closing(sqlite3.connect(path, timeout=5.0)) as db:
+                db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
+                with db:
+                    yield db
+            with contextlib.suppress(OSError):
+                path.chmod(0o600)
+        except sqlite3.OperationalError as error:
+            hint = "close the other program" if "locked" in str(error) else "check the folder's rights and room"
+            raise SaveError(f"{path}: {error}; {hint} and try again") from error
+        except sqlite3.DatabaseError as error:
+            raise DamagedError(f"{path}: not a database, or damaged ({error}); restore it from a copy") from error
+
+    # Sessions.
+
+    def entries(self) -> list[Entry]:
+        """All kept sessions, by name."""
+        with self.database() as db:
+            return [_entry(row) for row in db.execute("SELECT * FROM sessions ORDER BY name")]
+
+    def find(self, name: str) -> Entry | None:
+        """The session of this name."""
+        with self.database() as db:
+            row = db.execute("SELECT * FROM sessions WHERE name = ?", (name,)).fetchone()
+            return None if row is None else _entry(row)
+
+    def entry(self, name: str) -> Entry:
+        """The session of this name; InputError names the nearest if there is none."""
+        found = self.find(name)
+        if found is None:
+            names = [e.name for e in self.entries()]
+            raise InputError(f"session {name!r}: does not exist in {self.folder}; {nearest(name, names)}")
+        return found
+
+    def create(self, name: str, model: str, fingerprint: dict[str, Any], method: dict[str, Any]) -> Entry:
+        """A new, empty session."""
+        if not name or "/" in name or name.startswith("."):
+            raise InputError(f"session {name!r}: a name has at least one character, no slash and no leading dot")
+        if self.find(name) is not None:
+            raise SessionError(f"session {name!r}: exists already in {self.folder}; open it, or give another name")
+        now, identity = time.time(), secrets.token_hex(8)
+        (self.folder / "sessions" / identity).mkdir(mode=0o700)
+        with self.database() as db:
+            db.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, NULL)",
+                (identity, name, now, now, model, json.dumps(fingerprint), json.dumps(method)),
+            )
+            self._add_volume(db, identity, 0, 0)
+        return self.entry(name)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a session another name."""
+        entry = self.entry(name)
+        if self.find(new) is not None:
+            raise SessionError(f"session {new!r}: exists already; give another name")
+        with self.database() as db:
+            db.execute("UPDATE sessions SET name = ? WHERE id = ?", (new, entry.id))
+
+    def fork(self, name: str, new: str) -> Entry:
+        """A session that has read the same and shares its blocks; goes on by itself."""
+        with self.locked(self.entry(name)):
+            old = self.entry(name)
+            twin = self.create(new, old.model, old.fingerprint, old.method)
+            for part in ("ids", old.state):
+                if part is not None and (self.place(old) / part).exists():
+                    shutil.copyfile(self.place(old) / part, self.place(twin) / part)
+            with self.database() as db:
+                db.execute("DELETE FROM volumes WHERE session = ?", (twin.id,))
+                for volume in db.execute(
+                    "SELECT * FROM volumes WHERE session = ? ORDER BY place", (old.id,)
+                ).fetchall():
+                    db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
+                self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
+                for table in ("sources", "marks"):
+                    for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
+                        marks = ", ".join("?" * len(row))
+                        db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
+                db.execute(
+                    "UPDATE sessions SET tokens = ?, blocks = ?, row_bytes = ?, state = ? WHERE id = ?",
+                    (old.tokens, old.blocks, old.row_bytes, old.state, twin.id),
+                )
+        return self.entry(new)
+
+    def delete(self, name: str) -> None:
+        """Remove a session, and the files of blocks that no other session needs."""
+        entry = self.entry(name)
+        with self.locked(entry):
+            files = {v.path for v in self.volumes(entry)}
+            with self.database() as db:
+                for table in ("volumes", "sources", "marks"):
+                    db.execute(f"DELETE FROM {table} WHERE session = ?", (entry.id,))
+                db.execute("DELETE FROM sessions WHERE id = ?", (entry.id,))
+                used = {self._path(row[0]) for row in db.execute("SELECT file FROM volumes")}
+            for path in files - used:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".digests").unlink(missing_ok=True)
+            shutil.rmtree(self.place(entry), ignore_errors=True)
+
+    # Parts of a session.
+
+    def place(self, entry: Entry) -> Path:
+        """The folder of a session's own files."""
+        return self.folder / "sessions" / entry.id
+
+    def volumes(self, entry: Entry) -> list[Volume]:
+        """Where the session's blocks lie."""
+        with self.database() as db:
+            rows = db.execute(
+                "SELECT file, first, end, at FROM volumes WHERE session = ? ORDER BY place", (entry.id,)
+            ).fetchall()
+        return [Volume(self._path(file), first, end, at) for file, first, end, at in rows]
+
+    def _path(self, file: str) -> Path:
+        return self.folder / "blocks" / file
+
+    @staticmethod
+    def _add_volume(db: sqlite3.Connection, session: str, place: int, first: int) -> None:
+        file = f"{secrets.token_hex(8)}.blocks"
+        db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, 0)", (session, place, file, first, first))
+
+    @contextmanager
+    def locked(self, entry: Entry) -> Iterator[None]:
+        """The right to write, for one process at a time; SessionError if another has it."""
+        path = self.place(entry) / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise SaveError(f"{path}: {error.strerror}; check the folder's rights") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise SessionError(
+                    f"session {entry.name!r}: another process is writing to it; wait for it, or ask without --keep"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def bytes(self, entry: Entry) -> int:
+        """Bytes on the disk of all that the session needs, shared blocks included."""
+        own = sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
+        return own + entry.blocks * entry.row_bytes
+
+    def check_sizes(self, entry: Entry) -> None:
+        """DamagedError for a file that is missing or shorter than what was kept."""
+        wanted = [(self.place(entry) / "ids", 4 * entry.tokens)]
+        filled = (v for v in self.volumes(entry) if v.end > v.first)
+        wanted += [(v.path, (v.at + v.end - v.first) * entry.row_bytes) for v in filled]
+        if entry.state is not None:
+            wanted.append((self.place(entry) / entry.state, 1))
+        for path, size in wanted:
+            got = path.stat().st_size if path.exists() else 0
+            if got < size:
+                raise DamagedError(
+                    f"{path}: {got:,} bytes, expected at least {size:,}; restore the file, or run `everlong sessions "
+                    "verify --repair`"
+                )
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    facts = list(row)
+    facts[5], facts[6] = json.loads(facts[5]), json.loads(facts[6])
+    return Entry(*facts)
