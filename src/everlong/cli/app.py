@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from everlong.cli.ask import ask
 from everlong.cli.bench import bench
 from everlong.cli.chat import chat
 from everlong.cli.demo import demo
 from everlong.cli.doctor import doctor
 from everlong.cli.generate import generate
+from everlong.cli.read import read
 from everlong.cli.score import score
+from everlong.cli.sessions import sessions
 
 app = typer.Typer(
     name="everlong",
@@ -23,14 +26,21 @@ app = typer.Typer(
 )
 
 
+class Verbs(TyperGroup):
+    """A group whose context is of the type that Typer's documentation names."""
+
+    context_class = typer.Context
+
+
 class Verb(TyperCommand):
     """A command whose context is of the type that Typer's documentation names."""
 
     context_class = typer.Context
 
 
-for verb in (generate, chat, score, bench, doctor, demo):
+for verb in (read, ask, generate, chat, score, bench, doctor, demo):
     app.command(cls=Verb)(verb)
+app.add_typer(sessions, cls=Verbs)
 
 
 def _version(wanted: bool) -> bool:

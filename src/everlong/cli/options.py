@@ -80,6 +80,10 @@ RepetitionPenalty = Annotated[
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")]
+SessionName = Annotated[str, typer.Option("--session", metavar="NAME", help="The kept session.")]
+Store = Annotated[
+    Path | None, typer.Option("--store", metavar="FOLDER", help="Where sessions are kept; $EVERLONG_HOME if not given.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

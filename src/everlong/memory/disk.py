@@ -13,7 +13,7 @@ import queue
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +55,8 @@ class DiskStore:
     the disk.
     """
 
-    def __init__(self, volumes: list[Volume], writable: bool = True) -> None:
-        self.volumes, self.writable = volumes, writable
+    def __init__(self, volumes: list[Volume], writable: bool = True, dropped: frozenset[int] = frozenset()) -> None:
+        self.volumes, self.writable, self.dropped = volumes, writable, dropped
         self.blocks = volumes[-1].end if volumes else 0
         self._codecs: dict[int, Codec] = {}
         self._offsets: dict[int, int] = {}
@@ -156,7 +156,7 @@ class DiskStore:
         """The digests of all blocks by layer, [N, numbers[layer]] float32, in one read."""
         width = sum(numbers.values()) * 4 + 4
         rows = np.concatenate(
-            [_digest_rows(v, width) for v in self.volumes if v.end > v.first] or [np.empty((0, width))]
+            [_digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first] or [np.empty((0, width))]
         )
         found, at = {}, 0
         flat = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))
@@ -164,15 +164,6 @@ class DiskStore:
             found[layer] = flat[:, at : at + count]
             at += count
         return found
-
-    def damaged(self) -> Iterator[int]:
-        """Check every record; the numbers of the blocks that are not what was written."""
-        for block in range(self.blocks):
-            try:
-                for layer in self._codecs:
-                    self._read(layer, block)
-            except DamagedError:
-                yield block
 
     @property
     def nbytes(self) -> int:
@@ -187,7 +178,7 @@ class DiskStore:
     def fork(self) -> DiskStore:
         """A store that reads the same blocks and cannot be written; a new volume makes it writable."""
         self.flush()
-        other = DiskStore(list(self.volumes), writable=False)
+        other = DiskStore(list(self.volumes), writable=False, dropped=self.dropped)
         other.blocks, other._waiting = self.blocks, dict(self._waiting)
         other._codecs, other._offsets, other._row_bytes = dict(self._codecs), dict(self._offsets), self._row_bytes
         return other
@@ -273,20 +264,57 @@ def _write_all(descriptor: int, data: memoryview, at: int) -> None:
         data, at = data[written:], at + written
 
 
-def _digest_rows(volume: Volume, width: int) -> np.ndarray:
-    """The rows of digests [n, width] with their checksums, checked."""
+def _digest_rows(volume: Volume, width: int, dropped: Collection[int]) -> np.ndarray:
+    """The rows of digests [n, width] with their checksums, checked; those of `dropped` blocks are zeros."""
     try:
         data = np.fromfile(volume.digests, np.uint8, (volume.end - volume.first) * width, offset=volume.at * width)
     except OSError as error:
         raise InputError(f"{volume.digests}: {error.strerror}; restore this file of the session's index") from error
-    if len(data) < (volume.end - volume.first) * width:
-        raise DamagedError(f"{volume.digests}: cut short; run `everlong sessions verify --repair`")
-    rows = data.reshape(-1, width)
-    sums = rows[:, -4:].copy().view(np.uint32)[:, 0]
+    rows = np.zeros((volume.end - volume.first, width), np.uint8)
+    whole = data[: len(data) // width * width].reshape(-1, width)
+    rows[: len(whole)] = whole
     for n, row in enumerate(rows):
-        if zlib.crc32(row[:-4].tobytes()) != sums[n]:
+        if volume.first + n in dropped:
+            row[:] = 0
+        elif n >= len(whole) or not _is_whole(row):
             raise DamagedError(
                 f"{volume.digests}: the digests of block {volume.first + n} are not what was written; run `everlong "
                 "sessions verify --repair`"
             )
     return rows
+
+
+def _is_whole(row: np.ndarray) -> bool:
+    """Whether a row of digests has the checksum that stands at its end."""
+    return zlib.crc32(row[:-4].tobytes()) == int.from_bytes(row[-4:].tobytes(), "little")
+
+
+def damaged_rows(volume: Volume, row_bytes: int) -> Iterator[int]:
+    """Check every byte of a volume's rows and digests; the numbers of the blocks that are not what was written."""
+    count = volume.end - volume.first
+    width = volume.digests.stat().st_size // (volume.at + count) if count and volume.digests.exists() else 0
+    for n in range(count):
+        row = _bytes(volume.path, (volume.at + n) * row_bytes, row_bytes)
+        digests = _bytes(volume.digests, (volume.at + n) * width, width)
+        if not _is_whole_row(row, volume.first + n, row_bytes) or not _is_whole(np.frombuffer(digests, np.uint8)):
+            yield volume.first + n
+
+
+def _bytes(path: Path, at: int, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(at)
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def _is_whole_row(row: bytes, block: int, size: int) -> bool:
+    at = 0
+    while at < size and len(row) == size:
+        magic, _, number, _, checksum, length = HEADER.unpack_from(row, at)
+        end = at + HEADER_BYTES + length
+        if magic != MAGIC or number != block or end > size or zlib.crc32(row[at + HEADER_BYTES : end]) != checksum:
+            return False
+        at = end
+    return at == size

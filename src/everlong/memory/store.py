@@ -79,6 +79,11 @@ class HostStore:
         """Nothing: memory is written at once."""
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+        return sum(codec.record_bytes for codec in self._codecs.values())
+
+    @property
     def disk_bytes(self) -> int:
         """None."""
         return 0

@@ -18,7 +18,7 @@ from everlong.session import sealed
 from everlong.session.fingerprint import fingerprint
 from everlong.session.library import Entry, Library
 from everlong.session.save import differences
-from everlong.session.transcript import Source, Transcript
+from everlong.session.transcript import Transcript
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
@@ -33,7 +33,7 @@ class Keeper:
         if writable:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
-        self.store = DiskStore(library.volumes(self.entry), writable)
+        self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
 
     @classmethod
     def created(cls, folder: str | Path | None, name: str, session: Session) -> Keeper:
@@ -64,6 +64,8 @@ class Keeper:
         path = self.library.place(self.entry) / self.entry.state
         tensors, document = sealed.read(path)
         session.load_state(tensors, document["state"])
+        if self.store.dropped:
+            session.drop_blocks(self.store.dropped)
         session.transcript = self._transcript(session.tokenizer)
         if zlib.crc32(session.transcript.ids.tobytes()) != document["ids"]:
             raise DamagedError(
@@ -74,14 +76,7 @@ class Keeper:
         found, entry = Transcript(tokenizer), self.entry
         data = (self.library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
         found.ids = array("i", data)
-        with self.library.database() as db:
-            query = "SELECT place, name, first, digest, done FROM sources WHERE session = ? ORDER BY place"
-            rows = db.execute(query, (entry.id,))
-            for place, name, first, digest, done in rows.fetchall():
-                marks = db.execute(
-                    "SELECT token, chars FROM marks WHERE session = ? AND source = ? ORDER BY token", (entry.id, place)
-                )
-                found.sources.append(Source(name, first, digest, bool(done), marks.fetchall()))
+        found.sources = self.library.sources(entry)
         return found
 
     def checkpoint(self, session: Session) -> None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import secrets
 import shutil
 import sqlite3
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -27,9 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
-from everlong.memory.disk import Volume
+from everlong.memory.disk import Volume, damaged_rows
+from everlong.session import sealed
+from everlong.session.transcript import Source
 
 FORMAT = 1
+TABLES = {"sessions": "id", "volumes": "session", "sources": "session", "marks": "session", "dropped": "session"}
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (
@@ -45,6 +50,8 @@ CREATE TABLE IF NOT EXISTS sources (
 CREATE TABLE IF NOT EXISTS marks (
     session TEXT NOT NULL, source INTEGER NOT NULL, token INTEGER NOT NULL, chars INTEGER NOT NULL,
     PRIMARY KEY (session, source, token)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dropped (
+    session TEXT NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (session, block)) WITHOUT ROWID;
 """
 
 
@@ -168,7 +175,7 @@ class Library:
                 ).fetchall():
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
-                for table in ("sources", "marks"):
+                for table in ("sources", "marks", "dropped"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -184,7 +191,7 @@ class Library:
         with self.locked(entry):
             files = {v.path for v in self.volumes(entry)}
             with self.database() as db:
-                for table in ("volumes", "sources", "marks"):
+                for table in ("volumes", "sources", "marks", "dropped"):
                     db.execute(f"DELETE FROM {table} WHERE session = ?", (entry.id,))
                 db.execute("DELETE FROM sessions WHERE id = ?", (entry.id,))
                 used = {self._path(row[0]) for row in db.execute("SELECT file FROM volumes")}
@@ -239,11 +246,110 @@ class Library:
         own = sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
         return own + entry.blocks * entry.row_bytes
 
+    def sources(self, entry: Entry) -> list[Source]:
+        """What the session read, in order, with the marks of each source."""
+        found = []
+        with self.database() as db:
+            query = "SELECT place, name, first, digest, done FROM sources WHERE session = ? ORDER BY place"
+            for place, name, first, digest, done in db.execute(query, (entry.id,)).fetchall():
+                query = "SELECT token, chars FROM marks WHERE session = ? AND source = ? ORDER BY token"
+                found.append(Source(name, first, digest, bool(done), db.execute(query, (entry.id, place)).fetchall()))
+        return found
+
+    def dropped(self, entry: Entry) -> list[int]:
+        """Blocks that were found damaged and given up by `verify`."""
+        with self.database() as db:
+            rows = db.execute("SELECT block FROM dropped WHERE session = ? ORDER BY block", (entry.id,)).fetchall()
+        return [row[0] for row in rows]
+
+    def verify(self, entry: Entry, repair: bool = False) -> dict[str, Any]:
+        """Check every record, digest and state; with `repair` the damaged blocks are dropped for good.
+
+        DamagedError where the state or the ids are damaged: then the session can not go on, and is to be read again.
+        """
+        if entry.state is not None:
+            sealed.read(self.place(entry) / entry.state)
+        gone = set(self.dropped(entry))
+        found = [n for v in self.volumes(entry) for n in damaged_rows(v, entry.row_bytes) if n not in gone]
+        if repair and found:
+            with self.locked(entry), self.database() as db:
+                db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in found])
+        return {"session": entry.name, "blocks": entry.blocks, "damaged_blocks": found, "dropped_before": sorted(gone)}
+
+    def export(self, name: str, file: Path) -> None:
+        """Write a session to one tar archive; wholly or not at all."""
+        entry = self.entry(name)
+        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        with self.database() as db:
+            tables = {
+                table: db.execute(f"SELECT * FROM {table} WHERE {key} = ?", (entry.id,)).fetchall()
+                for table, key in TABLES.items()
+            }
+        try:
+            with tarfile.open(draft, "w") as archive:
+                facts = json.dumps({"format": FORMAT, "tables": tables}).encode()
+                info = tarfile.TarInfo("session.json")
+                info.size = len(facts)
+                archive.addfile(info, io.BytesIO(facts))
+                for path in (self.place(entry) / part for part in ("ids", entry.state) if part):
+                    archive.add(path, f"session/{path.name}")
+                for volume in self.volumes(entry):
+                    for path in (volume.path, volume.digests):
+                        if path.exists():
+                            archive.add(path, f"blocks/{path.name}")
+            draft.replace(file)
+        except OSError as error:
+            raise SaveError(f"{file}: {error.strerror or error}; give another place with room") from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def take(self, file: Path, name: str | None = None) -> Entry:
+        """The session of an archive that `export` wrote, under its name or another."""
+        identity = secrets.token_hex(8)
+        folder = self.folder / "sessions" / identity
+        try:
+            with tarfile.open(file) as archive:
+                facts = json.load(archive.extractfile("session.json"))  # pyrefly: ignore
+                if facts["format"] != FORMAT:
+                    raise ForeignError(f"{file}: of format {facts['format']}, expected {FORMAT}")
+                name = name or facts["tables"]["sessions"][0][1]
+                if self.find(name) is not None:
+                    raise SessionError(f"session {name!r}: exists already; give another --name")
+                files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in facts["tables"]["volumes"]}
+                folder.mkdir(mode=0o700)
+                for member in archive.getmembers():
+                    part, _, leaf = member.name.partition("/")
+                    stem = Path(leaf).with_suffix(".blocks").name
+                    place = {"session": folder / leaf, "blocks": self._path(files.get(stem, stem))}.get(part)
+                    source = archive.extractfile(member)
+                    if place is None or source is None or not leaf or "/" in leaf or leaf.startswith("."):
+                        continue
+                    with (place.with_suffix(".digests") if leaf.endswith(".digests") else place).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+        except (tarfile.TarError, KeyError, ValueError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise DamagedError(f"{file}: not an exported session, or damaged ({error}); give another") from error
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(f"{file}: {error.strerror or error}; give an archive that can be read") from error
+        with self.database() as db:
+            for table, rows in facts["tables"].items():
+                for row in rows:
+                    row[0] = identity
+                    if table == "sessions":
+                        row[1] = name
+                    if table == "volumes":
+                        row[2] = files[row[2]]
+                    db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        return self.entry(name)
+
     def check_sizes(self, entry: Entry) -> None:
         """DamagedError for a file that is missing or shorter than what was kept."""
+        gone = set(self.dropped(entry))
         wanted = [(self.place(entry) / "ids", 4 * entry.tokens)]
-        filled = (v for v in self.volumes(entry) if v.end > v.first)
-        wanted += [(v.path, (v.at + v.end - v.first) * entry.row_bytes) for v in filled]
+        for v in self.volumes(entry):
+            last = max((n + 1 for n in range(v.first, v.end) if n not in gone), default=v.first)
+            wanted += [(v.path, (v.at + last - v.first) * entry.row_bytes)] if last > v.first else []
         if entry.state is not None:
             wanted.append((self.place(entry) / entry.state, 1))
         for path, size in wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -30,7 +30,7 @@ from everlong.session.recompute import RecomputeReader
 from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs
-from everlong.session.transcript import PROMPT, SOURCE, Citation, Transcript
+from everlong.session.transcript import PROMPT, SOURCE, Citation, Source, Transcript
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -207,6 +207,19 @@ class Session(AbstractContextManager["Session"]):
                 share = mass / total * len(passage.text) / max(1, len(self.transcript.text(first, end)))
                 found.append(Citation(passage.source, passage.start, passage.end, passage.text, share))
         return sorted(found, key=lambda c: -c.mass)[:top]
+
+    def forget_source(self, source: Source) -> None:
+        """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
+        blocks = self._open().blocks
+        if blocks is None:
+            raise CapabilityError(f"forget: {self.method} stores nothing; use everlong.Blocks")
+        blocks.drop(blocks.blocks_within(*self.transcript.bounds(source)))
+
+    def drop_blocks(self, blocks: Iterable[int]) -> None:
+        """Lets these stored blocks never come back; the report counts their tokens as dropped."""
+        memory = self._open().blocks
+        if memory is not None:
+            memory.drop(blocks)
 
     def checkpoint(self) -> None:
         """Keeps the session in its store as it is now; SaveError leaves the checkpoint before it."""

@@ -97,6 +97,11 @@ class Transcript:
     def _decoded(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def bounds(self, source: Source) -> tuple[int, int]:
+        """First token of a source, and the one after its last."""
+        after = [s.first for s in self.sources if s.first > source.first]
+        return source.first, min(after, default=len(self.ids))
+
     def passages(self, first: int, end: int) -> list[Passage]:
         """Where the tokens `first` .. `end - 1` stand in the sources."""
         ends = [s.first for s in self.sources[1:]] + [len(self.ids)]

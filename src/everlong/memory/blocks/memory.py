@@ -203,6 +203,12 @@ class BlockMemory:
         first = self.settings.sinks + block * self.settings.block
         return first, first + self.settings.block
 
+    def blocks_within(self, first: int, end: int) -> range:
+        """The blocks that hold no token but `first` .. `end - 1`."""
+        S, L = self.settings.sinks, self.settings.block
+        begin = max(0, -(-(first - S) // L))
+        return range(begin, max(begin, (end - S) // L))
+
     def planned_bytes(self, chunk: int) -> int:
         """Bytes of sinks, slots, pending tokens, masses and queries of one row that reads chunks of `chunk`."""
         s, total, size = self.settings, 0, self.plan.dtype.itemsize
@@ -213,6 +219,12 @@ class BlockMemory:
             queries = s.pool * (plan.key or (0, 0))[1]
             total += columns * plan.numbers_per_token * size + self.plan.heads * (masses * 4 + queries * size)
         return total
+
+    def stored_bytes_per_token(self) -> float:
+        """Bytes of a store that one token takes over all layers."""
+        store = HostStore()
+        self.prepare(store, self.plan.dtype)
+        return store.row_bytes / self.settings.block
 
     def bytes(self) -> dict[str, int]:
         """Bytes allocated by tier."""

@@ -1,0 +1,103 @@
+"""`everlong ask`: a question to a kept session."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.session.session import Session
+
+
+def ask(
+    ctx: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="TEXT", help="What to ask.")],
+    session: options.SessionName = "default",
+    store: options.Store = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")] = False,
+    cite: Annotated[bool, typer.Option("--cite", help="Show which stored passages the answer drew on.")] = False,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 3,
+    keep: Annotated[bool, typer.Option("--keep", help="Let the session remember question and answer.")] = False,
+    model: options.Model = "smollm2",
+    max_new_tokens: options.MaxNewTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Ask a kept session; it stays as it is unless --keep is given.
+
+    --json prints one object: text, seconds_to_open (without loading the model), seconds_to_first_token, citations
+    (source, start, end, text, mass) and the memory report.
+    """
+    from everlong.cli.console import Console
+    from everlong.cli.setup import load_model
+    from everlong.errors import InputError
+    from everlong.session.library import Library
+    from everlong.session.session import Session
+
+    console = Console(quiet, json)
+    if not question.strip():
+        raise InputError("question: empty; give at least one word")
+    sampling = options.sampling(ctx)
+    Library(store, create=False).entry(session)
+    loaded = load_model(model, dtype, device, threads, console)
+    start = time.perf_counter()
+    with Session.open(store, session, loaded, read_only=not keep) as opened:
+        opening = time.perf_counter() - start
+        prompt = question if raw else _templated(opened, question, sampling)
+        start, first = time.perf_counter(), None
+        with closing(opened.stream(prompt, **sampling)) as answer:
+            for piece in answer:
+                first = first or time.perf_counter() - start
+                if not json:
+                    print(piece, end="", flush=True)
+        result: dict[str, Any] = {
+            "text": answer.result.text,
+            "seconds_to_open": opening,
+            "seconds_to_first_token": first,
+            "citations": [asdict(c) for c in _citations(opened, top)],
+            "report": opened.report().as_dict(),
+        }
+        if json:
+            console.result(result)
+            return
+        print()
+        for c in result["citations"] if cite else ():
+            print(f"  [{c['mass']:.0%}] {c['source']}:{c['start']}-{c['end']}  {_short(c['text'])}")
+        console.note(f"{opened.report()}; opened in {opening:.2f} s")
+        console.note("Next: --cite shows where the answer comes from; --keep lets the session remember it.")
+
+
+def _templated(session: Session, question: str, sampling: dict[str, Any]) -> list[int]:
+    """The ids of a question through the model's chat template; its end tokens end the answer."""
+    from everlong.session.template import Template
+
+    template = Template(session.tokenizer)
+    sampling["ends"] = template.end_tokens()
+    return template.opening(question)
+
+
+def _citations(session: Session, top: int) -> list[Any]:
+    """What the answer drew on; nothing for a method that stores nothing."""
+    return session.citations(top) if session.method.answers else []
+
+
+def _short(text: str, width: int = 90) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"

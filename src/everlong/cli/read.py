@@ -1,0 +1,162 @@
+"""`everlong read`: files into a kept session, to be asked about for ever."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.cli.console import Console
+    from everlong.models.load import Loaded
+    from everlong.session.reading import Document
+    from everlong.session.session import Session
+
+
+def read(
+    ctx: typer.Context,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Text, HTML, PDF; folders and patterns too.")],
+    session: options.SessionName = "default",
+    store: options.Store = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
+    model: options.Model = "smollm2",
+    method: options.MethodName = "blocks",
+    option: options.Fields = None,
+    chunk: options.Chunk = 512,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Read files into a session that is kept on the disk.
+
+    Reading goes on where it stopped, and files that were read already are skipped unless they have changed. --json
+    prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes and the memory report.
+    """
+    from everlong.cli.console import Console
+    from everlong.cli.documents import document, expand
+    from everlong.cli.setup import load_model
+
+    console = Console(quiet, json)
+    documents = [document(path, console) for path in expand(files)]
+    chosen = options.chosen_method(ctx, method, option)
+    loaded = load_model(model, dtype, device, threads, console)
+    if dry_run:
+        _tell_plan(_plan(loaded, chosen, documents, chunk, store), console)
+        return
+    with _opened(loaded, chosen, chunk, store, session, console) as opened:
+        result = _read(opened, documents, console) | {"session": session}
+    if json:
+        console.result(result)
+        return
+    console.note(f"{result['read_tokens']:,} tokens read at {result['tokens_per_s']:.0f} a second; {result['memory']}")
+    console.note(f"Next: everlong ask 'A question?' --session {session}" + (f" --store {store}" if store else ""))
+
+
+def _opened(loaded: Loaded, method: Any, chunk: int, store: Path | None, name: str, console: Console) -> Session:
+    """The session of this name; a new one if there is none."""
+    from everlong.errors import ConfigError
+    from everlong.session.library import Library
+    from everlong.session.session import Session
+
+    library = Library(store)
+    entry = library.find(name)
+    if entry is None:
+        return Session(loaded, method, chunk, library.folder, name)
+    wanted = {"name": method.name, "fields": method.as_dict()}
+    if entry.method != wanted:
+        raise ConfigError(
+            f"session {name!r}: was made with {entry.method['name']} {entry.method['fields']}, got {method}; leave the "
+            "options as they were, or give another --session"
+        )
+    console.note(f"Session {name!r} holds {entry.tokens:,} tokens already.")
+    return Session.open(library.folder, name, loaded, chunk)
+
+
+def _read(session: Session, documents: list[Document], console: Console) -> dict[str, Any]:
+    from everlong.cli.tally import peak_resident_bytes, reset_peak
+    from everlong.report.stream import resident_bytes
+    from everlong.session.reading import is_read, read_document
+
+    reset_peak()
+    start, before = time.perf_counter(), session.seen_tokens
+    for document in documents:
+        if is_read(session, document):
+            console.note(f"{document.name}: read already")
+            continue
+        with console.progress(document.name, None) as advance:
+            for done in read_document(session, document):
+                rate = (session.seen_tokens - before) / (time.perf_counter() - start)
+                advance(done, f"{rate:.0f} tokens/s, {session.seen_tokens:,} in all")
+    session.checkpoint()
+    seconds = time.perf_counter() - start
+    read_tokens = session.seen_tokens - before
+    return {
+        "tokens": session.seen_tokens,
+        "read_tokens": read_tokens,
+        "seconds": seconds,
+        "tokens_per_s": read_tokens / seconds,
+        "peak_rss_bytes": peak_resident_bytes(resident_bytes()),
+        "report": session.report().as_dict(),
+        "memory": str(session.report()),
+    }
+
+
+def _plan(loaded: Loaded, method: Any, documents: list[Document], chunk: int, store: Path | None) -> dict[str, Any]:
+    """Tokens, bytes by tier and seconds that reading would take."""
+    from everlong.attach import attach
+    from everlong.session.inputs import id_pieces
+    from everlong.session.library import home
+    from everlong.session.session import Session
+
+    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+    tokens = {d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False))) for d in documents}
+    with attach(loaded.model, method) as handle:
+        cache = handle.new_cache(chunk)
+        per_token = 0.0 if cache.blocks is None else cache.blocks.stored_bytes_per_token()
+        device = cache.planned_bytes()
+    with Session(loaded, method, chunk) as trial:
+        trial.feed([0] * chunk)
+        start = time.perf_counter()
+        trial.feed([0] * chunk)
+        seconds = (time.perf_counter() - start) / chunk * sum(tokens.values())
+    folder = next(
+        p for p in (home() if store is None else store, *Path(store or home()).absolute().parents) if p.exists()
+    )
+    disk = round(per_token * sum(tokens.values()))
+    room = shutil.disk_usage(folder).free
+    return {
+        "tokens": sum(tokens.values()),
+        "by_file": tokens,
+        "seconds": seconds,
+        "bytes": {"device": device, "disk": disk},
+        "free_disk_bytes": room,
+        "fits": disk < room,
+    }
+
+
+def _tell_plan(plan: dict[str, Any], console: Console) -> None:
+    from everlong.errors import CapabilityError
+
+    if not plan["fits"]:
+        raise CapabilityError(
+            f"read: {plan['tokens']:,} tokens need {plan['bytes']['disk']:,} bytes on the disk, and "
+            f"{plan['free_disk_bytes']:,} are free; use -o codec=int8, or another --store"
+        )
+    if console.json:
+        console.result(plan)
+        return
+    for name, tokens in plan["by_file"].items():
+        print(f"{tokens:>12,} tokens  {name}")
+    device = plan["bytes"]["device"]
+    print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
+    print(f"{plan['bytes']['disk'] / 2**20:>12,.0f} MiB on the disk, {plan['free_disk_bytes'] / 2**20:,.0f} MiB free")
+    print(f"{(device or 0) / 2**20:>12,.0f} MiB of working memory beside the model")

@@ -1,0 +1,150 @@
+"""`everlong sessions`: what is kept, and keeping it in order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.session.library import Entry, Library
+
+sessions = typer.Typer(
+    name="sessions",
+    help="List, show, fork, rename, delete, verify, export and import kept sessions.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.")]
+NewName = Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")]
+
+
+@sessions.command("list")
+def list_sessions(store: options.Store = None, json: options.Json = False, debug: options.Debug = False) -> None:
+    """Every kept session: tokens, bytes, model, method, when it was last written."""
+    library = _library(store)
+    rows = [_row(library, entry) for entry in library.entries()]
+    if json:
+        _print(rows)
+        return
+    for row in rows:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["updated"]))
+        size = f"{row['bytes'] / 2**20:,.0f} MiB"
+        print(
+            f"{row['name']:<20} {row['tokens']:>12,} tokens {size:>12}  {when}  {row['model']} {row['method']['name']}"
+        )
+
+
+@sessions.command("show")
+def show(name: Name, store: options.Store = None, json: options.Json = False, debug: options.Debug = False) -> None:
+    """One session: its method, its sources and where they begin, its files."""
+    library = _library(store)
+    entry = library.entry(name)
+    found = _row(library, entry) | {
+        "sources": [asdict(s) | {"marks": len(s.marks)} for s in library.sources(entry)],
+        "volumes": [{"path": str(v.path), "first": v.first, "end": v.end} for v in library.volumes(entry)],
+        "dropped_blocks": library.dropped(entry),
+    }
+    if json:
+        _print(found)
+        return
+    for key, value in found.items():
+        if isinstance(value, list):
+            print(f"{key}:")
+            for item in value:
+                print(f"  {item}")
+        else:
+            print(f"{key}: {value}")
+
+
+@sessions.command("fork")
+def fork(name: Name, new: NewName, store: options.Store = None, debug: options.Debug = False) -> None:
+    """A second session that has read the same; blocks are shared and not copied."""
+    _library(store).fork(name, new)
+    print(f"{new}: a fork of {name}")
+
+
+@sessions.command("rename")
+def rename(name: Name, new: NewName, store: options.Store = None, debug: options.Debug = False) -> None:
+    """Give a session another name."""
+    _library(store).rename(name, new)
+    print(f"{new}: was {name}")
+
+
+@sessions.command("delete")
+def delete(name: Name, store: options.Store = None, debug: options.Debug = False) -> None:
+    """Remove a session; blocks that a fork needs stay."""
+    _library(store).delete(name)
+    print(f"{name}: deleted")
+
+
+@sessions.command("verify")
+def verify(
+    name: Name,
+    store: options.Store = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop damaged blocks, so that the rest can be used.")
+    ] = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Check every byte of a session; exit 2 if some are not what was written."""
+    library = _library(store)
+    found = library.verify(library.entry(name), repair)
+    if json:
+        _print(found)
+    else:
+        state = "whole" if not found["damaged_blocks"] else f"damaged: {found['damaged_blocks']}"
+        print(f"{name}: {found['blocks']:,} blocks checked, {state}" + ("; they are dropped now" if repair else ""))
+    if found["damaged_blocks"] and not repair:
+        raise typer.Exit(2)
+
+
+@sessions.command("export")
+def export(
+    name: Name,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write (.tar).")],
+    store: options.Store = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write a session with all its blocks to one archive."""
+    _library(store).export(name, file)
+    print(f"wrote {file}")
+
+
+@sessions.command("import")
+def import_session(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive that export wrote.")],
+    name: Annotated[str | None, typer.Option("--name", help="A name other than the one in the archive.")] = None,
+    store: options.Store = None,
+    debug: options.Debug = False,
+) -> None:
+    """Take a session from an archive into this store."""
+    from everlong.session.library import Library
+
+    print(f"{Library(store).take(file, name).name}: imported")
+
+
+def _library(store: Path | None) -> Library:
+    from everlong.session.library import Library
+
+    return Library(store, create=False)
+
+
+def _row(library: Library, entry: Entry) -> dict[str, Any]:
+    hidden = ("fingerprint", "row_bytes", "state")
+    shown = {key: value for key, value in vars(entry).items() if key not in hidden}
+    return shown | {"bytes": library.bytes(entry)}
+
+
+def _print(value: Any) -> None:
+    from everlong.cli.console import Console
+
+    Console(json=True).result(value)

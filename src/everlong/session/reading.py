@@ -1,0 +1,71 @@
+"""Sources read into a kept session: skipped where they were read, resumed where reading stopped, kept on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from everlong.session.inputs import id_pieces
+from everlong.session.transcript import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from everlong.session.session import Session
+
+CHECKPOINT_TOKENS = 8192
+"""A checkpoint is made after so many tokens: what a crash can cost."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with its name, and a digest that tells whether it has changed."""
+
+    name: str
+    digest: str
+    texts: Iterable[str]
+
+
+def known(session: Session, document: Document) -> Source | None:
+    """The source that this document was read as last; None if it never was."""
+    found = [s for s in session.transcript.sources if s.name == document.name]
+    return found[-1] if found else None
+
+
+def is_read(session: Session, document: Document) -> bool:
+    """Whether the document was read to its end as it is now."""
+    source = known(session, document)
+    return source is not None and source.done and source.digest == document.digest
+
+
+def read_document(session: Session, document: Document, every: int = CHECKPOINT_TOKENS) -> Iterator[int]:
+    """Reads a document to its end, giving the number of its tokens read so far after each piece.
+
+    A document whose reading was cut off goes on where it stopped; one that has changed is read anew, and the blocks of
+    what it was are dropped (tokens read after it keep traces of it). A checkpoint is made every so many tokens.
+    """
+    source, transcript = known(session, document), session.transcript
+    resumes = source is not None and not source.done and source.digest == document.digest
+    if source is None or not resumes or source is not transcript.sources[-1]:
+        if source is not None:
+            session.forget_source(source)
+        source = transcript.begin(document.name, document.digest)
+    done, kept_at = session.seen_tokens - source.first, session.seen_tokens
+    found = id_pieces(document.texts, session.tokenizer, session.vocabulary, special=source.first == 0)
+    for ids in _after(found, done):
+        for piece in ids.split(every):
+            session.feed(piece, source=document.name)
+            if session.seen_tokens - kept_at >= every:
+                session.checkpoint()
+                kept_at = session.seen_tokens
+            yield session.seen_tokens - source.first
+    source.done = True
+
+
+def _after(found: Iterable[Tensor], skipped: int) -> Iterator[Tensor]:
+    """The ids behind the first `skipped`."""
+    for ids in found:
+        if skipped < len(ids):
+            yield ids[skipped:]
+        skipped = max(0, skipped - len(ids))
