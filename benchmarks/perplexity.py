@@ -3,7 +3,9 @@ r"""Perplexity of dense, window and sinks on the same tokens of a book, paired.
     python benchmarks/perplexity.py --book ../shared/data/books/moby-dick_2701.txt \
         --out benchmarks/results/perplexity.json
 
-The cache of window and sinks holds 1024 tokens; figures are over tokens 1024 .. 7999.
+The cache of window and sinks holds 1024 tokens; figures are over tokens 1024 .. 7999. Other methods by name and
+fields: --method sinks:sinks=64,window=1024 --method blocks:positions=ordered ...; ratios are to the first, with a
+standard error over pieces of 512 tokens.
 """
 
 from __future__ import annotations
@@ -19,8 +21,17 @@ from pathlib import Path
 import torch
 
 import everlong
+from everlong.config import parse_options
+from everlong.methods import make_method
 
-METHODS = (everlong.Dense(), everlong.Sinks(sinks=4, window=1020), everlong.Window(window=1024))
+METHODS = ("dense", "sinks:sinks=4,window=1020", "window:window=1024")
+PIECE = 512
+
+
+def standard_error(difference: torch.Tensor) -> float:
+    """Standard error of the mean of paired differences (nats), over pieces that are taken as independent."""
+    pieces = torch.stack([piece.mean() for piece in difference.split(PIECE)])
+    return float(pieces.std() / len(pieces) ** 0.5)
 
 
 def main() -> None:
@@ -30,20 +41,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--first", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--method", action="append", default=[], dest="methods")
     args = parser.parse_args()
     torch.set_num_threads(1)
     loaded = everlong.load("smollm2")
     ids = loaded.tokenizer(args.book.read_text(encoding="utf-8"))["input_ids"][: args.tokens]
     nll = {}
-    for method in METHODS:
+    for spec in args.methods or METHODS:
+        name, _, fields = spec.partition(":")
+        method = make_method(name, parse_options(fields.split(",") if fields else []))
+        start = time.perf_counter()
         with everlong.Session(loaded, method) as session:
-            nll[method.name] = -session.score(ids)[args.first :].double()
-        print(f"{method}: perplexity {math.exp(nll[method.name].mean()):.4f}", file=sys.stderr)
+            nll[spec] = -session.score(ids)[args.first :].double()
+        rate = len(ids) / (time.perf_counter() - start)
+        print(f"{spec}: perplexity {math.exp(nll[spec].mean()):.4f}, {rate:.0f} tokens/s", file=sys.stderr, flush=True)
+    first = next(iter(nll.values()))
     record = {
         "command": " ".join(sys.argv),
         "tokens": [args.first, args.tokens],
         "perplexity": {name: math.exp(x.mean()) for name, x in nll.items()},
-        "ratio_to_dense": {name: math.exp((x - nll["dense"]).mean()) for name, x in nll.items()},
+        "ratio_to_first": {name: math.exp((x - first).mean()) for name, x in nll.items()},
+        "standard_error": {name: standard_error(x - first) for name, x in nll.items()},
         "versions": {"everlong": everlong.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -30,7 +30,8 @@ def command_line_page() -> str:
     parts = [
         "# Command line\nGenerated from the commands themselves by `scripts/docs.py`.",
         table(
-            ("command", "what it does"), [(f"[`everlong {n}`](#everlong-{n})", first_line(c)) for n, c in verbs(root)]
+            ("command", "what it does"),
+            [(f"[`everlong {n}`](#everlong-{anchor(n)})", first_line(c)) for n, c in verbs(root)],
         ),
         section("everlong", root, level="## Options of `everlong` itself"),
     ]
@@ -39,8 +40,17 @@ def command_line_page() -> str:
 
 
 def verbs(group: Any) -> list[tuple[str, Any]]:
-    """The commands of a group that are not hidden, in their order."""
-    return [(name, command) for name, command in group.commands.items() if not command.hidden]
+    """The commands of a group that are not hidden, in their order; those of a group within it by both names."""
+    found = []
+    for name, command in group.commands.items():
+        inner = verbs(command) if hasattr(command, "commands") else []
+        found += [(f"{name} {verb}", part) for verb, part in inner] if inner else [(name, command)]
+    return [(name, command) for name, command in found if not command.hidden]
+
+
+def anchor(name: str) -> str:
+    """A heading's name in a link."""
+    return name.replace(" ", "-")
 
 
 def first_line(command: Any) -> str:

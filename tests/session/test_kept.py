@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
+import signal
 import sqlite3
+import time
 
 import pytest
 import torch
@@ -184,3 +187,45 @@ def test_citations_name_source_and_characters(smollm2):
     for c in found:
         if c.source == "keys.txt":
             assert text[c.start : c.end] == c.text
+
+
+def read_in_a_child(model, store, ids, every):
+    """The process id of a child that reads on, with a checkpoint every few tokens, until it is done or killed."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        exists = (store / "everlong.db").exists() and Library(store).find("one") is not None
+        session = Session.open(store, "one", model, 16) if exists else kept(model, store, 0)
+        for piece in torch.tensor(ids[session.seen_tokens :]).split(every):
+            session.feed(piece)
+            session.checkpoint()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_killed_at_20_random_moments_it_goes_on_as_if_never_stopped(model, tmp_path):
+    draw, ids, kills = random.Random(4), IDS * 8, 0
+    begun = time.monotonic()
+    assert os.waitpid(read_in_a_child(model, tmp_path / "calm", ids, 40), 0)[1] == 0
+    whole = time.monotonic() - begun
+    for _ in range(200):
+        child = read_in_a_child(model, tmp_path / "killed", ids, 40)
+        time.sleep(whole * draw.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        kills += killed
+        if kills == 20 or not killed:
+            break
+    assert kills
+    assert os.waitpid(read_in_a_child(model, tmp_path / "killed", ids, 40), 0)[1] == 0
+    answers = []
+    for name in ("calm", "killed"):
+        with Session.open(tmp_path / name, "one", model, 16, read_only=True) as session:
+            assert session.seen_tokens == len(ids)
+            assert session.transcript.ids.tolist() == ids
+            answers.append(answer(session))
+    assert answers[0] == answers[1]
+    library = Library(tmp_path / "killed")
+    assert library.verify(library.entry("one"))["damaged_blocks"] == []

@@ -11,8 +11,9 @@ from torch import Tensor
 class Slabs:
     """Rows [columns], numbered from 0 and written in order; the newest may be written again.
 
-    Slabs double from `first` rows to `largest`, so that short texts cost little and long ones few tensors. A slab
-    that two forks hold is never written again.
+    Slabs double from `first` rows to `largest`, so that short texts cost little and long ones few tensors. Where they
+    begin depends on nothing else, so that sums over a slab come out the same to the bit after a fork or a restart. A
+    slab that two forks hold is copied before it is written.
     """
 
     def __init__(self, columns: int, dtype: torch.dtype, first: int, largest: int) -> None:
@@ -29,14 +30,14 @@ class Slabs:
     def room(self, n: int) -> Tensor:
         """Row `n` to be written, behind all that stays."""
         end = self._starts[-1] + len(self._slabs[-1]) if self._slabs else 0
-        if n >= end or len(self._slabs) <= self._shared:
-            if n < end:
-                self._slabs[-1] = self._slabs[-1][: n - self._starts[-1]]
-                end = n
-            size = min(self.first << len(self._slabs), self.largest)
-            with torch.inference_mode(False):
+        with torch.inference_mode(False):
+            if n >= end:
+                size = min(self.first << len(self._slabs), self.largest)
                 self._slabs.append(torch.empty(size, self.columns, dtype=self.dtype))
-            self._starts.append(end)
+                self._starts.append(end)
+            elif len(self._slabs) <= self._shared:
+                self._slabs[-1] = self._slabs[-1].clone()
+                self._shared = len(self._slabs) - 1
         return self.row(n)
 
     def rows(self, count: int) -> list[Tensor]:
@@ -49,8 +50,12 @@ class Slabs:
 
     def restore(self, rows: Tensor) -> None:
         """Take saved rows; for a fresh object."""
-        if len(rows):
-            self._starts, self._slabs = [0], [rows.to(self.dtype).contiguous()]
+        at = 0
+        while at < len(rows):
+            self.room(at)
+            slab = self._slabs[-1][: len(rows) - at]
+            slab.copy_(rows[at : at + len(slab)])
+            at += len(slab)
 
     def fork(self) -> Slabs:
         """The same rows, sharing their memory."""

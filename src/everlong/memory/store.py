@@ -12,7 +12,7 @@ from torch import Tensor
 from everlong.memory.codec import Codec
 from everlong.memory.slabs import Slabs
 
-FIRST_SLAB, LARGEST_SLAB = 4, 64
+FIRST_SLAB, LARGEST_SLAB = 4, 16
 
 
 @runtime_checkable

@@ -2,10 +2,11 @@
 
 A token sees the first `sinks` tokens, the newest `window` tokens, and `top_k` blocks of `block` tokens, chosen by
 comparing its query (or the mean query of the tokens before its cell) with a digest of each block: the mean key of the
-tokens that received most attention while they were in the window. Everything far stands at one distance, W - 1, so that
-positions stay within what the model was trained on (InfLLM, arXiv 2402.04617, section 3). The authors' choice for a
-chunk sees the chunk itself, and their far mask shows up to a chunk of tokens twice; here what a token sees depends on
-its own index, and on whether it is read or answers, never on how the input was cut.
+tokens that received most attention while they were in the window (InfLLM, arXiv 2402.04617, section 3). The paper
+puts everything far at one distance, W - 1 (`positions="far"`); the default keeps chosen blocks in their order right
+behind the window, which measured better. Either way positions stay within what the model was trained on. The authors'
+choice for a chunk sees the chunk itself, and their far mask shows up to a chunk of tokens twice; here what a token
+sees depends on its own index, and on whether it is read or answers, never on how the input was cut.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Blocks(Method):
     exec_chunk: int = field(default=512, metadata={"help": HELP["exec_chunk"]})
     pool: int = field(default=64, metadata={"help": HELP["pool"]})
     choose_every: int = field(default=1, metadata={"help": HELP["choose_every"]})
-    positions: Literal["far", "ordered", "true"] = field(default="far", metadata={"help": HELP["positions"]})
+    positions: Literal["far", "ordered", "true"] = field(default="ordered", metadata={"help": HELP["positions"]})
     choice: Literal["causal", "paper"] = field(default="causal", metadata={"help": HELP["choice"]})
     digest: Literal["mean", "bounds"] = field(default="mean", metadata={"help": HELP["digest"]})
     per_head: bool = field(default=False, metadata={"help": HELP["per_head"]})

@@ -318,14 +318,11 @@ class Library:
                 files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in facts["tables"]["volumes"]}
                 folder.mkdir(mode=0o700)
                 for member in archive.getmembers():
-                    part, _, leaf = member.name.partition("/")
-                    stem = Path(leaf).with_suffix(".blocks").name
-                    place = {"session": folder / leaf, "blocks": self._path(files.get(stem, stem))}.get(part)
+                    place = self._place_of(member.name, folder, files)
                     source = archive.extractfile(member)
-                    if place is None or source is None or not leaf or "/" in leaf or leaf.startswith("."):
-                        continue
-                    with (place.with_suffix(".digests") if leaf.endswith(".digests") else place).open("wb") as target:
-                        shutil.copyfileobj(source, target)
+                    if place is not None and source is not None:
+                        with place.open("wb") as target:
+                            shutil.copyfileobj(source, target)
         except (tarfile.TarError, KeyError, ValueError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise DamagedError(f"{file}: not an exported session, or damaged ({error}); give another") from error
@@ -342,6 +339,16 @@ class Library:
                         row[2] = files[row[2]]
                     db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
         return self.entry(name)
+
+    def _place_of(self, member: str, folder: Path, files: dict[str, str]) -> Path | None:
+        """Where a part of an archive belongs; None for what is no part of a session."""
+        part, _, leaf = member.partition("/")
+        if part == "session" and leaf and "/" not in leaf and not leaf.startswith("."):
+            return folder / leaf
+        stem, _, suffix = leaf.partition(".")
+        if part == "blocks" and f"{stem}.blocks" in files and suffix in ("blocks", "digests"):
+            return self._path(files[f"{stem}.blocks"]).with_suffix(f".{suffix}")
+        return None
 
     def check_sizes(self, entry: Entry) -> None:
         """DamagedError for a file that is missing or shorter than what was kept."""

@@ -1,0 +1,174 @@
+"""read, ask and sessions: from files to an answer in another process, with everything that may go wrong on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SMALL = ["sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8"]
+FIELDS = [part for field in SMALL for part in ("-o", field)]
+QUESTION = ["What came?", "--raw", "--max-new-tokens", "8", "--json"]
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def read(everlong, tiny, store):
+    def call(*arguments):
+        return everlong("read", *arguments, "--store", store, "--model", tiny, *FIELDS)
+
+    return call
+
+
+@pytest.fixture
+def ask(everlong, tiny, store):
+    def call(*arguments):
+        return everlong("ask", *QUESTION, "--store", store, "--model", tiny, *arguments)
+
+    return call
+
+
+def test_read_then_ask_then_look(everlong, read, ask, store, text_file):
+    found = read(text_file, "--json")
+    assert found.code == 0, found.err
+    assert found.json["session"] == "default"
+    assert found.json["tokens"] == found.json["report"]["seen_tokens"] > 100
+    assert {"seconds", "tokens_per_s", "peak_rss_bytes"} <= found.json.keys()
+    first, again = ask("--cite", "--top", "100"), ask("--cite", "--top", "100")
+    assert first.json["text"] == again.json["text"]
+    assert {"seconds_to_open", "seconds_to_first_token", "report"} <= first.json.keys()
+    cited = first.json["citations"]
+    assert sum(c["mass"] for c in cited) == pytest.approx(1)
+    text = text_file.read_text()
+    for c in cited:
+        assert (c["source"], text[c["start"] : c["end"]]) == (str(text_file), c["text"])
+    listed = everlong("sessions", "list", "--store", store, "--json").json
+    assert [(row["name"], row["tokens"]) for row in listed] == [("default", found.json["tokens"])]
+    shown = everlong("sessions", "show", "default", "--store", store).out
+    assert str(text_file) in shown
+    assert oct(store.stat().st_mode & 0o777) == "0o700"
+
+
+def test_only_what_is_new_is_read(read, text_file, tmp_path):
+    tokens = read(text_file, "--json").json["tokens"]
+    again = read(text_file)
+    assert "read already" in again.err
+    other = tmp_path / "other.md"
+    other.write_text("A second text of its own. " * 20)
+    both = read(text_file, other, "--json").json
+    assert both["tokens"] == tokens + both["read_tokens"]
+    text_file.write_text("All is changed now. " * 40)
+    changed = read(text_file, other, "--json").json
+    assert changed["report"]["dropped_tokens"] > 0
+    assert changed["tokens"] == both["tokens"] + changed["read_tokens"]
+
+
+def test_keep_lets_the_session_remember(everlong, read, ask, store, text_file):
+    tokens = read(text_file, "--json").json["tokens"]
+    ask()
+    assert everlong("sessions", "list", "--store", store, "--json").json[0]["tokens"] == tokens
+    ask("--keep")
+    assert everlong("sessions", "list", "--store", store, "--json").json[0]["tokens"] > tokens
+
+
+def test_folders_html_and_pdf(read, tmp_path):
+    pytest.importorskip("bs4", reason="needs the extra everlong[documents]")
+    pypdf = pytest.importorskip("pypdf", reason="needs the extra everlong[documents]")
+    folder = tmp_path / "library"
+    folder.mkdir()
+    (folder / "page.html").write_text("<p>Seen</p><script>var unseen = 1</script>" * 20)
+    (folder / "note.txt").write_text("A note of some length. " * 9)
+    (folder / "image.png").write_bytes(b"\x89PNG\0")
+    writer = pypdf.PdfWriter()
+    writer.add_blank_page(72, 72)
+    writer.write(folder / "blank.pdf")
+    assert read(folder, "--json").code == 0
+    (folder / "broken.pdf").write_bytes(b"no pdf at all")
+    failed = read(folder)
+    assert failed.code == 2
+    assert "broken.pdf: not a PDF file" in failed.err
+
+
+def test_dry_run_reads_nothing(read, store, text_file):
+    plan = read(text_file, "--dry-run", "--json")
+    assert plan.code == 0, plan.err
+    assert plan.json["tokens"] > 100
+    assert plan.json["bytes"]["disk"] > 0
+    assert not store.exists()
+    assert "tokens in all" in read(text_file, "--dry-run").out
+
+
+def test_fork_rename_export_import_delete(everlong, read, ask, store, text_file, tmp_path):
+    read(text_file)
+    expected = ask().json["text"]
+    for verb in (["fork", "default", "twin"], ["rename", "twin", "second"], ["delete", "default"]):
+        assert everlong("sessions", *verb, "--store", store).code == 0
+    assert ask("--session", "second").json["text"] == expected
+    archive = tmp_path / "second.tar"
+    assert everlong("sessions", "export", "second", archive, "--store", store).code == 0
+    assert "exists already" in everlong("sessions", "import", archive, "--store", store).err
+    assert everlong("sessions", "import", archive, "--name", "third", "--store", store).code == 0
+    everlong("sessions", "delete", "second", "--store", store)
+    assert ask("--session", "third").json["text"] == expected
+    assert everlong("sessions", "verify", "third", "--store", store).code == 0
+    archive.write_bytes(b"no archive")
+    assert everlong("sessions", "import", archive, "--store", store).code == 2
+
+
+def test_verify_finds_damage_and_repair_drops_it(everlong, read, ask, store, text_file):
+    read(text_file)
+    (path,) = (store / "blocks").glob("*.blocks")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = everlong("sessions", "verify", "default", "--store", store, "--json")
+    assert found.code == 2
+    (block,) = found.json["damaged_blocks"]
+    assert everlong("sessions", "verify", "default", "--repair", "--store", store).code == 0
+    assert everlong("sessions", "verify", "default", "--store", store).code == 0
+    after = ask()
+    assert after.code == 0, after.err
+    assert after.json["report"]["dropped_tokens"] == 8
+    path.write_bytes(bytes(data[: len(data) * 3 // 4]))
+    assert ask().code == 2
+    assert everlong("sessions", "verify", "default", "--repair", "--store", store).code == 0
+    assert ask().json["report"]["dropped_tokens"] > 8
+    assert block in everlong("sessions", "show", "default", "--store", store, "--json").json["dropped_blocks"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["read", "missing.txt"], "missing.txt: no such file"),
+        (["read", "TEXT", "-o", "depth=3"], "depth"),
+        (["read", "TEXT", "--session", "a/b"], "no slash"),
+        (["ask", "Who?", "--session", "nobody"], "does not exist"),
+        (["ask", " "], "question: empty"),
+        (["sessions", "show", "nobody"], "does not exist"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_2(everlong, read, store, text_file, tiny, arguments, message):
+    assert read(text_file).code == 0
+    arguments = [str(text_file) if a == "TEXT" else a for a in arguments]
+    model = [] if arguments[0] == "sessions" else ["--model", tiny]
+    ended = everlong(*arguments, "--store", store, *model)
+    assert ended.code == 2
+    assert message in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_other_options_on_an_old_session_are_refused(everlong, read, store, text_file, tiny):
+    read(text_file)
+    ended = everlong("read", text_file, "--store", store, "--model", tiny, "-o", "window=99")
+    assert ended.code == 2
+    assert "was made with" in ended.err
+
+
+def test_a_read_only_folder_is_refused(everlong, text_file, tiny):
+    ended = everlong("read", text_file, "--store", "/proc/everlong", "--model", tiny)
+    assert ended.code == 2
+    assert ended.err.count("\n") == 1
