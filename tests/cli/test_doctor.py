@@ -26,7 +26,13 @@ def test_json_says_what_there_is_and_what_works(everlong, tiny):
     assert facts.items() <= found["model"].items()
     assert found["model"]["chat_template"] is True
     methods = {row["method"]: row for row in found["methods"]}
-    names = ["dense()", "recompute(window=40)", "sinks(sinks=2, window=40)", "window(window=40)"]
+    names = [
+        "blocks(sinks=2, window=40, block=128, top_k=8)",
+        "dense()",
+        "recompute(window=40)",
+        "sinks(sinks=2, window=40)",
+        "window(window=40)",
+    ]
     assert sorted(methods) == names
     assert all(row["works"] for row in methods.values())
     assert methods["dense()"]["cache_bytes"] is None

@@ -11,6 +11,7 @@ sees depends on its own index, and on whether it is read or answers, never on ho
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -72,6 +73,13 @@ class Blocks(Method):
         for name, allowed in {**CHOICES, "codec": CODECS}.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+
+    def __str__(self) -> str:
+        """The sizes, and what is not as it is by default."""
+        sizes = ("sinks", "window", "block", "top_k")
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        shown = {k: v for k, v in self.as_dict().items() if k in sizes or v != default[k]}
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
     def layout(self) -> tuple[int, int | None]:
         """What is kept beside the blocks."""
