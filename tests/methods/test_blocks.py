@@ -11,9 +11,12 @@ from everlong.errors import CapabilityError, ConfigError
 from everlong.methods import make_method
 from tests.reference import SlowBlocks
 
-IDS = torch.randint(97, (1, 190), generator=torch.Generator().manual_seed(3))
-SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6}
-ANSWER = range(120, 155)
+IDS = torch.randint(97, (1, 140), generator=torch.Generator().manual_seed(3))
+SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6} | {
+    "choose_every": 1,
+    "positions": "far",
+}
+ANSWER = range(90, 115)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +110,11 @@ def test_answering_differs_from_reading_and_a_choice_can_be_kept(model):
 
 
 def test_rows_of_unequal_length_equal_single_runs(model):
-    lengths = (120, 91, 118)
+    lengths = (90, 71, 88)
     rows = [IDS[:, 10 * i : 10 * i + n] for i, n in enumerate(lengths)]
-    padded = torch.cat([torch.nn.functional.pad(r, (120 - r.shape[1], 0)) for r in rows])
-    mask = torch.stack([torch.arange(120) >= 120 - n for n in lengths]).long()
-    later = IDS[:, 160:181].expand(3, -1)
+    padded = torch.cat([torch.nn.functional.pad(r, (90 - r.shape[1], 0)) for r in rows])
+    mask = torch.stack([torch.arange(90) >= 90 - n for n in lengths]).long()
+    later = IDS[:, 110:125].expand(3, -1)
     with everlong.attach(model, small()) as handle, torch.no_grad():
         cache = handle.new_cache()
         first = model(padded, attention_mask=mask, past_key_values=cache).logits
@@ -119,7 +122,7 @@ def test_rows_of_unequal_length_equal_single_runs(model):
         for i, row in enumerate(rows):
             alone = handle.new_cache()
             expected = read(model, alone, row, 64)
-            torch.testing.assert_close(first[i : i + 1, 120 - lengths[i] :], expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(first[i : i + 1, 90 - lengths[i] :], expected, atol=1e-4, rtol=0)
             expected = read(model, alone, later[:1], 7, answering=True)
             torch.testing.assert_close(second[i : i + 1], expected, atol=1e-4, rtol=0)
 
@@ -129,14 +132,14 @@ def test_a_failed_forward_leaves_the_memory_as_it_was(model, monkeypatch):
         with everlong.attach(model, small(positions=positions)) as handle:
             cache, twin = handle.new_cache(chunk=16), handle.new_cache(chunk=16)
             for c in (cache, twin):
-                read(model, c, IDS[:, :100], 16)
+                read(model, c, IDS[:, :70], 16)
             with monkeypatch.context() as patch:
                 patch.setattr(model.model.layers[1].mlp, "forward", lambda x: (_ for _ in ()).throw(KeyboardInterrupt))
                 with pytest.raises(KeyboardInterrupt):
-                    read(model, cache, IDS[:, 110:180], 70)
-            assert cache.report().seen_tokens == 100
+                    read(model, cache, IDS[:, 80:140], 60)
+            assert cache.report().seen_tokens == 70
             for answering in (True, False):
-                got, expected = (read(model, c, IDS[:, 100:160], 9, answering) for c in (cache, twin))
+                got, expected = (read(model, c, IDS[:, 70:110], 9, answering) for c in (cache, twin))
                 assert torch.equal(got, expected)
 
 
@@ -145,7 +148,7 @@ def test_fork_shares_sealed_blocks_and_is_independent(model):
         cache = handle.new_cache(chunk=16)
         read(model, cache, IDS[:, :100], 16)
         fork = cache.fork()
-        read(model, fork, IDS[:, 150:], 16)
+        read(model, fork, IDS[:, 60:], 16)
         twin = handle.new_cache(chunk=16)
         read(model, twin, IDS[:, :100], 16)
         expected = read(model, twin, IDS[:, 100:], 16, answering=True)
@@ -158,7 +161,7 @@ def test_report_and_citations(model):
         read(model, cache, IDS, 16)
         report = cache.report()
         assert (report.sink_tokens, report.window_tokens, report.dropped_tokens) == (3, 12, 0)
-        assert report.stored_tokens == 190 - 15
+        assert report.stored_tokens == 140 - 15
         assert report.retrieved_tokens == 15
         assert report.bytes["host"] > 0
         assert cache.blocks is not None

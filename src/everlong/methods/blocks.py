@@ -56,7 +56,7 @@ class Blocks(Method):
     repr_topk: int = field(default=4, metadata={"help": HELP["repr_topk"]})
     exec_chunk: int = field(default=512, metadata={"help": HELP["exec_chunk"]})
     pool: int = field(default=64, metadata={"help": HELP["pool"]})
-    choose_every: int = field(default=1, metadata={"help": HELP["choose_every"]})
+    choose_every: int = field(default=8, metadata={"help": HELP["choose_every"]})
     positions: Literal["far", "ordered", "true"] = field(default="ordered", metadata={"help": HELP["positions"]})
     choice: Literal["causal", "paper"] = field(default="causal", metadata={"help": HELP["choice"]})
     digest: Literal["mean", "bounds"] = field(default="mean", metadata={"help": HELP["digest"]})
