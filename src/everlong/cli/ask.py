@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,12 +42,14 @@ def ask(
 ) -> None:
     """Ask a kept session; it stays as it is unless --keep is given.
 
-    --json prints one object: text, seconds_to_open (without loading the model), seconds_to_first_token, citations
-    (source, start, end, text, mass) and the memory report.
+    --json prints one object: text, seconds_to_open (the model being loaded and attached), seconds_to_first_token,
+    citations (source, start, end, text, mass) and the memory report.
     """
+    from everlong.attach import attach
     from everlong.cli.console import Console
     from everlong.cli.setup import load_model
     from everlong.errors import InputError
+    from everlong.methods import make_method
     from everlong.session.library import Library
     from everlong.session.session import Session
 
@@ -55,10 +57,12 @@ def ask(
     if not question.strip():
         raise InputError("question: empty; give at least one word")
     sampling = options.sampling(ctx)
-    Library(store, create=False).entry(session)
+    kept = Library(store, create=False).entry(session).method
     loaded = load_model(model, dtype, device, threads, console)
-    start = time.perf_counter()
-    with Session.open(store, session, loaded, read_only=not keep) as opened:
+    with ExitStack() as stack:
+        stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
+        start = time.perf_counter()
+        opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep))
         opening = time.perf_counter() - start
         prompt = question if raw else _templated(opened, question, sampling)
         start, first = time.perf_counter(), None
