@@ -183,3 +183,16 @@ def test_what_it_cannot_take_back_or_hold_is_refused(model):
         make_method("blocks", {"positions": "near"})
     with pytest.raises(ConfigError, match="top_k=0: must be at least 1"):
         Blocks(top_k=0)
+
+
+def test_the_papers_choice_sees_the_cell_itself(model):
+    """Pooling over the cell is not causal: what comes later in a cell moves what came before it."""
+    later = IDS.clone()
+    later[:, 94:] = 1
+    with everlong.attach(model, small()) as causal, everlong.attach(model, small(choice="paper")) as paper:
+        moved = {
+            name: (read(model, h.new_cache(), IDS, 16) - read(model, h.new_cache(), later, 16))[:, :94].abs().max()
+            for name, h in (("causal", causal), ("paper", paper))
+        }
+    assert moved["causal"] < 1e-4
+    assert moved["paper"] > 1e-2

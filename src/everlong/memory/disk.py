@@ -65,7 +65,6 @@ class DiskStore:
         self._waiting: dict[int, Tensor] = {}
         self._files: dict[Path, int] = {}
         self._writer: _Writer | None = None
-        self.read_bytes = self.written_bytes = 0
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer; all layers are added before the first block."""
@@ -105,7 +104,6 @@ class DiskStore:
         size = HEADER_BYTES + self._codecs[layer].record_bytes
         start = (volume.at + block - volume.first) * self._row_bytes + self._offsets[layer]
         data = os.pread(self._open(volume.path), size, start)
-        self.read_bytes += size
         where = f"{volume.path}: block {block} of layer {layer}"
         if len(data) < size:
             raise DamagedError(f"{where} is cut short; run `everlong sessions verify --repair`")
@@ -140,8 +138,7 @@ class DiskStore:
     def _take_back(self) -> None:
         """Let go of the rows that have been written."""
         for block in self._writer.finished() if self._writer is not None else ():
-            row = self._waiting.pop(block, None)
-            self.written_bytes += 0 if row is None else row.nbytes
+            self._waiting.pop(block, None)
 
     def flush(self) -> None:
         """Wait until all that was committed is on the disk; SaveError if it cannot be."""
@@ -156,7 +153,8 @@ class DiskStore:
         """The digests of all blocks by layer, [N, numbers[layer]] float32, in one read."""
         width = sum(numbers.values()) * 4 + 4
         rows = np.concatenate(
-            [_digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first] or [np.empty((0, width))]
+            [_digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first]
+            or [np.empty((0, width), np.uint8)]
         )
         found, at = {}, 0
         flat = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))

@@ -102,9 +102,11 @@ class Library:
     def database(self) -> Iterator[sqlite3.Connection]:
         """A transaction; errors of the database in one line."""
         path = self.folder / "everlong.db"
+        exists = path.exists() and path.stat().st_size > 0
         try:
             with closing(sqlite3.connect(path, timeout=5.0)) as db:
-                db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
+                if not exists:
+                    db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
                 with db:
                     yield db
             with contextlib.suppress(OSError):

@@ -180,11 +180,6 @@ class BlockMemory:
     # What is kept.
 
     @property
-    def held_tokens(self) -> int:
-        """Tokens of the longest row that have left the window."""
-        return max((p.held for row in self._done.progress for p in row.values()), default=0)
-
-    @property
     def retrieved_tokens(self) -> int:
         """Tokens of blocks that the newest token attended to."""
         chosen = [p.chosen.shape[1] for row in self._done.progress for p in row.values() if p.chosen is not None]
@@ -369,7 +364,8 @@ class _Call:
         if not memory.filled:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
-        parts = [Part(piece.turned(q, self.rotation, 0), k, v, span, piece.start, mass) for piece, span in view.pieces]
+        near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
+        parts = [Part(x, k, v, span, start, mass) for (x, start), (_, span) in zip(near, view.pieces, strict=True)]
         front_mass = None
         if cell.answering and view.chosen:
             front_mass = torch.zeros(1, memory.shape.heads, memory.front[0].shape[2], device=k.device)
@@ -377,8 +373,7 @@ class _Call:
             parts.append(Part(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
             parts.append(Part(q_far, *memory.front, view.front, 0, front_mass))
         else:
-            for (piece, _), span in zip(view.pieces, view.behind, strict=True):
-                parts.append(Part(piece.turned(q, self.rotation, 0), k, v, span, piece.start))
+            parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
             memory.place_sinks(self._sink_place(view, memory.now.base), self.rotation)
             parts.append(Part(self._moved(q, memory.now.base), *memory.front, view.front, 0, front_mass))
         out = attend([p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1] or p.mass is mass], *self.how)
