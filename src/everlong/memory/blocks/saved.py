@@ -11,7 +11,8 @@ from torch import Tensor
 
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
-from everlong.memory.blocks.memory import BlockMemory, Row
+from everlong.memory.blocks.memory import BlockMemory
+from everlong.memory.blocks.step import Row
 from everlong.memory.disk import DiskStore
 from everlong.memory.store import HostStore
 
