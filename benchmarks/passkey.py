@@ -4,6 +4,11 @@ r"""Pass keys: a five-digit number hidden in filler, asked for at the end, with 
 
 The prompt is a plain completion ("... What is the pass key? The pass key is"), as small models want it. The text before
 the question is fed, the question is asked; right is an answer that begins with all five digits.
+
+With --store the sessions are kept on the disk, an interrupted run goes on where it stopped, and what the depths have in
+common (the filler before the key) is read once and forked:
+
+    python benchmarks/passkey.py --lengths 128K -o codec=int8 --store /tmp/passkey --out passkey_blocks_128k.json
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import torch
 import everlong
 from everlong.config import parse_options
 from everlong.methods import make_method
+from everlong.session.library import Library
 
 OPENING = (
     "There is an important info hidden inside a lot of irrelevant text. "
@@ -39,8 +45,13 @@ def text(tokenizer: object, tokens: int, depth: float, key: int) -> list[int]:
     """Ids [about `tokens`] of opening, filler and the needle at `depth` (0 start, 1 end)."""
     opening, filler, hidden = (ids(tokenizer, part) for part in (OPENING, FILLER, needle(key)))
     repeats = (tokens - len(opening) - len(hidden) - len(ids(tokenizer, QUESTION))) // len(filler)
-    before = round(repeats * depth)
-    return opening + filler * before + hidden + filler * (repeats - before)
+    first = round(repeats * depth)
+    return opening + filler * first + hidden + filler * (repeats - first)
+
+
+def before(prompt: list[int], hidden: list[int]) -> int:
+    """How many tokens stand before the needle."""
+    return next(n for n in range(len(prompt)) if prompt[n : n + len(hidden)] == hidden)
 
 
 def ids(tokenizer: object, part: str) -> list[int]:
@@ -68,6 +79,65 @@ def ask(
         return found
 
 
+class Kept:
+    """Sessions in a folder: a trunk of filler that every depth shares, and a fork of it for each key."""
+
+    def __init__(self, loaded: everlong.models.load.Loaded, method: object, chunk: int, store: Path) -> None:
+        self.loaded, self.method, self.chunk, self.library = loaded, method, chunk, Library(store)
+        self.peak_anonymous_bytes = 0
+
+    def open(self, name: str, read_only: bool = False) -> everlong.Session:
+        """The session of this name, or a new one."""
+        if self.library.find(name) is None:
+            return everlong.Session(self.loaded, self.method, self.chunk, self.library.folder, name)
+        return everlong.Session.open(self.library.folder, name, self.loaded, self.chunk, read_only)
+
+    def plant(self, name: str, prompt: list[int], shared: int) -> None:
+        """Fork the trunk where it holds the first `shared` tokens of the prompt and no more."""
+        if self.library.find(name) is not None:
+            return
+        trunk = self.library.find("trunk")
+        if trunk is None or trunk.tokens <= shared:
+            self.read("trunk", prompt[:shared])
+            self.library.fork("trunk", name)
+
+    def read(self, name: str, prompt: list[int]) -> float:
+        """Reads what is left of the prompt; the seconds this took."""
+        with self.open(name) as session:
+            start = time.perf_counter()
+            for at in range(session.seen_tokens, len(prompt), 8192):
+                session.feed(prompt[at : at + 8192])
+                session.checkpoint()
+                self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, anonymous_bytes())
+                print(f"{name}: {session.seen_tokens:,} / {len(prompt):,} tokens", flush=True, file=sys.stderr)
+            return time.perf_counter() - start
+
+    def ask(self, name: str, prompt: list[int], key: int) -> dict[str, object]:
+        """Reads to the end, opens the session anew, asks, and says what came back."""
+        read_s = self.read(name, prompt)
+        start = time.perf_counter()
+        with self.open(name, read_only=True) as session:
+            opened = time.perf_counter() - start
+            answer = session.generate(QUESTION, max_new_tokens=8)
+            return {
+                "text": answer.text,
+                "right": answer.text.strip().startswith(str(key)),
+                "tokens": session.seen_tokens,
+                "read_s": read_s,
+                "open_s": opened,
+                "ms_per_new_token": answer.seconds_per_token * 1000,
+                "peak_anonymous_bytes": max(self.peak_anonymous_bytes, anonymous_bytes()),
+                "cited": [[c.start, c.end, c.mass] for c in session.citations(3)],
+                "report": session.report().as_dict(),
+            }
+
+
+def anonymous_bytes() -> int:
+    """Anonymous resident memory of this process now (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("RssAnon"))
+
+
 def size(length: str) -> int:
     """How many tokens 32K or 1M stands for."""
     return int(length[:-1]) * {"K": 1 << 10, "M": 1 << 20}[length[-1]] if length[-1] in "KM" else int(length)
@@ -85,21 +155,34 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--store", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     loaded = everlong.load(args.model, dtype=args.dtype)
     method, draw, rows = make_method(args.method, parse_options(args.options)), random.Random(args.seed), []
-    for length in args.lengths.split(","):
-        for depth in map(float, args.depths.split(",")):
-            key = draw.randrange(10000, 100000)
-            row = ask(loaded, method, args.chunk, text(loaded.tokenizer, size(length), depth, key), key)
-            rows.append({"length": length, "depth": depth, "key": key} | row)
-            print(
-                f"{length} depth {depth}: {key} -> {row['text']!r} {'right' if row['right'] else 'WRONG'}"
-                f" ({row['read_s']:.0f} s, {row['ms_per_new_token']:.0f} ms a token)",
-                flush=True,
-            )
+    cases = [
+        (length, float(depth), draw.randrange(10000, 100000))
+        for length in args.lengths.split(",")
+        for depth in args.depths.split(",")
+    ]
+    prompts = [text(loaded.tokenizer, size(length), depth, key) for length, depth, key in cases]
+    kept = None if args.store is None else Kept(loaded, method, args.chunk, args.store)
+    if kept is not None:
+        shared = [before(p, ids(loaded.tokenizer, needle(key))) for p, (_, _, key) in zip(prompts, cases, strict=True)]
+        for tokens, (length, depth, key), prompt in sorted(zip(shared, cases, prompts, strict=True)):
+            kept.plant(f"{length}-{depth}-{key}", prompt, tokens)
+    for (length, depth, key), prompt in zip(cases, prompts, strict=True):
+        if kept is not None:
+            row = kept.ask(f"{length}-{depth}-{key}", prompt, key)
+        else:
+            row = ask(loaded, method, args.chunk, prompt, key)
+        rows.append({"length": length, "depth": depth, "key": key} | row)
+        print(
+            f"{length} depth {depth}: {key} -> {row['text']!r} {'right' if row['right'] else 'WRONG'}"
+            f" ({row['read_s']:.0f} s, {row['ms_per_new_token']:.0f} ms a token)",
+            flush=True,
+        )
     record = {
         "command": " ".join(sys.argv),
         "method": str(method),
