@@ -143,6 +143,21 @@ def size(length: str) -> int:
     return int(length[:-1]) * {"K": 1 << 10, "M": 1 << 20}[length[-1]] if length[-1] in "KM" else int(length)
 
 
+def _write(out: Path | None, rows: list[dict[str, object]], method: object) -> None:
+    """The record so far."""
+    lengths = dict.fromkeys(str(row["length"]) for row in rows)
+    record = {
+        "command": " ".join(sys.argv),
+        "method": str(method),
+        "right": {n: sum(bool(r["right"]) for r in rows if r["length"] == n) for n in lengths},
+        "rows": rows,
+        "versions": {"everlong": everlong.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    if out:
+        out.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def main() -> None:
     """Run, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,6 +187,7 @@ def main() -> None:
         shared = [before(p, ids(loaded.tokenizer, needle(key))) for p, (_, _, key) in zip(prompts, cases, strict=True)]
         for tokens, (length, depth, key), prompt in sorted(zip(shared, cases, prompts, strict=True)):
             kept.plant(f"{length}-{depth}-{key}", prompt, tokens)
+        cases, prompts = cases[::-1], prompts[::-1]
     for (length, depth, key), prompt in zip(cases, prompts, strict=True):
         if kept is not None:
             row = kept.ask(f"{length}-{depth}-{key}", prompt, key)
@@ -183,17 +199,8 @@ def main() -> None:
             f" ({row['read_s']:.0f} s, {row['ms_per_new_token']:.0f} ms a token)",
             flush=True,
         )
-    record = {
-        "command": " ".join(sys.argv),
-        "method": str(method),
-        "right": {n: sum(r["right"] for r in rows if r["length"] == n) for n in args.lengths.split(",")},
-        "rows": rows,
-        "versions": {"everlong": everlong.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(record["right"])
+        _write(args.out, rows, method)
+    print({n: sum(r["right"] for r in rows if r["length"] == n) for n in args.lengths.split(",")})
 
 
 if __name__ == "__main__":

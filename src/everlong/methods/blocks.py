@@ -59,7 +59,7 @@ class Blocks(Method):
     choose_every: int = field(default=8, metadata={"help": HELP["choose_every"]})
     positions: Literal["far", "ordered", "true"] = field(default="ordered", metadata={"help": HELP["positions"]})
     choice: Literal["causal", "paper"] = field(default="causal", metadata={"help": HELP["choice"]})
-    digest: Literal["mean", "bounds"] = field(default="mean", metadata={"help": HELP["digest"]})
+    digest: Literal["mean", "bounds"] = field(default="bounds", metadata={"help": HELP["digest"]})
     per_head: bool = field(default=False, metadata={"help": HELP["per_head"]})
     neighbours: int = field(default=0, metadata={"help": HELP["neighbours"]})
     codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="native", metadata={"help": HELP["codec"]})
