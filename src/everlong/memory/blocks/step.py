@@ -37,6 +37,10 @@ class Row:
     pad: int = 0
     dropped: frozenset[int] = frozenset()
     """Blocks that can not come back: forgotten, damaged, or given up for room."""
+    pinned: frozenset[int] = frozenset()
+    """Blocks that every query attends to."""
+    kept: frozenset[int] = frozenset()
+    """Blocks that are never given up for room."""
 
 
 class BlockStep:
