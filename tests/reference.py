@@ -92,7 +92,8 @@ class SlowBlocks(SlowSinks):
     """Block memory in paper order (InfLLM, arXiv 2402.04617), one token at a time, every key turned afresh.
 
     `chosen[layer]` lists (token, block numbers) for each choice, `mass[layer][token]` [H] what attention a token got
-    while it was in the window, `digests[layer][block]` [H, D] what stands for a block.
+    while it was in the window, `digests[layer][block]` what stands for a block: [H, D], or for bounds [G, 2, D] the
+    largest and the smallest value of each channel.
     """
 
     def __init__(self, model: LlamaForCausalLM, method: Blocks) -> None:
@@ -142,7 +143,7 @@ class SlowBlocks(SlowSinks):
         found = list(range(self.sealed[layer]))
         if len(found) > self.method.top_k:
             pooled = q_far if self.answering else torch.stack(self.far_queries[layer][-self.method.pool :]).mean(0)
-            scores = torch.stack([(pooled * digest).sum() for digest in self.digests[layer][: len(found)]])
+            scores = torch.stack([self._score(pooled, digest) for digest in self.digests[layer][: len(found)]])
             found = sorted(scores.topk(self.method.top_k).indices.tolist())
         self.chosen[layer].append((t, found))
 
@@ -150,7 +151,16 @@ class SlowBlocks(SlowSinks):
         start = self.sinks + block * self.method.block
         return range(start, start + self.method.block)
 
+    def _score(self, query: Tensor, digest: Tensor) -> Tensor:
+        if self.method.digest == "mean":
+            return (query * digest).sum()
+        most, least = (torch.stack([digest[g, side] for g in self._kv_head_of()]) for side in (0, 1))
+        return torch.maximum(query * most, query * least).sum()
+
     def _digest(self, layer: int, tokens: range) -> Tensor:
+        if self.method.digest == "bounds":
+            keys = torch.stack([self.keys[layer][j] for j in tokens])
+            return torch.stack((keys.amax(0), keys.amin(0)), 1)
         rows = []
         for h, g in enumerate(self._kv_head_of()):
             mass = torch.stack([self.mass[layer][j][h] for j in tokens])

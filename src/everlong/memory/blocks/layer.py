@@ -39,7 +39,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """Pending tokens: raw keys and values [1, G, P, D], and the mass that each got [H, P]."""
+    """Pending tokens: raw keys and values [1, G, P, D], and the mass that each got [H, P] (with bounds [0, P])."""
 
     k: Tensor
     v: Tensor
@@ -91,7 +91,8 @@ class LayerMemory:
         """An empty tail with room for `tokens` besides what is ever pending at the start of a step."""
         s = self.settings
         columns = s.block + max(s.exec_chunk, s.choose_every) + tokens
-        return Tail(*self._pair(columns), self._empty(self.shape.heads, columns, dtype=torch.float32))
+        weighed = 0 if self.index.bounds else self.shape.heads
+        return Tail(*self._pair(columns), self._empty(weighed, columns, dtype=torch.float32))
 
     def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         with torch.inference_mode(False):

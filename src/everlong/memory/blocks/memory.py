@@ -197,7 +197,7 @@ class BlockMemory:
         tail = s.block + max(s.exec_chunk, s.choose_every) + chunk
         columns = s.top_k * s.block + s.sinks * (1 if s.positions == "far" else 2) + tail
         for plan in (p for p in self.plan.layers if p.index in self.layers):
-            masses = tail + (self.lane(plan.pattern, chunk).capacity or 0)
+            masses = 0 if s.digest == "bounds" else tail + (self.lane(plan.pattern, chunk).capacity or 0)
             queries = s.pool * (plan.key or (0, 0))[1]
             total += columns * plan.numbers_per_token * size + self.plan.heads * (masses * 4 + queries * size)
         return total

@@ -125,15 +125,16 @@ class Call:
         memory = self.shared.memory.layer_memory(row, self.plan.index, q, k, v)
         cuts = self.shared.cells(n, row)
         memory.begin(self.shared.memory.done(n, self.plan.index) or memory.now, self.step.tokens)
-        mass = self._mass(memory, row, k)
+        mass = None if memory.index.bounds else self._mass(memory, k)
         out = [self._cell(n, row, at, memory, q, k, v, mass) for at in range(len(cuts))]
-        newest = min(self.settings.window - 1, self.shared.bounds(row)[1])
-        memory.keep_mass(mass[:, :, mass.shape[2] - newest :])
+        if mass is not None:
+            newest = min(self.settings.window - 1, self.shared.bounds(row)[1])
+            memory.keep_mass(mass[:, :, mass.shape[2] - newest :])
         hidden = q.shape[2] - sum(x.shape[1] for x in out)
         out = [q.new_zeros(1, hidden, q.shape[1], v.shape[3]), *out] if hidden else out
         return out[0] if len(out) == 1 else torch.cat(out, 1)
 
-    def _mass(self, memory: LayerMemory, row: Row, k: Tensor) -> Tensor:
+    def _mass(self, memory: LayerMemory, k: Tensor) -> Tensor:
         """The mass of every column before this step, [1, H, M]."""
         mass = torch.zeros(1, memory.shape.heads, k.shape[2], dtype=torch.float32, device=k.device)
         if (old := memory.now.mass) is not None and old.shape[2]:
@@ -142,7 +143,7 @@ class Call:
         return mass
 
     def _cell(
-        self, n: int, row: Row, at: int, memory: LayerMemory, q: Tensor, k: Tensor, v: Tensor, mass: Tensor
+        self, n: int, row: Row, at: int, memory: LayerMemory, q: Tensor, k: Tensor, v: Tensor, mass: Tensor | None
     ) -> Tensor:
         s, view = self.settings, self.shared.view(n, row, self.lane, at)
         cell, q = view.cell, q[:, :, view.queries]
@@ -153,7 +154,8 @@ class Call:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
         near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
-        parts = [Part(x, k, v, span, start, mass) for (x, start), (_, span) in zip(near, view.pieces, strict=True)]
+        window = [Part(x, k, v, span, start, mass) for (x, start), (_, span) in zip(near, view.pieces, strict=True)]
+        parts: list[Part] = []
         front_mass = None
         if cell.answering and view.chosen:
             front_mass = torch.zeros(1, memory.shape.heads, memory.front[0].shape[2], device=k.device)
@@ -164,11 +166,12 @@ class Call:
             parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
             memory.place_sinks(self._sink_place(view, memory.now.base), self.rotation)
             parts.append(Part(self._moved(q, memory.now.base), *memory.front, view.front, 0, front_mass))
-        out = attend([p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1] or p.mass is mass], *self.how)
+        out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
             self._cite(n, memory, front_mass)
         self._hold(memory, row, cell.end - s.window + 1, k, v)
-        self._weigh(memory, row, cell.end - s.window + 1, mass)
+        if mass is not None:
+            self._weigh(memory, row, cell.end - s.window + 1, mass)
         memory.remember(q_far[0])
         return out
 
