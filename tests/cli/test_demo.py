@@ -49,18 +49,30 @@ def test_table_has_every_method_and_dense_stops_at_the_trained_length(demo: tupl
 
 def test_progress_and_report_and_next_step_are_printed(demo: tuple[str, Path]):
     output, out = demo
-    assert "dense  256 tokens in" in output
-    assert "sinks  2,500 tokens in" in output
+    assert "Blocks read 2,5" in output
     assert "8 tokens, " in output
     assert "Memory report: sinks(sinks=4, window=60): seen 2,508" in output
     assert f"Wrote {out / 'demo.png'}, {out / 'demo.json'}, {out / 'demo.yaml'}." in output
     assert "make demo ARGS=--full" in output
 
 
+def test_the_hidden_key_is_asked_for_in_a_new_process_and_the_answer_cited(demo: tuple[str, Path]):
+    output, out = demo
+    found = json.loads((out / "demo.json").read_text(encoding="utf-8"))["remembered"]
+    text = (out / "haystack.txt").read_text(encoding="utf-8")
+    assert str(found["key"]) in text[slice(*found["hidden"])]
+    assert found["report"]["seen_tokens"] > found["tokens"] > 2000
+    assert found["right"] == found["text"].strip().startswith(str(found["key"]))
+    assert ("(right;" if found["right"] else f"WRONG, the key is {found['key']}") in output
+    assert sum(c["mass"] for c in found["citations"]) == pytest.approx(1, abs=1e-3)
+    assert all(text[c["start"] : c["end"]] == c["text"] for c in found["citations"])
+    assert f"[{found['citations'][0]['mass']:.0%}] haystack.txt:" in output
+
+
 def test_json_is_one_object_with_the_curves_the_text_and_the_report(tiny: Path, tmp_path: Path):
     output = run(*SMALL, "--model", str(tiny), "--out", str(tmp_path), "--json")
     result = json.loads(output)
-    assert set(result) == {"streams", "text", "report", "written"}
+    assert set(result) == {"streams", "text", "report", "remembered", "written"}
     assert [row["label"] for row in result["streams"]] == ["dense", "window 64", "sinks 4+60"]
 
 

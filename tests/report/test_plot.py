@@ -9,6 +9,7 @@ import pytest
 
 from everlong.errors import CapabilityError
 from everlong.report.plot import plot_streams
+from everlong.report.recall import Recall
 from everlong.report.stream import Bin, StreamCurve
 
 CURVES = [
@@ -23,6 +24,13 @@ def test_writes_the_format_that_the_name_asks_for(name: str, begins: bytes, tmp_
     path = plot_streams(CURVES, tmp_path / name, "title", trained_tokens=20)
     assert path.read_bytes().startswith(begins)
     assert path.stat().st_size > 5_000
+
+
+def test_what_an_answer_drew_on_is_one_more_panel(tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
+    recall = Recall(((0, 50, 0.2), (50, 90, 0.7), (90, 120, 0.1)), hidden=(60, 70), length=120)
+    assert recall.share() == 0.7
+    assert plot_streams(CURVES, tmp_path / "plot.png", "title", 20, recall).stat().st_size > 5_000
 
 
 def test_without_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

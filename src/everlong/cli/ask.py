@@ -77,6 +77,7 @@ def ask(
             "seconds_to_first_token": first,
             "citations": [asdict(c) for c in _citations(opened, top)],
             "report": opened.report().as_dict(),
+            "memory": str(opened.report()),
         }
         if json:
             console.result(result)

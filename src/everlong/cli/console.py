@@ -51,6 +51,19 @@ class Console:
         print(json.dumps(value, ensure_ascii=False), flush=True)
 
     @contextmanager
+    def progresses(self, totals: dict[str, int]) -> Iterator[Callable[[str, int, str], None]]:
+        """A function (name, done, words) for works that go on side by side, `totals` tokens each."""
+        if not self.shows_progress:
+            yield lambda name, done, words: None
+        elif sys.stderr.isatty():
+            with _bars() as bars:
+                tasks = {name: bars.add_task(name, total=total, words="") for name, total in totals.items()}
+                yield lambda name, done, words: bars.update(tasks[name], completed=done, words=words)
+        else:
+            lines = {name: _lines(name, total, "tokens") for name, total in totals.items()}
+            yield lambda name, done, words: lines[name](done, words)
+
+    @contextmanager
     def progress(self, what: str, total: int | None, unit: str = "tokens") -> Iterator[Advance]:
         """A function (done, words) that shows progress: a bar on a terminal, now and then a line elsewhere."""
         if not self.shows_progress:
@@ -74,6 +87,16 @@ def _lines(what: str, total: int | None, unit: str) -> Advance:
             print(f"{what} {done:,}{end} {unit}  {words}".rstrip(), file=sys.stderr, flush=True)
 
     return advance
+
+
+def _bars() -> Any:
+    """Moving lines, one below the other."""
+    from rich.console import Console as Terminal
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    counts = TextColumn("{task.completed:,} / {task.total:,} tokens")
+    columns = (TextColumn("{task.description:<6}"), BarColumn(), counts, TextColumn("{task.fields[words]}"))
+    return Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True, highlight=False), transient=True)
 
 
 @contextmanager

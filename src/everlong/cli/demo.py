@@ -1,10 +1,11 @@
-"""`everlong demo`: CPython's reference prose as one stream, read with dense, window and sinks."""
+"""`everlong demo`: one long stream read three ways, and a key that is found again after it left the window."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import time
+import random
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +15,14 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
-    from everlong.memory.report import MemoryReport
+    from everlong.cli.demo_jobs import Written
     from everlong.models.load import Loaded
+    from everlong.report.recall import Recall
     from everlong.report.stream import StreamCurve
-    from everlong.session.session import Session
 
 SINKS = 4
 FIRST_ROW_TOKENS = 1024
+SHOWN_PASSAGES = 3
 
 
 def demo(
@@ -29,6 +31,7 @@ def demo(
     tokens: Annotated[int, typer.Option(min=16, help="Tokens to read if not --full.")] = 32768,
     cache: Annotated[int, typer.Option(min=SINKS + 1, help="Tokens that window and sinks keep.")] = 1024,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after the stream.")] = 200,
+    seed: Annotated[int | None, typer.Option(help="Hides the same key at the same place; drawn if not given.")] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the plot and the figures go.")] = Path(".demo"),
     model: options.Model = "smollm2",
     threads: options.Threads = None,
@@ -37,39 +40,131 @@ def demo(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read a long text three ways, compare them, and go on writing.
+    """Read a long text three ways and compare them; hide a key in a long text, read it once, and ask for it.
 
     The text is CPython's own reference documentation, which every Python carries (pydoc_data.topics). Dense reads
-    as far as the model was trained; window and sinks read all of it with a bounded cache. Writes the plot, the
-    figures as JSON and the settings as YAML.
+    as far as the model was trained; window and sinks read all of it with a bounded cache. A text with a pass key in
+    it is read with block memory into a session on the disk, which a new process then opens and asks. All four are
+    read side by side, one in each core. Writes the plot, the figures as JSON and the settings as YAML.
     """
     from everlong.cli.console import Console
     from everlong.cli.setup import load_model
-    from everlong.methods import Dense, Sinks, Window
-    from everlong.session.session import Session
 
     console = Console(quiet, json)
     _check_folder(out)
     loaded = load_model(model, "auto", "auto", threads, console)
     ids, trained = _ids(loaded, None if full else tokens), _trained_tokens(loaded)
+    drawn = random.Random(seed)
+    key, depth = drawn.randrange(10000, 100000), drawn.uniform(0.1, 0.9)
+    text, hidden = _hide(out, loaded, len(ids), key, depth)
     console.note(f"The text: Python's own reference documentation, {len(ids):,} tokens.")
     console.note(f"The model: {loaded.name}, trained on {trained:,} tokens; dense stops there.")
-    with Session(loaded, Window(window=cache)) as session:
-        window = _read(session, ids, console)
-    with Session(loaded, Sinks(sinks=SINKS, window=cache - SINKS)) as session:
-        sinks = _read(session, ids, console)
-        with Session(loaded, Dense()) as reference:
-            dense = _read(reference, ids[:trained], console)
-        curves = [dense, window, sinks]
-        _show_table(curves, console)
-        text, report = _write_on(session, new_tokens, console)
-    result = {"streams": [curve.as_dict() for curve in curves], "text": text, "report": report.as_dict()}
-    written = _save(out, curves, trained, result, ctx)
+    console.note(f"The key: {key}, hidden at {depth:.0%} of another text as long ({out / 'haystack.txt'}).")
+    kept, dense, window, (sinks, written) = _read_all(out, model, ids, trained, cache, new_tokens, threads, console)
+    curves = [dense[0], window[0], sinks]
+    _show_table(curves, console)
+    _show_written(written, len(ids), console)
+    asked = _ask(out, model, threads, key, kept, console)
+    recall = _recall(asked, hidden, len(text))
+    result: dict[str, Any] = {
+        "streams": [curve.as_dict() for curve in curves],
+        "text": written.text,
+        "report": written.report.as_dict(),
+        "remembered": kept | asked | {"key": key, "hidden": hidden, "share": recall.share()},
+    }
+    files = _save(out, curves, recall, trained, result, ctx)
     if json:
-        console.result(result | {"written": [str(path) for path in written]})
-    console.note(f"\nWrote {', '.join(str(path) for path in written)}.")
+        console.result(result | {"written": [str(path) for path in files]})
+    console.note(f"\nWrote {', '.join(str(path) for path in files)}.")
+    console.note(f"Next: everlong ask 'The sky is' --raw --cite --session demo --store {out / 'library'}")
     more = "`everlong score FILE` reads a text of yours" if full else "`make demo ARGS=--full` reads the whole text"
-    console.note(f"Next: {more}; `everlong chat` talks without end.")
+    console.note(f"      {more}; `everlong chat` talks without end.")
+
+
+def _hide(out: Path, loaded: Loaded, tokens: int, key: int, depth: float) -> tuple[str, tuple[int, int]]:
+    """Write a text with the key in it; the text, and where the key is, in characters."""
+    from everlong.cli.demo_jobs import haystack
+    from everlong.cli.write import write_whole
+
+    text, hidden = haystack(loaded.tokenizer, tokens, key, depth)
+    write_whole(out / "haystack.txt", lambda draft: draft.write_text(text, encoding="utf-8"))
+    return text, hidden
+
+
+def _read_all(
+    out: Path,
+    model: str,
+    ids: list[int],
+    trained: int,
+    cache: int,
+    new_tokens: int,
+    threads: int | None,
+    console: Console,
+) -> list[Any]:
+    """What the jobs bring: the session with the key, then the streams of dense, window and sinks."""
+    from everlong.cli.demo_jobs import read_haystack, read_stream
+    from everlong.cli.jobs import Job, run_jobs
+    from everlong.methods import Blocks, Dense, Sinks, Window
+
+    store = out / "library"
+    shutil.rmtree(store, ignore_errors=True)
+    jobs = [
+        Job("blocks", len(ids), read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store)),
+        Job("window", len(ids), read_stream, (model, Window(window=cache), ids, 0)),
+        Job("sinks", len(ids), read_stream, (model, Sinks(sinks=SINKS, window=cache - SINKS), ids, new_tokens)),
+        Job("dense", min(trained, len(ids)), read_stream, (model, Dense(), ids[:trained], 0)),
+    ]
+    kept, window, sinks, dense = run_jobs(jobs, threads, console)
+    return [kept, dense, window, sinks]
+
+
+def _ask(
+    out: Path, model: str, threads: int | None, key: int, kept: dict[str, Any], console: Console
+) -> dict[str, Any]:
+    """What `everlong ask` answers in a process that has only the disk to know from; shown."""
+    import json
+    import subprocess
+    import sys
+
+    from everlong.cli.demo_jobs import KEPT, QUESTION
+    from everlong.errors import SessionError
+
+    words = ["ask", QUESTION, "--raw", "--cite", "--max-new-tokens", "8", "--session", KEPT]
+    words += ["--store", str(out / "library"), "--model", model, "--top", "1000000", "--json"]
+    words += [] if threads is None else ["--threads", str(threads)]
+    console.note(
+        f"\nBlocks read {kept['tokens']:,} tokens in {kept['seconds']:.0f} s. A new process opens the session:"
+    )
+    console.note(
+        f"$ everlong ask {QUESTION!r} --raw --cite --max-new-tokens 8 --session {KEPT} --store {out / 'library'}"
+    )
+    done = subprocess.run([sys.executable, "-m", "everlong", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SessionError(f"demo: asking the kept session failed: {done.stderr.strip() or done.returncode}")
+    answer = json.loads(done.stdout)
+    answer["right"] = answer["text"].strip().startswith(str(key))
+    if not console.json:
+        _show_answer(answer, key)
+    return answer
+
+
+def _show_answer(answer: dict[str, Any], key: int) -> None:
+    """The answer, the passages that it drew on, what the session holds."""
+    verdict = "right" if answer["right"] else f"WRONG, the key is {key}"
+    print(f"{answer['text']!r} ({verdict}; opened in {answer['seconds_to_open']:.2f} s,", end=" ")
+    print(f"first token after {answer['seconds_to_first_token']:.2f} s)")
+    for c in answer["citations"][:SHOWN_PASSAGES]:
+        at = c["text"].find(str(key))
+        near = " ".join(c["text"][max(0, at - 30) :][:90].split())
+        print(f"  [{c['mass']:.0%}] {Path(c['source']).name}:{c['start']}-{c['end']}  ...{near}...")
+    print(f"Memory report: {answer['memory']}")
+
+
+def _recall(answer: dict[str, Any], hidden: tuple[int, int], length: int) -> Recall:
+    """Where in the text the answer's attention went."""
+    from everlong.report.recall import Recall
+
+    return Recall(tuple((c["start"], c["end"], c["mass"]) for c in answer["citations"]), hidden, length)
 
 
 def _check_folder(out: Path) -> None:
@@ -105,23 +200,6 @@ def _trained_tokens(loaded: Loaded) -> int:
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 8192
 
 
-def _read(session: Session, ids: list[int], console: Console) -> StreamCurve:
-    """What reading `ids` to the end showed."""
-    from everlong.cli.tally import Tally, perplexity
-    from everlong.report.stream import resident_bytes
-
-    tally, name = Tally(), session.method.name
-    with console.progress(f"{name:<6}", len(ids)) as advance:
-        begun = time.perf_counter()
-        for logprobs in session.score_stream(ids):
-            tally.add(logprobs, time.perf_counter() - begun, resident_bytes())
-            advance(tally.tokens, f"perplexity {perplexity(tally.nll_per_token):.2f}")
-            begun = time.perf_counter()
-    console.note(f"{name:<6} {tally.tokens:,} tokens in {tally.seconds:.0f} s")
-    kept = "+".join(str(value) for value in session.method.as_dict().values())
-    return tally.curve(f"{name} {kept}".strip())
-
-
 def _show_table(curves: list[StreamCurve], console: Console) -> None:
     """Perplexity by position, then time and memory, a column for each method."""
     from rich.console import Console as Terminal
@@ -155,21 +233,17 @@ def _cell(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def _write_on(session: Session, new_tokens: int, console: Console) -> tuple[str, MemoryReport]:
-    """What the model writes after the whole stream, shown as it comes, and the report after it."""
-    console.note(f"\nAfter {session.seen_tokens:,} tokens the model goes on writing, {new_tokens} tokens:\n")
-    answer = session.stream(None, max_new_tokens=new_tokens, temperature=0.7, top_p=0.9, seed=0)
-    for piece in answer:
-        if not console.json:
-            print(piece, end="", flush=True)
-    report, result = session.report(), answer.result
+def _show_written(written: Written, tokens: int, console: Console) -> None:
+    """What the model wrote after the whole stream, and the report after it."""
+    console.note(f"\nAfter {tokens:,} tokens sinks let the model go on writing:\n")
     if not console.json:
-        print(f"\n\n{len(result.token_ids)} tokens, {1000 * result.seconds_per_token:.0f} ms each")
-        print(f"Memory report: {report}")
-    return result.text, report
+        print(f"{written.text}\n\n{written.tokens} tokens, {1000 * written.seconds_per_token:.0f} ms each")
+        print(f"Memory report: {written.report}")
 
 
-def _save(out: Path, curves: list[StreamCurve], trained: int, result: Any, ctx: typer.Context) -> list[Path]:
+def _save(
+    out: Path, curves: list[StreamCurve], recall: Recall, trained: int, result: Any, ctx: typer.Context
+) -> list[Path]:
     """The files written: the plot, the figures as JSON and the settings as YAML."""
     import json
 
@@ -183,7 +257,7 @@ def _save(out: Path, curves: list[StreamCurve], trained: int, result: Any, ctx: 
         "demo", {k: str(v) if isinstance(v, Path) else v for k, v in ctx.params.items() if k not in left_out}
     )
     return [
-        write_whole(out / "demo.png", lambda draft: plot_streams(curves, draft, title, trained)),
+        write_whole(out / "demo.png", lambda draft: plot_streams(curves, draft, title, trained, recall)),
         write_whole(out / "demo.json", lambda draft: draft.write_text(figures, encoding="utf-8")),
         write_whole(out / "demo.yaml", lambda draft: draft.write_text(settings, encoding="utf-8")),
     ]

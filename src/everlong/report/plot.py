@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from everlong.errors import CapabilityError
+from everlong.report.recall import Recall
 from everlong.report.stream import StreamCurve
 
 COLOURS = {"dense": "#7a7f87", "window": "#c8452f", "recompute": "#4c9a5b", "sinks": "#2f66b3"}
 
 
-def plot_streams(curves: Sequence[StreamCurve], path: Path, title: str, trained_tokens: int | None = None) -> Path:
-    """`path`, with one panel each for perplexity (log scale), ms per token and resident memory.
+def plot_streams(
+    curves: Sequence[StreamCurve],
+    path: Path,
+    title: str,
+    trained_tokens: int | None = None,
+    recall: Recall | None = None,
+) -> Path:
+    """`path`, with one panel each for perplexity (log scale), ms per token and resident memory, and one for `recall`.
 
     The ending of `path` names the format. A line at `trained_tokens` marks the length that the model was trained
     on. CapabilityError without matplotlib.
@@ -22,8 +29,10 @@ def plot_streams(curves: Sequence[StreamCurve], path: Path, title: str, trained_
     check_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure = Figure(figsize=(12, 3.6) if recall is None else (12, 6.8), layout="constrained")
+    panels = list(figure.subplots(*((1, 3) if recall is None else (2, 2))).flat)
+    if recall is not None:
+        recall.plot(panels.pop())
     for curve in curves:
         ends = [b.end for b in curve.bins]
         perplexity = [curve.perplexity(b.start, b.end) for b in curve.bins]

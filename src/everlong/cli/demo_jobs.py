@@ -1,0 +1,100 @@
+"""What the demo runs in processes of their own: a stream read with one method, and a text with a key hidden in it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from everlong.cli.console import Advance
+    from everlong.memory.report import MemoryReport
+    from everlong.methods.base import Method
+    from everlong.models.load import Loaded
+    from everlong.report.stream import StreamCurve
+    from everlong.session.session import Session
+
+OPENING = "Somewhere in this long and dull text there is one fact that matters. Find it and keep it in mind."
+FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+QUESTION = " What is the pass key? The pass key is"
+KEPT = "demo"
+"""The name of the session that remembers the key."""
+
+
+class Written(NamedTuple):
+    """What a model wrote, how long a token took, and the report after it."""
+
+    text: str
+    tokens: int
+    seconds_per_token: float
+    report: MemoryReport
+
+
+def read_stream(
+    model: str, method: Method, ids: list[int], new_tokens: int, advance: Advance
+) -> tuple[StreamCurve, Written | None]:
+    """What reading `ids` showed, and what the model wrote after them (nothing for 0 `new_tokens`)."""
+    from everlong.session.session import Session
+
+    with Session(_loaded(model), method) as session:
+        curve = _curve(session, ids, advance)
+        return curve, _write_on(session, new_tokens) if new_tokens else None
+
+
+def read_haystack(model: str, method: Method, file: Path, store: Path, advance: Advance) -> dict[str, Any]:
+    """Read `file` into a session that is kept in `store`: its tokens, the seconds, the report."""
+    from everlong.cli.console import Console
+    from everlong.cli.documents import document
+    from everlong.session.reading import read_document
+    from everlong.session.session import Session
+
+    with Session(_loaded(model), method, store=store, name=KEPT) as session:
+        start = time.perf_counter()
+        for done in read_document(session, document(file, Console(quiet=True)), every=512):
+            advance(done, f"{done / (time.perf_counter() - start):.0f} tokens/s")
+        seconds = time.perf_counter() - start
+        return {"tokens": session.seen_tokens, "seconds": seconds, "report": session.report().as_dict()}
+
+
+def haystack(tokenizer: Any, tokens: int, key: int, depth: float) -> tuple[str, tuple[int, int]]:
+    """A text of about `tokens` with `key` hidden at `depth` (0 start, 1 end), and where, in characters."""
+    repeats = max(1, tokens // len(tokenizer(FILLER, add_special_tokens=False)["input_ids"]))
+    before = OPENING + FILLER * round(repeats * depth)
+    hidden = f" The pass key is {key}. Remember it. {key} is the pass key."
+    text = before + hidden + FILLER * (repeats - round(repeats * depth))
+    return text, (len(before), len(before) + len(hidden))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(model: str) -> Loaded:
+    from everlong.cli.console import Console
+    from everlong.cli.setup import load_model
+
+    return load_model(model, "auto", "auto", None, Console(quiet=True))
+
+
+def _curve(session: Session, ids: list[int], advance: Advance) -> StreamCurve:
+    from everlong.cli.tally import Tally, perplexity
+    from everlong.report.stream import resident_bytes
+
+    tally = Tally()
+    for logprobs, seconds in _timed(session.score_stream(ids)):
+        tally.add(logprobs, seconds, resident_bytes())
+        advance(tally.tokens, f"perplexity {perplexity(tally.nll_per_token):.2f}")
+    kept = "+".join(str(value) for value in session.method.as_dict().values())
+    return tally.curve(f"{session.method.name} {kept}".strip())
+
+
+def _timed(parts: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+    """Each part with the seconds that it took."""
+    begun = time.perf_counter()
+    for part in parts:
+        yield part, time.perf_counter() - begun
+        begun = time.perf_counter()
+
+
+def _write_on(session: Session, new_tokens: int) -> Written:
+    result = session.generate(None, max_new_tokens=new_tokens, temperature=0.7, top_p=0.9, seed=0)
+    return Written(result.text, len(result.token_ids), result.seconds_per_token, session.report())
