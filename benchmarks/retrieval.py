@@ -56,6 +56,11 @@ class Sample:
         """All that stands before the question."""
         return self.head + self.joint.join(self.records) + self.tail
 
+    def question(self, form: str) -> str:
+        """The wording `form` with what is asked; {example} is the record half the text away from the asked one."""
+        example = self.records[(self.asked + len(self.records) // 2) % len(self.records)]
+        return form.format(name=self.name, example=example)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -119,6 +124,9 @@ def contained(answer: str, expected: str) -> bool:
     return expected in answer
 
 
+# Right answers of SmolLM2 with dense attention, float32, by wording in the order below; the first is the default.
+# LongEval, 20 lines: 3, 1, 3 of 8 samples. kv75, 5 keys: 2, 1, 1 of 4; 10 keys, the first two: 1, 0 of 3.
+# number_string, 1,024 tokens: 4 of 4; the second was right in the one sample tried.
 OVER = "\nNow the record is over. Tell me what is the <REGISTER_CONTENT> in line {name}? I need the number."
 LINES = (
     f"{OVER} The <REGISTER_CONTENT> in line {{name}} is <",
@@ -126,8 +134,8 @@ LINES = (
     "line {name}: REGISTER_CONTENT is <",
 )
 KEYS = (
+    '\n\n{{{example},\n "{name}": "',
     '\n\nKey: "{name}"\nCorresponding value: "',
-    '\n\nKey: "{name}"\nCorresponding value:\n"{name}": "',
     '\n\n{{"{name}": "',
 )
 DIGITS = (
@@ -154,28 +162,32 @@ def samples(task: Task, data: Path, limit: int | None) -> list[Sample]:
 def trimmed(sample: Sample, keep: int) -> Sample:
     """The sample with `keep` of its records: those around the asked one, which stays at its depth."""
     total = len(sample.records)
-    if not 1 <= keep <= total:
-        raise ValueError(f"keep={keep}: sample {sample.id} has {total} records; give a number from 1 to {total}")
-    before = round(sample.asked * (keep - 1) / max(1, total - 1))
+    if not 2 <= keep <= total:
+        raise ValueError(f"keep={keep}: sample {sample.id} has {total} records; give a number from 2 to {total}")
+    before = round(sample.asked * (keep - 1) / (total - 1))
     first = sample.asked - before
     return replace(sample, records=sample.records[first : first + keep], asked=before)
 
 
-def fitting(sample: Sample, question: str, max_tokens: int, count: Callable[[str], int]) -> Sample:
+def fitting(sample: Sample, form: str, max_tokens: int, count: Callable[[str], int]) -> Sample:
     """The sample with as many records as fit, its question included, into `max_tokens` by `count`."""
-    asked = count(question)
-    sizes = range(1, len(sample.records) + 1)
-    keep = bisect.bisect_right(sizes, max_tokens - asked, key=lambda n: count(trimmed(sample, n).text))
-    if not keep:
-        raise ValueError(f"max_tokens={max_tokens}: too few for one record of sample {sample.id}; give more")
-    return trimmed(sample, keep)
+
+    def tokens(keep: int) -> int:
+        short = trimmed(sample, keep)
+        return count(short.text) + count(short.question(form))
+
+    sizes = range(2, len(sample.records) + 1)
+    fit = bisect.bisect_right(sizes, max_tokens, key=tokens)
+    if not fit:
+        raise ValueError(f"max_tokens={max_tokens}: too few for two records of sample {sample.id}; give more")
+    return trimmed(sample, sizes[fit - 1])
 
 
 def run(loaded: Loaded, method: Method, chunk: int, task: Task, sample: Sample, question: str) -> dict[str, Any]:
     """Reads the sample, asks, and says what came back, or that it does not fit."""
     ids = loaded.tokenizer(sample.text)["input_ids"]
     asked = len(loaded.tokenizer(question, add_special_tokens=False)["input_ids"])
-    row: dict[str, Any] = {"prompt_tokens": len(ids) + asked, "expected": sample.answer}
+    row: dict[str, Any] = {"question": question, "prompt_tokens": len(ids) + asked, "expected": sample.answer}
     trained = loaded.model.config.get_text_config().max_position_embeddings
     if method.name == "dense" and row["prompt_tokens"] + task.max_new_tokens > trained:
         return row | {"prediction": f"does not fit in {trained} tokens", "right": None, "seconds": None, "report": None}
@@ -281,7 +293,7 @@ def main() -> None:
         task = TASKS[name]
         keep = getattr(args, task.unit, None)
         for sample in samples(task, args.data, args.limit):
-            question, short = task.questions[args.form].format(name=sample.name), None
+            form, short = task.questions[args.form], None
             for method in methods(args.methods):
                 row = {
                     "task": name,
@@ -290,14 +302,14 @@ def main() -> None:
                 }
                 if key(row) in done:
                     continue
-                short = short or shortened(sample, question, keep, args.max_tokens, loaded.tokenizer)
+                short = short or shortened(sample, form, keep, args.max_tokens, loaded.tokenizer)
                 row |= {
                     "records": [len(short.records), len(sample.records)],
                     "trimmed": len(short.records) < len(sample.records),
-                    "depth": short.asked / max(1, len(short.records) - 1),
+                    "depth": short.asked / (len(short.records) - 1),
                     "date": time.strftime("%Y-%m-%d"),
                 }
-                row |= run(loaded, method, args.chunk, task, short, question)
+                row |= run(loaded, method, args.chunk, task, short, short.question(form))
                 record["rows"].append(row)
                 write(args.out, record)
                 print(line(row), flush=True)
@@ -306,12 +318,12 @@ def main() -> None:
     print(f"wrote {args.out}")
 
 
-def shortened(sample: Sample, question: str, keep: int | None, max_tokens: int | None, tokenizer: Any) -> Sample:
+def shortened(sample: Sample, form: str, keep: int | None, max_tokens: int | None, tokenizer: Any) -> Sample:
     """The sample with `keep` records at most and in `max_tokens` at most; None leaves it whole."""
     short = sample if keep is None else trimmed(sample, keep)
     if max_tokens is None:
         return short
-    return fitting(short, question, max_tokens, lambda text: len(tokenizer(text)["input_ids"]))
+    return fitting(short, form, max_tokens, lambda text: len(tokenizer(text)["input_ids"]))
 
 
 def line(row: dict[str, Any]) -> str:
