@@ -126,7 +126,8 @@ def contained(answer: str, expected: str) -> bool:
 
 # Right answers of SmolLM2 with dense attention, float32, by wording in the order below; the first is the default.
 # LongEval, 20 lines: 3, 1, 3 of 8 samples. kv75, 5 keys: 2, 1, 1 of 4; 10 keys, the first two: 1, 0 of 3.
-# number_string, 1,024 tokens: 4 of 4; the second was right in the one sample tried.
+# number_string, 1,024 tokens: 4 of 4; the second was right in the one sample tried. The third of kv75 and its 10 keys
+# were judged by the first eight tokens of the value. These are the files' first samples: too few to rank the wordings.
 OVER = "\nNow the record is over. Tell me what is the <REGISTER_CONTENT> in line {name}? I need the number."
 LINES = (
     f"{OVER} The <REGISTER_CONTENT> in line {{name}} is <",
