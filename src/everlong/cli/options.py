@@ -49,7 +49,7 @@ def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[s
 
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a hub id, a transformers folder or a GGUF file.")]
 MethodName = Annotated[
-    str, typer.Option("--method", help="What a token attends to: dense, window, sinks (score: recompute).")
+    str, typer.Option("--method", help="What a token attends to: dense, window, sinks, blocks (score: recompute too).")
 ]
 Fields = Annotated[
     list[str] | None,
