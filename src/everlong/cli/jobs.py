@@ -7,19 +7,23 @@ import os
 import queue
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from everlong.cli.console import Advance, Console
+from everlong.errors import CapabilityError
 
-_reports: Any = None
+if TYPE_CHECKING:
+    from everlong.cli.console import Console
+
+PATIENCE_S = 0.2
 
 
 @dataclass(frozen=True)
 class Job:
-    """`run(*arguments, advance)` in another process: a function of a module, told what it needs in plain values."""
+    """`run(*arguments, advance)` in a process of its own: a function of a module, told what it needs in plain values.
+
+    `tokens` is how many it will read, for the progress.
+    """
 
     name: str
     tokens: int
@@ -32,50 +36,62 @@ def run_jobs(jobs: list[Job], cores: int | None, console: Console) -> list[Any]:
 
     The first error of a job is raised, and the others are ended.
     """
-    cores = cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores or os.cpu_count() or 1
-    workers = min(len(jobs), cores)
+    cores = cores or _cores()
+    side_by_side = min(len(jobs), cores)
     context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
-    pool = ProcessPoolExecutor(workers, context, _prepare, (reports, cores // workers))
+    told, waiting, results = context.Queue(), list(jobs), dict[str, Any]()
+    running: dict[str, Any] = {}
     try:
-        found = [pool.submit(_run, job) for job in jobs]
         with console.progresses({job.name: job.tokens for job in jobs}) as advance:
-            _watch(found, reports, advance)
-        return [future.result() for future in found]
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
+            while len(results) < len(jobs):
+                while waiting and len(running) < side_by_side:
+                    job = waiting.pop(0)
+                    running[job.name] = context.Process(
+                        target=_run, args=(job, cores // side_by_side, told), daemon=True
+                    )
+                    running[job.name].start()
+                _listen(told, running, results, advance)
+        return [results[job.name] for job in jobs]
     finally:
-        pool.shutdown(cancel_futures=True)
+        for process in running.values():
+            process.terminate()
+            process.join()
 
 
-def _watch(found: list[Future[Any]], reports: Any, advance: Callable[[str, int, str], None]) -> None:
-    """Pass on what the jobs report until all are done or one has failed."""
-    while not all(future.done() for future in found):
-        for future in found:
-            if future.done():
-                future.result()
-        try:
-            advance(*reports.get(timeout=0.2))
-        except queue.Empty:
-            continue
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prepare(reports: Any, threads: int) -> None:
-    """In a new process: an interrupt is for the parent to handle."""
-    global _reports  # noqa: PLW0603
+def _listen(
+    told: Any, running: dict[str, Any], results: dict[str, Any], advance: Callable[[str, int, str], None]
+) -> None:
+    """Take one message of the jobs; CapabilityError for one that ended without a last word."""
+    ended = [name for name, process in running.items() if not process.is_alive()]
+    try:
+        kind, name, *rest = told.get(timeout=PATIENCE_S)
+    except queue.Empty:
+        for name in ended:
+            code = running[name].exitcode
+            raise CapabilityError(f"{name}: its process ended (exit code {code}); is there memory enough?") from None
+        return
+    if kind == "advance":
+        advance(name, *rest)
+        return
+    running.pop(name).join()
+    if kind == "failed":
+        raise rest[0]
+    results[name] = rest[0]
+
+
+def _run(job: Job, threads: int, told: Any) -> None:
+    """In the new process; an interrupt is for the parent to handle."""
     import torch
 
-    _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-
-
-def _run(job: Job) -> Any:
-    def advance(done: int, words: str) -> None:
-        _reports.put((job.name, done, words))
-
-    told: Advance = advance
-    return job.run(*job.arguments, told)
+    try:
+        result = job.run(*job.arguments, lambda done, words: told.put(("advance", job.name, done, words)))
+        told.put(("done", job.name, result))
+    except Exception as error:  # noqa: BLE001 (raised again by the parent)
+        told.put(("failed", job.name, error))

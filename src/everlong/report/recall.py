@@ -34,6 +34,9 @@ class Recall:
             color="#c8452f",
         )
         panel.set_xlim(0, self.length)
-        panel.set_title("what the answer drew on, % of its attention to stored text", fontsize=10)
+        panel.set_title("a key hidden in a text: the answer's attention to what is stored, %", fontsize=10)
         panel.set_xlabel("place in the text, characters")
+        panel.grid(alpha=0.25)
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
         panel.xaxis.set_major_formatter(lambda characters, _: f"{characters / 1000:g}K")
