@@ -4,8 +4,8 @@ r"""Perplexity of dense, window and sinks on the same tokens of a book, paired.
         --out benchmarks/results/perplexity.json
 
 The cache of window and sinks holds 1024 tokens; figures are over tokens 1024 .. 7999. Other methods by name and
-fields: --method sinks:sinks=64,window=1024 --method blocks:positions=ordered ...; ratios are to the first, with a
-standard error over pieces of 512 tokens.
+fields: --method sinks:sinks=64,window=1024 --method blocks:positions=ordered ...; every pair is compared, with a
+standard error over pieces of 512 tokens. The record is written after each method.
 """
 
 from __future__ import annotations
@@ -55,18 +55,25 @@ def main() -> None:
             nll[spec] = -session.score(ids)[args.first :].double()
         rate = len(ids) / (time.perf_counter() - start)
         print(f"{spec}: perplexity {math.exp(nll[spec].mean()):.4f}, {rate:.0f} tokens/s", file=sys.stderr, flush=True)
-    first = next(iter(nll.values()))
-    record = {
+        args.out.write_text(json.dumps(_record(args, nll), indent=1) + "\n")
+    print(args.out.read_text(encoding="utf-8"))
+
+
+def _record(args: argparse.Namespace, nll: dict[str, torch.Tensor]) -> dict[str, object]:
+    """What was measured so far; `pairs[a][b]` is the perplexity of a over that of b, and its standard error."""
+    pairs = {
+        a: {b: [math.exp((x - y).mean()), standard_error(x - y)] for b, y in nll.items() if b != a}
+        for a, x in nll.items()
+    }
+    return {
         "command": " ".join(sys.argv),
+        "book": args.book.name,
         "tokens": [args.first, args.tokens],
         "perplexity": {name: math.exp(x.mean()) for name, x in nll.items()},
-        "ratio_to_first": {name: math.exp((x - first).mean()) for name, x in nll.items()},
-        "standard_error": {name: standard_error(x - first) for name, x in nll.items()},
+        "pairs": pairs,
         "versions": {"everlong": everlong.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "date": time.strftime("%Y-%m-%d"),
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
