@@ -103,10 +103,17 @@ class View:
                 first = piece.start + lane.shift
                 begin, end = (np.clip(x + row.pad - first, 0, piece.end - piece.start) for x in (lo, hi))
                 self.behind.append(Span(begin, end))
+        self.joined = [_joined(near, far) for (_, near), far in zip(self.pieces, self.behind, strict=False)]
 
     def _cut(self, span: Span, n: int) -> Span:
         row = slice(n, n + 1) if len(span.lo) > 1 else slice(None)
         return Span(span.lo[row, self.queries], span.hi[row, self.queries])
+
+
+def _joined(near: Span, far: Span) -> Span:
+    """The window and what is pending behind it as one interval of the same columns: fewer, larger products."""
+    lo = np.where(far.hi > far.lo, far.lo, near.lo)
+    return Span(lo, np.where(near.hi > near.lo, near.hi, far.hi))
 
 
 class Call:
@@ -154,7 +161,9 @@ class Call:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
         near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
-        window = [Part(x, k, v, span, start, mass) for (x, start), (_, span) in zip(near, view.pieces, strict=True)]
+        joins = mass is None and bool(view.joined)
+        spans = view.joined if joins else [span for _, span in view.pieces]
+        window = [Part(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
         parts: list[Part] = []
         front_mass = None
         if cell.answering and view.chosen:
@@ -163,7 +172,8 @@ class Call:
             parts.append(Part(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
             parts.append(Part(q_far, *memory.front, view.front, 0, front_mass))
         else:
-            parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
+            if not joins:
+                parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
             memory.place_sinks(self._sink_place(view, memory.now.base), self.rotation)
             parts.append(Part(self._moved(q, memory.now.base), *memory.front, view.front, 0, front_mass))
         out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
