@@ -181,6 +181,7 @@ class LayerMemory:
         slots = np.full((self.index.groups, K), -1) if now.slots is None else now.slots.copy()
         for row, chosen in zip(slots, now.chosen, strict=True):
             wanted = set(chosen.tolist())
+            row[: K - len(wanted)] = -1
             free = [slot for slot in range(K - len(wanted), K) if row[slot] not in wanted]
             for block, slot in zip(sorted(wanted.difference(row.tolist())), free, strict=False):
                 row[slot] = block
