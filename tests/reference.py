@@ -10,6 +10,8 @@ Letters: H query heads, G kv heads, D head dim, M keys that the token sees.
 
 from __future__ import annotations
 
+import statistics
+
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
@@ -106,6 +108,36 @@ class SlowBlocks(SlowSinks):
         self.chosen: list[list[tuple[int, list[int]]]] = [[] for _ in layers]
         self.sealed = [0] * self.layers
         self.run = [(False, 0)] * self.layers
+        self.starts, self.surprisals = [method.sinks], list[float | None]()
+        self.logits: Tensor | None = None
+
+    def _token(self, token: int) -> Tensor:
+        if self.method.cut == "surprise":
+            self._cut(token)
+        self.logits = super()._token(token)
+        return self.logits
+
+    def _cut(self, token: int) -> None:
+        """Begin a block with this token if it surprises, or the block before it is full (EM-LLM, arXiv 2407.09450)."""
+        last = [x for x in self.surprisals[-self.method.surprise_window :] if x is not None]
+        surprisal = None if self.logits is None else -float(self.logits.log_softmax(0)[token])
+        length, most = len(self.surprisals) - self.starts[-1], self.method.block
+        high = (
+            surprisal is not None
+            and len(last) > 1
+            and (surprisal > statistics.fmean(last) + self.method.surprise_gamma * statistics.pstdev(last))
+        )
+        if length >= most or (length >= max(1, most // 4) and high):
+            self.starts.append(len(self.surprisals))
+        self.surprisals.append(surprisal)
+
+    def _start(self, block: int) -> int:
+        return self.starts[block] if self.method.cut == "surprise" else self.sinks + block * self.method.block
+
+    def _blocks_before(self, token: int) -> int:
+        if self.method.cut == "surprise":
+            return sum(start <= token for start in self.starts[1:])
+        return max(0, (token - self.sinks) // self.method.block)
 
     def _attention(self, layer: int, x: Tensor) -> Tensor:
         q, k, v = (self._project(layer, name, x) for name in ("q_proj", "k_proj", "v_proj"))
@@ -136,8 +168,7 @@ class SlowBlocks(SlowSinks):
         return t % self.method.exec_chunk == 0
 
     def _choose(self, layer: int, t: int, q_far: Tensor) -> None:
-        L = self.method.block
-        self.sealed[layer] = max(0, (t - self.window + 1 - self.sinks) // L)
+        self.sealed[layer] = self._blocks_before(t - self.window + 1)
         for n in range(len(self.digests[layer]), self.sealed[layer]):
             self.digests[layer].append(self._digest(layer, self._tokens_of(n)))
         found = list(range(self.sealed[layer]))
@@ -148,8 +179,7 @@ class SlowBlocks(SlowSinks):
         self.chosen[layer].append((t, found))
 
     def _tokens_of(self, block: int) -> range:
-        start = self.sinks + block * self.method.block
-        return range(start, start + self.method.block)
+        return range(self._start(block), self._start(block + 1))
 
     def _score(self, query: Tensor, digest: Tensor) -> Tensor:
         if self.method.digest == "mean":
@@ -173,9 +203,9 @@ class SlowBlocks(SlowSinks):
         first = max(0, t - self.window + 1)
         sinks = list(range(min(self.sinks, first)))
         blocks = self.chosen[layer][-1][1]
-        pending = list(range(self.sinks + self.sealed[layer] * self.method.block, first))
+        start = self._start(self.sealed[layer])
+        pending = list(range(start, first))
         far = [j for n in blocks for j in self._tokens_of(n)]
-        start = self.sinks + self.sealed[layer] * self.method.block
         kept = sinks + far
         if self.method.positions == "ordered" and blocks:
             distances = [t - (start - len(far) - self.sinks + i) for i in range(len(kept))]

@@ -176,6 +176,20 @@ def test_report_and_citations(model):
         assert 0 < sum(cited.values()) < 2 * 4 * 4
 
 
+def test_blocks_left_after_a_drop_move_to_the_slots_that_are_seen(model):
+    """A dropped block lay between two that stay: they are attended to, and it is not."""
+    with everlong.attach(model, small()) as handle:
+        cache = handle.new_cache()
+        read(model, cache, IDS[:, :30], 16)
+        assert cache.blocks is not None
+        read(model, cache, IDS[:, 30:31], 1, answering=True)
+        assert sorted(cache.blocks.citations()) == [0, 1, 2]
+        cache.blocks.drop([1])
+        cache.blocks.forget_citations()
+        read(model, cache, IDS[:, 31:32], 1, answering=True)
+        assert sorted(cache.blocks.citations()) == [0, 2]
+
+
 def test_what_it_cannot_take_back_or_hold_is_refused(model):
     with everlong.attach(model, small()) as handle:
         cache = handle.new_cache()

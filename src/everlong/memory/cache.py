@@ -101,6 +101,8 @@ class StreamCache(Cache):
 
         `pads` [rows] counts the left padding, given with the first forward.
         """
+        if self.blocks is not None:
+            self.blocks.check(self.seen_tokens, tokens)
         if pads is not None:
             self._set_pads(pads)
         if self.seen_tokens and rows != self.batch_size:

@@ -72,9 +72,11 @@ class Codec:
             at += _padded(size)
         return views
 
-    def encode(self, k: Float[Tensor, "G L D"], v: Float[Tensor, "G L E"], record: UInt8[Tensor, " bytes"]) -> None:
-        """Fill `record`."""
+    def encode(self, k: Float[Tensor, "G n D"], v: Float[Tensor, "G n E"], record: UInt8[Tensor, " bytes"]) -> None:
+        """Fill `record`; behind n < L tokens the last one is repeated, which leaves the range of each channel."""
         views = self._views(record)
+        if k.shape[1] < self.tokens:
+            k, v = (torch.cat((x, x[:, -1:].expand(-1, self.tokens - x.shape[1], -1)), 1) for x in (k, v))
         if self._bits is None:
             views[0].copy_(k)
             views[1].copy_(v)

@@ -78,7 +78,7 @@ class DiskStore:
         """Bytes of one block over all layers."""
         return self._row_bytes
 
-    def put(self, layer: int, block: int, k: Float[Tensor, "G L D"], v: Float[Tensor, "G L E"]) -> None:
+    def put(self, layer: int, block: int, k: Float[Tensor, "G n D"], v: Float[Tensor, "G n E"]) -> None:
         """Stage a block; one that was staged under this number before, and not committed, is replaced."""
         if block not in self._staged:
             with torch.inference_mode(False):

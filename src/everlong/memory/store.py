@@ -24,11 +24,11 @@ class Store(Protocol):
         ...
 
     def put(self, layer: int, block: int, k: Tensor, v: Tensor) -> None:
-        """Store keys [G, L, D] and values [G, L, E]; what was not committed is replaced."""
+        """Store keys [G, n, D] and values [G, n, E] of n <= L tokens; what was not committed is replaced."""
         ...
 
     def get(self, layer: int, block: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a block, as they come out of the codec."""
+        """Keys and values of a block, as they come out of the codec; what lies behind its n tokens means nothing."""
         ...
 
     def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
@@ -62,7 +62,7 @@ class HostStore:
         self._codecs[layer] = codec
         self._records[layer] = Slabs(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
 
-    def put(self, layer: int, block: int, k: Float[Tensor, "G L D"], v: Float[Tensor, "G L E"]) -> None:
+    def put(self, layer: int, block: int, k: Float[Tensor, "G n D"], v: Float[Tensor, "G n E"]) -> None:
         """Store a block; one that was stored under this number before, and not committed, is replaced."""
         self._codecs[layer].encode(k.cpu(), v.cpu(), self._records[layer].room(block))
 

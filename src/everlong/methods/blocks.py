@@ -12,6 +12,7 @@ sees depends on its own index, and on whether it is read or answers, never on ho
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -39,8 +40,14 @@ HELP = {
     "per_head": "whether each kv head chooses for itself",
     "neighbours": "blocks taken on either side of a chosen one, within top_k",
     "codec": "how blocks are stored: native, bfloat16, int8 or int4",
+    "cut": "where blocks begin: even (each of block tokens) or surprise (before a token that surprises the model; block"
+    " is then the longest, a quarter of it the shortest)",
+    "surprise_gamma": "standard deviations above the mean from which a token surprises",
+    "surprise_window": "mean and deviation are those of the surprisals of so many tokens before it",
 }
-CHOICES = {"positions": ("far", "ordered", "true"), "choice": ("causal", "paper"), "digest": ("mean", "bounds")}
+CHOICES = {"positions": ("far", "ordered", "true"), "choice": ("causal", "paper"), "digest": ("mean", "bounds")} | {
+    "cut": ("even", "surprise")
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,9 @@ class Blocks(Method):
     per_head: bool = field(default=False, metadata={"help": HELP["per_head"]})
     neighbours: int = field(default=0, metadata={"help": HELP["neighbours"]})
     codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="native", metadata={"help": HELP["codec"]})
+    cut: Literal["even", "surprise"] = field(default="even", metadata={"help": HELP["cut"]})
+    surprise_gamma: float = field(default=1.0, metadata={"help": HELP["surprise_gamma"]})
+    surprise_window: int = field(default=128, metadata={"help": HELP["surprise_window"]})
 
     def __post_init__(self) -> None:
         at_least(0, sinks=self.sinks, why=SINKS_HELP)
@@ -73,6 +83,22 @@ class Blocks(Method):
         for name, allowed in {**CHOICES, "codec": CODECS}.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        self._check_cut()
+
+    def _check_cut(self) -> None:
+        at_least(2, surprise_window=self.surprise_window, why=HELP["surprise_window"])
+        if not math.isfinite(self.surprise_gamma):
+            raise ConfigError(f"surprise_gamma={self.surprise_gamma}: must be finite ({HELP['surprise_gamma']})")
+        if self.cut == "even":
+            for f in dataclasses.fields(self):
+                if f.name.startswith("surprise_") and (got := getattr(self, f.name)) != f.default:
+                    raise ConfigError(f"{f.name}={got}: has no effect with cut=even; add cut=surprise or leave it out")
+        elif self.per_head:
+            raise ConfigError(
+                "per_head=True: its choices would fill unequal parts of the slots with cut=surprise; leave one out"
+            )
+        elif self.window == 1:
+            raise ConfigError("window=1: must be at least 2 with cut=surprise (a forward is shorter than the window)")
 
     def __str__(self) -> str:
         """The sizes, and what is not as it is by default."""

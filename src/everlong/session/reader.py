@@ -117,8 +117,9 @@ class CacheReader:
 
     @property
     def chunk_limit(self) -> int:
-        """A chunk never passes the length that the model was trained on."""
-        return self._cache.plan.frame_length
+        """A chunk never passes the length that the model was trained on, nor what the blocks can take at once."""
+        trained = self._cache.plan.frame_length
+        return trained if self.blocks is None else min(trained, self.blocks.chunk_limit)
 
     def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
         """The logits after every token of `ids`, or after the last one."""

@@ -390,10 +390,16 @@ class Session(AbstractContextManager["Session"]):
 
     def _read(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
         """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun."""
-        reader = self._open()
+        reader, before = self._open(), self._last
+        cuts = reader.blocks if reader.blocks is not None and reader.blocks.wants_surprisals else None
+        if cuts is not None:
+            cuts.tell_lost(reader.seen_tokens)
+            every = True
         try:
             logits = reader.read(ids, every, answering)
             self._last = None
+            if cuts is not None:
+                cuts.tell(-logprobs(before, logits, ids)[None])
             self._note(ids)
             self._last = logits[-1].clone() if every else (logits[-1] if len(logits) else None)
         finally:

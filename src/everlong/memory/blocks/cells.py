@@ -4,7 +4,7 @@ Reading, a cell begins at every multiple of `exec_chunk`, and where reading goes
 begins at every `choose_every`-th token of the answer. What a cell may choose from, and what is pending, is fixed at its
 start, so that the result does not depend on how the input was cut.
 
-Letters: S sinks, W window, L tokens per block.
+Letters: S sinks, W window.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from everlong.memory.blocks.boundaries import Cuts
 from everlong.memory.blocks.settings import BlockSettings
 
 
@@ -39,9 +40,9 @@ class Cursor:
     changed: bool = False
 
 
-def sealed_blocks(settings: BlockSettings, first: int) -> int:
+def sealed_blocks(settings: BlockSettings, cuts: Cuts, first: int) -> int:
     """How many blocks lie wholly outside the window of token `first`: their last token is at distance >= W."""
-    return max(0, (first - settings.window - settings.sinks + 1) // settings.block)
+    return cuts.before(first - settings.window + 1)
 
 
 def begins_run(cursor: Cursor, first: int, answering: bool) -> bool:
@@ -49,7 +50,7 @@ def begins_run(cursor: Cursor, first: int, answering: bool) -> bool:
     return first == 0 or cursor.changed or cursor.answering != answering
 
 
-def cells(settings: BlockSettings, cursor: Cursor, first: int, end: int, answering: bool) -> Iterator[Cell]:
+def cells(settings: BlockSettings, cuts: Cuts, cursor: Cursor, first: int, end: int, answering: bool) -> Iterator[Cell]:
     """The cells of the tokens `first` .. `end - 1`, in order."""
     changes = begins_run(cursor, first, answering)
     start = first if changes else cursor.start
@@ -58,15 +59,15 @@ def cells(settings: BlockSettings, cursor: Cursor, first: int, end: int, answeri
         size, origin = (settings.choose_every, start) if answering else (settings.exec_chunk, 0)
         into = (token - origin) % size
         opens = into == 0 or (changes and token == first)
-        sealed = sealed_blocks(settings, token) if opens else sealed
+        sealed = sealed_blocks(settings, cuts, token) if opens else sealed
         after = min(end, token + size - into)
         yield Cell(token, after, sealed, opens, answering)
         token = after
 
 
-def moved(settings: BlockSettings, cursor: Cursor, first: int, end: int, answering: bool) -> Cursor:
+def moved(settings: BlockSettings, cuts: Cuts, cursor: Cursor, first: int, end: int, answering: bool) -> Cursor:
     """The cursor after the tokens `first` .. `end - 1`."""
-    found = list(cells(settings, cursor, first, end, answering))
+    found = list(cells(settings, cuts, cursor, first, end, answering))
     if not found:
         return cursor
     start = first if begins_run(cursor, first, answering) else cursor.start

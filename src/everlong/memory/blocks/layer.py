@@ -4,8 +4,8 @@ A token's way: local (in the arena) -> held (its raw key among the sinks or the 
 the store, a digest in the index). Everything that a step changes is either behind what is committed, or replaced and
 not written to, so that a step that fails leaves the memory as it was.
 
-Letters: H query heads, G kv heads, D, E head dims of keys and values, S sinks, W window, L tokens per block, K chosen
-blocks, P pending columns, M columns of the arena, T queries.
+Letters: H query heads, G kv heads, D, E head dims of keys and values, S sinks, W window, L tokens per block at most, K
+chosen blocks, P pending columns, M columns of the arena, T queries.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.memory.blocks.boundaries import Cuts
 from everlong.memory.blocks.index import Index
 from everlong.memory.blocks.settings import BlockSettings
 from everlong.memory.store import Store
@@ -76,13 +77,13 @@ class Progress:
 class LayerMemory:
     """Sinks, pending tokens and slots of chosen blocks, with the index; the store is shared by the layers."""
 
-    def __init__(self, settings: BlockSettings, layer: int, shape: Shape, store: Store) -> None:
-        self.settings, self.layer, self.shape, self.store = settings, layer, shape, store
+    def __init__(self, settings: BlockSettings, layer: int, shape: Shape, store: Store, cuts: Cuts) -> None:
+        self.settings, self.layer, self.shape, self.store, self.cuts = settings, layer, shape, store, cuts
         self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim)
         S, K, L = settings.sinks, settings.top_k, settings.block
         self.front = self._pair(K * L + S)
         self.raw_sinks = self.front if settings.positions == "far" else self._pair(S)
-        self.tags: list[list[tuple[int, int | None] | None]] = [[None] * K for _ in range(self.index.groups)]
+        self.tags: list[list[tuple[int, int | None, int] | None]] = [[None] * K for _ in range(self.index.groups)]
         self.sink_place: int | None = None
         self.filled = False
         self.now = Progress(self._tail(0), pending=S)
@@ -112,7 +113,12 @@ class LayerMemory:
     @property
     def sealed(self) -> int:
         """Blocks so far."""
-        return (self.now.pending - self.settings.sinks) // self.settings.block
+        return self.cuts.before(self.now.pending)
+
+    @property
+    def chosen_tokens(self) -> int:
+        """Tokens in the slots, which end where the sinks begin."""
+        return 0 if self.now.chosen is None else self.cuts.tokens(self.now.chosen[0])
 
     # A step: begin, then for each cell hold, seal, choose, fill, weigh. What it makes is in `now`.
 
@@ -151,13 +157,13 @@ class LayerMemory:
 
     def seal(self, blocks: int) -> None:
         """Move pending tokens to the store until there are `blocks` blocks."""
-        L, S = self.settings.block, self.settings.sinks
-        while self.now.pending < S + blocks * L:
-            n, columns = (self.now.pending - S) // L, slice(self.now.at, self.now.at + L)
+        for n in range(self.sealed, blocks):
+            length = self.cuts.start(n + 1) - self.now.pending
+            columns = slice(self.now.at, self.now.at + length)
             k, v = (x[0, :, columns] for x in (self.now.tail.k, self.now.tail.v))
             self.store.put(self.layer, n, k, v)
             self.index.put(n, k, self.now.tail.mass[:, columns])
-            self.now = replace(self.now, pending=self.now.pending + L, at=self.now.at + L)
+            self.now = replace(self.now, pending=self.now.pending + length, at=self.now.at + length)
 
     def choose(self, query: Float[Tensor, "H D"] | None, blocks: int, dropped: Collection[int]) -> None:
         """Choose among the first `blocks` blocks, but for `dropped` ones, by a query at the memory's distance.
@@ -182,6 +188,7 @@ class LayerMemory:
         slots = np.full((self.index.groups, K), -1) if now.slots is None else now.slots.copy()
         for row, chosen in zip(slots, now.chosen, strict=True):
             wanted = set(chosen.tolist())
+            row[: K - len(wanted)] = -1
             free = [slot for slot in range(K - len(wanted), K) if row[slot] not in wanted]
             for block, slot in zip(sorted(wanted.difference(row.tolist())), free, strict=False):
                 row[slot] = block
@@ -194,14 +201,22 @@ class LayerMemory:
         chosen, slots = self.now.chosen, self.now.slots
         assert chosen is not None
         assert slots is not None
+        columns = self.first_sink - self.cuts.behind(slots)
         for c, tags in enumerate(self.tags):
             at = {int(b): None if places is None else int(places[c, i]) for i, b in enumerate(chosen[c])}
             for slot, block in enumerate(slots[c].tolist()):
-                if block in at and tags[slot] != (block, at[block]):
+                tag = None if block not in at else (block, at[block], int(columns[c, slot]))
+                if tags[slot] != tag:
                     tags[slot] = None
-                    self._fetch(c, slot, block, at[block], rotation)
-                    tags[slot] = (block, at[block])
+                    if tag is not None:
+                        self._fetch(c, *tag, rotation)
+                    tags[slot] = tag
         self.filled = True
+
+    def shares(self, mass: Float[Tensor, "1 H M"]) -> list[list[float]]:
+        """What the block in each slot got of the mass of the columns of `front`."""
+        assert self.now.slots is not None
+        return self.cuts.shares(mass[0, :, : self.first_sink].view(len(self.tags), -1, self.first_sink), self.now.slots)
 
     def place_sinks(self, place: int, rotation: Rotation | None) -> None:
         """Bring the sinks that are held to `place`, `place` + 1, ..."""
@@ -212,14 +227,14 @@ class LayerMemory:
             mine[:, :, self.first_sink :] = x
         self.sink_place = place if self.now.held >= self.settings.sinks else None
 
-    def _fetch(self, c: int, slot: int, block: int, place: int | None, rotation: Rotation | None) -> None:
-        L = self.settings.block
+    def _fetch(self, c: int, block: int, place: int | None, column: int, rotation: Rotation | None) -> None:
+        length = self.cuts.start(block + 1) - self.cuts.start(block)
         heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
-        k, v = (x[None, heads] for x in self.store.get(self.layer, block))
+        k, v = (x[None, heads, :length] for x in self.store.get(self.layer, block))
         if place is not None:
             k, v = self._placed(k.to(self.shape.device), v, place, rotation)
         for mine, x in zip(self.front, (k, v), strict=True):
-            mine[:, heads, slot * L : (slot + 1) * L] = x
+            mine[:, heads, column : column + length] = x
 
     @staticmethod
     def _placed(k: Tensor, v: Tensor, place: int, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
@@ -245,9 +260,9 @@ class LayerMemory:
         pairs += [] if self.raw_sinks is self.front else self.raw_sinks
         return sum(x.untyped_storage().nbytes() for x in pairs if x is not None)
 
-    def fork(self, done: Progress, store: Store) -> LayerMemory:
-        """An independent memory that has come as far as `done`; `store` is the fork's."""
-        other = LayerMemory(self.settings, self.layer, self.shape, store)
+    def fork(self, done: Progress, store: Store, cuts: Cuts) -> LayerMemory:
+        """An independent memory that has come as far as `done`; `store` and `cuts` are the fork's."""
+        other = LayerMemory(self.settings, self.layer, self.shape, store, cuts)
         other.index = self.index.fork()
         S, first = self.settings.sinks, self.first_sink if self.raw_sinks is self.front else 0
         for mine, theirs in zip(self.raw_sinks, other.raw_sinks, strict=True):

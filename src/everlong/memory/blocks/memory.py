@@ -1,7 +1,7 @@
 """The block memory of a cache: its rows and layers, what is committed, and what is said of it.
 
 InfLLM (arXiv 2402.04617). Letters: B rows, H query heads, G kv heads, T new tokens, M columns of the arena, D, E head
-dims, S sinks, W window, L tokens per block, K chosen blocks.
+dims, S sinks, W window, L tokens per block at most, K chosen blocks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from everlong.errors import CapabilityError
+from everlong.memory.blocks.boundaries import SurpriseCuts, longest_forward, make_cuts, shortest_block, within
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
 from everlong.memory.blocks.settings import BlockSettings
@@ -75,6 +77,33 @@ class BlockMemory:
 
     # A step.
 
+    def check(self, seen: int, tokens: int) -> None:
+        """CapabilityError where a forward over `tokens` new tokens behind `seen` lacks what it needs."""
+        for cuts, pad in [(row.cuts, row.pad) for row in self.rows] or [(make_cuts(self.settings), 0)]:
+            cuts.check(seen - pad, tokens)
+
+    @property
+    def chunk_limit(self) -> int:
+        """Tokens that one forward takes at most."""
+        return longest_forward(self.settings)
+
+    @property
+    def wants_surprisals(self) -> bool:
+        """Whether every forward is to be followed by `tell`."""
+        return self.settings.cut == "surprise"
+
+    def tell(self, surprisals: Float[Tensor, "B T"]) -> None:
+        """Take -log p (nats) of the tokens that the last forward read; NaN where it is not known."""
+        for row, values in zip(self.rows, surprisals, strict=True):
+            assert isinstance(row.cuts, SurpriseCuts)
+            row.cuts.tell(values.double().cpu().numpy())
+
+    def tell_lost(self, seen: int) -> None:
+        """Let the surprisals of those of the `seen` tokens that were not told be unknown for good."""
+        for row in self.rows:
+            assert isinstance(row.cuts, SurpriseCuts)
+            row.cuts.tell(np.full(seen - row.pad - row.cuts.known, np.nan))
+
     def begin(self, step: Step, pads: Ints | None) -> None:
         """Prepare a step."""
         self._step = BlockStep(self, step, pads)
@@ -93,7 +122,8 @@ class BlockMemory:
         while len(self.rows) < rows:
             n = len(self.rows)
             pads = self._step.pads if self._step is not None else None
-            self.rows.append(Row(self.make_store(), {}, pad=0 if pads is None else int(pads[n])))
+            pad = 0 if pads is None else int(pads[n])
+            self.rows.append(Row(self.make_store(), {}, pad=pad, cuts=make_cuts(self.settings, pad)))
 
     def layer_memory(self, row: Row, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerMemory:
         """The memory of a layer, made at the first step."""
@@ -114,7 +144,7 @@ class BlockMemory:
 
     def add_layer(self, row: Row, layer: int, shape: Shape) -> None:
         """Make an empty memory for a layer of a row."""
-        row.layers[layer] = LayerMemory(self.settings, layer, shape, row.store)
+        row.layers[layer] = LayerMemory(self.settings, layer, shape, row.store, row.cuts)
 
     def done(self, row: int, layer: int) -> Progress | None:
         """What was committed of a layer; None before its first commit."""
@@ -150,7 +180,7 @@ class BlockMemory:
     @property
     def dropped_tokens(self) -> int:
         """Tokens of dropped blocks (of the row with most of them)."""
-        return max((len(row.dropped) for row in self.rows), default=0) * self.settings.block
+        return max((row.cuts.tokens(row.dropped) for row in self.rows), default=0)
 
     def _cited(self) -> list[dict[int, float]]:
         return self._done.cited or [{} for _ in self.rows]
@@ -169,8 +199,9 @@ class BlockMemory:
     @property
     def retrieved_tokens(self) -> int:
         """Tokens of blocks that the newest token attended to."""
-        chosen = [p.chosen.shape[1] for row in self._done.progress for p in row.values() if p.chosen is not None]
-        return max(chosen, default=0) * self.settings.block
+        rows = zip(self.rows, self._done.progress, strict=False)
+        chosen = [row.cuts.tokens(p.chosen[0]) for row, at in rows for p in at.values() if p.chosen is not None]
+        return max(chosen, default=0)
 
     def citations(self, row: int = 0) -> dict[int, float]:
         """Attention mass per block over layers, heads and answering tokens since the last `forget_citations`."""
@@ -180,16 +211,14 @@ class BlockMemory:
         """Begin to count anew."""
         self._done = replace(self._done, cited=[{} for _ in self.rows] if self._done.cited else [])
 
-    def block_range(self, block: int) -> tuple[int, int]:
+    def block_range(self, block: int, row: int = 0) -> tuple[int, int]:
         """First token of a block, and the one after its last."""
-        first = self.settings.sinks + block * self.settings.block
-        return first, first + self.settings.block
+        cuts = self.rows[row].cuts
+        return cuts.start(block), cuts.start(block + 1)
 
-    def blocks_within(self, first: int, end: int) -> range:
+    def blocks_within(self, first: int, end: int, row: int = 0) -> range:
         """The blocks that hold no token but `first` .. `end - 1`."""
-        S, L = self.settings.sinks, self.settings.block
-        begin = max(0, -(-(first - S) // L))
-        return range(begin, max(begin, (end - S) // L))
+        return within(self.rows[row].cuts, first, end) if self.rows else range(0)
 
     def planned_bytes(self, chunk: int) -> int:
         """Bytes of sinks, slots, pending tokens, masses and queries of one row that reads chunks of `chunk`."""
@@ -203,10 +232,10 @@ class BlockMemory:
         return total
 
     def stored_bytes_per_token(self) -> float:
-        """Bytes of a store that one token takes over all layers."""
+        """Bytes of a store that one token takes over all layers, at most."""
         store = HostStore()
         self.prepare(store, self.plan.dtype)
-        return store.row_bytes / self.settings.block
+        return store.row_bytes / shortest_block(self.settings)
 
     def bytes(self) -> dict[str, int]:
         """Bytes allocated by tier."""
@@ -234,8 +263,9 @@ class BlockMemory:
         other.answering = self.answering
         for n in range(len(self.rows)) if rows is None else rows:
             old, store = self.rows[n], self.rows[n].store.fork()
-            layers = {i: m.fork(self._done.progress[n][i], store) for i, m in old.layers.items()}
-            other.rows.append(Row(store, layers, old.pad, old.dropped))
+            cuts = old.cuts.copy()
+            layers = {i: m.fork(self._done.progress[n][i], store, cuts) for i, m in old.layers.items()}
+            other.rows.append(Row(store, layers, old.pad, old.dropped, cuts=cuts))
             other._done.progress.append({i: m.now for i, m in layers.items()})
             other._done.cursors.append(self.cursor(n))
             other._done.cited.append(dict(self._done.cited[n]))

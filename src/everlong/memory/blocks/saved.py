@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everlong.memory.blocks.boundaries import make_cuts
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
 from everlong.memory.blocks.memory import BlockMemory
@@ -29,6 +30,7 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
         for layer, part in row.layers.items():
             found, facts[str(layer)] = _layer_state(part, sealed)
             tensors |= {f"row{n}.layer{layer}.{name}": x for name, x in found.items()}
+        tensors |= {f"row{n}.cuts.{name}": x for name, x in row.cuts.state().items()}
         cited = [[block, mass] for block, mass in memory.citations(n).items()]
         kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
         rows.append(kept | {"cited": cited, "layers": facts})
@@ -70,7 +72,9 @@ def restored(
     fresh.answering = facts["answering"]
     progress, cursors, cited = [], [], []
     for n, saved_row in enumerate(facts["rows"]):
-        row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]))
+        cuts = make_cuts(memory.settings)
+        cuts.load_state(_named(tensors, f"row{n}.cuts."))
+        row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]), cuts=cuts)
         found = _by_layer(tensors, f"row{n}.layer")
         if found:
             fresh.prepare(row.store, next(iter(found.values()))["tail_k"].dtype)
@@ -89,13 +93,17 @@ def restored(
     return fresh
 
 
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names are `prefix`NAME, by NAME."""
+    return {full.removeprefix(prefix): x for full, x in tensors.items() if full.startswith(prefix)}
+
+
 def _by_layer(tensors: dict[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
     """The tensors whose names are `prefix`N.NAME, by N and NAME."""
     found: dict[int, dict[str, Tensor]] = {}
-    for full, x in tensors.items():
-        if full.startswith(prefix):
-            layer, name = full.removeprefix(prefix).split(".")
-            found.setdefault(int(layer), {})[name] = x
+    for rest, x in _named(tensors, prefix).items():
+        layer, name = rest.split(".")
+        found.setdefault(int(layer), {})[name] = x
     return found
 
 

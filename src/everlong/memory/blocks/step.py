@@ -1,12 +1,12 @@
 """One step of a block memory: cells, spans and turns that its layers share, and the attention of each.
 
 Letters: T new tokens, H query heads, G kv heads, D, E head dims, M columns of the arena, S sinks, W window, L tokens
-per block, K chosen blocks.
+per block at most, K chosen blocks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.memory.blocks.boundaries import Cuts
 from everlong.memory.blocks.cells import Cell, Cursor, cells, moved
 from everlong.memory.blocks.layer import LayerMemory
 from everlong.memory.lane import Lane
@@ -41,6 +42,8 @@ class Row:
     """Blocks that every query attends to."""
     kept: frozenset[int] = frozenset()
     """Blocks that are never given up for room."""
+    cuts: Cuts = field(kw_only=True)
+    """Where its blocks begin."""
 
 
 class BlockStep:
@@ -61,12 +64,13 @@ class BlockStep:
     def cells(self, n: int, row: Row) -> list[Cell]:
         """The cells of row `n`."""
         if n not in self._cells:
-            self._cells[n] = list(cells(self.settings, self.memory.cursor(n), *self.bounds(row), self.answering))
+            cursor, bounds = self.memory.cursor(n), self.bounds(row)
+            self._cells[n] = list(cells(self.settings, row.cuts, cursor, *bounds, self.answering))
         return self._cells[n]
 
     def cursor(self, n: int, row: Row) -> Cursor:
         """Where the cells of row `n` stand after the step."""
-        return moved(self.settings, self.memory.cursor(n), *self.bounds(row), self.answering)
+        return moved(self.settings, row.cuts, self.memory.cursor(n), *self.bounds(row), self.answering)
 
     def turn(self, rotation: Rotation, first: int, end: int, sign: int, like: Tensor) -> Turn:
         """The turn of tokens by sign * (first, first + 1, .., end - 1)."""
@@ -90,11 +94,11 @@ class View:
         self.cell, self.pad = cell, row.pad
         self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
         t = np.arange(cell.first, cell.end, dtype=np.int64)[None]
-        self.pending = s.sinks + cell.sealed * s.block
+        self.pending = row.cuts.start(cell.sealed)
         self.pieces: list[tuple[Piece, Span]] = [(p, self._cut(p.span, n)) for p in step.pieces(lane)]
-        self.chosen = min(s.top_k, cell.sealed - sum(n < cell.sealed for n in row.dropped))
-        hi = s.top_k * s.block + np.clip(t - s.window + 1, 0, s.sinks)
-        self.front = Span(np.full_like(t, (s.top_k - self.chosen) * s.block), hi)
+        self._first_sink = s.top_k * s.block
+        self._sinks_end = self._first_sink + np.clip(t - s.window + 1, 0, s.sinks)
+        self._fronts: dict[int, Span] = {}
         self.tail = Span(np.zeros_like(t), np.maximum(t - s.window + 1 - self.pending, 0))
         self.behind: list[Span] = []
         if s.positions != "far":
@@ -104,6 +108,13 @@ class View:
                 begin, end = (np.clip(x + row.pad - first, 0, piece.end - piece.start) for x in (lo, hi))
                 self.behind.append(Span(begin, end))
         self.joined = [_joined(near, far) for (_, near), far in zip(self.pieces, self.behind, strict=False)]
+
+    def front(self, chosen: int) -> Span:
+        """The columns of `chosen` tokens in slots, and those of the sinks that have left the window."""
+        if chosen not in self._fronts:
+            first = np.full_like(self._sinks_end, self._first_sink - chosen)
+            self._fronts[chosen] = Span(first, self._sinks_end)
+        return self._fronts[chosen]
 
     def _cut(self, span: Span, n: int) -> Span:
         row = slice(n, n + 1) if len(span.lo) > 1 else slice(None)
@@ -165,17 +176,17 @@ class Call:
         spans = view.joined if joins else [span for _, span in view.pieces]
         window = [Part(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
         parts: list[Part] = []
-        front_mass = None
-        if cell.answering and view.chosen:
+        front, front_mass = view.front(memory.chosen_tokens), None
+        if cell.answering and memory.chosen_tokens:
             front_mass = torch.zeros(1, memory.shape.heads, memory.front[0].shape[2], device=k.device)
         if s.positions == "far":
             parts.append(Part(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
-            parts.append(Part(q_far, *memory.front, view.front, 0, front_mass))
+            parts.append(Part(q_far, *memory.front, front, 0, front_mass))
         else:
             if not joins:
                 parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
-            memory.place_sinks(self._sink_place(view, memory.now.base), self.rotation)
-            parts.append(Part(self._moved(q, memory.now.base), *memory.front, view.front, 0, front_mass))
+            memory.place_sinks(self._sink_place(memory, view), self.rotation)
+            parts.append(Part(self._moved(q, memory.now.base), *memory.front, front, 0, front_mass))
         out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
             self._cite(n, memory, front_mass)
@@ -217,15 +228,14 @@ class Call:
         if s.positions == "far":
             return None
         if s.positions == "true":
-            return chosen * s.block + s.sinks + shift
-        ordered = view.pending - s.block * np.arange(chosen.shape[1], 0, -1) + shift
-        return np.broadcast_to(ordered, chosen.shape)
+            return memory.cuts.starts(chosen) + shift
+        return view.pending - memory.cuts.behind(chosen) + shift
 
-    def _sink_place(self, view: View, base: int) -> int:
-        """Position of the first sink in the frame that begins at `base`."""
+    def _sink_place(self, memory: LayerMemory, view: View) -> int:
+        """Position of the first sink in the frame that begins at the memory's base."""
         s = self.settings
-        first = 0 if s.positions == "true" else view.pending - view.chosen * s.block - s.sinks
-        return first + view.pad - base
+        first = 0 if s.positions == "true" else view.pending - memory.chosen_tokens - s.sinks
+        return first + view.pad - memory.now.base
 
     def _hold(self, memory: LayerMemory, row: Row, upto: int, k: Tensor, v: Tensor) -> None:
         """Hand over the tokens before `upto` that the memory does not hold yet, their keys turned back."""
@@ -246,9 +256,8 @@ class Call:
             memory.weigh(mass[0, :, first + shift : upto + shift])
 
     def _cite(self, n: int, memory: LayerMemory, mass: Tensor) -> None:
-        s, cited = self.settings, self.shared.cited[n]
-        slots = mass[0, :, : memory.first_sink].view(len(memory.tags), -1, s.top_k, s.block).sum((1, 3)).tolist()
-        for tags, shares in zip(memory.tags, slots, strict=True):
+        cited = self.shared.cited[n]
+        for tags, shares in zip(memory.tags, memory.shares(mass), strict=True):
             for tag, share in zip(tags, shares, strict=True):
                 if tag is not None and share:
                     cited[tag[0]] = cited.get(tag[0], 0.0) + share
