@@ -17,6 +17,7 @@ from torch import Tensor
 from everlong.errors import CapabilityError
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
+from everlong.memory.blocks.pins import Pin, check, held, with_pin
 from everlong.memory.blocks.settings import BlockSettings
 from everlong.memory.blocks.step import BlockStep, Call, Row
 from everlong.memory.codec import Codec
@@ -142,8 +143,35 @@ class BlockMemory:
         row.store.commit(blocks, lambda n: torch.cat([part.index.digests.row(n) for part in parts]))
 
     def drop(self, blocks: Iterable[int], row: int = 0) -> None:
-        """Let these blocks never come back; the report counts their tokens as dropped."""
-        self.rows[row].dropped |= frozenset(blocks)
+        """Let these blocks never come back; the report counts their tokens as dropped, and they are not cited."""
+        mine, gone = self.rows[row], frozenset(blocks)
+        if gone <= mine.dropped:
+            return
+        mine.dropped |= gone
+        self.set_pins(mine.pins, row)
+        cited = [{b: m for b, m in found.items() if n != row or b not in gone} for n, found in enumerate(self._cited())]
+        self._done = replace(self._done, cited=cited)
+
+    def pin(self, pin: Pin, row: int = 0) -> list[int]:
+        """Hold the blocks that `pin` touches, those that are still to be sealed too; their numbers.
+
+        ConfigError where more would always be attended to than there are slots, CapabilityError for a dropped block.
+        """
+        mine, touched = self.rows[row], self.blocks_touching(pin.first, pin.end)
+        if gone := sorted(mine.dropped.intersection(touched)):
+            raise CapabilityError(
+                f"pin: block {gone[0]} was dropped and can not come back; pin a span without the tokens "
+                f"{self.block_range(gone[0])[0]}:{self.block_range(gone[0])[1]}"
+            )
+        self.set_pins(with_pin(mine.pins, pin), row)
+        return list(touched)
+
+    def set_pins(self, pins: Iterable[Pin], row: int = 0) -> None:
+        """Hold the blocks of these pins and of no others; the next token chooses anew."""
+        mine, pins = self.rows[row], tuple(pins)
+        pinned, kept = held(pins, self.blocks_touching, mine.dropped)
+        check(pinned, self.settings.top_k)
+        mine.pins, mine.pinned, mine.kept = pins, pinned, kept
         cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
         self._done = replace(self._done, cursors=cursors)
 
@@ -191,6 +219,25 @@ class BlockMemory:
         begin = max(0, -(-(first - S) // L))
         return range(begin, max(begin, (end - S) // L))
 
+    def blocks_touching(self, first: int, end: int) -> range:
+        """The blocks that hold a token of `first` .. `end - 1`, sealed or to be sealed."""
+        S, L = self.settings.sinks, self.settings.block
+        begin = max(0, (first - S) // L)
+        return range(begin, max(begin, -(-(end - S) // L)))
+
+    def forgettable(self, seen: int) -> tuple[int, int]:
+        """The tokens that are in stored blocks and nowhere else: the first, and the one after the last."""
+        S, oldest = self.settings.sinks, min(self.lane(p.pattern, 1).oldest(seen) for p in self.plan.layers)
+        return S, max(S, min(oldest, S + self.sealed * self.settings.block))
+
+    @property
+    def sealed(self) -> int:
+        """Blocks that are stored (of the row with fewest)."""
+        counts = [
+            (p.pending - self.settings.sinks) // self.settings.block for r in self._done.progress for p in r.values()
+        ]
+        return min(counts, default=0)
+
     def planned_bytes(self, chunk: int) -> int:
         """Bytes of sinks, slots, pending tokens, masses and queries of one row that reads chunks of `chunk`."""
         s, total, size = self.settings, 0, self.plan.dtype.itemsize
@@ -235,7 +282,7 @@ class BlockMemory:
         for n in range(len(self.rows)) if rows is None else rows:
             old, store = self.rows[n], self.rows[n].store.fork()
             layers = {i: m.fork(self._done.progress[n][i], store) for i, m in old.layers.items()}
-            other.rows.append(Row(store, layers, old.pad, old.dropped))
+            other.rows.append(replace(old, store=store, layers=layers))
             other._done.progress.append({i: m.now for i, m in layers.items()})
             other._done.cursors.append(self.cursor(n))
             other._done.cited.append(dict(self._done.cited[n]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
 from everlong.memory.blocks.memory import BlockMemory
+from everlong.memory.blocks.pins import Pin, held
 from everlong.memory.blocks.step import Row
 from everlong.memory.disk import DiskStore
 from everlong.memory.store import HostStore
@@ -27,15 +29,15 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
     for n, row in enumerate(memory.rows):
         facts = {}
         for layer, part in row.layers.items():
-            found, facts[str(layer)] = _layer_state(part, sealed)
+            found, facts[str(layer)] = _layer_state(part, sealed, row.dropped)
             tensors |= {f"row{n}.layer{layer}.{name}": x for name, x in found.items()}
         cited = [[block, mass] for block, mass in memory.citations(n).items()]
         kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
-        rows.append(kept | {"cited": cited, "layers": facts})
+        rows.append(kept | {"cited": cited, "layers": facts, "pins": [asdict(pin) for pin in row.pins]})
     return tensors, {"answering": memory.answering, "rows": rows}
 
 
-def _layer_state(part: LayerMemory, sealed: bool) -> State:
+def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> State:
     now, S = part.now, part.settings.sinks
     live = slice(now.at, now.at + now.pending_tokens)
     first = part.first_sink if part.raw_sinks is part.front else 0
@@ -51,6 +53,8 @@ def _layer_state(part: LayerMemory, sealed: bool) -> State:
         assert isinstance(part.store, HostStore)
         tensors["digests"] = part.index.digests.joined(part.sealed)
         tensors["records"] = part.store.records(part.layer, part.sealed)
+        for name in ("digests", "records"):
+            tensors[name][[n for n in dropped if n < part.sealed]] = 0
     optional = {"mass": now.mass, "queries": now.queries, "chosen": _as_tensor(now.chosen)}
     optional["slots"] = _as_tensor(now.slots)
     tensors |= {name: x for name, x in optional.items() if x is not None}
@@ -71,6 +75,8 @@ def restored(
     progress, cursors, cited = [], [], []
     for n, saved_row in enumerate(facts["rows"]):
         row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]))
+        row.pins = tuple(Pin(**pin) for pin in saved_row.get("pins", ()))
+        row.pinned, row.kept = held(row.pins, fresh.blocks_touching, row.dropped)
         found = _by_layer(tensors, f"row{n}.layer")
         if found:
             fresh.prepare(row.store, next(iter(found.values()))["tail_k"].dtype)
