@@ -42,7 +42,7 @@ def rows(store, name="one"):
     library = Library(store)
     entry = library.entry(name)
     found = {}
-    for v in library.volumes(entry):
+    for v in (v for v in library.volumes(entry) if v.path.exists()):
         data, width = v.path.read_bytes(), entry.row_bytes
         digests = v.digests.read_bytes()
         each = len(digests) // max(1, len(data) // width)

@@ -73,19 +73,11 @@ class Keeper:
         session.load_state(tensors, document["state"])
         if self.store.dropped:
             session.drop_blocks(self.store.dropped)
-        session.transcript = self._transcript(session.tokenizer)
+        session.transcript = kept_transcript(self.library, self.entry, session.tokenizer)
         if zlib.crc32(session.transcript.ids.tobytes()) != document["ids"]:
             raise DamagedError(
                 f"{self.library.place(self.entry) / 'ids'}: not the ids that were written; restore the file"
             )
-
-    def _transcript(self, tokenizer: Any) -> Transcript:
-        found, entry = Transcript(tokenizer), self.entry
-        data = (self.library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
-        found.ids = array("i", data[: len(data) // 4 * 4])
-        erasing.blank(self.library, entry, found.ids)
-        found.sources = self.library.sources(entry)
-        return found
 
     def checkpoint(self, session: Session) -> None:
         """Keep the session as it is now; SaveError leaves the checkpoint before it, which stays beside the new one."""
@@ -171,3 +163,13 @@ class Keeper:
         """Give the lock and the files back."""
         self.store.close()
         self._open.close()
+
+
+def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcript:
+    """What the last checkpoint of a session says that it read; fillers where it has forgotten."""
+    found = Transcript(tokenizer)
+    data = (library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
+    found.ids = array("i", data[: len(data) // 4 * 4])
+    erasing.blank(library, entry, found.ids)
+    found.sources = library.sources(entry)
+    return found

@@ -32,7 +32,7 @@ from everlong.errors import DamagedError, ForeignError, InputError, SaveError, S
 from everlong.memory.disk import Volume
 from everlong.session import compacting, erasing, repairing
 from everlong.session.compacting import Compacted
-from everlong.session.transcript import Source
+from everlong.session.transcript import Source, Stretch
 
 FORMAT = 1
 TABLES = {"sessions": "id"} | dict.fromkeys(("volumes", "sources", "marks", "dropped", "pins", "forgotten"), "session")
@@ -207,6 +207,7 @@ class Library:
             with self.database() as db:
                 for table, key in (TABLES | {"states": "session"}).items():
                     db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
+                db.execute("DELETE FROM facts WHERE name = ?", (f"reread {entry.id}",))
                 used = {self._path(row[0]) for row in db.execute("SELECT file FROM volumes")}
             for path in files - used:
                 path.unlink(missing_ok=True)
@@ -288,6 +289,33 @@ class Library:
         """Rewrite the files of a session without dropped blocks; the bytes before and after."""
         with self.locked(self.entry(name)):
             return compacting.compact(self, self.entry(name))
+
+    def swap(self, name: str, by: str, aside: str) -> None:
+        """Let the session `by` have the name of another, which is called `aside` from then on; at once."""
+        old, new = self.entry(name), self.entry(by)
+        with self.locked(new), self.database() as db:
+            db.execute("UPDATE sessions SET name = ? WHERE id = ?", (aside, old.id))
+            db.execute("UPDATE sessions SET name = ? WHERE id = ?", (name, new.id))
+            db.execute("DELETE FROM facts WHERE name = ?", (f"reread {new.id}",))
+
+    def note(self, name: str, value: str) -> None:
+        """Note a fact down."""
+        with self.database() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def noted(self, name: str) -> str | None:
+        """A fact that was noted down."""
+        with self.database() as db:
+            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def forgotten(self, entry: Entry) -> list[Stretch]:
+        """The spans that the session has forgotten."""
+        with self.database() as db:
+            rows = db.execute(
+                "SELECT first, end FROM forgotten WHERE session = ? ORDER BY first", (entry.id,)
+            ).fetchall()
+        return [Stretch(*row) for row in rows]
 
     def pins(self, entry: Entry) -> list[dict[str, Any]]:
         """The spans that are pinned."""

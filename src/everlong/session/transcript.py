@@ -130,6 +130,10 @@ class Transcript:
         mark, chars = max(m for m in source.marks if m[0] <= token)
         return chars + (len(self.text(mark, token)) if token > mark else 0)
 
+    def chars(self, source: Source, token: int) -> int:
+        """Characters of a source before `token`."""
+        return self._chars(source, token)
+
     def tokens_of(self, source: Source, start: int, end: int) -> Stretch:
         """The tokens that hold the characters `start` .. `end - 1` of a source; InputError outside it."""
         if self._tokenizer is None:
