@@ -35,6 +35,8 @@ from everlong.session.compacting import Compacted
 from everlong.session.transcript import Source, Stretch
 
 FORMAT = 1
+LOCKED_S = 5.0
+"""How long to wait for another program's transaction."""
 TABLES = {"sessions": "id"} | dict.fromkeys(("volumes", "sources", "marks", "dropped", "pins", "forgotten"), "session")
 """What an archive holds of a session, and the column that names it."""
 SCHEMA = """
@@ -100,27 +102,29 @@ class Library:
         except OSError as error:
             raise SaveError(f"{self.folder}: {error.strerror or error}; give another folder with --store") from error
         with self.database() as db:
-            found = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone()
-            if found is None:
-                db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
-            elif int(found[0]) != FORMAT:
-                raise ForeignError(
-                    f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
-                )
-            elif db.execute("SELECT 1 FROM sqlite_master WHERE name = 'states'").fetchone() is None:
-                db.executescript(SCHEMA)
+            self._prepare(db)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Make the tables that are missing: all of them, or those that an earlier version did not have."""
+        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+        known = "facts" in tables
+        found = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone() if known else None
+        if found is not None and int(found[0]) != FORMAT:
+            raise ForeignError(
+                f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
+            )
+        if "states" not in tables:
+            db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
+        if found is None:
+            db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
 
     @contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
         """A transaction; errors of the database in one line."""
         path = self.folder / "everlong.db"
-        exists = path.exists() and path.stat().st_size > 0
         try:
-            with closing(sqlite3.connect(path, timeout=5.0)) as db:
-                if not exists:
-                    db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
-                with db:
-                    yield db
+            with closing(sqlite3.connect(path, timeout=LOCKED_S)) as db, db:
+                yield db
             with contextlib.suppress(OSError):
                 path.chmod(0o600)
         except sqlite3.OperationalError as error:
