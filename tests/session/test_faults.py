@@ -146,9 +146,10 @@ def test_a_locked_database_is_one_line_within_the_timeout(model, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("limit_bytes", "kept_tokens", "full"), [(30_000, 0, "db"), (90_000, 120, "state"), (160_000, 120, "blocks")]
+    ("limit_bytes", "kept_tokens", "step", "full"),
+    [(30_000, 0, 520, "db"), (16_000, 120, 1, "db"), (160_000, 120, 520, "blocks")],
 )
-def test_a_full_disk_while_reading(model, tmp_path, limit_bytes, kept_tokens, full):
+def test_a_full_disk_while_reading(model, tmp_path, limit_bytes, kept_tokens, step, full):
     """A limit on the size of files stands for a full disk; reading goes on from the checkpoint before."""
     ids = IDS * 8
     if kept_tokens:
@@ -157,8 +158,8 @@ def test_a_full_disk_while_reading(model, tmp_path, limit_bytes, kept_tokens, fu
     def read():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
         session = Session.open(tmp_path, "one", model, 16) if kept_tokens else kept(model, tmp_path, 0)
-        for first in range(kept_tokens, len(ids), 520):
-            session.feed(ids[first : first + 520])
+        for first in range(kept_tokens, len(ids), step):
+            session.feed(ids[first : first + step])
             session.checkpoint()
 
     said = in_a_child(read)
