@@ -107,7 +107,8 @@ class SlowBlocks(SlowSinks):
         self.digests: list[list[Tensor]] = [[] for _ in layers]
         self.chosen: list[list[tuple[int, list[int]]]] = [[] for _ in layers]
         self.sealed = [0] * self.layers
-        self.run = [(False, 0)] * self.layers
+        self.run: list[tuple[bool | None, int]] = [(False, 0)] * self.layers
+        self.pinned: set[int] = set()
         self.starts, self.surprisals = [method.sinks], list[float | None]()
         self.logits: Tensor | None = None
 
@@ -153,6 +154,10 @@ class SlowBlocks(SlowSinks):
         self.far_queries[layer].append(q_far)
         return self.weights[f"model.layers.{layer}.self_attn.o_proj.weight"] @ torch.cat(out)
 
+    def pin(self, blocks: set[int]) -> None:
+        """Choose these blocks from now on in any case, as soon as they exist; the next token begins a cell."""
+        self.pinned, self.run = blocks, [(None, 0)] * self.layers
+
     def _at(self, x_ND: Tensor, place: int) -> Tensor:
         return self._rotate(x_ND[:, None], torch.tensor([place], dtype=torch.float64))[:, 0]
 
@@ -175,6 +180,7 @@ class SlowBlocks(SlowSinks):
         if len(found) > self.method.top_k:
             pooled = q_far if self.answering else torch.stack(self.far_queries[layer][-self.method.pool :]).mean(0)
             scores = torch.stack([self._score(pooled, digest) for digest in self.digests[layer][: len(found)]])
+            scores[[n for n in self.pinned if n < len(found)]] = torch.inf
             found = sorted(scores.topk(self.method.top_k).indices.tolist())
         self.chosen[layer].append((t, found))
 

@@ -8,6 +8,7 @@ import torch
 import everlong
 from everlong import Blocks
 from everlong.errors import CapabilityError, ConfigError
+from everlong.memory.blocks.pins import Pin
 from everlong.methods import make_method
 from tests.reference import SlowBlocks
 
@@ -15,6 +16,7 @@ IDS = torch.randint(97, (1, 140), generator=torch.Generator().manual_seed(3))
 SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6} | {
     "choose_every": 1,
     "positions": "far",
+    "digest": "mean",
 }
 ANSWER = range(90, 115)
 
@@ -64,6 +66,59 @@ def test_equals_the_slow_reference(model, fields):
             torch.testing.assert_close(part.now.mass[0], mass, atol=1e-5, rtol=0)
         digests = torch.stack([d.flatten() for d in slow.digests[layer]]).float()
         torch.testing.assert_close(part.index.digests.joined(len(digests)), digests, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("positions", ["far", "ordered"])
+def test_pinned_blocks_are_chosen_as_in_the_slow_reference(model, positions):
+    """Pinned while token 40 is the newest: a block that is sealed, and one that still has to be."""
+    method, pins = small(positions=positions), (Pin(9, 12), Pin(46, 48, keep=False))
+    slow = SlowBlocks(model, method)
+    expected = [slow.read(IDS[:, :40])]
+    slow.pin({1, 8})
+    expected.append(slow.read(IDS[:, 40:100]))
+    slow.answering = True
+    expected.append(slow.read(IDS[:, 100:115]))
+    assert all(8 in found for layer in slow.chosen for t, found in layer if t >= 80)
+    with everlong.attach(model, method) as handle:
+        for chunk in (1, 7, 64):
+            cache = handle.new_cache(chunk=16)
+            got = [read(model, cache, IDS[:, :40], chunk)]
+            assert [cache.blocks.pin(pin) for pin in pins] == [[1], [8]]
+            got += [read(model, cache, IDS[:, 40:100], chunk), read(model, cache, IDS[:, 100:115], chunk, True)]
+            torch.testing.assert_close(torch.cat(got, 1)[0].double(), torch.cat(expected), atol=1e-4, rtol=0)
+    for layer, part in cache.blocks.rows[0].layers.items():
+        assert part.now.chosen.tolist() == [slow.chosen[layer][-1][1]]
+        assert {1, 8} <= set(part.now.chosen[0].tolist())
+    assert (cache.blocks.rows[0].pinned, cache.blocks.rows[0].kept) == ({1, 8}, {1})
+
+
+@pytest.mark.parametrize("fields", [{"neighbours": 1}, {"per_head": True}, {"digest": "bounds"}])
+def test_pins_hold_with_every_option(model, fields):
+    with everlong.attach(model, small(**fields)) as handle:
+        cache = handle.new_cache(chunk=16)
+        read(model, cache, IDS[:, :100], 16)
+        for pin in (Pin(9, 12), Pin(60, 62)):
+            cache.blocks.pin(pin)
+        read(model, cache, IDS[:, 100:120], 16)
+        for memory in (cache.blocks, cache.fork().blocks):
+            for part in memory.rows[0].layers.values():
+                assert all({1, 11} <= set(chosen) for chosen in part.now.chosen.tolist())
+
+
+def test_pins_that_cannot_be_are_refused(model):
+    with everlong.attach(model, small()) as handle:
+        cache = handle.new_cache(chunk=16)
+        read(model, cache, IDS, 16)
+        with pytest.raises(ConfigError, match="4 blocks would always be attended to, and top_k=3 have room"):
+            cache.blocks.pin(Pin(3, 23))
+        assert cache.blocks.rows[0].pinned == set()
+        assert cache.blocks.pin(Pin(3, 23, always=False)) == [0, 1, 2, 3]
+        cache.blocks.drop([2])
+        assert cache.blocks.rows[0].kept == {0, 1, 3}
+        with pytest.raises(CapabilityError, match="block 2 was dropped"):
+            cache.blocks.pin(Pin(14, 15))
+        with pytest.raises(ConfigError, match="neither always nor keep"):
+            Pin(3, 8, always=False, keep=False)
 
 
 @pytest.mark.parametrize("positions", ["true", "ordered"])

@@ -137,7 +137,7 @@ def test_names_models_and_methods_are_checked(model, tiny_llama, tmp_path):
 def test_damage_is_an_error_and_never_a_fresh_start(model, tmp_path, part, how):
     with kept(model, tmp_path):
         pass
-    files = {p.suffix[1:] or p.name.partition("-")[0]: p for p in tmp_path.rglob("*") if p.is_file()}
+    files = {p.suffix[1:] or p.name.partition("-")[0]: p for p in sorted(tmp_path.rglob("*")) if p.is_file()}
     path = files[part]
     data = bytearray(path.read_bytes())
     if how == "gone":

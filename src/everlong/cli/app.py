@@ -12,7 +12,9 @@ from everlong.cli.bench import bench
 from everlong.cli.chat import chat
 from everlong.cli.demo import demo
 from everlong.cli.doctor import doctor
+from everlong.cli.forget import forget
 from everlong.cli.generate import generate
+from everlong.cli.pin import pin, unpin
 from everlong.cli.read import read
 from everlong.cli.score import score
 from everlong.cli.sessions import sessions
@@ -38,7 +40,7 @@ class Verb(TyperCommand):
     context_class = typer.Context
 
 
-for verb in (read, ask, generate, chat, score, bench, doctor, demo):
+for verb in (read, ask, pin, unpin, forget, generate, chat, score, bench, doctor, demo):
     app.command(cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,18 @@ def document(path: Path, console: Console) -> Document:
     """A file as a document, opened when its text is asked for; InputError where it holds no text."""
     from everlong.session.reading import Document
 
+    return Document(str(path), digest(path), _texts(path, console))
+
+
+def check(path: Path, console: Console) -> None:
+    """InputError where a file holds no text; only its beginning is looked at."""
+    with closing(_texts(path, console)) as texts:
+        next(texts, None)
+
+
+def _texts(path: Path, console: Console) -> Generator[str, None, None]:
     texts = {".html": _html, ".htm": _html, ".pdf": _pdf}.get(path.suffix.lower())
-    return Document(str(path), digest(path), texts(path) if texts else _plain(path, console))
+    return texts(path) if texts else _plain(path, console)
 
 
 def digest(path: Path) -> str:
@@ -51,7 +62,7 @@ def digest(path: Path) -> str:
         raise InputError(f"{path}: {error.strerror or error}; give a file that can be read") from None
 
 
-def _plain(path: Path, console: Console) -> Iterator[str]:
+def _plain(path: Path, console: Console) -> Generator[str, None, None]:
     from everlong.cli.source import TextSource
 
     with TextSource(str(path)) as source:
@@ -60,7 +71,7 @@ def _plain(path: Path, console: Console) -> Iterator[str]:
             console.warn(warning)
 
 
-def _html(path: Path) -> Iterator[str]:
+def _html(path: Path) -> Generator[str, None, None]:
     try:
         from bs4 import BeautifulSoup
     except ImportError:
@@ -71,7 +82,7 @@ def _html(path: Path) -> Iterator[str]:
     yield soup.get_text("\n", strip=True)
 
 
-def _pdf(path: Path) -> Iterator[str]:
+def _pdf(path: Path) -> Generator[str, None, None]:
     try:
         from pypdf import PdfReader
         from pypdf.errors import PyPdfError

@@ -23,6 +23,9 @@ def read(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Text, HTML, PDF; folders and patterns too.")],
     session: options.SessionName = "default",
     store: options.Store = None,
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Where a file has changed, build the session anew: reads all of it again.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
     model: options.Model = "smollm2",
     method: options.MethodName = "blocks",
@@ -38,20 +41,28 @@ def read(
 ) -> None:
     """Read files into a session that is kept on the disk.
 
-    Reading goes on where it stopped, and files that were read already are skipped unless they have changed. --json
-    prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes and the memory report.
+    Reading goes on where it stopped, and files that were read already are skipped unless they have changed. What a
+    changed file was is dropped, and it is read at the end; files that were read after it keep traces of what it was.
+    With --reread there are none: the whole session is read again, which takes as long as reading took and twice the
+    room on the disk until it is done. --json prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes
+    and the memory report.
     """
     from everlong.cli.console import Console
-    from everlong.cli.documents import document, expand
+    from everlong.cli.documents import check, document, expand
     from everlong.cli.setup import load_model
 
     console = Console(quiet, json)
-    documents = [document(path, console) for path in expand(files)]
+    paths = expand(files)
+    for path in paths:
+        check(path, console)
+    documents = [document(path, console) for path in paths]
     chosen = options.chosen_method(ctx, method, option)
     loaded = load_model(model, dtype, device, threads, console)
     if dry_run:
         _tell_plan(_plan(loaded, chosen, documents, chunk, store), console)
         return
+    if reread:
+        _read_changed(loaded, store, session, chunk, documents, console)
     with _opened(loaded, chosen, chunk, store, session, console) as opened:
         result = _read(opened, documents, console) | {"session": session}
     if json:
@@ -59,6 +70,21 @@ def read(
         return
     console.note(f"{result['read_tokens']:,} tokens read at {result['tokens_per_s']:.0f} a second; {result['memory']}")
     console.note(f"Next: everlong ask 'A question?' --session {session}" + (f" --store {store}" if store else ""))
+
+
+def _read_changed(
+    loaded: Loaded, store: Path | None, name: str, chunk: int, documents: list[Document], console: Console
+) -> None:
+    """Build the session anew with the documents that have changed, if there are any."""
+    from everlong.cli.forget import read_again
+    from everlong.session.library import Library
+    from everlong.session.reading import changed
+
+    library = Library(store)
+    entry = library.find(name)
+    new = [d for d in documents if changed(library.sources(entry), d)] if entry is not None else []
+    if new:
+        read_again(loaded, store, name, chunk, (), new, console)
 
 
 def _opened(loaded: Loaded, method: Any, chunk: int, store: Path | None, name: str, console: Console) -> Session:
@@ -84,7 +110,7 @@ def _opened(loaded: Loaded, method: Any, chunk: int, store: Path | None, name: s
 def _read(session: Session, documents: list[Document], console: Console) -> dict[str, Any]:
     from everlong.cli.tally import peak_resident_bytes, reset_peak
     from everlong.report.stream import resident_bytes
-    from everlong.session.reading import is_read, read_document
+    from everlong.session.reading import changed, is_read, read_document
 
     reset_peak()
     start, before = time.perf_counter(), session.seen_tokens
@@ -92,6 +118,8 @@ def _read(session: Session, documents: list[Document], console: Console) -> dict
         if is_read(session, document):
             console.note(f"{document.name}: read already")
             continue
+        if changed(session.transcript.sources, document):
+            console.note(f"{document.name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
         with console.progress(document.name, None) as advance:
             for done in read_document(session, document):
                 rate = (session.seen_tokens - before) / (time.perf_counter() - start)

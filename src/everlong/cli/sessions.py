@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 sessions = typer.Typer(
     name="sessions",
-    help="List, show, fork, delete, verify or move kept sessions.",
+    help="List, show, fork, delete, verify, compact or move kept sessions.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -51,6 +51,8 @@ def show(name: Name, store: options.Store = None, json: options.Json = False, de
         "sources": [asdict(s) | {"marks": len(s.marks)} for s in library.sources(entry)],
         "volumes": [{"path": str(v.path), "first": v.first, "end": v.end} for v in library.volumes(entry)],
         "dropped_blocks": library.dropped(entry),
+        "pins": library.pins(entry),
+        "forgotten": [list(s) for s in library.forgotten(entry)],
     }
     if json:
         _print(found)
@@ -90,21 +92,37 @@ def verify(
     name: Name,
     store: options.Store = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Drop damaged blocks, so that the rest can be used.")
+        bool, typer.Option("--repair", help="Give up what is damaged, so that the rest can be used.")
     ] = False,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check every byte of a session; exit 2 if some are not what was written."""
+    """Check every byte of a session; exit 2 if some are not what was written.
+
+    --repair drops damaged blocks; with a damaged state, or ids, it goes back to the checkpoint before the last.
+    """
     library = _library(store)
     found = library.verify(library.entry(name), repair)
     if json:
         _print(found)
     else:
-        state = "whole" if not found["damaged_blocks"] else f"damaged: {found['damaged_blocks']}"
-        print(f"{name}: {found['blocks']:,} blocks checked, {state}" + ("; they are dropped now" if repair else ""))
-    if found["damaged_blocks"] and not repair:
+        print(f"{name}: {_verdict(found, repair)}")
+    if (found["damaged_blocks"] or found["damaged_files"]) and not repair:
         raise typer.Exit(2)
+
+
+@sessions.command("compact")
+def compact(name: Name, store: options.Store = None, json: options.Json = False, debug: options.Debug = False) -> None:
+    """Write a session's files anew without its dropped blocks; files whose blocks a fork needs stay as they are.
+
+    --json prints one object: before_bytes, after_bytes and left_alone (files).
+    """
+    done = asdict(_library(store).compact(name))
+    if json:
+        _print(done)
+        return
+    left = f"; {done['left_alone']} files are needed by a fork" if done["left_alone"] else ""
+    print(f"{name}: {done['before_bytes']:,} bytes before, {done['after_bytes']:,} after{left}")
 
 
 @sessions.command("export")
@@ -130,6 +148,17 @@ def import_session(
     from everlong.session.library import Library
 
     print(f"{Library(store).take(file, name).name}: imported")
+
+
+def _verdict(found: dict[str, Any], repaired: bool) -> str:
+    """What was checked and what was found."""
+    words = f"{found['blocks']:,} blocks checked, "
+    if not found["damaged_blocks"] and not found["damaged_files"]:
+        return words + "whole"
+    words += f"damaged: {[*found['damaged_files'], *found['damaged_blocks']]}"
+    if repaired and found["damaged_files"]:
+        words += f"; back at the checkpoint of {found['tokens']:,} tokens, read on from there"
+    return words + ("; damaged blocks are dropped now" if repaired and found["damaged_blocks"] else "")
 
 
 def _library(store: Path | None) -> Library:

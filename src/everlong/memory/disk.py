@@ -93,6 +93,8 @@ class DiskStore:
     def get(self, layer: int, block: int) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
         """Keys and values of a block, as they come out of the codec; DamagedError if its bytes were changed."""
         at, codec = self._offsets[layer], self._codecs[layer]
+        if block in self.dropped:
+            raise DamagedError(f"block {block} of layer {layer} was dropped and can not come back; ask without it")
         row = self._staged.get(block)
         row = self._waiting.get(block) if row is None else row
         if row is not None:
@@ -152,16 +154,18 @@ class DiskStore:
     def digests(self, numbers: dict[int, int]) -> dict[int, Tensor]:
         """The digests of all blocks by layer, [N, numbers[layer]] float32, in one read."""
         width = sum(numbers.values()) * 4 + 4
-        rows = np.concatenate(
-            [_digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first]
-            or [np.empty((0, width), np.uint8)]
-        )
-        found, at = {}, 0
+        rows, found = np.zeros((self.blocks, width), np.uint8), set(self.dropped)
+        for v in self.volumes:
+            rows[v.first : v.end] = _digest_rows(v, width, self.dropped) if v.end > v.first else 0
+            found.update(range(v.first, v.end))
+        if lost := sorted(set(range(self.blocks)) - found):
+            raise DamagedError(f"{self.volumes[-1].path.parent}: no file has block {lost[0]}; restore it from a copy")
+        by_layer, at = {}, 0
         flat = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))
         for layer, count in numbers.items():
-            found[layer] = flat[:, at : at + count]
+            by_layer[layer] = flat[:, at : at + count]
             at += count
-        return found
+        return by_layer
 
     @property
     def nbytes(self) -> int:
@@ -287,10 +291,26 @@ def _is_whole(row: np.ndarray) -> bool:
     return zlib.crc32(row[:-4].tobytes()) == int.from_bytes(row[-4:].tobytes(), "little")
 
 
+def digest_width(path: Path, row_bytes: int) -> int:
+    """Bytes of one row of digests beside the blocks of `path`: the width at which checksums hold; 0 without digests.
+
+    A writer that was killed may have written the blocks of some rows and not their digests.
+    """
+    digests = path.with_suffix(".digests")
+    if not row_bytes or not path.exists() or not digests.exists():
+        return 0
+    rows, data = -(-path.stat().st_size // row_bytes), np.memmap(digests, np.uint8) if digests.stat().st_size else b""
+    for count in range(rows, max(0, rows - QUEUED_ROWS - 2), -1):
+        width = len(data) // count
+        if width > 4 and any(_is_whole(np.asarray(data[n * width : (n + 1) * width])) for n in range(count)):
+            return width
+    return len(data) // max(1, rows)
+
+
 def damaged_rows(volume: Volume, row_bytes: int) -> Iterator[int]:
     """Check every byte of a volume's rows and digests; the numbers of the blocks that are not what was written."""
     count = volume.end - volume.first
-    width = volume.digests.stat().st_size // (volume.at + count) if count and volume.digests.exists() else 0
+    width = digest_width(volume.path, row_bytes) if count else 0
     for n in range(count):
         row = _bytes(volume.path, (volume.at + n) * row_bytes, row_bytes)
         digests = _bytes(volume.digests, (volume.at + n) * width, width)

@@ -7,18 +7,20 @@ import os
 import time
 import zlib
 from array import array
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
 from everlong.memory.disk import DiskStore
 from everlong.methods.base import Method, make_method
-from everlong.session import sealed
+from everlong.session import erasing, sealed
 from everlong.session.fingerprint import fingerprint
 from everlong.session.library import Entry, Library
-from everlong.session.save import differences
-from everlong.session.transcript import Transcript
+from everlong.session.save import FORMAT, differences
+from everlong.session.transcript import Stretch, Transcript
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
@@ -33,6 +35,7 @@ class Keeper:
         if writable:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
+            erasing.erase(library, self.entry)
         self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
 
     @classmethod
@@ -63,24 +66,41 @@ class Keeper:
             return
         path = self.library.place(self.entry) / self.entry.state
         tensors, document = sealed.read(path)
+        if document.get("format", FORMAT) != FORMAT:
+            raise ForeignError(
+                f"{path}: a state of format {document['format']}, expected {FORMAT}; use the version that wrote it"
+            )
         session.load_state(tensors, document["state"])
         if self.store.dropped:
             session.drop_blocks(self.store.dropped)
-        session.transcript = self._transcript(session.tokenizer)
+        session.transcript = kept_transcript(self.library, self.entry, session.tokenizer)
         if zlib.crc32(session.transcript.ids.tobytes()) != document["ids"]:
             raise DamagedError(
                 f"{self.library.place(self.entry) / 'ids'}: not the ids that were written; restore the file"
             )
 
-    def _transcript(self, tokenizer: Any) -> Transcript:
-        found, entry = Transcript(tokenizer), self.entry
-        data = (self.library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
-        found.ids = array("i", data)
-        found.sources = self.library.sources(entry)
-        return found
-
     def checkpoint(self, session: Session) -> None:
-        """Keep the session as it is now; SaveError leaves the checkpoint before it."""
+        """Keep the session as it is now; SaveError leaves the checkpoint before it, which stays beside the new one."""
+        older = erasing.previous_state(self.library, self.entry)
+        before = self.entry.state
+        self._write(session)
+        if older is not None and older not in (before, self.entry.state):
+            with contextlib.suppress(OSError):
+                (self.library.place(self.entry) / older).unlink()
+
+    def forget(self, session: Session, spans: Sequence[Stretch], gone: frozenset[int]) -> int:
+        """Keep `session`, which has forgotten these spans and blocks, and overwrite them; how many a fork still needs.
+
+        One transaction names all that is gone; what a crash leaves to be overwritten is done when it is next opened.
+        """
+        self.store.dropped |= gone
+        self._write(session, spans, gone)
+        erasing.erase(self.library, self.entry)
+        with self.library.database() as db:
+            return erasing.shared(db, self.entry.id, gone)
+
+    def _write(self, session: Session, spans: Sequence[Stretch] = (), gone: Collection[int] = ()) -> None:
+        """Write a state and the new ids, and name them."""
         if not self.writable:
             raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
         entry, folder = self.entry, self.library.place(self.entry)
@@ -88,7 +108,7 @@ class Keeper:
         tensors, meta = session.state(sealed=False)
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
-        sealed.write(folder / name, tensors, {"state": meta, "ids": zlib.crc32(ids.tobytes())})
+        sealed.write(folder / name, tensors, {"format": FORMAT, "state": meta, "ids": zlib.crc32(ids.tobytes())})
         try:
             with (folder / "ids").open("r+b" if (folder / "ids").exists() else "w+b") as file:
                 file.seek(4 * entry.tokens)
@@ -97,15 +117,24 @@ class Keeper:
                 os.fsync(file.fileno())
         except OSError as error:
             raise SaveError(f"{folder / 'ids'}: {error.strerror or error}; make room and try again") from error
-        self._name(session, name)
-        if entry.state is not None and entry.state != name:
-            with contextlib.suppress(OSError):
-                (folder / entry.state).unlink()
+        self._name(session, name, spans, gone)
 
-    def _name(self, session: Session, state: str) -> None:
-        """Let the database name the new checkpoint."""
+    def _name(self, session: Session, state: str, spans: Sequence[Stretch], gone: Collection[int]) -> None:
+        """Let the database name the new checkpoint, and (where nothing was forgotten) the one before it."""
         entry, transcript, blocks = self.entry, session.transcript, self.store.blocks
         with self.library.database() as db:
+            db.execute("DELETE FROM states WHERE session = ?", (entry.id,))
+            if entry.state is not None and not spans:
+                db.execute(
+                    "INSERT INTO states VALUES (?, ?, ?, ?)", (entry.id, entry.state, entry.tokens, entry.blocks)
+                )
+            db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in gone])
+            filler = transcript.filler()
+            rows = [(entry.id, s.first, s.end, filler) for s in spans]
+            db.executemany("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?, 0)", rows)
+            db.execute("DELETE FROM pins WHERE session = ?", (entry.id,))
+            pins = session.pins if session.method.answers else ()
+            db.executemany("INSERT INTO pins VALUES (?, ?, ?, ?, ?)", [(entry.id, *astuple(p)) for p in pins])
             db.execute(
                 "UPDATE sessions SET updated = ?, tokens = ?, blocks = ?, row_bytes = ?, state = ? WHERE id = ?",
                 (time.time(), len(transcript.ids), blocks, self.store.row_bytes, state, entry.id),
@@ -117,7 +146,11 @@ class Keeper:
                     "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
                     (entry.id, place, source.name, source.digest, source.first, source.done),
                 )
-                new = [(entry.id, place, token, chars) for token, chars in source.marks if token >= entry.tokens - 128]
+                new = [
+                    (entry.id, place, token, chars)
+                    for token, chars in source.marks
+                    if spans or token >= entry.tokens - 128
+                ]
                 db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", new)
         self.entry = self.library.entry(entry.name)
 
@@ -130,3 +163,13 @@ class Keeper:
         """Give the lock and the files back."""
         self.store.close()
         self._open.close()
+
+
+def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcript:
+    """What the last checkpoint of a session says that it read; fillers where it has forgotten."""
+    found = Transcript(tokenizer)
+    data = (library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
+    found.ids = array("i", data[: len(data) // 4 * 4])
+    erasing.blank(library, entry, found.ids)
+    found.sources = library.sources(entry)
+    return found

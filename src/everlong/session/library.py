@@ -1,9 +1,9 @@
 """Sessions kept in a folder: a small SQLite database, files of blocks that forks share, and one state for each session.
 
-    FOLDER/everlong.db                 sessions, volumes, sources, marks
+    FOLDER/everlong.db                 sessions, volumes, sources, marks, dropped, pins, forgotten, states
     FOLDER/blocks/<volume>.blocks      records (memory/disk.py), and <volume>.digests beside it
     FOLDER/sessions/<id>/ids           token ids, int32
-    FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint
+    FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint, and after the one before it
     FOLDER/sessions/<id>/lock          held by the one process that may write
 
 A checkpoint is valid when the database names it, and it is named after all its files are on the disk. What a killed
@@ -29,12 +29,16 @@ from pathlib import Path
 from typing import Any
 
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
-from everlong.memory.disk import Volume, damaged_rows
-from everlong.session import sealed
-from everlong.session.transcript import Source
+from everlong.memory.disk import Volume
+from everlong.session import compacting, erasing, repairing
+from everlong.session.compacting import Compacted
+from everlong.session.transcript import Source, Stretch
 
 FORMAT = 1
-TABLES = {"sessions": "id", "volumes": "session", "sources": "session", "marks": "session", "dropped": "session"}
+LOCKED_S = 5.0
+"""How long to wait for another program's transaction."""
+TABLES = {"sessions": "id"} | dict.fromkeys(("volumes", "sources", "marks", "dropped", "pins", "forgotten"), "session")
+"""What an archive holds of a session, and the column that names it."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (
@@ -52,6 +56,14 @@ CREATE TABLE IF NOT EXISTS marks (
     PRIMARY KEY (session, source, token)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS dropped (
     session TEXT NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (session, block)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pins (
+    session TEXT NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, always INTEGER NOT NULL,
+    keep INTEGER NOT NULL, PRIMARY KEY (session, first, end)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forgotten (
+    session TEXT NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, filler INTEGER NOT NULL,
+    wiped INTEGER NOT NULL, PRIMARY KEY (session, first, end)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS states (
+    session TEXT PRIMARY KEY, state TEXT NOT NULL, tokens INTEGER NOT NULL, blocks INTEGER NOT NULL);
 """
 
 
@@ -90,25 +102,29 @@ class Library:
         except OSError as error:
             raise SaveError(f"{self.folder}: {error.strerror or error}; give another folder with --store") from error
         with self.database() as db:
-            found = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone()
-            if found is None:
-                db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
-            elif int(found[0]) != FORMAT:
-                raise ForeignError(
-                    f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
-                )
+            self._prepare(db)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Make the tables that are missing: all of them, or those that an earlier version did not have."""
+        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+        known = "facts" in tables
+        found = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone() if known else None
+        if found is not None and int(found[0]) != FORMAT:
+            raise ForeignError(
+                f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
+            )
+        if "states" not in tables:
+            db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
+        if found is None:
+            db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
 
     @contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
         """A transaction; errors of the database in one line."""
         path = self.folder / "everlong.db"
-        exists = path.exists() and path.stat().st_size > 0
         try:
-            with closing(sqlite3.connect(path, timeout=5.0)) as db:
-                if not exists:
-                    db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
-                with db:
-                    yield db
+            with closing(sqlite3.connect(path, timeout=LOCKED_S)) as db, db:
+                yield db
             with contextlib.suppress(OSError):
                 path.chmod(0o600)
         except sqlite3.OperationalError as error:
@@ -177,7 +193,7 @@ class Library:
                 ).fetchall():
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
-                for table in ("sources", "marks", "dropped"):
+                for table in ("sources", "marks", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -193,13 +209,14 @@ class Library:
         with self.locked(entry):
             files = {v.path for v in self.volumes(entry)}
             with self.database() as db:
-                for table in ("volumes", "sources", "marks", "dropped"):
-                    db.execute(f"DELETE FROM {table} WHERE session = ?", (entry.id,))
-                db.execute("DELETE FROM sessions WHERE id = ?", (entry.id,))
+                for table, key in (TABLES | {"states": "session"}).items():
+                    db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
+                db.execute("DELETE FROM facts WHERE name = ?", (f"reread {entry.id}",))
                 used = {self._path(row[0]) for row in db.execute("SELECT file FROM volumes")}
             for path in files - used:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".digests").unlink(missing_ok=True)
+            erasing.wipe_files(self, files & used)
             shutil.rmtree(self.place(entry), ignore_errors=True)
 
     # Parts of a session.
@@ -265,18 +282,52 @@ class Library:
         return [row[0] for row in rows]
 
     def verify(self, entry: Entry, repair: bool = False) -> dict[str, Any]:
-        """Check every record, digest and state; with `repair` the damaged blocks are dropped for good.
+        """Check every record, digest, id and state; with `repair` what is damaged is given up and the rest goes on.
 
-        DamagedError where the state or the ids are damaged: then the session can not go on, and is to be read again.
+        Damaged blocks are dropped; with a damaged state, or ids, the session goes back to the checkpoint before.
+        DamagedError where that is damaged too: then the session is to be read again.
         """
-        if entry.state is not None:
-            sealed.read(self.place(entry) / entry.state)
-        gone = set(self.dropped(entry))
-        found = [n for v in self.volumes(entry) for n in damaged_rows(v, entry.row_bytes) if n not in gone]
-        if repair and found:
-            with self.locked(entry), self.database() as db:
-                db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in found])
-        return {"session": entry.name, "blocks": entry.blocks, "damaged_blocks": found, "dropped_before": sorted(gone)}
+        return repairing.verify(self, entry, repair)
+
+    def compact(self, name: str) -> Compacted:
+        """Rewrite the files of a session without dropped blocks; the bytes before and after."""
+        with self.locked(self.entry(name)):
+            return compacting.compact(self, self.entry(name))
+
+    def swap(self, name: str, by: str, aside: str) -> None:
+        """Let the session `by` have the name of another, which is called `aside` from then on; at once."""
+        old, new = self.entry(name), self.entry(by)
+        with self.locked(new), self.database() as db:
+            db.execute("UPDATE sessions SET name = ? WHERE id = ?", (aside, old.id))
+            db.execute("UPDATE sessions SET name = ? WHERE id = ?", (name, new.id))
+            db.execute("DELETE FROM facts WHERE name = ?", (f"reread {new.id}",))
+
+    def note(self, name: str, value: str) -> None:
+        """Note a fact down."""
+        with self.database() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def noted(self, name: str) -> str | None:
+        """A fact that was noted down."""
+        with self.database() as db:
+            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def forgotten(self, entry: Entry) -> list[Stretch]:
+        """The spans that the session has forgotten."""
+        with self.database() as db:
+            rows = db.execute(
+                "SELECT first, end FROM forgotten WHERE session = ? ORDER BY first", (entry.id,)
+            ).fetchall()
+        return [Stretch(*row) for row in rows]
+
+    def pins(self, entry: Entry) -> list[dict[str, Any]]:
+        """The spans that are pinned."""
+        with self.database() as db:
+            rows = db.execute(
+                "SELECT first, end, always, keep FROM pins WHERE session = ? ORDER BY first, end", (entry.id,)
+            ).fetchall()
+        return [{"first": a, "end": b, "always": bool(always), "keep": bool(keep)} for a, b, always, keep in rows]
 
     def export(self, name: str, file: Path) -> None:
         """Write a session to one tar archive; wholly or not at all."""
@@ -295,10 +346,7 @@ class Library:
                 archive.addfile(info, io.BytesIO(facts))
                 for path in (self.place(entry) / part for part in ("ids", entry.state) if part):
                     archive.add(path, f"session/{path.name}")
-                for volume in self.volumes(entry):
-                    for path in (volume.path, volume.digests):
-                        if path.exists():
-                            archive.add(path, f"blocks/{path.name}")
+                compacting.archive_volumes(self, entry, archive, draft)
             draft.replace(file)
         except OSError as error:
             raise SaveError(f"{file}: {error.strerror or error}; give another place with room") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from everlong.session.inputs import id_pieces
-from everlong.session.transcript import Source
+from everlong.session.transcript import GONE, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,12 @@ def is_read(session: Session, document: Document) -> bool:
     """Whether the document was read to its end as it is now."""
     source = known(session, document)
     return source is not None and source.done and source.digest == document.digest
+
+
+def changed(sources: Iterable[Source], document: Document) -> bool:
+    """Whether the document was read, and is not what it was then."""
+    found = [s for s in sources if s.name == document.name and s.digest != GONE]
+    return bool(found) and found[-1].digest != document.digest
 
 
 def read_document(session: Session, document: Document, every: int = CHECKPOINT_TOKENS) -> Iterator[int]:

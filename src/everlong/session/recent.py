@@ -31,6 +31,11 @@ class Recent:
         count = held if count is None else min(count, held)
         return self._ring[torch.arange(self.seen - count, self.seen) % self.size]
 
+    def forget(self, first: int, end: int, filler: int) -> None:
+        """Put `filler` in the place of the ids number `first` .. `end - 1` of the stream."""
+        kept = torch.arange(max(first, self.seen - self.size), max(end, self.seen - self.size))
+        self._ring[kept % self.size] = filler
+
     def copy(self) -> Recent:
         """An independent copy."""
         return Recent.restored(self.size, self.ids(), self.seen)

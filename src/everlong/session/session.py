@@ -14,12 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
+from everlong.memory.blocks.memory import BlockMemory
+from everlong.memory.blocks.pins import Pin
 from everlong.memory.report import MemoryReport
 from everlong.memory.store import HostStore
 from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
 from everlong.models.load import Loaded
+from everlong.session import forgetting, pinning
 from everlong.session.answer import Answer, Generation
+from everlong.session.forgetting import Forgotten
 from everlong.session.inputs import Input, chunks, id_pieces, with_tail
 from everlong.session.keeper import Keeper
 from everlong.session.library import Library
@@ -30,7 +34,7 @@ from everlong.session.recompute import RecomputeReader
 from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs
-from everlong.session.transcript import PROMPT, SOURCE, Citation, Source, Transcript
+from everlong.session.transcript import GONE, PROMPT, SOURCE, Citation, Source, Transcript
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -104,6 +108,11 @@ class Session(AbstractContextManager["Session"]):
         if self._last is None and reader.seen_tokens:
             self._last = reader.predict()
         return self._last
+
+    @property
+    def remembers(self) -> bool:
+        """Whether `transcript` has what was read: for a method that stores blocks, and for kept sessions."""
+        return self._remembers
 
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
@@ -196,9 +205,7 @@ class Session(AbstractContextManager["Session"]):
         One passage for each stored block (two where sources meet in it), with its source, characters and text.
         CapabilityError for a method that stores nothing.
         """
-        blocks = self._open().blocks
-        if blocks is None:
-            raise CapabilityError(f"citations: {self.method} stores nothing; use everlong.Blocks")
+        blocks = self.stored("citations")
         found, cited = [], blocks.citations()
         total = sum(cited.values())
         for block, mass in cited.items():
@@ -210,10 +217,55 @@ class Session(AbstractContextManager["Session"]):
 
     def forget_source(self, source: Source) -> None:
         """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
+        blocks = self.stored("forget")
+        blocks.drop(blocks.blocks_within(*self.transcript.bounds(source)))
+        source.digest, source.done = GONE, False
+
+    def stored(self, what: str) -> BlockMemory:
+        """The block memory; CapabilityError, naming `what` was wanted, for a method that stores nothing."""
         blocks = self._open().blocks
         if blocks is None:
-            raise CapabilityError(f"forget: {self.method} stores nothing; use everlong.Blocks")
-        blocks.drop(blocks.blocks_within(*self.transcript.bounds(source)))
+            raise CapabilityError(f"{what}: {self.method} stores nothing; use everlong.Blocks")
+        return blocks
+
+    @property
+    def pins(self) -> tuple[Pin, ...]:
+        """The spans that are pinned, in their order in the stream."""
+        return pinning.pins(self)
+
+    def pin(
+        self,
+        what: str | tuple[int, int],
+        start: int | None = None,
+        end: int | None = None,
+        always: bool = True,
+        keep: bool = True,
+    ) -> Pin:
+        """Pins a source, its characters `start` .. `end - 1`, or the tokens (first, end); what was pinned.
+
+        `always`: every token that is read or written from now on attends to the blocks that touch the span. `keep`:
+        these blocks are never given up for room. Blocks that are sealed later are held from then on. ConfigError
+        where more blocks would always be attended to than top_k.
+        """
+        return pinning.pin(self, what, start, end, always, keep)
+
+    def unpin(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> int:
+        """Takes away the pins that share a token with the span, given as for `pin`; how many."""
+        return pinning.unpin(self, what, start, end)
+
+    def forget(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> Forgotten:
+        """Forgets a source, its characters `start` .. `end - 1`, or the tokens (first, end); says what went.
+
+        The blocks that touch the span are dropped, with what of its neighbours they hold; in a kept session they are
+        overwritten on the disk, unless a fork still needs them. Tokens read later keep traces of the span.
+        CapabilityError for tokens that are still among the sinks, in the window or pending.
+        """
+        return forgetting.forget(self, forgetting.stretches(self, what, start, end), self._keeper)
+
+    def forget_recent(self, first: int, end: int) -> None:
+        """Puts a filler in the place of the ids `first` .. `end - 1`, wherever they were taken down."""
+        self.transcript.forget(first, end)
+        self._recent.forget(first, end, self.transcript.filler())
 
     def drop_blocks(self, blocks: Iterable[int]) -> None:
         """Lets these stored blocks never come back; the report counts their tokens as dropped."""

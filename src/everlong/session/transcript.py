@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from everlong.errors import CapabilityError, InputError
+
 SOURCE, PROMPT, ANSWER = "text", "prompt", "answer"
 """What citations call a text without a name, a prompt, and what was written."""
+GONE = "gone"
+"""Stands for the digest of a source that was forgotten, or read anew since."""
 MARK_TOKENS = 64
 """About every so many tokens the number of characters is noted down."""
 
@@ -25,6 +30,13 @@ class Source:
     digest: str = ""
     done: bool = False
     marks: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Stretch(NamedTuple):
+    """Tokens `first` .. `end - 1` of a stream."""
+
+    first: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -117,3 +129,43 @@ class Transcript:
     def _chars(self, source: Source, token: int) -> int:
         mark, chars = max(m for m in source.marks if m[0] <= token)
         return chars + (len(self.text(mark, token)) if token > mark else 0)
+
+    def chars(self, source: Source, token: int) -> int:
+        """Characters of a source before `token`."""
+        return self._chars(source, token)
+
+    def tokens_of(self, source: Source, start: int, end: int) -> Stretch:
+        """The tokens that hold the characters `start` .. `end - 1` of a source; InputError outside it."""
+        if self._tokenizer is None:
+            raise CapabilityError("characters: this session has no tokenizer to count them with; give tokens")
+        first, after = self.bounds(source)
+        low, high = source.marks[0][1], self._chars(source, after)
+        if not low <= start < end <= high:
+            raise InputError(
+                f"source {source.name!r}: characters {start}:{end}, expected a start and a later end in {low}:{high}"
+            )
+        tokens = range(first, after)
+        begin = bisect_right(tokens, start, key=lambda t: self._whole_chars(source, t)) - 1
+        return Stretch(first + begin, first + bisect_left(tokens, end, key=lambda t: self._whole_chars(source, t)))
+
+    def _whole_chars(self, source: Source, token: int) -> int:
+        """Characters of a source that are complete before `token`."""
+        mark, chars = max(m for m in source.marks if m[0] <= token)
+        return chars + (len(self.text(mark, token).rstrip("\N{REPLACEMENT CHARACTER}")) if token > mark else 0)
+
+    def filler(self) -> int:
+        """The id that stands where one was forgotten: a special token, which no text shows."""
+        special = [] if self._tokenizer is None else self._tokenizer.all_special_ids
+        return int(special[0]) if special else 0
+
+    def forget(self, first: int, end: int) -> None:
+        """Put the filler in the place of the ids `first` .. `end - 1`; what comes after keeps its characters."""
+        for source in self.sources:
+            begin, after = self.bounds(source)
+            if begin >= end or after <= first or begin == after:
+                continue
+            if self._tokenizer is not None and end < after:
+                source.marks = sorted({*source.marks, (end, self._chars(source, end))})
+            if first <= begin and after <= end:
+                source.digest, source.done = GONE, False
+        self.ids[first:end] = array("i", [self.filler()]) * (end - first)

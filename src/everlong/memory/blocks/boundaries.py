@@ -29,6 +29,11 @@ from everlong.ops.spans import Ints
 class Cuts(Protocol):
     """Where the blocks of one row begin; tokens are counted without padding."""
 
+    @property
+    def known(self) -> int:
+        """Tokens whose block is known."""
+        ...
+
     def start(self, block: int) -> int:
         """First token of a block; of what is pending, for the number behind the last block."""
         ...
@@ -76,6 +81,11 @@ class EvenCuts:
 
     sinks: int
     block: int
+
+    @property
+    def known(self) -> int:
+        """All."""
+        return ENDLESS
 
     def start(self, block: int) -> int:
         """First token of a block."""
@@ -239,6 +249,12 @@ def within(cuts: Cuts, first: int, end: int) -> range:
     begin = cuts.before(first)
     begin += cuts.start(begin) < first
     return range(begin, max(begin, cuts.before(end)))
+
+
+def touching(cuts: Cuts, first: int, end: int) -> range:
+    """The blocks that hold a token of `first` .. `end - 1`, as far as they are known."""
+    end = min(end, cuts.known)
+    return range(cuts.before(first), cuts.before(end - 1) + 1) if max(first, cuts.start(0)) < end else range(0)
 
 
 def shortest_block(settings: BlockSettings) -> int:

@@ -55,18 +55,28 @@ class Index:
         rows = [slab.view(len(slab), self.groups, -1) for slab in self.digests.rows(blocks)]
         return torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
 
-    def choose(self, q_HD: Float[Tensor, "H D"] | None, blocks: int, dropped: Collection[int] = ()) -> Ints:
-        """Numbers of the chosen blocks [C, n], ascending; all but the `dropped` while these are at most `top_k`."""
+    def choose(
+        self,
+        q_HD: Float[Tensor, "H D"] | None,
+        blocks: int,
+        dropped: Collection[int] = (),
+        pinned: Collection[int] = (),
+    ) -> Ints:
+        """Numbers of the chosen blocks [C, n], ascending; all but the `dropped` while these are at most `top_k`.
+
+        The `pinned` among them are chosen in any case.
+        """
         most, gone = self.settings.top_k, [n for n in dropped if n < blocks]
         if blocks - len(gone) <= most or q_HD is None:
             kept = np.setdiff1d(np.arange(blocks, dtype=np.int64), gone)
             return np.broadcast_to(kept, (self.groups, len(kept)))
         scores = self.scores(q_HD, blocks)
-        scores[:, gone] = -torch.inf
+        always = sorted(n for n in pinned if n < blocks)
+        scores[:, always], scores[:, gone] = torch.inf, -torch.inf
         ranked = scores.topk(most, 1).indices.numpy()
         if self.settings.neighbours:
             reach = self.settings.neighbours
-            ranked = np.stack([_with_neighbours(row, reach, most, blocks, set(gone)) for row in ranked])
+            ranked = np.stack([_with_neighbours(row, reach, most, blocks, set(gone), always) for row in ranked])
         return np.sort(ranked, 1)
 
     def fork(self) -> Index:
@@ -76,10 +86,13 @@ class Index:
         return other
 
 
-def _with_neighbours(ranked: Ints, reach: int, most: int, blocks: int, gone: set[int]) -> Ints:
-    """The best blocks, each with its `reach` neighbours on both sides, until there are `most` (EM-LLM's contiguity)."""
-    taken: list[int] = []
-    for best in ranked:
+def _with_neighbours(ranked: Ints, reach: int, most: int, blocks: int, gone: set[int], always: list[int]) -> Ints:
+    """The best blocks, each with its `reach` neighbours on both sides, until there are `most` (EM-LLM's contiguity).
+
+    Those of `always` are taken first, without their neighbours.
+    """
+    taken = list(always)
+    for best in ranked if len(taken) < most else ():
         near = sorted(range(max(0, best - reach), min(blocks, best + reach + 1)), key=lambda n: abs(n - best))
         taken += [n for n in near if n not in taken and n not in gone][: most - len(taken)]
         if len(taken) == most:

@@ -165,15 +165,21 @@ class LayerMemory:
             self.index.put(n, k, self.now.tail.mass[:, columns])
             self.now = replace(self.now, pending=self.now.pending + length, at=self.now.at + length)
 
-    def choose(self, query: Float[Tensor, "H D"] | None, blocks: int, dropped: Collection[int]) -> None:
+    def choose(
+        self,
+        query: Float[Tensor, "H D"] | None,
+        blocks: int,
+        dropped: Collection[int],
+        pinned: Collection[int] = (),
+    ) -> None:
         """Choose among the first `blocks` blocks, but for `dropped` ones, by a query at the memory's distance.
 
-        None stands for the mean of the newest queries.
+        Those of `pinned` are chosen in any case. None stands for the mean of the newest queries.
         """
         if query is None and blocks > self.settings.top_k:
             assert self.now.queries is not None
             query = self.now.queries.double().mean(1)
-        self.now = replace(self.now, chosen=self.index.choose(query, blocks, dropped))
+        self.now = replace(self.now, chosen=self.index.choose(query, blocks, dropped, pinned))
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""

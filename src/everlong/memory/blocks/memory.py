@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.errors import CapabilityError
-from everlong.memory.blocks.boundaries import SurpriseCuts, longest_forward, make_cuts, shortest_block, within
+from everlong.memory.blocks.boundaries import SurpriseCuts, longest_forward, make_cuts, shortest_block, touching, within
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
+from everlong.memory.blocks.pins import Pin, check, held, with_pin
 from everlong.memory.blocks.settings import BlockSettings
 from everlong.memory.blocks.step import BlockStep, Call, Row
 from everlong.memory.codec import Codec
@@ -172,8 +174,40 @@ class BlockMemory:
         row.store.commit(blocks, lambda n: torch.cat([part.index.digests.row(n) for part in parts]))
 
     def drop(self, blocks: Iterable[int], row: int = 0) -> None:
-        """Let these blocks never come back; the report counts their tokens as dropped."""
-        self.rows[row].dropped |= frozenset(blocks)
+        """Let these blocks never come back; the report counts their tokens as dropped, and they are not cited."""
+        mine, gone = self.rows[row], frozenset(blocks)
+        if gone <= mine.dropped:
+            return
+        mine.dropped |= gone
+        self.set_pins(mine.pins, row)
+        cited = [{b: m for b, m in found.items() if n != row or b not in gone} for n, found in enumerate(self._cited())]
+        self._done = replace(self._done, cited=cited)
+
+    def pin(self, pin: Pin, row: int = 0) -> list[int]:
+        """Hold the blocks that `pin` touches, those that are still to be sealed too; their numbers.
+
+        ConfigError where more would always be attended to than there are slots, CapabilityError for a dropped block.
+        """
+        mine, touched = self.rows[row], self.blocks_touching(pin.first, pin.end, row)
+        if mine.cuts.known < pin.end:
+            raise CapabilityError(
+                f"pin: the blocks of the tokens {pin.first}:{pin.end} are not cut yet (cut=surprise, "
+                f"{mine.cuts.known} tokens read); pin what was read"
+            )
+        if gone := sorted(mine.dropped.intersection(touched)):
+            raise CapabilityError(
+                f"pin: block {gone[0]} was dropped and can not come back; pin a span without the tokens "
+                f"{self.block_range(gone[0])[0]}:{self.block_range(gone[0])[1]}"
+            )
+        self.set_pins(with_pin(mine.pins, pin), row)
+        return list(touched)
+
+    def set_pins(self, pins: Iterable[Pin], row: int = 0) -> None:
+        """Hold the blocks of these pins and of no others; the next token chooses anew."""
+        mine, pins = self.rows[row], tuple(pins)
+        pinned, kept = held(pins, partial(touching, mine.cuts), mine.dropped)
+        check(pinned, self.settings.top_k)
+        mine.pins, mine.pinned, mine.kept = pins, pinned, kept
         cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
         self._done = replace(self._done, cursors=cursors)
 
@@ -220,6 +254,22 @@ class BlockMemory:
         """The blocks that hold no token but `first` .. `end - 1`."""
         return within(self.rows[row].cuts, first, end) if self.rows else range(0)
 
+    def blocks_touching(self, first: int, end: int, row: int = 0) -> range:
+        """The blocks that hold a token of `first` .. `end - 1`, sealed or to be sealed."""
+        return touching(self.rows[row].cuts, first, end)
+
+    def forgettable(self, seen: int, row: int = 0) -> tuple[int, int]:
+        """The tokens that are in stored blocks and nowhere else: the first, and the one after the last."""
+        S, oldest = self.settings.sinks, min(self.lane(p.pattern, 1).oldest(seen) for p in self.plan.layers)
+        if not self.rows:
+            return S, S
+        return S, max(S, min(oldest, self.rows[row].cuts.start(self.sealed(row))))
+
+    def sealed(self, row: int = 0) -> int:
+        """Blocks of a row that are stored."""
+        cuts = self.rows[row].cuts
+        return min((cuts.before(p.pending) for p in self._done.progress[row].values()), default=0)
+
     def planned_bytes(self, chunk: int) -> int:
         """Bytes of sinks, slots, pending tokens, masses and queries of one row that reads chunks of `chunk`."""
         s, total, size = self.settings, 0, self.plan.dtype.itemsize
@@ -265,7 +315,7 @@ class BlockMemory:
             old, store = self.rows[n], self.rows[n].store.fork()
             cuts = old.cuts.copy()
             layers = {i: m.fork(self._done.progress[n][i], store, cuts) for i, m in old.layers.items()}
-            other.rows.append(Row(store, layers, old.pad, old.dropped, cuts=cuts))
+            other.rows.append(replace(old, store=store, layers=layers, cuts=cuts))
             other._done.progress.append({i: m.now for i, m in layers.items()})
             other._done.cursors.append(self.cursor(n))
             other._done.cited.append(dict(self._done.cited[n]))

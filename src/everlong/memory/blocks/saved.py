@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from everlong.memory.blocks.boundaries import make_cuts
+from everlong.memory.blocks.boundaries import make_cuts, touching
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
 from everlong.memory.blocks.memory import BlockMemory
+from everlong.memory.blocks.pins import Pin, held
 from everlong.memory.blocks.step import Row
 from everlong.memory.disk import DiskStore
 from everlong.memory.store import HostStore
@@ -28,16 +31,16 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
     for n, row in enumerate(memory.rows):
         facts = {}
         for layer, part in row.layers.items():
-            found, facts[str(layer)] = _layer_state(part, sealed)
+            found, facts[str(layer)] = _layer_state(part, sealed, row.dropped)
             tensors |= {f"row{n}.layer{layer}.{name}": x for name, x in found.items()}
         tensors |= {f"row{n}.cuts.{name}": x for name, x in row.cuts.state().items()}
         cited = [[block, mass] for block, mass in memory.citations(n).items()]
         kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
-        rows.append(kept | {"cited": cited, "layers": facts})
+        rows.append(kept | {"cited": cited, "layers": facts, "pins": [asdict(pin) for pin in row.pins]})
     return tensors, {"answering": memory.answering, "rows": rows}
 
 
-def _layer_state(part: LayerMemory, sealed: bool) -> State:
+def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> State:
     now, S = part.now, part.settings.sinks
     live = slice(now.at, now.at + now.pending_tokens)
     first = part.first_sink if part.raw_sinks is part.front else 0
@@ -53,6 +56,8 @@ def _layer_state(part: LayerMemory, sealed: bool) -> State:
         assert isinstance(part.store, HostStore)
         tensors["digests"] = part.index.digests.joined(part.sealed)
         tensors["records"] = part.store.records(part.layer, part.sealed)
+        for name in ("digests", "records"):
+            tensors[name][[n for n in dropped if n < part.sealed]] = 0
     optional = {"mass": now.mass, "queries": now.queries, "chosen": _as_tensor(now.chosen)}
     optional["slots"] = _as_tensor(now.slots)
     tensors |= {name: x for name, x in optional.items() if x is not None}
@@ -75,6 +80,8 @@ def restored(
         cuts = make_cuts(memory.settings)
         cuts.load_state(_named(tensors, f"row{n}.cuts."))
         row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]), cuts=cuts)
+        row.pins = tuple(Pin(**pin) for pin in saved_row.get("pins", ()))
+        row.pinned, row.kept = held(row.pins, partial(touching, cuts), row.dropped)
         found = _by_layer(tensors, f"row{n}.layer")
         if found:
             fresh.prepare(row.store, next(iter(found.values()))["tail_k"].dtype)

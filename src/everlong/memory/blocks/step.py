@@ -17,6 +17,7 @@ from torch import Tensor
 from everlong.memory.blocks.boundaries import Cuts
 from everlong.memory.blocks.cells import Cell, Cursor, cells, moved
 from everlong.memory.blocks.layer import LayerMemory
+from everlong.memory.blocks.pins import Pin
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan
 from everlong.memory.store import Store
@@ -42,6 +43,8 @@ class Row:
     """Blocks that every query attends to."""
     kept: frozenset[int] = frozenset()
     """Blocks that are never given up for room."""
+    pins: tuple[Pin, ...] = ()
+    """The spans that `pinned` and `kept` come from; blocks of them may still have to be sealed."""
     cuts: Cuts = field(kw_only=True)
     """Where its blocks begin."""
 
@@ -167,7 +170,7 @@ class Call:
         cell, q = view.cell, q[:, :, view.queries]
         q_far = self._far(q, cell.first + row.pad)
         if cell.opens:
-            self._open(memory, view, q_far, row.dropped)
+            self._open(memory, view, q_far, row)
         if not memory.filled:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
@@ -210,7 +213,7 @@ class Call:
             return q
         return turned(q, self.rotation, self.shared.turn(self.rotation, by, by + 1, 1, q))
 
-    def _open(self, memory: LayerMemory, view: View, q_far: Tensor, dropped: frozenset[int]) -> None:
+    def _open(self, memory: LayerMemory, view: View, q_far: Tensor, row: Row) -> None:
         s, cell = self.settings, view.cell
         memory.seal(cell.sealed)
         query = None
@@ -218,7 +221,7 @@ class Call:
             query = q_far[0].double().mean(1)
         elif cell.answering:
             query = q_far[0, :, 0]
-        memory.choose(query, cell.sealed, dropped)
+        memory.choose(query, cell.sealed, row.dropped, row.pinned)
         memory.assign(self.step.base)
 
     def _places(self, memory: LayerMemory, view: View) -> Ints | None:

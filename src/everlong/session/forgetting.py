@@ -1,0 +1,68 @@
+"""Forgetting: the blocks of a span dropped, its ids replaced, and both overwritten where they were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from everlong.errors import CapabilityError
+from everlong.session import pinning
+from everlong.session.transcript import Stretch
+
+if TYPE_CHECKING:
+    from everlong.session.keeper import Keeper
+    from everlong.session.session import Session
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What went: `tokens` that were asked for, `blocks` dropped, `neighbour_tokens` that shared a block with them.
+
+    `shared_blocks` are still needed by a fork: this session cannot read them, and their bytes are overwritten when the
+    last session that needs them forgets them or is deleted.
+    """
+
+    tokens: int
+    blocks: int
+    neighbour_tokens: int
+    shared_blocks: int = 0
+
+
+def stretches(session: Session, what: str | tuple[int, int], start: int | None, end: int | None) -> list[Stretch]:
+    """The spans that are meant; of a source that was read in several parts, all of them."""
+    if isinstance(what, str) and start is None and end is None:
+        found = [session.transcript.bounds(source) for source in pinning.named(session, what)]
+        return [Stretch(*bounds) for bounds in found if bounds[0] < bounds[1]]
+    return [pinning.span(session, what, start, end)]
+
+
+def forget(session: Session, spans: Sequence[Stretch], keeper: Keeper | None) -> Forgotten:
+    """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
+    memory = session.stored("forget")
+    _check(spans, *memory.forgettable(session.seen_tokens))
+    if keeper is not None:
+        keeper.checkpoint(session)
+    gone = frozenset(n for s in spans for n in memory.blocks_touching(*s))
+    before = memory.rows[0].dropped if memory.rows else frozenset()
+    memory.drop(gone)
+    memory.set_pins(p for p in memory.rows[0].pins if not any(p.meets(*s) for s in spans))
+    for s in spans:
+        session.forget_recent(*s)
+    tokens = sum(s.end - s.first for s in spans)
+    asked = {t for s in spans for t in range(*s)}
+    neighbours = sum(t not in asked for n in gone - before for t in range(*memory.block_range(n)))
+    shared = 0 if keeper is None else keeper.forget(session, spans, gone)
+    return Forgotten(tokens, len(gone - before), neighbours, shared)
+
+
+def _check(spans: Sequence[Stretch], first: int, end: int) -> None:
+    for s in spans:
+        if s.first < first or s.end > end:
+            where = (
+                "among the sinks" if s.first < first else "in the window or behind it, not yet in a block of their own"
+            )
+            raise CapabilityError(
+                f"forget: tokens {s.first}:{s.end} are partly {where} (as they are, {first}:{end} can be forgotten); "
+                "use `everlong forget --reread`, or read on first"
+            )
