@@ -263,7 +263,7 @@ class Library:
     def bytes(self, entry: Entry) -> int:
         """Bytes on the disk of all that the session needs, shared blocks included."""
         own = sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
-        return own + entry.blocks * entry.row_bytes
+        return own + sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
 
     def sources(self, entry: Entry) -> list[Source]:
         """What the session read, in order, with the marks of each source."""
