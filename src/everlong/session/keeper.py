@@ -34,6 +34,13 @@ class Keeper:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
         self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
+        self.store.other_bytes = library.own_bytes(self.entry)
+        self._reuse()
+
+    def _reuse(self) -> None:
+        """Let the store write over rows that no checkpoint of any session names."""
+        if self.writable:
+            self.store.reuse(self.library.rows_of_others(self.entry, self.store.volumes[-1].path))
 
     @classmethod
     def created(cls, folder: str | Path | None, name: str, session: Session) -> Keeper:
@@ -88,7 +95,8 @@ class Keeper:
         tensors, meta = session.state(sealed=False)
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
-        sealed.write(folder / name, tensors, {"state": meta, "ids": zlib.crc32(ids.tobytes())})
+        document = {"state": meta, "ids": zlib.crc32(ids.tobytes()), "digest_bytes": self.store.digest_bytes}
+        sealed.write(folder / name, tensors, document)
         try:
             with (folder / "ids").open("r+b" if (folder / "ids").exists() else "w+b") as file:
                 file.seek(4 * entry.tokens)
@@ -101,6 +109,8 @@ class Keeper:
         if entry.state is not None and entry.state != name:
             with contextlib.suppress(OSError):
                 (folder / entry.state).unlink()
+        self.store.other_bytes = self.library.own_bytes(self.entry)
+        self._reuse()
 
     def _name(self, session: Session, state: str) -> None:
         """Let the database name the new checkpoint."""
@@ -110,8 +120,7 @@ class Keeper:
                 "UPDATE sessions SET updated = ?, tokens = ?, blocks = ?, row_bytes = ?, state = ? WHERE id = ?",
                 (time.time(), len(transcript.ids), blocks, self.store.row_bytes, state, entry.id),
             )
-            last = db.execute("SELECT max(place) FROM volumes WHERE session = ?", (entry.id,)).fetchone()[0]
-            db.execute("UPDATE volumes SET end = ? WHERE session = ? AND place = ?", (blocks, entry.id, last))
+            self.library.keep_volumes(db, entry, self.store.volumes)
             for place, source in enumerate(transcript.sources):
                 db.execute(
                     "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",

@@ -245,8 +245,26 @@ class Library:
 
     def bytes(self, entry: Entry) -> int:
         """Bytes on the disk of all that the session needs, shared blocks included."""
-        own = sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
-        return own + entry.blocks * entry.row_bytes
+        return self.own_bytes(entry) + sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+
+    def own_bytes(self, entry: Entry) -> int:
+        """Bytes of the session's own files: ids and state."""
+        return sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
+
+    def keep_volumes(self, db: sqlite3.Connection, entry: Entry, volumes: list[Volume]) -> None:
+        """Name these as the places of the session's blocks."""
+        db.execute("DELETE FROM volumes WHERE session = ?", (entry.id,))
+        db.executemany(
+            "INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)",
+            [(entry.id, place, v.path.name, v.first, v.end, v.at) for place, v in enumerate(volumes)],
+        )
+
+    def rows_of_others(self, entry: Entry, path: Path) -> Iterator[int]:
+        """The rows of a file of blocks that other sessions need."""
+        with self.database() as db:
+            query = "SELECT first, end, at FROM volumes WHERE file = ? AND session != ?"
+            for first, end, at in db.execute(query, (path.name, entry.id)).fetchall():
+                yield from range(at, at + end - first)
 
     def sources(self, entry: Entry) -> list[Source]:
         """What the session read, in order, with the marks of each source."""
@@ -269,10 +287,11 @@ class Library:
 
         DamagedError where the state or the ids are damaged: then the session can not go on, and is to be read again.
         """
+        volumes, width = self.volumes(entry), 0
         if entry.state is not None:
-            sealed.read(self.place(entry) / entry.state)
+            width = sealed.read(self.place(entry) / entry.state)[1].get("digest_bytes", 0)
         gone = set(self.dropped(entry))
-        found = [n for v in self.volumes(entry) for n in damaged_rows(v, entry.row_bytes) if n not in gone]
+        found = [n for v in volumes for n in damaged_rows(v, entry.row_bytes, width) if n not in gone]
         if repair and found:
             with self.locked(entry), self.database() as db:
                 db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in found])
@@ -295,10 +314,9 @@ class Library:
                 archive.addfile(info, io.BytesIO(facts))
                 for path in (self.place(entry) / part for part in ("ids", entry.state) if part):
                     archive.add(path, f"session/{path.name}")
-                for volume in self.volumes(entry):
-                    for path in (volume.path, volume.digests):
-                        if path.exists():
-                            archive.add(path, f"blocks/{path.name}")
+                for path in dict.fromkeys(p for v in self.volumes(entry) for p in (v.path, v.digests)):
+                    if path.exists():
+                        archive.add(path, f"blocks/{path.name}")
             draft.replace(file)
         except OSError as error:
             raise SaveError(f"{file}: {error.strerror or error}; give another place with room") from error

@@ -167,6 +167,13 @@ class LayerMemory:
             assert self.now.queries is not None
             query = self.now.queries.double().mean(1)
         self.now = replace(self.now, chosen=self.index.choose(query, blocks, dropped))
+        self.prefetch()
+
+    def prefetch(self) -> None:
+        """Let the store begin to read the chosen blocks that lie in no slot."""
+        if self.now.chosen is not None:
+            placed = {tag[0] for tags in self.tags for tag in tags if tag is not None}
+            self.store.prefetch(self.layer, set(self.now.chosen.ravel().tolist()) - placed)
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""

@@ -6,10 +6,12 @@ dims, S sinks, W window, L tokens per block, K chosen blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,9 +22,10 @@ from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
 from everlong.memory.blocks.settings import BlockSettings
 from everlong.memory.blocks.step import BlockStep, Call, Row
 from everlong.memory.codec import Codec
+from everlong.memory.disk import DiskStore
 from everlong.memory.lane import ENDLESS, Lane
 from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
-from everlong.memory.store import HostStore, Store
+from everlong.memory.store import HostStore, Store, Traffic
 from everlong.ops.spans import Ints
 
 if TYPE_CHECKING:
@@ -78,6 +81,8 @@ class BlockMemory:
     def begin(self, step: Step, pads: Ints | None) -> None:
         """Prepare a step."""
         self._step = BlockStep(self, step, pads)
+        for part in (part for row in self.rows for part in row.layers.values() if not part.filled):
+            part.prefetch()
 
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
@@ -134,6 +139,8 @@ class BlockMemory:
             self._keep(row)
         cited = [_added(old, new) for old, new in zip(self._cited(), step.cited, strict=True)]
         self._done, self._step = Done(progress, cursors, cited), None
+        for row, used in zip(self.rows, step.used, strict=True):
+            row.used.update(used)
 
     def _keep(self, row: Row) -> None:
         """Hand the row's sealed blocks to its store for good."""
@@ -146,6 +153,23 @@ class BlockMemory:
         self.rows[row].dropped |= frozenset(blocks)
         cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
         self._done = replace(self._done, cursors=cursors)
+
+    def sealed(self, row: int = 0) -> int:
+        """Blocks of a row that were committed, those that were dropped included."""
+        progress = self._done.progress[row].values() if row < len(self._done.progress) else ()
+        return min(((p.pending - self.settings.sinks) // self.settings.block for p in progress), default=0)
+
+    def give_up(self, blocks: Collection[int], row: int = 0) -> None:
+        """Drop these sealed blocks, and let others use their room: in memory now, on the disk after `DiskStore.reuse`."""
+        here = self.rows[row]
+        self.drop(blocks, row)
+        gone, count = np.union1d(here.gone, np.fromiter(blocks, np.int64)), self.sealed(row)
+        for part in here.layers.values():
+            part.index.digests.without(gone, count)
+        here.store.without(gone, count)
+        here.gone = gone
+        for block in blocks:
+            here.used.pop(block, None)
 
     @property
     def dropped_tokens(self) -> int:
@@ -204,9 +228,20 @@ class BlockMemory:
 
     def stored_bytes_per_token(self) -> float:
         """Bytes of a store that one token takes over all layers."""
-        store = HostStore()
-        self.prepare(store, self.plan.dtype)
-        return store.row_bytes / self.settings.block
+        return self.row_bytes()[0] / self.settings.block
+
+    def row_bytes(self) -> tuple[int, int]:
+        """Bytes of one block over all layers, in host memory and on the disk."""
+        stores = HostStore(), DiskStore([], writable=False)
+        for store in stores:
+            self.prepare(store, self.plan.dtype)
+        return stores[0].row_bytes, stores[1].row_bytes
+
+    def index_row_bytes(self) -> int:
+        """Bytes of the digests of one block over all layers."""
+        keys = [self.plan.layers[index].key or (0, 0) for index in self.layers]
+        bounds = self.settings.digest == "bounds"
+        return sum(4 * dim * (2 * heads if bounds else self.plan.heads) for heads, dim in keys)
 
     def bytes(self) -> dict[str, int]:
         """Bytes allocated by tier."""
@@ -217,6 +252,12 @@ class BlockMemory:
             "host": index + sum(row.store.nbytes for row in self.rows),
             "disk": sum(row.store.disk_bytes for row in self.rows),
         }
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the stores read and wrote, and what they found in memory."""
+        every = [vars(row.store.traffic) for row in self.rows]
+        return Traffic(**{name: sum(one[name] for one in every) for name in vars(Traffic())})
 
     def resume(self, progress: list[dict[int, Progress]], cursors: list[Cursor], cited: list[dict[int, float]]) -> None:
         """Take this as what was committed."""
@@ -235,7 +276,7 @@ class BlockMemory:
         for n in range(len(self.rows)) if rows is None else rows:
             old, store = self.rows[n], self.rows[n].store.fork()
             layers = {i: m.fork(self._done.progress[n][i], store) for i, m in old.layers.items()}
-            other.rows.append(Row(store, layers, old.pad, old.dropped))
+            other.rows.append(Row(store, layers, old.pad, old.dropped, gone=old.gone, used=Counter(old.used)))
             other._done.progress.append({i: m.now for i, m in layers.items()})
             other._done.cursors.append(self.cursor(n))
             other._done.cited.append(dict(self._done.cited[n]))

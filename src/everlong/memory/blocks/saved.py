@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -29,6 +30,8 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
         for layer, part in row.layers.items():
             found, facts[str(layer)] = _layer_state(part, sealed)
             tensors |= {f"row{n}.layer{layer}.{name}": x for name, x in found.items()}
+        tensors[f"row{n}.gone"] = torch.from_numpy(row.gone)
+        tensors[f"row{n}.used"] = torch.tensor(sorted(row.used.items()), dtype=torch.int64).reshape(-1, 2)
         cited = [[block, mass] for block, mass in memory.citations(n).items()]
         kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
         rows.append(kept | {"cited": cited, "layers": facts})
@@ -71,6 +74,9 @@ def restored(
     progress, cursors, cited = [], [], []
     for n, saved_row in enumerate(facts["rows"]):
         row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]))
+        if f"row{n}.gone" in tensors:
+            row.gone = tensors[f"row{n}.gone"].numpy()
+            row.used = Counter(dict(tensors[f"row{n}.used"].tolist()))
         found = _by_layer(tensors, f"row{n}.layer")
         if found:
             fresh.prepare(row.store, next(iter(found.values()))["tail_k"].dtype)
@@ -80,7 +86,7 @@ def restored(
         if isinstance(row.store, DiskStore):
             widths = {i: part.index.digests.columns for i, part in sorted(row.layers.items())}
             for layer, digests in row.store.digests(widths).items():
-                row.layers[layer].index.digests.restore(digests)
+                row.layers[layer].index.digests.restore(digests, row.gone)
         fresh.rows.append(row)
         progress.append({layer: part.now for layer, part in row.layers.items()})
         cursors.append(Cursor(**saved_row["cursor"]))
@@ -111,8 +117,8 @@ def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, T
         mine[:, :, first : first + found[name].shape[2]] = found[name]
     if "records" in found:
         assert isinstance(row.store, HostStore)
-        part.index.digests.restore(found["digests"])
-        row.store.restore(layer, found["records"])
+        part.index.digests.restore(found["digests"], row.gone)
+        row.store.restore(layer, found["records"], row.gone)
     chosen, slots = (found[name].cpu().numpy() if name in found else None for name in ("chosen", "slots"))
     at = {name: counts[name] for name in COUNTS}
     part.now = Progress(tail, chosen=chosen, slots=slots, mass=found.get("mass"), queries=found.get("queries"), **at)

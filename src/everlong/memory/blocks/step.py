@@ -6,7 +6,8 @@ per block, K chosen blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from everlong.memory.blocks.cells import Cell, Cursor, cells, moved
 from everlong.memory.blocks.layer import LayerMemory
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan
+from everlong.memory.slabs import NONE
 from everlong.memory.store import Store
 from everlong.ops.attend import Part, attend
 from everlong.ops.rotary import Rotation, Turn, turn_by, turned
@@ -41,6 +43,10 @@ class Row:
     """Blocks that every query attends to."""
     kept: frozenset[int] = frozenset()
     """Blocks that are never given up for room."""
+    gone: Ints = field(default_factory=lambda: NONE)
+    """Dropped blocks whose room is used by others, ascending."""
+    used: Counter[int] = field(default_factory=Counter)
+    """How often each block was chosen, over cells and layers."""
 
 
 class BlockStep:
@@ -50,6 +56,7 @@ class BlockStep:
         self.memory, self.settings, self.step = memory, memory.settings, step
         self.pads, self.answering = pads, memory.answering
         self.cited: list[dict[int, float]] = [{} for _ in range(step.rows)]
+        self.used: list[Counter[int]] = [Counter() for _ in range(step.rows)]
         self._turns: dict[tuple[int, ...], Turn] = {}
         self._cells: dict[int, list[Cell]] = {}
         self._views: dict[tuple[int, int], View] = {}
@@ -149,6 +156,7 @@ class Call:
         q_far = self._far(q, cell.first + row.pad)
         if cell.opens:
             self._open(memory, view, q_far, row.dropped)
+            self.shared.used[n].update(np.unique(memory.now.chosen).tolist())
         if not memory.filled:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
