@@ -261,7 +261,7 @@ class Session(AbstractContextManager["Session"]):
             session = cls.__new__(cls)
             loaded = _loaded(model)
             session._take(loaded, keeper.method(), chunk)
-            session._budget = _budget(session.method, True, host_budget, disk_budget, when_full)
+            session._budget = _budget(session.method, not read_only, host_budget, disk_budget, when_full)
             session._keeper = keeper
             keeper.check(session)
             session._set_up()
@@ -275,6 +275,18 @@ class Session(AbstractContextManager["Session"]):
     def report(self) -> MemoryReport:
         """What the session has seen, what it still attends to, and the bytes this takes."""
         return dataclasses.replace(self._open().report(), budget_bytes=self._budget.as_dict())
+
+    def planned_bytes(self, tokens: int) -> dict[str, int]:
+        """Bytes by tier that a stream of so many tokens takes at most in a store, room for questions included.
+
+        `host` is without the records that stay in memory as far as there is room.
+        """
+        reader = self._open()
+        device = reader.planned_bytes
+        if reader.blocks is None:
+            return {"device": device, "host": 0, "disk": 2 * device + 4 * tokens}
+        room = Room.of(reader.blocks, Budget(), self.chunk, device)
+        return {"device": device} | room.planned_bytes(tokens, room.spare(reader.blocks))
 
     def fork(self) -> Session:
         """An independent session that has read the same; shares the model, copies the cache (its bytes, once)."""
@@ -489,7 +501,7 @@ def _budget(method: Method, kept: bool, host: int | str | None, disk: int | str 
     if budget and not method.answers:
         raise ConfigError(f"{'/'.join(budget.as_dict())} budget: {method.name} stores nothing; use everlong.Blocks")
     if budget.disk is not None and not kept:
-        raise ConfigError(f"disk_budget={budget.disk:,}: nothing is kept on the disk; give a store too")
+        raise ConfigError(f"disk_budget={budget.disk:,}: nothing is written to the disk; give a store, or leave it out")
     return budget
 
 

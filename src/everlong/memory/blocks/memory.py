@@ -160,7 +160,7 @@ class BlockMemory:
         return min(((p.pending - self.settings.sinks) // self.settings.block for p in progress), default=0)
 
     def give_up(self, blocks: Collection[int], row: int = 0) -> None:
-        """Drop these sealed blocks, and let others use their room: in memory now, on the disk after `DiskStore.reuse`."""
+        """Drop these sealed blocks, and let others use their room (on the disk: after `DiskStore.reuse`)."""
         here = self.rows[row]
         self.drop(blocks, row)
         gone, count = np.union1d(here.gone, np.fromiter(blocks, np.int64)), self.sealed(row)

@@ -78,6 +78,12 @@ class Room:
         state = self.state_bytes + STATE_BYTES_PER_BLOCK * (blocks + tokens // self.block_tokens)
         return blocks * (self.row_bytes + self.digest_bytes + 4) + 4 * tokens + 2 * state
 
+    def planned_bytes(self, tokens: int, spare: int) -> dict[str, int]:
+        """Bytes by tier that a stream of so many tokens takes, its blocks being on the disk, with `spare` to go."""
+        store = DiskStore([])
+        blocks = tokens // self.block_tokens + spare
+        return {"host": self.host_bytes(store, blocks), "disk": self.disk_bytes(store, blocks, tokens)}
+
     def over(self, store: Store, blocks: int, tokens: int) -> str | None:
         """The tier whose budget so many blocks and tokens would pass."""
         host, disk = self.budget.host, self.budget.disk
@@ -144,8 +150,9 @@ class Room:
     def refusal(self, memory: BlockMemory, seen: int, tokens: int) -> BudgetError:
         """Why `tokens` more cannot be read; 0: why what is stored cannot be held."""
         store = memory.rows[0].store if memory.rows else memory.make_store()
-        held = self.held(memory)
-        tier = self.over(store, held + (self.spare(memory) + 1 if tokens else 0), seen + tokens) or "host"
+        held, s = self.held(memory), memory.settings
+        more = self.spare(memory) - (-(tokens + max(s.exec_chunk, s.choose_every)) // s.block) if tokens else 0
+        tier = self.over(store, held + more, seen + tokens) or "host"
         limit, stored = self.budget.as_dict().get(tier, 0), f"the {held * self.block_tokens:,} tokens that are stored"
         what = f"no room for {tokens:,} more beside {stored}" if tokens else f"no room for {stored}"
         hint = "when_full=oldest or least-used" if self.budget.when_full == "refuse" else "keep and pin less"
