@@ -139,8 +139,8 @@ class DiskStore:
         with torch.inference_mode(False):
             record = torch.empty(size, dtype=torch.uint8) if record is None else record[:size]
         path, start = self._place(layer, block)
-        header, payload = bytearray(HEADER_BYTES), record.numpy()
-        got = os.preadv(self._open(path), [header, payload.data], start)
+        header, payload = bytearray(HEADER_BYTES), record.numpy().data
+        got = os.preadv(self._open(path), [header, payload], start)
         self.traffic.read_bytes += got
         where = f"{path}: block {block} of layer {layer}"
         if got < HEADER_BYTES + size:

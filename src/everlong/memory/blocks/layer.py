@@ -113,6 +113,11 @@ class LayerMemory:
         """Blocks so far."""
         return (self.now.pending - self.settings.sinks) // self.settings.block
 
+    @property
+    def chosen_blocks(self) -> set[int]:
+        """The blocks of the present cell, whoever chose them."""
+        return set() if self.now.chosen is None else set(self.now.chosen.ravel().tolist())
+
     # A step: begin, then for each cell hold, seal, choose, fill, weigh. What it makes is in `now`.
 
     def begin(self, done: Progress, tokens: int) -> None:
@@ -171,9 +176,8 @@ class LayerMemory:
 
     def prefetch(self) -> None:
         """Let the store begin to read the chosen blocks that lie in no slot."""
-        if self.now.chosen is not None:
-            placed = {tag[0] for tags in self.tags for tag in tags if tag is not None}
-            self.store.prefetch(self.layer, set(self.now.chosen.ravel().tolist()) - placed)
+        placed = {tag[0] for tags in self.tags for tag in tags if tag is not None}
+        self.store.prefetch(self.layer, self.chosen_blocks - placed)
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""

@@ -156,7 +156,7 @@ class Call:
         q_far = self._far(q, cell.first + row.pad)
         if cell.opens:
             self._open(memory, view, q_far, row.dropped)
-            self.shared.used[n].update(np.unique(memory.now.chosen).tolist())
+            self.shared.used[n].update(memory.chosen_blocks)
         if not memory.filled:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
