@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -19,6 +20,8 @@ from everlong.memory.blocks.room import Room
 from everlong.memory.budget import Budget
 from everlong.memory.resident import SLAB_RECORDS
 from everlong.session.library import Library
+
+from .conftest import interrupt
 
 SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6}
 IDS = torch.randint(97, (500,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -256,12 +259,38 @@ def test_killed_while_dropping_it_goes_on_as_if_never_stopped(model, tmp_path):
             assert library.verify(library.entry("one"))["damaged_blocks"] == []
     assert os.waitpid(read_in_a_child(model, tmp_path / "killed", ids), 0)[1] == 0
     assert kills > 4
+    (folder,) = (tmp_path / "killed" / "sessions").iterdir()
+    assert sorted(p.name.partition("-")[0] for p in folder.iterdir()) == ["ids", "lock", "state"]
+    assert (
+        sum(p.stat().st_size for part in ("blocks", "sessions") for p in (tmp_path / "killed" / part).rglob("*.*"))
+        < DISK
+    )
     found = []
     for name in ("calm", "killed"):
         with Session.open(tmp_path / name, "one", model, 32, read_only=True) as session:
             found.append((session.report().dropped_tokens, session._open().blocks.rows[0].dropped, answer(session)))
     assert found[0] == found[1]
     assert found[0][0] > 400
+
+
+def test_an_interrupt_while_blocks_give_way_damages_nothing(model, tmp_path):
+    """Wherever it comes, all blocks that are not dropped are as they were, also in a file saved right after it."""
+    with made(model, host_budget=HOST, when_full="oldest") as whole:
+        whole.feed(IDS[:192])
+        for at in (1, 9, 20, *range(30, 150, 12), 900):
+            session, expected = whole.fork(), whole.fork()
+            with contextlib.suppress(KeyboardInterrupt), interrupt(at):
+                session._room.give_up(session._open().blocks)
+            expected.drop_blocks(session._open().blocks.rows[0].dropped)
+            found = [expected, session, Session.load(session.save(tmp_path / "saved"), model, 32)]
+            for each in found:
+                each._room = None
+                each.feed(IDS[192:224])
+            assert len({each.report().dropped_tokens for each in found}) == 1
+            for each in found[1:]:
+                torch.testing.assert_close(each.prediction, expected.prediction, atol=1e-4, rtol=0)
+            for each in found:
+                each.close()
 
 
 def test_budgets_without_effect_are_refused(model, tmp_path):

@@ -68,6 +68,7 @@ class DiskStore:
         self.resident, self.traffic = Resident(), Traffic()
         self.digest_bytes, self.other_bytes = 0, 0
         self._free: list[int] = []
+        self._gone = 0
         self._codecs: dict[int, Codec] = {}
         self._offsets: dict[int, int] = {}
         self._row_bytes = 0
@@ -219,6 +220,8 @@ class DiskStore:
 
     def without(self, gone: Ints, count: int) -> None:
         """Let these of the first `count` blocks be gone; their rows stay as they are until `reuse`."""
+        if len(gone) == self._gone:
+            return
         absent = set(gone.tolist())
         for block in absent.intersection(self._waiting) if not self.writable else ():
             del self._waiting[block]
@@ -227,7 +230,7 @@ class DiskStore:
         last = self.volumes[-1]
         if not kept or kept[-1].path != last.path or kept[-1].end < self.blocks:
             kept.append(Volume(last.path, self.blocks, self.blocks))
-        self.volumes = kept
+        self.volumes, self._gone = kept, len(gone)
 
     def reuse(self, taken: Iterable[int] = ()) -> None:
         """Use the places in this stream's own file that hold none of its blocks, nor those of others (`taken`).
@@ -273,7 +276,7 @@ class DiskStore:
         other = DiskStore(list(self.volumes), writable=False, dropped=self.dropped)
         other.blocks, other._waiting = self.blocks, dict(self._waiting)
         other._codecs, other._offsets, other._row_bytes = dict(self._codecs), dict(self._offsets), self._row_bytes
-        other.digest_bytes, other._family = self.digest_bytes, self._family
+        other.digest_bytes, other._gone, other._family = self.digest_bytes, self._gone, self._family
         other.resident = Resident(self.resident.limit)
         other.resident.record_bytes = self.resident.record_bytes
         self._family.add(other)

@@ -67,6 +67,8 @@ class Resident:
     def shrink(self, limit: int) -> None:
         """Keep to `limit` bytes from now on; the records of the newest slabs leave where there are too many."""
         self.limit = limit
+        if self.nbytes <= limit:
+            return
         while self._slabs and self.nbytes > limit:
             self._slabs.pop()
         end = SLAB_RECORDS * len(self._slabs)

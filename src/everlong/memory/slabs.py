@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -92,35 +91,31 @@ class Slabs:
     def without(self, gone: Ints, count: int) -> None:
         """Let these of the first `count` rows be gone, ascending, those that already were included.
 
-        The rows behind them move up, and slabs that are then empty are freed.
+        The rows behind them move up, into new slabs; an interrupt leaves all as it was.
         """
-        kept = self.numbers(count)
-        places = np.flatnonzero(np.isin(kept, gone, invert=True))
-        first = int(np.flatnonzero(np.append(places, -1) != np.arange(len(places) + 1))[0])
-        cuts = np.flatnonzero(np.diff(places[first:], prepend=-1) != 1)
-        for a, b in pairwise([*(cuts + first).tolist(), len(places)]):
-            self._move(int(places[a]), a, b - a)
-        needed = bisect.bisect_left(self._starts, len(places))
-        del self._slabs[needed:], self._starts[needed:]
-        self._shared, self.gone = min(self._shared, needed), gone
+        if len(gone) == len(self.gone):
+            return
+        places = np.flatnonzero(np.isin(self.numbers(count), gone, invert=True))
+        starts: list[int] = []
+        slabs: list[Tensor] = []
+        while (end := starts[-1] + len(slabs[-1]) if slabs else 0) < len(places):
+            size = min(self.first << len(slabs), self.largest)
+            slabs.append(self._gathered(places[end : end + size], len(slabs), end, size))
+            starts.append(end)
+        same = sum(a is b for a, b in zip(slabs, self._slabs, strict=False))
+        self._starts, self._slabs, self._shared, self.gone = starts, slabs, min(self._shared, same), gone
 
-    def _move(self, source: int, target: int, count: int) -> None:
-        """Move `count` rows to the front, slab by slab."""
-        while count:
-            a, b = (bisect.bisect_right(self._starts, x) - 1 for x in (source, target))
-            at, to = source - self._starts[a], target - self._starts[b]
-            n = min(count, len(self._slabs[a]) - at, len(self._slabs[b]) - to)
-            rows = self._slabs[a][at : at + n].clone()
-            self._own(b)
-            self._slabs[b][to : to + n] = rows
-            source, target, count = source + n, target + n, count - n
-
-    def _own(self, slab: int) -> None:
-        """Copy the slabs from `slab` on that forks hold too."""
+    def _gathered(self, places: Ints, slab: int, start: int, size: int) -> Tensor:
+        """Slab number `slab` with the rows that lie at `places` now; itself if these are the rows it has."""
+        if np.array_equal(places, np.arange(start, start + len(places))):
+            return self._slabs[slab]
         with torch.inference_mode(False):
-            for n in range(slab, self._shared):
-                self._slabs[n] = self._slabs[n].clone()
-        self._shared = min(self._shared, slab)
+            new = torch.empty(size, self.columns, dtype=self.dtype)
+        sources = np.searchsorted(self._starts, places, "right") - 1
+        for source in np.unique(sources).tolist():
+            rows = np.flatnonzero(sources == source)
+            new[rows] = self._slabs[source][places[rows] - self._starts[source]]
+        return new
 
     def fork(self) -> Slabs:
         """The same rows, sharing their memory."""

@@ -33,6 +33,7 @@ class Keeper:
         if writable:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
+            library.tidy(self.entry)
         self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
         self._reuse()

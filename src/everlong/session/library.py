@@ -251,6 +251,12 @@ class Library:
         """Bytes of the session's own files: ids and state."""
         return sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
 
+    def tidy(self, entry: Entry) -> None:
+        """Remove what a killed process left half-written among the session's own files; for who holds the lock."""
+        for path in self.place(entry).iterdir():
+            if path.name not in ("ids", "lock", entry.state):
+                path.unlink(missing_ok=True)
+
     def keep_volumes(self, db: sqlite3.Connection, entry: Entry, volumes: list[Volume]) -> None:
         """Name these as the places of the session's blocks."""
         db.execute("DELETE FROM volumes WHERE session = ?", (entry.id,))

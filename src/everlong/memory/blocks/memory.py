@@ -80,6 +80,7 @@ class BlockMemory:
 
     def begin(self, step: Step, pads: Ints | None) -> None:
         """Prepare a step."""
+        self.settle()
         self._step = BlockStep(self, step, pads)
         for part in (part for row in self.rows for part in row.layers.values() if not part.filled):
             part.prefetch()
@@ -163,13 +164,18 @@ class BlockMemory:
         """Drop these sealed blocks, and let others use their room (on the disk: after `DiskStore.reuse`)."""
         here = self.rows[row]
         self.drop(blocks, row)
-        gone, count = np.union1d(here.gone, np.fromiter(blocks, np.int64)), self.sealed(row)
-        for part in here.layers.values():
-            part.index.digests.without(gone, count)
-        here.store.without(gone, count)
-        here.gone = gone
+        here.gone = np.union1d(here.gone, np.fromiter(blocks, np.int64))
+        self.settle()
         for block in blocks:
             here.used.pop(block, None)
+
+    def settle(self) -> None:
+        """Let go of the blocks that were given up; nothing to do unless an interrupt came while they were."""
+        for n, row in enumerate(self.rows):
+            count = self.sealed(n)
+            for part in row.layers.values():
+                part.index.digests.without(row.gone, count)
+            row.store.without(row.gone, count)
 
     @property
     def dropped_tokens(self) -> int:

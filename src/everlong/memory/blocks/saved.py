@@ -23,6 +23,7 @@ COUNTS = ("pending", "held", "weighed", "base")
 
 def state(memory: BlockMemory, sealed: bool = True) -> State:
     """All that is needed to go on; the sealed blocks too, or (not `sealed`) without what a store on disk keeps."""
+    memory.settle()
     tensors: dict[str, Tensor] = {}
     rows = []
     for n, row in enumerate(memory.rows):
