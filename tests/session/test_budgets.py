@@ -96,7 +96,7 @@ def test_blocks_that_are_kept_or_pinned_are_never_given_up(model):
             session.feed(IDS)
 
 
-def test_refusing_leaves_the_session_as_it_was_and_it_can_be_asked(model):
+def test_refusing_leaves_the_session_as_it_was_and_it_can_be_asked(model, tmp_path):
     with made(model) as free, made(model, host_budget=HOST) as session:
         with pytest.raises(BudgetError, match="host_budget=90,000: no room for 32 more") as caught:
             session.feed(IDS)
@@ -113,8 +113,13 @@ def test_refusing_leaves_the_session_as_it_was_and_it_can_be_asked(model):
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
         free.feed(IDS[:seen])
+        path = free.save(tmp_path / "free")
         assert answer(session) == answer(free)
         checked(session)
+    with Session.load(path, model, 32, host_budget=HOST * 2 // 3, when_full="oldest") as session:
+        assert checked(session).dropped_tokens > 0
+    with pytest.raises(BudgetError, match=r"no room for the 1.. tokens that are stored; give a larger host_budget"):
+        Session.load(path, model, 32, host_budget=HOST * 2 // 3)
 
 
 def test_what_was_forgotten_gives_its_room_before_anything_is_refused(model):

@@ -360,17 +360,25 @@ class Session(AbstractContextManager["Session"]):
         return save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any, chunk: int = CHUNK_TOKENS) -> Session:
-        """The session saved at `path`, going on with `model` (as in Session) as if it had never been away.
+    def load(
+        cls,
+        path: str | Path,
+        model: Any,
+        chunk: int = CHUNK_TOKENS,
+        host_budget: int | str | None = None,
+        when_full: str = "refuse",
+    ) -> Session:
+        """The session saved at `path`, going on with `model` and budget (as in Session) as if it had never been away.
 
         InputError for a missing file, DamagedError for changed or missing bytes, ForeignError for a session
         of another model, tokenizer, method or version.
         """
         loaded = _loaded(model)
         method, tensors, meta = read(path, loaded.model, loaded.tokenizer)
-        session = cls(loaded, method, chunk)
+        session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full)
         try:
             session.load_state(tensors, meta)
+            session._shrink()
         except BaseException as error:
             session.close()
             if isinstance(error, LookupError):
