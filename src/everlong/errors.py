@@ -4,6 +4,7 @@
     ├── ConfigError            a setting, option, method or field that is wrong        (also ValueError)
     ├── InputError             a file or a text that cannot be read as asked           (also ValueError)
     ├── CapabilityError        a method or a cache that cannot do what was asked
+    │   └── BudgetError        what is to be stored does not fit the budget, and nothing may give way
     ├── ModelError
     │   ├── LoadError          no such model, or files that transformers cannot read
     │   └── AttachError        a model that cannot be attached
@@ -40,6 +41,10 @@ class InputError(EverlongError, ValueError):
 
 class CapabilityError(EverlongError):
     """A method or a cache that cannot do what was asked."""
+
+
+class BudgetError(CapabilityError):
+    """What is to be stored does not fit the budget, and nothing may give way."""
 
 
 class ModelError(EverlongError):

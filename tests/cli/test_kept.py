@@ -102,6 +102,32 @@ def test_dry_run_reads_nothing(read, store, text_file):
     assert "tokens in all" in read(text_file, "--dry-run").out
 
 
+def test_budgets_refuse_or_drop_and_the_dry_run_says_so(read, ask, store, text_file):
+    text_file.write_text("All that was read is here. " * 150)
+    plan = read(text_file, "--dry-run", "--json").json
+    assert plan["budget_bytes"] == {}
+    small = ("--disk-budget", plan["bytes"]["disk"] * 3 // 4, "--host-budget", "1G")
+    planned = read(text_file, "--dry-run", *small)
+    assert planned.code == 2
+    assert "give a larger --disk-budget, --when-full oldest" in planned.err
+    assert planned.err.count("\n") == 1
+    told = read(text_file, "--dry-run", *small, "--when-full", "oldest").out
+    assert "the oldest blocks give way" in told
+    assert "budget 1,024 MiB" in told
+    refused = read(text_file, *small)
+    assert refused.code == 2
+    assert "disk_budget=" in refused.err
+    assert refused.err.count("\n") == 1
+    assert ask("--host-budget", "1G").json["report"]["budget_bytes"] == {"host": 2**30}
+    done = read(text_file, *small, "--when-full", "oldest", "--json")
+    assert done.code == 0, done.err
+    report = done.json["report"]
+    assert report["dropped_tokens"] > 0
+    assert report["bytes"]["disk"] <= report["budget_bytes"]["disk"]
+    assert {"read_bytes", "written_bytes", "cache_hits", "cache_misses", "cache_hit_rate"} <= report.keys()
+    assert ask().json["report"]["dropped_tokens"] >= report["dropped_tokens"]
+
+
 def test_fork_rename_export_import_delete(everlong, read, ask, store, text_file, tmp_path):
     read(text_file)
     expected = ask().json["text"]
@@ -146,6 +172,10 @@ def test_verify_finds_damage_and_repair_drops_it(everlong, read, ask, store, tex
         (["read", "missing.txt"], "missing.txt: no such file"),
         (["read", "TEXT", "-o", "depth=3"], "depth"),
         (["read", "TEXT", "--session", "a/b"], "no slash"),
+        (["read", "TEXT", "--disk-budget", "much"], "disk_budget='much': no number of bytes; write for example 512M"),
+        (["read", "TEXT", "--when-full", "oldest"], "has no effect without a budget"),
+        (["ask", "Who?", "--host-budget", "0"], "host_budget=0: must be a whole number of at least 1"),
+        (["ask", "Who?", "--host-budget", "1K"], "host_budget=1,024: must be at least"),
         (["ask", "Who?", "--session", "nobody"], "does not exist"),
         (["ask", " "], "question: empty"),
         (["sessions", "show", "nobody"], "does not exist"),

@@ -23,6 +23,8 @@ def ask(
     raw: Annotated[bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")] = False,
     cite: Annotated[bool, typer.Option("--cite", help="Show which stored passages the answer drew on.")] = False,
     top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 3,
+    host_budget: options.HostBudget = None,
+    when_full: options.WhenFull = "refuse",
     keep: Annotated[bool, typer.Option("--keep", help="Let the session remember question and answer.")] = False,
     model: options.Model = "smollm2",
     max_new_tokens: options.MaxNewTokens = 256,
@@ -56,13 +58,13 @@ def ask(
     console = Console(quiet, json)
     if not question.strip():
         raise InputError("question: empty; give at least one word")
-    sampling = options.sampling(ctx)
+    sampling, budgets = options.sampling(ctx), options.budgets(ctx)
     kept = Library(store, create=False).entry(session).method
     loaded = load_model(model, dtype, device, threads, console)
     with ExitStack() as stack:
         stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
         start = time.perf_counter()
-        opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep))
+        opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep, **budgets))
         opening = time.perf_counter() - start
         prompt = question if raw else _templated(opened, question, sampling)
         start, first = time.perf_counter(), None

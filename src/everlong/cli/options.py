@@ -84,9 +84,31 @@ SessionName = Annotated[str, typer.Option("--session", metavar="NAME", help="The
 Store = Annotated[
     Path | None, typer.Option("--store", metavar="FOLDER", help="Where sessions are kept; $EVERLONG_HOME if not given.")
 ]
+HostBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--host-budget", metavar="BYTES", help="Host memory for the index, the queue and blocks at most, as in 512M."
+    ),
+]
+DiskBudget = Annotated[
+    str | None, typer.Option("--disk-budget", metavar="BYTES", help="What the session may take on the disk, as in 2G.")
+]
+WhenFull = Annotated[
+    str,
+    typer.Option("--when-full", help="What gives way at a budget: refuse (the input), oldest or least-used blocks."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def budgets(ctx: typer.Context) -> dict[str, Any]:
+    """The budgets of a command as Session takes them, checked."""
+    from everlong.memory.budget import Budget
+
+    given = ctx.params["host_budget"], ctx.params.get("disk_budget"), ctx.params["when_full"]
+    budget = Budget.given(*given)
+    return {"host_budget": budget.host, "disk_budget": budget.disk, "when_full": budget.when_full}
 
 
 def chosen_method(ctx: typer.Context, name: str, pairs: list[str] | None) -> Method:

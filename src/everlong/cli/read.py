@@ -26,6 +26,9 @@ def read(
     reread: Annotated[
         bool, typer.Option("--reread", help="Where a file has changed, build the session anew: reads all of it again.")
     ] = False,
+    host_budget: options.HostBudget = None,
+    disk_budget: options.DiskBudget = None,
+    when_full: options.WhenFull = "refuse",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
     model: options.Model = "smollm2",
     method: options.MethodName = "blocks",
@@ -51,7 +54,7 @@ def read(
     from everlong.cli.documents import check, document, expand
     from everlong.cli.setup import load_model
 
-    console = Console(quiet, json)
+    console, budgets = Console(quiet, json), options.budgets(ctx)
     paths = expand(files)
     for path in paths:
         check(path, console)
@@ -59,11 +62,11 @@ def read(
     chosen = options.chosen_method(ctx, method, option)
     loaded = load_model(model, dtype, device, threads, console)
     if dry_run:
-        _tell_plan(_plan(loaded, chosen, documents, chunk, store), console)
+        _tell_plan(_plan(loaded, chosen, documents, chunk, store, session, budgets), console)
         return
     if reread:
         _read_changed(loaded, store, session, chunk, documents, console)
-    with _opened(loaded, chosen, chunk, store, session, console) as opened:
+    with _opened(loaded, chosen, chunk, store, session, budgets, console) as opened:
         result = _read(opened, documents, console) | {"session": session}
     if json:
         console.result(result)
@@ -87,7 +90,15 @@ def _read_changed(
         read_again(loaded, store, name, chunk, (), new, console)
 
 
-def _opened(loaded: Loaded, method: Any, chunk: int, store: Path | None, name: str, console: Console) -> Session:
+def _opened(
+    loaded: Loaded,
+    method: Any,
+    chunk: int,
+    store: Path | None,
+    name: str,
+    budgets: dict[str, Any],
+    console: Console,
+) -> Session:
     """The session of this name; a new one if there is none."""
     from everlong.errors import ConfigError
     from everlong.session.library import Library
@@ -96,7 +107,7 @@ def _opened(loaded: Loaded, method: Any, chunk: int, store: Path | None, name: s
     library = Library(store)
     entry = library.find(name)
     if entry is None:
-        return Session(loaded, method, chunk, library.folder, name)
+        return Session(loaded, method, chunk, library.folder, name, **budgets)
     wanted = {"name": method.name, "fields": method.as_dict()}
     if entry.method != wanted:
         raise ConfigError(
@@ -104,7 +115,7 @@ def _opened(loaded: Loaded, method: Any, chunk: int, store: Path | None, name: s
             "options as they were, or give another --session"
         )
     console.note(f"Session {name!r} holds {entry.tokens:,} tokens already.")
-    return Session.open(library.folder, name, loaded, chunk)
+    return Session.open(library.folder, name, loaded, chunk, **budgets)
 
 
 def _read(session: Session, documents: list[Document], console: Console) -> dict[str, Any]:
@@ -138,53 +149,81 @@ def _read(session: Session, documents: list[Document], console: Console) -> dict
     }
 
 
-def _plan(loaded: Loaded, method: Any, documents: list[Document], chunk: int, store: Path | None) -> dict[str, Any]:
-    """Tokens, bytes by tier and seconds that reading would take."""
-    from everlong.attach import attach
+def _plan(
+    loaded: Loaded,
+    method: Any,
+    documents: list[Document],
+    chunk: int,
+    store: Path | None,
+    name: str,
+    budgets: dict[str, Any],
+) -> dict[str, Any]:
+    """Tokens, bytes by tier and seconds that reading would take, with what the session holds already."""
     from everlong.session.inputs import id_pieces
-    from everlong.session.library import home
+    from everlong.session.library import Library, home
     from everlong.session.session import Session
 
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     tokens = {d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False))) for d in documents}
-    with attach(loaded.model, method) as handle:
-        cache = handle.new_cache(chunk)
-        per_token = 0.0 if cache.blocks is None else cache.blocks.stored_bytes_per_token()
-        device = cache.planned_bytes()
+    folder = home() if store is None else store
+    entry = Library(folder).find(name) if (folder / "everlong.db").is_file() else None
     with Session(loaded, method, chunk) as trial:
         trial.feed([0] * chunk)
         start = time.perf_counter()
         trial.feed([0] * chunk)
         seconds = (time.perf_counter() - start) / chunk * sum(tokens.values())
-    folder = next(
-        p for p in (home() if store is None else store, *Path(store or home()).absolute().parents) if p.exists()
-    )
-    disk = round(per_token * sum(tokens.values()))
-    room = shutil.disk_usage(folder).free
+        held = 0 if entry is None else entry.tokens
+        needed = trial.planned_bytes(held + sum(tokens.values()))
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    room = shutil.disk_usage(existing).free
+    limits = {tier: budgets[f"{tier}_budget"] for tier in ("host", "disk")}
+    over = [tier for tier, limit in limits.items() if limit is not None and needed[tier] > limit]
     return {
         "tokens": sum(tokens.values()),
+        "held_tokens": held,
         "by_file": tokens,
         "seconds": seconds,
-        "bytes": {"device": device, "disk": disk},
+        "bytes": needed,
+        "budget_bytes": {tier: limit for tier, limit in limits.items() if limit is not None},
+        "over_budget": over,
+        "when_full": budgets["when_full"],
         "free_disk_bytes": room,
-        "fits": disk < room,
+        "fits": min(needed["disk"], limits["disk"] or needed["disk"]) < room,
     }
 
 
 def _tell_plan(plan: dict[str, Any], console: Console) -> None:
-    from everlong.errors import CapabilityError
+    from everlong.errors import BudgetError, CapabilityError
 
     if not plan["fits"]:
         raise CapabilityError(
             f"read: {plan['tokens']:,} tokens need {plan['bytes']['disk']:,} bytes on the disk, and "
             f"{plan['free_disk_bytes']:,} are free; use -o codec=int8, or another --store"
         )
+    for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
+        raise BudgetError(
+            f"read: {plan['tokens'] + plan['held_tokens']:,} tokens need {plan['bytes'][tier]:,} bytes of {tier}, and "
+            f"the budget is {plan['budget_bytes'][tier]:,}; give a larger --{tier}-budget, --when-full oldest, or "
+            "-o codec=int8"
+        )
     if console.json:
         console.result(plan)
         return
     for name, tokens in plan["by_file"].items():
         print(f"{tokens:>12,} tokens  {name}")
-    device = plan["bytes"]["device"]
     print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
-    print(f"{plan['bytes']['disk'] / 2**20:>12,.0f} MiB on the disk, {plan['free_disk_bytes'] / 2**20:,.0f} MiB free")
-    print(f"{(device or 0) / 2**20:>12,.0f} MiB of working memory beside the model")
+    places = {
+        "disk": "on the disk",
+        "host": "of host memory for blocks",
+        "device": "of working memory beside the model",
+    }
+    for tier, place in places.items():
+        print(f"{plan['bytes'][tier] / 2**20:>12,.0f} MiB {place}{_limits(plan, tier)}")
+
+
+def _limits(plan: dict[str, Any], tier: str) -> str:
+    """What the bytes of a tier are held against."""
+    said = f", {plan['free_disk_bytes'] / 2**20:,.0f} MiB free" if tier == "disk" else ""
+    if tier in plan["budget_bytes"]:
+        said += f", budget {plan['budget_bytes'][tier] / 2**20:,.0f} MiB"
+    return said + (f": the {plan['when_full']} blocks give way" if tier in plan["over_budget"] else "")

@@ -17,6 +17,7 @@ from everlong.memory.lane import ENDLESS, Lane
 from everlong.memory.plan import Pattern, RotaryPlan
 from everlong.memory.report import MemoryReport
 from everlong.memory.step import Segment, Step
+from everlong.memory.store import Traffic
 from everlong.ops.attend import Scratch
 from everlong.ops.spans import Ints
 
@@ -276,12 +277,19 @@ class StreamCache(Cache):
         sinks = min(self.sinks, seen)
         window = seen - sinks if self.window is None else min(self.window, seen - sinks)
         tiers = {"device": sum(a.nbytes for a in self.arenas.values()), "host": 0, "disk": 0}
-        retrieved = 0
+        retrieved, traffic = 0, Traffic()
         if self.blocks is not None:
             tiers = {tier: n + self.blocks.bytes()[tier] for tier, n in tiers.items()}
-            retrieved = self.blocks.retrieved_tokens
+            retrieved, traffic = self.blocks.retrieved_tokens, self.blocks.traffic
         stored = seen - sinks - window - dropped
-        return MemoryReport(self.method, seen, sinks, window, stored, dropped, retrieved, tiers)
+        return MemoryReport(
+            self.method,
+            *(seen, sinks, window, stored, dropped, retrieved, tiers),
+            read_bytes=traffic.read_bytes,
+            written_bytes=traffic.written_bytes,
+            cache_hits=traffic.hits,
+            cache_misses=traffic.misses,
+        )
 
     def fork(self) -> StreamCache:
         """An independent stream that goes on from here; costs one copy of what is kept."""

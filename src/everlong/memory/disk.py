@@ -2,18 +2,22 @@
 
 A record is a header of 64 bytes (what it holds, its length, its checksum) and what the codec made of one block of one
 layer. A row is the records of all layers for one block; a file holds rows, and beside it the digests of the same
-blocks. Records are read with pread and not through a mapping: a file that was cut short is then an error to report and
+blocks. Rows of blocks that were given up are written over, once a checkpoint no longer names them. Records are read
+with pread and not through a mapping: a file that was cut short is then an error to report and
 not a signal that ends the process, and the pages that were read are never counted as memory of this process.
 """
 
 from __future__ import annotations
 
+import bisect
 import os
 import queue
 import struct
+import sys
 import threading
+import weakref
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +28,9 @@ from torch import Tensor
 
 from everlong.errors import DamagedError, InputError, SaveError
 from everlong.memory.codec import Codec
+from everlong.memory.resident import Resident
+from everlong.memory.store import Traffic
+from everlong.ops.spans import Ints
 
 HEADER = struct.Struct("<8sIIIIQ")
 HEADER_BYTES = 64
@@ -50,14 +57,18 @@ class Volume:
 class DiskStore:
     """The blocks of one stream in files; numbers count from 0 and are written in order.
 
-    `volumes` hold what is there already; the last one is open for more if `writable`, else more blocks stay in host
-    memory. Other streams may share volumes. `commit` queues what was put for the writer; `flush` waits until it is on
-    the disk.
+    `volumes` hold what is there already; the file of the last one takes more if `writable`, else more blocks stay in
+    host memory. Other streams may share volumes. `commit` queues what was put for the writer; `flush` waits until it is
+    on the disk. What was read stays in memory as long as `resident` has room.
     """
 
     def __init__(self, volumes: list[Volume], writable: bool = True, dropped: frozenset[int] = frozenset()) -> None:
         self.volumes, self.writable, self.dropped = volumes, writable, dropped
         self.blocks = volumes[-1].end if volumes else 0
+        self.resident, self.traffic = Resident(), Traffic()
+        self.digest_bytes, self.other_bytes = 0, 0
+        self._free: list[int] = []
+        self._gone = 0
         self._codecs: dict[int, Codec] = {}
         self._offsets: dict[int, int] = {}
         self._row_bytes = 0
@@ -65,6 +76,9 @@ class DiskStore:
         self._waiting: dict[int, Tensor] = {}
         self._files: dict[Path, int] = {}
         self._writer: _Writer | None = None
+        self._family: weakref.WeakSet[DiskStore] = weakref.WeakSet([self])
+        if writable:
+            self.reuse()
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer; all layers are added before the first block."""
@@ -72,11 +86,17 @@ class DiskStore:
             return
         self._codecs[layer], self._offsets[layer] = codec, self._row_bytes
         self._row_bytes += HEADER_BYTES + codec.record_bytes
+        self.resident.record_bytes = max(self.resident.record_bytes, codec.record_bytes)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one block over all layers."""
         return self._row_bytes
+
+    @property
+    def disk_blocks(self) -> int:
+        """How many blocks have a row on the disk, or on the way there."""
+        return sum(v.end - v.first for v in self.volumes)
 
     def put(self, layer: int, block: int, k: Float[Tensor, "G n D"], v: Float[Tensor, "G n E"]) -> None:
         """Stage a block; one that was staged under this number before, and not committed, is replaced."""
@@ -91,31 +111,69 @@ class DiskStore:
         record[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
 
     def get(self, layer: int, block: int) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
-        """Keys and values of a block, as they come out of the codec; DamagedError if its bytes were changed."""
+        """Keys and values of a block, as they come out of the codec; DamagedError if its bytes were changed.
+
+        Good until the next `get`.
+        """
         at, codec = self._offsets[layer], self._codecs[layer]
         if block in self.dropped:
             raise DamagedError(f"block {block} of layer {layer} was dropped and can not come back; ask without it")
         row = self._staged.get(block)
         row = self._waiting.get(block) if row is None else row
-        if row is not None:
-            return codec.decode(row[at + HEADER_BYTES : at + HEADER_BYTES + codec.record_bytes])
-        return codec.decode(torch.from_numpy(self._read(layer, block)))
+        record = self.resident.get((layer, block)) if row is None else row[at + HEADER_BYTES :]
+        if record is None:
+            self.traffic.misses += 1
+            return codec.decode(self._load(layer, block))
+        self.traffic.hits += 1
+        return codec.decode(record[: codec.record_bytes])
 
-    def _read(self, layer: int, block: int) -> np.ndarray:
-        volume = next(v for v in reversed(self.volumes) if v.first <= block)
-        size = HEADER_BYTES + self._codecs[layer].record_bytes
-        start = (volume.at + block - volume.first) * self._row_bytes + self._offsets[layer]
-        data = os.pread(self._open(volume.path), size, start)
-        where = f"{volume.path}: block {block} of layer {layer}"
-        if len(data) < size:
+    def _load(self, layer: int, block: int) -> Tensor:
+        """A record from the disk, which stays resident if there is room."""
+        record = self.resident.room((layer, block))
+        try:
+            return self._read(layer, block, record)
+        except BaseException:
+            self.resident.discard((layer, block))
+            raise
+
+    def _read(self, layer: int, block: int, record: Tensor | None) -> Tensor:
+        """A record from the disk into `record` (None: a new tensor), checked."""
+        size = self._codecs[layer].record_bytes
+        with torch.inference_mode(False):
+            record = torch.empty(size, dtype=torch.uint8) if record is None else record[:size]
+        path, start = self._place(layer, block)
+        header, payload = bytearray(HEADER_BYTES), record.numpy().data
+        got = os.preadv(self._open(path), [header, payload], start)
+        self.traffic.read_bytes += got
+        where = f"{path}: block {block} of layer {layer}"
+        if got < HEADER_BYTES + size:
             raise DamagedError(f"{where} is cut short; run `everlong sessions verify --repair`")
-        magic, got_layer, got_block, _, checksum, length = HEADER.unpack_from(data)
-        payload = np.frombuffer(bytearray(data), dtype=np.uint8)[HEADER_BYTES:]
-        if (magic, got_layer, got_block, length) != (MAGIC, layer, block, len(payload)) or (
-            zlib.crc32(data[HEADER_BYTES:]) != checksum
-        ):
+        magic, got_layer, got_block, _, checksum, length = HEADER.unpack_from(header)
+        if (magic, got_layer, got_block, length) != (MAGIC, layer, block, size) or zlib.crc32(payload) != checksum:
             raise DamagedError(f"{where} is not what was written; run `everlong sessions verify --repair`")
-        return payload
+        return record
+
+    def _volume(self, block: int) -> Volume | None:
+        """Where a block's row is on the disk; None if it is not."""
+        at = bisect.bisect_right(self.volumes, block, key=lambda v: v.first) - 1
+        return self.volumes[at] if at >= 0 and block < self.volumes[at].end else None
+
+    def _place(self, layer: int, block: int) -> tuple[Path, int]:
+        """The file of a record, and where in it the record begins."""
+        volume = self._volume(block)
+        assert volume is not None
+        return volume.path, (volume.at + block - volume.first) * self._row_bytes + self._offsets[layer]
+
+    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
+        """Let the system begin to read the records that are not in memory, while the model computes."""
+        if sys.platform != "linux":
+            return
+        size = HEADER_BYTES + self._codecs[layer].record_bytes
+        for block in blocks:
+            here = block in self._staged or block in self._waiting or (layer, block) in self.resident
+            if not here and self._volume(block) is not None:
+                path, start = self._place(layer, block)
+                os.posix_fadvise(self._open(path), start, size, os.POSIX_FADV_WILLNEED)
 
     def _open(self, path: Path) -> int:
         if path not in self._files:
@@ -131,11 +189,25 @@ class DiskStore:
             row = self._staged.pop(block)
             self._waiting[block] = row
             if self.writable:
-                self._writer = self._writer or _Writer(self.volumes[-1])
-                self._writer.write(block, row, digests(block))
+                self._write(block, row, digests(block))
             self.blocks = block + 1
         self._staged.clear()
         self._take_back()
+
+    def _write(self, block: int, row: Tensor, digests: Tensor) -> None:
+        """Queue a row for the next free place of this stream's own file."""
+        last, place = self.volumes[-1], self._free[0]
+        self._writer = self._writer or _Writer(last.path)
+        self._writer.write(block, place, row, digests)
+        self._free[:] = self._free[1:] or [place + 1]
+        follows = place == last.at + block - last.first
+        if last.first == last.end or follows:
+            self.volumes.pop()
+        self.volumes.append(
+            Volume(last.path, last.first, block + 1, last.at) if follows else Volume(last.path, block, block + 1, place)
+        )
+        self.digest_bytes = digests.nbytes + 4
+        self.traffic.written_bytes += row.nbytes + self.digest_bytes
 
     def _take_back(self) -> None:
         """Let go of the rows that have been written."""
@@ -144,22 +216,54 @@ class DiskStore:
 
     def flush(self) -> None:
         """Wait until all that was committed is on the disk; SaveError if it cannot be."""
-        if self._writer is None:
+        if self._writer is not None:
+            self._writer.flush()
+            self._take_back()
+
+    def without(self, gone: Ints, count: int) -> None:
+        """Let these of the first `count` blocks be gone; their rows stay as they are until `reuse`."""
+        if len(gone) == self._gone:
             return
-        self._writer.flush()
-        self._take_back()
+        absent = set(gone.tolist())
+        for block in absent.intersection(self._waiting) if not self.writable else ():
+            del self._waiting[block]
+        self.resident.without(absent)
+        kept = [part for v in self.volumes for part in _parts(v, gone)]
         last = self.volumes[-1]
-        self.volumes[-1] = Volume(last.path, last.first, self.blocks, last.at)
+        if not kept or kept[-1].path != last.path or kept[-1].end < self.blocks:
+            kept.append(Volume(last.path, self.blocks, self.blocks))
+        self.volumes, self._gone = kept, len(gone)
+
+    def reuse(self, taken: Iterable[int] = ()) -> None:
+        """Use the places in this stream's own file that hold none of its blocks, nor those of others (`taken`).
+
+        To be called when the last checkpoint names what `volumes` hold, so that a crash finds all that it named.
+        """
+        used = set(taken)
+        own = self.volumes[-1].path if self.volumes else None
+        for v in [v for store in self._family for v in store.volumes if v.path == own]:
+            used.update(range(v.at, v.at + v.end - v.first))
+        end = max(used, default=-1) + 1
+        self._free = [*sorted(set(range(end)).difference(used)), end]
+
+    def absent(self) -> Ints:
+        """The blocks that have no row: given up, or compacted away; DamagedError if they were not dropped."""
+        here = np.zeros(self.blocks, bool)
+        for v in self.volumes:
+            here[v.first : v.end] = True
+        gone = np.flatnonzero(~here)
+        if lost := sorted(set(gone.tolist()) - self.dropped):
+            raise DamagedError(f"{self.volumes[-1].path.parent}: no file has block {lost[0]}; restore it from a copy")
+        return gone
 
     def digests(self, numbers: dict[int, int]) -> dict[int, Tensor]:
-        """The digests of all blocks by layer, [N, numbers[layer]] float32, in one read."""
+        """The digests of the blocks that have a row, by layer, [N, numbers[layer]] float32, in one read."""
         width = sum(numbers.values()) * 4 + 4
-        rows, found = np.zeros((self.blocks, width), np.uint8), set(self.dropped)
-        for v in self.volumes:
-            rows[v.first : v.end] = _digest_rows(v, width, self.dropped) if v.end > v.first else 0
-            found.update(range(v.first, v.end))
-        if lost := sorted(set(range(self.blocks)) - found):
-            raise DamagedError(f"{self.volumes[-1].path.parent}: no file has block {lost[0]}; restore it from a copy")
+        self.digest_bytes = width
+        rows = np.concatenate(
+            [_digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first]
+            or [np.empty((0, width), np.uint8)]
+        )
         by_layer, at = {}, 0
         flat = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))
         for layer, count in numbers.items():
@@ -169,13 +273,14 @@ class DiskStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of host memory: rows on their way to the disk."""
-        return sum(row.nbytes for row in (*self._staged.values(), *list(self._waiting.values())))
+        """Bytes of host memory: rows on their way to the disk, and records that stay resident."""
+        rows = (*self._staged.values(), *list(self._waiting.values()))
+        return sum(row.nbytes for row in rows) + self.resident.nbytes
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of this stream's rows on the disk, those that it shares included."""
-        return self.blocks * self._row_bytes
+        """Bytes of this stream on the disk, rows that it shares and `other_bytes` (ids and state) included."""
+        return self.disk_blocks * (self._row_bytes + self.digest_bytes) + self.other_bytes
 
     def fork(self) -> DiskStore:
         """A store that reads the same blocks and cannot be written; a new volume makes it writable."""
@@ -183,6 +288,10 @@ class DiskStore:
         other = DiskStore(list(self.volumes), writable=False, dropped=self.dropped)
         other.blocks, other._waiting = self.blocks, dict(self._waiting)
         other._codecs, other._offsets, other._row_bytes = dict(self._codecs), dict(self._offsets), self._row_bytes
+        other.digest_bytes, other._gone, other._family = self.digest_bytes, self._gone, self._family
+        other.resident = Resident(self.resident.limit)
+        other.resident.record_bytes = self.resident.record_bytes
+        self._family.add(other)
         return other
 
     def close(self) -> None:
@@ -195,20 +304,30 @@ class DiskStore:
             os.close(descriptor)
 
 
-class _Writer:
-    """Appends rows to a volume in a thread of its own."""
+def _parts(volume: Volume, gone: Ints) -> Iterator[Volume]:
+    """What is left of a volume without the blocks that are `gone`."""
+    first = volume.first
+    a, b = np.searchsorted(gone, (volume.first, volume.end)).tolist()
+    for block in [*gone[a:b].tolist(), volume.end]:
+        if block > first:
+            yield Volume(volume.path, first, block, volume.at + first - volume.first)
+        first = block + 1
 
-    def __init__(self, volume: Volume) -> None:
-        self.volume = volume
-        self._queue: queue.Queue[tuple[int, Tensor, Tensor] | None] = queue.Queue(QUEUED_ROWS)
+
+class _Writer:
+    """Writes rows into a file, and their digests beside it, in a thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._queue: queue.Queue[tuple[int, int, Tensor, Tensor] | None] = queue.Queue(QUEUED_ROWS)
         self._done: list[int] = []
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="everlong-writer", daemon=True)
         self._thread.start()
 
-    def write(self, block: int, row: Tensor, digests: Tensor) -> None:
+    def write(self, block: int, place: int, row: Tensor, digests: Tensor) -> None:
         self._raise()
-        self._queue.put((block, row, digests))
+        self._queue.put((block, place, row, digests))
 
     def finished(self) -> list[int]:
         """Blocks written since this was last asked."""
@@ -218,7 +337,7 @@ class _Writer:
     def flush(self) -> None:
         self._queue.join()
         self._raise()
-        for path in (self.volume.path, self.volume.digests):
+        for path in (self.path, self.path.with_suffix(".digests")):
             if path.exists():
                 descriptor = os.open(path, os.O_RDONLY)
                 os.fsync(descriptor)
@@ -231,7 +350,7 @@ class _Writer:
     def _raise(self) -> None:
         if self._error is not None:
             raise SaveError(
-                f"{self.volume.path}: {self._error.strerror or self._error}; nothing that was kept is lost: make room "
+                f"{self.path}: {self._error.strerror or self._error}; nothing that was kept is lost: make room "
                 "and read on from the last checkpoint"
             ) from self._error
 
@@ -239,7 +358,7 @@ class _Writer:
         while (item := self._queue.get()) is not None:
             try:
                 if self._error is None:
-                    self._append(*item)
+                    self._put(*item[1:])
                     self._done.append(item[0])
             except OSError as error:
                 self._error = error
@@ -247,11 +366,10 @@ class _Writer:
                 self._queue.task_done()
         self._queue.task_done()
 
-    def _append(self, block: int, row: Tensor, digests: Tensor) -> None:
-        place = self.volume.at + block - self.volume.first
+    def _put(self, place: int, row: Tensor, digests: Tensor) -> None:
         body = digests.numpy().tobytes()
         body += zlib.crc32(body).to_bytes(4, "little")
-        for path, data in ((self.volume.path, row.numpy().data), (self.volume.digests, memoryview(body))):
+        for path, data in ((self.path, row.numpy().data), (self.path.with_suffix(".digests"), memoryview(body))):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 _write_all(descriptor, data, place * data.nbytes)
@@ -307,10 +425,13 @@ def digest_width(path: Path, row_bytes: int) -> int:
     return len(data) // max(1, rows)
 
 
-def damaged_rows(volume: Volume, row_bytes: int) -> Iterator[int]:
-    """Check every byte of a volume's rows and digests; the numbers of the blocks that are not what was written."""
+def damaged_rows(volume: Volume, row_bytes: int, width: int) -> Iterator[int]:
+    """Check every byte of a volume's rows and digests; the numbers of the blocks that are not what was written.
+
+    `width` is how many bytes the digests of a block take; 0 (an older store): as `digest_width` finds.
+    """
     count = volume.end - volume.first
-    width = digest_width(volume.path, row_bytes) if count else 0
+    width = width or (digest_width(volume.path, row_bytes) if count else 0)
     for n in range(count):
         row = _bytes(volume.path, (volume.at + n) * row_bytes, row_bytes)
         digests = _bytes(volume.digests, (volume.at + n) * width, width)

@@ -12,7 +12,9 @@ class MemoryReport:
     """Counts in tokens and bytes; `seen = sink + window + stored + dropped` always holds.
 
     `retrieved_tokens` is how many stored tokens the newest token attended to. `bytes` counts what the cache holds
-    per tier: `device` where the model computes, `host` memory, `disk`.
+    per tier: `device` where the model computes, `host` memory, `disk`; `budget_bytes` the limits that were set. The
+    store's traffic counts from when it was opened: bytes read from the disk and written to it, and how often a block
+    that came back was found in host memory (hit) or read from the disk (miss).
     """
 
     method: str
@@ -23,10 +25,21 @@ class MemoryReport:
     dropped_tokens: int = 0
     retrieved_tokens: int = 0
     bytes: dict[str, int] = field(default_factory=lambda: {"device": 0, "host": 0, "disk": 0})
+    budget_bytes: dict[str, int] = field(default_factory=dict)
+    read_bytes: int = 0
+    written_bytes: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+
+    @property
+    def cache_hit_rate(self) -> float | None:
+        """The share of hits; None before the first block came back."""
+        asked = self.cache_hits + self.cache_misses
+        return self.cache_hits / asked if asked else None
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        """All fields and the hit rate by name, ready for JSON."""
+        return dataclasses.asdict(self) | {"cache_hit_rate": self.cache_hit_rate}
 
     def __str__(self) -> str:
         held = " + ".join(f"{n / 2**20:.1f} MiB {tier}" for tier, n in self.bytes.items() if n) or "0 bytes"

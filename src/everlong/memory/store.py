@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,8 +12,19 @@ from torch import Tensor
 
 from everlong.memory.codec import Codec
 from everlong.memory.slabs import Slabs
+from everlong.ops.spans import Ints
 
 FIRST_SLAB, LARGEST_SLAB = 4, 16
+
+
+@dataclass
+class Traffic:
+    """What a store read and wrote since it was opened: bytes on the disk, and records found in memory or not."""
+
+    read_bytes: int = 0
+    written_bytes: int = 0
+    hits: int = 0
+    misses: int = 0
 
 
 @runtime_checkable
@@ -28,7 +40,18 @@ class Store(Protocol):
         ...
 
     def get(self, layer: int, block: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a block, as they come out of the codec; what lies behind its n tokens means nothing."""
+        """Keys and values of a block, as they come out of the codec; what lies behind its n tokens means nothing.
+
+        Good until the next `get`.
+        """
+        ...
+
+    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
+        """Say which blocks will be asked for next."""
+        ...
+
+    def without(self, gone: Ints, count: int) -> None:
+        """Let these of the first `count` blocks be gone, ascending, those that already were included."""
         ...
 
     def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
@@ -37,6 +60,11 @@ class Store(Protocol):
 
     def fork(self) -> Store:
         """A store with the same blocks, sharing them."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was read and written."""
         ...
 
     @property
@@ -56,6 +84,7 @@ class HostStore:
     def __init__(self) -> None:
         self._codecs: dict[int, Codec] = {}
         self._records: dict[int, Slabs] = {}
+        self.traffic = Traffic()
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer."""
@@ -68,7 +97,16 @@ class HostStore:
 
     def get(self, layer: int, block: int) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
         """Keys and values of a block, as they come out of the codec."""
+        self.traffic.hits += 1
         return self._codecs[layer].decode(self._records[layer].row(block))
+
+    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
+        """Nothing: all is in memory."""
+
+    def without(self, gone: Ints, count: int) -> None:
+        """Let these of the first `count` blocks be gone, ascending; their memory is used for those to come."""
+        for slabs in self._records.values():
+            slabs.without(gone, count)
 
     @property
     def nbytes(self) -> int:
@@ -96,9 +134,9 @@ class HostStore:
         return other
 
     def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
-        """The first `blocks` records of a layer in one tensor, to be saved."""
+        """Those of the first `blocks` records of a layer that are here in one tensor, to be saved."""
         return self._records[layer].joined(blocks)
 
-    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"]) -> None:
-        """Take saved records; for an empty store."""
-        self._records[layer].restore(records)
+    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
+        """Take saved records, those that are `gone` left out; for an empty store."""
+        self._records[layer].restore(records, gone)

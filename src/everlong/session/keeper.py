@@ -36,7 +36,15 @@ class Keeper:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
             erasing.erase(library, self.entry)
+            library.tidy(self.entry)
         self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
+        self.store.other_bytes = library.own_bytes(self.entry)
+        self._reuse()
+
+    def _reuse(self) -> None:
+        """Let the store write over rows that no checkpoint of any session names."""
+        if self.writable:
+            self.store.reuse(self.library.rows_of_others(self.entry, self.store.volumes[-1].path))
 
     @classmethod
     def created(cls, folder: str | Path | None, name: str, session: Session) -> Keeper:
@@ -87,6 +95,12 @@ class Keeper:
         if older is not None and older not in (before, self.entry.state):
             with contextlib.suppress(OSError):
                 (self.library.place(self.entry) / older).unlink()
+        self._settle()
+
+    def _settle(self) -> None:
+        """After a checkpoint: what it takes, and which rows may be written over."""
+        self.store.other_bytes = self.library.own_bytes(self.entry)
+        self._reuse()
 
     def forget(self, session: Session, spans: Sequence[Stretch], gone: frozenset[int]) -> int:
         """Keep `session`, which has forgotten these spans and blocks, and overwrite them; how many a fork still needs.
@@ -96,6 +110,7 @@ class Keeper:
         self.store.dropped |= gone
         self._write(session, spans, gone)
         erasing.erase(self.library, self.entry)
+        self._settle()
         with self.library.database() as db:
             return erasing.shared(db, self.entry.id, gone)
 
@@ -108,7 +123,8 @@ class Keeper:
         tensors, meta = session.state(sealed=False)
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
-        sealed.write(folder / name, tensors, {"format": FORMAT, "state": meta, "ids": zlib.crc32(ids.tobytes())})
+        document = {"format": FORMAT, "state": meta, "ids": zlib.crc32(ids.tobytes())}
+        sealed.write(folder / name, tensors, document | {"digest_bytes": self.store.digest_bytes})
         try:
             with (folder / "ids").open("r+b" if (folder / "ids").exists() else "w+b") as file:
                 file.seek(4 * entry.tokens)
@@ -117,7 +133,9 @@ class Keeper:
                 os.fsync(file.fileno())
         except OSError as error:
             raise SaveError(f"{folder / 'ids'}: {error.strerror or error}; make room and try again") from error
-        self._name(session, name, spans, gone)
+        new = _dropped(session) - self.store.dropped
+        self._name(session, name, spans, new.union(gone))
+        self.store.dropped |= new
 
     def _name(self, session: Session, state: str, spans: Sequence[Stretch], gone: Collection[int]) -> None:
         """Let the database name the new checkpoint, and (where nothing was forgotten) the one before it."""
@@ -139,8 +157,7 @@ class Keeper:
                 "UPDATE sessions SET updated = ?, tokens = ?, blocks = ?, row_bytes = ?, state = ? WHERE id = ?",
                 (time.time(), len(transcript.ids), blocks, self.store.row_bytes, state, entry.id),
             )
-            last = db.execute("SELECT max(place) FROM volumes WHERE session = ?", (entry.id,)).fetchone()[0]
-            db.execute("UPDATE volumes SET end = ? WHERE session = ? AND place = ?", (blocks, entry.id, last))
+            self.library.keep_volumes(db, entry, self.store.volumes)
             for place, source in enumerate(transcript.sources):
                 db.execute(
                     "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
@@ -163,6 +180,12 @@ class Keeper:
         """Give the lock and the files back."""
         self.store.close()
         self._open.close()
+
+
+def _dropped(session: Session) -> frozenset[int]:
+    """The blocks that the session has dropped, for whatever reason."""
+    blocks = session.stored("checkpoint") if session.method.answers else None
+    return blocks.rows[0].dropped if blocks is not None and blocks.rows else frozenset()
 
 
 def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcript:

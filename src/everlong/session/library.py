@@ -262,8 +262,32 @@ class Library:
 
     def bytes(self, entry: Entry) -> int:
         """Bytes on the disk of all that the session needs, shared blocks included."""
-        own = sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
-        return own + sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+        return self.own_bytes(entry) + sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+
+    def own_bytes(self, entry: Entry) -> int:
+        """Bytes of the session's own files: ids and states."""
+        return sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
+
+    def tidy(self, entry: Entry) -> None:
+        """Remove what a killed process left half-written among the session's own files; for who holds the lock."""
+        for path in self.place(entry).iterdir():
+            if path.name not in ("ids", "lock", entry.state, erasing.previous_state(self, entry)):
+                path.unlink(missing_ok=True)
+
+    def keep_volumes(self, db: sqlite3.Connection, entry: Entry, volumes: list[Volume]) -> None:
+        """Name these as the places of the session's blocks."""
+        db.execute("DELETE FROM volumes WHERE session = ?", (entry.id,))
+        db.executemany(
+            "INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)",
+            [(entry.id, place, v.path.name, v.first, v.end, v.at) for place, v in enumerate(volumes)],
+        )
+
+    def rows_of_others(self, entry: Entry, path: Path) -> Iterator[int]:
+        """The rows of a file of blocks that other sessions need."""
+        with self.database() as db:
+            query = "SELECT first, end, at FROM volumes WHERE file = ? AND session != ?"
+            for first, end, at in db.execute(query, (path.name, entry.id)).fetchall():
+                yield from range(at, at + end - first)
 
     def sources(self, entry: Entry) -> list[Source]:
         """What the session read, in order, with the marks of each source."""

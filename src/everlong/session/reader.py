@@ -71,6 +71,11 @@ class Reader(Protocol):
         """The block memory, if the method has one."""
         ...
 
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes that the state without sealed blocks takes at most; 0 if that is not bounded."""
+        ...
+
     def close(self) -> None:
         """Gives memory and the hold on the model back."""
         ...
@@ -157,6 +162,12 @@ class CacheReader:
     def blocks(self) -> BlockMemory | None:
         """The block memory of the cache, if the method has one."""
         return self._cache.blocks
+
+    @property
+    def planned_bytes(self) -> int:
+        """What the cache takes on the device, and a prediction."""
+        head = self._forward.model.get_input_embeddings().weight
+        return (self._cache.planned_bytes() or 0) + len(head) * head.element_size()
 
     def close(self) -> None:
         """Closes the cache; the last one that is closed, or collected, restores the model."""

@@ -98,6 +98,11 @@ class RecomputeReader:
     def blocks(self) -> None:
         """None: nothing is stored."""
 
+    @property
+    def planned_bytes(self) -> int:
+        """0: there are no blocks beside which it would count."""
+        return 0
+
     def close(self) -> None:
         """Nothing is held of the model."""
 

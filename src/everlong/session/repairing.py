@@ -30,8 +30,8 @@ def verify(library: Library, entry: Entry, repair: bool) -> dict[str, Any]:
         with library.locked(entry), library.database() as db:
             _go_back(db, fallback)
         entry = fallback
-    gone = set(library.dropped(entry))
-    found = [n for v in library.volumes(entry) for n in damaged_rows(v, entry.row_bytes) if n not in gone]
+    gone, width = set(library.dropped(entry)), _digest_bytes(library, entry)
+    found = [n for v in library.volumes(entry) for n in damaged_rows(v, entry.row_bytes, width) if n not in gone]
     if repair and found:
         with library.locked(entry), library.database() as db:
             db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in found])
@@ -56,6 +56,14 @@ def _damaged_files(library: Library, entry: Entry) -> list[Path]:
         return [path]
     ids = library.place(entry) / "ids"
     return [] if zlib.crc32(_ids(library, entry).tobytes()) == document["ids"] else [ids]
+
+
+def _digest_bytes(library: Library, entry: Entry) -> int:
+    """Bytes of the digests of one block, as the state has it; 0 without one that can be read."""
+    try:
+        return 0 if entry.state is None else sealed.read(library.place(entry) / entry.state)[1].get("digest_bytes", 0)
+    except (DamagedError, InputError):
+        return 0
 
 
 def _ids(library: Library, entry: Entry) -> array[int]:
@@ -85,7 +93,10 @@ def _go_back(db: sqlite3.Connection, entry: Entry) -> None:
         (entry.state, entry.tokens, entry.blocks, entry.id),
     )
     db.execute("DELETE FROM states WHERE session = ?", name)
-    db.execute("UPDATE volumes SET end = min(end, ?) WHERE session = ?", (entry.blocks, entry.id))
+    db.execute(
+        "UPDATE volumes SET first = min(first, ?), end = min(end, ?) WHERE session = ?",
+        (entry.blocks, entry.blocks, entry.id),
+    )
     db.execute("DELETE FROM dropped WHERE session = ? AND block >= ?", (entry.id, entry.blocks))
     db.execute("DELETE FROM pins WHERE session = ? AND end > ?", tokens)
     db.execute("DELETE FROM sources WHERE session = ? AND first > ?", tokens)

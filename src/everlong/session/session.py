@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +17,8 @@ from torch import Tensor
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.blocks.pins import Pin
+from everlong.memory.blocks.room import Room
+from everlong.memory.budget import Budget
 from everlong.memory.report import MemoryReport
 from everlong.memory.store import HostStore
 from everlong.methods.base import Method
@@ -34,7 +37,7 @@ from everlong.session.recompute import RecomputeReader
 from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs
-from everlong.session.transcript import GONE, PROMPT, SOURCE, Citation, Source, Transcript
+from everlong.session.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Transcript
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -48,7 +51,9 @@ class Session(AbstractContextManager["Session"]):
     """One stream of tokens read by `model` with `method`, in memory that does not grow with the stream.
 
     With `store` (a folder) the session is kept there under `name`: stored blocks go to the disk, `checkpoint` keeps
-    the rest, and `Session.open` goes on from it in any process.
+    the rest, and `Session.open` goes on from it in any process. `host_budget` and `disk_budget` (bytes, or texts such
+    as "512M") are hard limits for what is stored; `when_full` says what gives way: the input (refuse: BudgetError, and
+    the session stays as it was), or stored blocks (oldest, least-used), which the report then counts as dropped.
 
     `model`: what `everlong.load` returns, or a plain transformers model (then ids only). `chunk`: tokens
     read by one forward, at least 1; the model's trained length bounds it. The model stays attached until
@@ -66,12 +71,16 @@ class Session(AbstractContextManager["Session"]):
         chunk: int = CHUNK_TOKENS,
         store: str | Path | None = None,
         name: str = "default",
+        host_budget: int | str | None = None,
+        disk_budget: int | str | None = None,
+        when_full: str = "refuse",
     ) -> None:
         if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
             raise ConfigError(f"chunk={chunk}: must be a whole number of at least 1 (tokens read by one forward)")
         if not isinstance(method, Method):
             raise ConfigError(f"method={method!r}: expected a method such as everlong.Sinks(sinks=4, window=1020)")
         self._take(_loaded(model), method, chunk)
+        self._budget = _budget(method, store is not None, host_budget, disk_budget, when_full)
         self._keeper = None if store is None else Keeper.created(store, name, self)
         try:
             self._set_up()
@@ -95,6 +104,7 @@ class Session(AbstractContextManager["Session"]):
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         fields = method.as_dict()
         self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
+        self._room = _room(self._reader, self._budget, self.chunk)
 
     @property
     def seen_tokens(self) -> int:
@@ -288,10 +298,14 @@ class Session(AbstractContextManager["Session"]):
         model: Any,
         chunk: int = CHUNK_TOKENS,
         read_only: bool = False,
+        host_budget: int | str | None = None,
+        disk_budget: int | str | None = None,
+        when_full: str = "refuse",
     ) -> Session:
         """The session kept in the folder `store` under `name`, as its last checkpoint left it.
 
-        `read_only`: what it reads from now on is not kept, and another process may write to it meanwhile.
+        `read_only`: what it reads from now on is not kept, and another process may write to it meanwhile. Budgets, as
+        in Session, hold for as long as it is open. BudgetError if what is stored passes them and nothing may give way.
         """
         library = Library(store, create=False)
         keeper = Keeper(library, library.entry(name), writable=not read_only)
@@ -299,10 +313,12 @@ class Session(AbstractContextManager["Session"]):
             session = cls.__new__(cls)
             loaded = _loaded(model)
             session._take(loaded, keeper.method(), chunk)
+            session._budget = _budget(session.method, not read_only, host_budget, disk_budget, when_full)
             session._keeper = keeper
             keeper.check(session)
             session._set_up()
             keeper.restore(session)
+            session._shrink()
         except BaseException:
             keeper.close()
             raise
@@ -310,7 +326,19 @@ class Session(AbstractContextManager["Session"]):
 
     def report(self) -> MemoryReport:
         """What the session has seen, what it still attends to, and the bytes this takes."""
-        return self._open().report()
+        return dataclasses.replace(self._open().report(), budget_bytes=self._budget.as_dict())
+
+    def planned_bytes(self, tokens: int) -> dict[str, int]:
+        """Bytes by tier that a stream of so many tokens takes at most in a store, room for questions included.
+
+        `host` is without the records that stay in memory as far as there is room.
+        """
+        reader = self._open()
+        device = reader.planned_bytes
+        if reader.blocks is None:
+            return {"device": device, "host": 0, "disk": 2 * device + 4 * tokens}
+        room = Room.of(reader.blocks, Budget(), self.chunk, device)
+        return {"device": device} | room.planned_bytes(tokens, room.spare(reader.blocks))
 
     def fork(self) -> Session:
         """An independent session that has read the same; shares the model, copies the cache (its bytes, once)."""
@@ -384,17 +412,25 @@ class Session(AbstractContextManager["Session"]):
         return save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any, chunk: int = CHUNK_TOKENS) -> Session:
-        """The session saved at `path`, going on with `model` (as in Session) as if it had never been away.
+    def load(
+        cls,
+        path: str | Path,
+        model: Any,
+        chunk: int = CHUNK_TOKENS,
+        host_budget: int | str | None = None,
+        when_full: str = "refuse",
+    ) -> Session:
+        """The session saved at `path`, going on with `model` and budget (as in Session) as if it had never been away.
 
         InputError for a missing file, DamagedError for changed or missing bytes, ForeignError for a session
         of another model, tokenizer, method or version.
         """
         loaded = _loaded(model)
         method, tensors, meta = read(path, loaded.model, loaded.tokenizer)
-        session = cls(loaded, method, chunk)
+        session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full)
         try:
             session.load_state(tensors, meta)
+            session._shrink()
         except BaseException as error:
             session.close()
             if isinstance(error, LookupError):
@@ -441,7 +477,54 @@ class Session(AbstractContextManager["Session"]):
             self._read(ids, every=False, answering=answering)
 
     def _read(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
-        """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun."""
+        """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun.
+
+        Where stored blocks must give way inside the chunk, it is read in parts, each by itself wholly or not at all.
+        """
+        found: list[Tensor] = []
+        for part in self._parts(ids, answering):
+            found[:] = [*(found if every else []), self._read_part(part, every, answering)]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _parts(self, ids: Tensor, answering: bool) -> Iterator[Tensor]:
+        """The ids of a chunk, cut where stored blocks must give way; BudgetError, before the first, if none may."""
+        room, memory, given = self._room, self._open().blocks, False
+        while room is not None and memory is not None:
+            spare = 0 if self._source in (PROMPT, ANSWER) else room.spare(memory)
+            fit = room.fitting(memory, self.seen_tokens, len(ids), answering, spare)
+            if fit and given:
+                given = self._reuse()
+            if fit == len(ids):
+                break
+            if fit and self._budget.when_full != "refuse":
+                yield ids[:fit]
+                ids = ids[fit:]
+            elif not (given := room.give_up(memory)):
+                raise room.refusal(memory, self.seen_tokens, len(ids))
+        yield ids
+
+    def _shrink(self) -> None:
+        """Let stored blocks give way until they fit the budgets; BudgetError if none may."""
+        room, memory = self._room, self._open().blocks
+        if room is None or memory is None or not memory.rows:
+            return
+        store, gone = memory.rows[0].store, len(memory.rows[0].gone)
+        while (tier := room.over(store, room.held(memory), self.seen_tokens)) is not None:
+            if room.give_up(memory):
+                continue
+            if tier == "disk":
+                break
+            raise room.refusal(memory, self.seen_tokens, 0)
+        if len(memory.rows[0].gone) > gone:
+            self._reuse()
+
+    def _reuse(self) -> bool:
+        """Let the room of blocks that were given up be used on the disk too: a checkpoint says that they are gone."""
+        if self._keeper is not None and self._keeper.writable:
+            self.checkpoint()
+        return False
+
+    def _read_part(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
         reader, before = self._open(), self._last
         cuts = reader.blocks if reader.blocks is not None and reader.blocks.wants_surprisals else None
         if cuts is not None:
@@ -476,6 +559,23 @@ class Session(AbstractContextManager["Session"]):
 def _loaded(model: Any) -> Loaded:
     """The model with its tokenizer and name; a plain transformers model has no tokenizer."""
     return model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
+
+
+def _budget(method: Method, kept: bool, host: int | str | None, disk: int | str | None, when_full: str) -> Budget:
+    """The budget that was given; ConfigError where it would have no effect."""
+    budget = Budget.given(host, disk, when_full)
+    if budget and not method.answers:
+        raise ConfigError(f"{'/'.join(budget.as_dict())} budget: {method.name} stores nothing; use everlong.Blocks")
+    if budget.disk is not None and not kept:
+        raise ConfigError(f"disk_budget={budget.disk:,}: nothing is written to the disk; give a store, or leave it out")
+    return budget
+
+
+def _room(reader: Reader, budget: Budget, chunk: int) -> Room | None:
+    """What keeps the stored blocks within the budget; None where there is none."""
+    if reader.blocks is None or not budget:
+        return None
+    return Room.of(reader.blocks, budget, min(chunk, reader.chunk_limit), reader.planned_bytes)
 
 
 def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:

@@ -48,12 +48,17 @@ class Index:
         self.digests.room(block).copy_(digest.reshape(-1))
 
     def scores(self, q_HD: Float[Tensor, "H D"], blocks: int) -> Float[Tensor, "C N"]:
-        """Relevance of the first `blocks` blocks to a query that stands at the memory's distance."""
+        """Relevance of the first `blocks` blocks to a query at the memory's distance; -inf for those that are gone."""
         q = q_HD.float().view(self.kv_heads, -1, self.dim).cpu()
         weights = torch.stack((q.clamp_min(0).sum(1), q.clamp_max(0).sum(1)), 1) if self.bounds else q
         weights = weights.reshape(self.groups, -1)
         rows = [slab.view(len(slab), self.groups, -1) for slab in self.digests.rows(blocks)]
-        return torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
+        found = torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
+        if not len(self.digests.gone):
+            return found
+        every = found.new_full((self.groups, blocks), -torch.inf)
+        every[:, torch.from_numpy(self.digests.numbers(blocks))] = found
+        return every
 
     def choose(
         self,

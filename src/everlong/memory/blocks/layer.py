@@ -120,6 +120,11 @@ class LayerMemory:
         """Tokens in the slots, which end where the sinks begin."""
         return 0 if self.now.chosen is None else self.cuts.tokens(self.now.chosen[0])
 
+    @property
+    def chosen_blocks(self) -> set[int]:
+        """The blocks of the present cell, whoever chose them."""
+        return set() if self.now.chosen is None else set(self.now.chosen.ravel().tolist())
+
     # A step: begin, then for each cell hold, seal, choose, fill, weigh. What it makes is in `now`.
 
     def begin(self, done: Progress, tokens: int) -> None:
@@ -180,6 +185,12 @@ class LayerMemory:
             assert self.now.queries is not None
             query = self.now.queries.double().mean(1)
         self.now = replace(self.now, chosen=self.index.choose(query, blocks, dropped, pinned))
+        self.prefetch()
+
+    def prefetch(self) -> None:
+        """Let the store begin to read the chosen blocks that lie in no slot."""
+        placed = {tag[0] for tags in self.tags for tag in tags if tag is not None}
+        self.store.prefetch(self.layer, self.chosen_blocks - placed)
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""

@@ -6,7 +6,8 @@ dims, S sinks, W window, L tokens per block at most, K chosen blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,10 @@ from everlong.memory.blocks.pins import Pin, check, held, with_pin
 from everlong.memory.blocks.settings import BlockSettings
 from everlong.memory.blocks.step import BlockStep, Call, Row
 from everlong.memory.codec import Codec
+from everlong.memory.disk import DiskStore
 from everlong.memory.lane import ENDLESS, Lane
 from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
-from everlong.memory.store import HostStore, Store
+from everlong.memory.store import HostStore, Store, Traffic
 from everlong.ops.spans import Ints
 
 if TYPE_CHECKING:
@@ -108,7 +110,10 @@ class BlockMemory:
 
     def begin(self, step: Step, pads: Ints | None) -> None:
         """Prepare a step."""
+        self.settle()
         self._step = BlockStep(self, step, pads)
+        for part in (part for row in self.rows for part in row.layers.values() if not part.filled):
+            part.prefetch()
 
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
@@ -166,6 +171,8 @@ class BlockMemory:
             self._keep(row)
         cited = [_added(old, new) for old, new in zip(self._cited(), step.cited, strict=True)]
         self._done, self._step = Done(progress, cursors, cited), None
+        for row, used in zip(self.rows, step.used, strict=True):
+            row.used.update(used)
 
     def _keep(self, row: Row) -> None:
         """Hand the row's sealed blocks to its store for good."""
@@ -210,6 +217,23 @@ class BlockMemory:
         mine.pins, mine.pinned, mine.kept = pins, pinned, kept
         cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
         self._done = replace(self._done, cursors=cursors)
+
+    def give_up(self, blocks: Collection[int], row: int = 0) -> None:
+        """Drop these sealed blocks, and let others use their room (on the disk: after `DiskStore.reuse`)."""
+        here = self.rows[row]
+        self.drop(blocks, row)
+        here.gone = np.union1d(here.gone, np.fromiter(blocks, np.int64))
+        self.settle()
+        for block in blocks:
+            here.used.pop(block, None)
+
+    def settle(self) -> None:
+        """Let go of the blocks that were given up; nothing to do unless an interrupt came while they were."""
+        for n, row in enumerate(self.rows):
+            count = self.sealed(n)
+            for part in row.layers.values():
+                part.index.digests.without(row.gone, count)
+            row.store.without(row.gone, count)
 
     @property
     def dropped_tokens(self) -> int:
@@ -266,9 +290,9 @@ class BlockMemory:
         return S, max(S, min(oldest, self.rows[row].cuts.start(self.sealed(row))))
 
     def sealed(self, row: int = 0) -> int:
-        """Blocks of a row that are stored."""
-        cuts = self.rows[row].cuts
-        return min((cuts.before(p.pending) for p in self._done.progress[row].values()), default=0)
+        """Blocks of a row that are stored, those that were dropped included."""
+        progress = self._done.progress[row].values() if row < len(self._done.progress) else ()
+        return min((self.rows[row].cuts.before(p.pending) for p in progress), default=0)
 
     def planned_bytes(self, chunk: int) -> int:
         """Bytes of sinks, slots, pending tokens, masses and queries of one row that reads chunks of `chunk`."""
@@ -283,9 +307,20 @@ class BlockMemory:
 
     def stored_bytes_per_token(self) -> float:
         """Bytes of a store that one token takes over all layers, at most."""
-        store = HostStore()
-        self.prepare(store, self.plan.dtype)
-        return store.row_bytes / shortest_block(self.settings)
+        return self.row_bytes()[0] / shortest_block(self.settings)
+
+    def row_bytes(self) -> tuple[int, int]:
+        """Bytes of one block over all layers, in host memory and on the disk."""
+        stores = HostStore(), DiskStore([], writable=False)
+        for store in stores:
+            self.prepare(store, self.plan.dtype)
+        return stores[0].row_bytes, stores[1].row_bytes
+
+    def index_row_bytes(self) -> int:
+        """Bytes of the digests of one block over all layers."""
+        keys = [self.plan.layers[index].key or (0, 0) for index in self.layers]
+        bounds = self.settings.digest == "bounds"
+        return sum(4 * dim * (2 * heads if bounds else self.plan.heads) for heads, dim in keys)
 
     def bytes(self) -> dict[str, int]:
         """Bytes allocated by tier."""
@@ -296,6 +331,12 @@ class BlockMemory:
             "host": index + sum(row.store.nbytes for row in self.rows),
             "disk": sum(row.store.disk_bytes for row in self.rows),
         }
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the stores read and wrote, and what they found in memory."""
+        every = [vars(row.store.traffic) for row in self.rows]
+        return Traffic(**{name: sum(one[name] for one in every) for name in vars(Traffic())})
 
     def resume(self, progress: list[dict[int, Progress]], cursors: list[Cursor], cited: list[dict[int, float]]) -> None:
         """Take this as what was committed."""
@@ -315,7 +356,7 @@ class BlockMemory:
             old, store = self.rows[n], self.rows[n].store.fork()
             cuts = old.cuts.copy()
             layers = {i: m.fork(self._done.progress[n][i], store, cuts) for i, m in old.layers.items()}
-            other.rows.append(replace(old, store=store, layers=layers, cuts=cuts))
+            other.rows.append(replace(old, store=store, layers=layers, cuts=cuts, used=Counter(old.used)))
             other._done.progress.append({i: m.now for i, m in layers.items()})
             other._done.cursors.append(self.cursor(n))
             other._done.cited.append(dict(self._done.cited[n]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +27,7 @@ COUNTS = ("pending", "held", "weighed", "base")
 
 def state(memory: BlockMemory, sealed: bool = True) -> State:
     """All that is needed to go on; the sealed blocks too, or (not `sealed`) without what a store on disk keeps."""
+    memory.settle()
     tensors: dict[str, Tensor] = {}
     rows = []
     for n, row in enumerate(memory.rows):
@@ -34,6 +36,8 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
             found, facts[str(layer)] = _layer_state(part, sealed, row.dropped)
             tensors |= {f"row{n}.layer{layer}.{name}": x for name, x in found.items()}
         tensors |= {f"row{n}.cuts.{name}": x for name, x in row.cuts.state().items()}
+        tensors[f"row{n}.gone"] = torch.from_numpy(row.gone)
+        tensors[f"row{n}.used"] = torch.tensor(sorted(row.used.items()), dtype=torch.int64).reshape(-1, 2)
         cited = [[block, mass] for block, mass in memory.citations(n).items()]
         kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
         rows.append(kept | {"cited": cited, "layers": facts, "pins": [asdict(pin) for pin in row.pins]})
@@ -56,8 +60,9 @@ def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> S
         assert isinstance(part.store, HostStore)
         tensors["digests"] = part.index.digests.joined(part.sealed)
         tensors["records"] = part.store.records(part.layer, part.sealed)
+        wiped = np.isin(part.index.digests.numbers(part.sealed), sorted(dropped))
         for name in ("digests", "records"):
-            tensors[name][[n for n in dropped if n < part.sealed]] = 0
+            tensors[name][torch.from_numpy(wiped)] = 0
     optional = {"mass": now.mass, "queries": now.queries, "chosen": _as_tensor(now.chosen)}
     optional["slots"] = _as_tensor(now.slots)
     tensors |= {name: x for name, x in optional.items() if x is not None}
@@ -82,6 +87,9 @@ def restored(
         row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]), cuts=cuts)
         row.pins = tuple(Pin(**pin) for pin in saved_row.get("pins", ()))
         row.pinned, row.kept = held(row.pins, partial(touching, cuts), row.dropped)
+        if f"row{n}.gone" in tensors:
+            row.gone = tensors[f"row{n}.gone"].numpy()
+            row.used = Counter(dict(tensors[f"row{n}.used"].tolist()))
         found = _by_layer(tensors, f"row{n}.layer")
         if found:
             fresh.prepare(row.store, next(iter(found.values()))["tail_k"].dtype)
@@ -89,9 +97,10 @@ def restored(
             placed = {name: x if name in ("digests", "records") else x.to(device) for name, x in part.items()}
             _restore_layer(fresh, row, layer, placed, saved_row["layers"][str(layer)])
         if isinstance(row.store, DiskStore):
+            row.gone = row.store.absent()
             widths = {i: part.index.digests.columns for i, part in sorted(row.layers.items())}
             for layer, digests in row.store.digests(widths).items():
-                row.layers[layer].index.digests.restore(digests)
+                row.layers[layer].index.digests.restore(digests, row.gone)
         fresh.rows.append(row)
         progress.append({layer: part.now for layer, part in row.layers.items()})
         cursors.append(Cursor(**saved_row["cursor"]))
@@ -126,8 +135,8 @@ def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, T
         mine[:, :, first : first + found[name].shape[2]] = found[name]
     if "records" in found:
         assert isinstance(row.store, HostStore)
-        part.index.digests.restore(found["digests"])
-        row.store.restore(layer, found["records"])
+        part.index.digests.restore(found["digests"], row.gone)
+        row.store.restore(layer, found["records"], row.gone)
     chosen, slots = (found[name].cpu().numpy() if name in found else None for name in ("chosen", "slots"))
     at = {name: counts[name] for name in COUNTS}
     part.now = Progress(tail, chosen=chosen, slots=slots, mass=found.get("mass"), queries=found.get("queries"), **at)

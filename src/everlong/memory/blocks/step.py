@@ -6,6 +6,7 @@ per block at most, K chosen blocks.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from everlong.memory.blocks.layer import LayerMemory
 from everlong.memory.blocks.pins import Pin
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan
+from everlong.memory.slabs import NONE
 from everlong.memory.store import Store
 from everlong.ops.attend import Part, attend
 from everlong.ops.rotary import Rotation, Turn, turn_by, turned
@@ -43,6 +45,10 @@ class Row:
     """Blocks that every query attends to."""
     kept: frozenset[int] = frozenset()
     """Blocks that are never given up for room."""
+    gone: Ints = field(default_factory=lambda: NONE)
+    """Dropped blocks whose room is used by others, ascending."""
+    used: Counter[int] = field(default_factory=Counter)
+    """How often each block was chosen, over cells and layers."""
     pins: tuple[Pin, ...] = ()
     """The spans that `pinned` and `kept` come from; blocks of them may still have to be sealed."""
     cuts: Cuts = field(kw_only=True)
@@ -56,6 +62,7 @@ class BlockStep:
         self.memory, self.settings, self.step = memory, memory.settings, step
         self.pads, self.answering = pads, memory.answering
         self.cited: list[dict[int, float]] = [{} for _ in range(step.rows)]
+        self.used: list[Counter[int]] = [Counter() for _ in range(step.rows)]
         self._turns: dict[tuple[int, ...], Turn] = {}
         self._cells: dict[int, list[Cell]] = {}
         self._views: dict[tuple[int, int], View] = {}
@@ -171,6 +178,7 @@ class Call:
         q_far = self._far(q, cell.first + row.pad)
         if cell.opens:
             self._open(memory, view, q_far, row)
+            self.shared.used[n].update(memory.chosen_blocks)
         if not memory.filled:
             memory.fill(self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)

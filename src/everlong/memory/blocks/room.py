@@ -1,0 +1,166 @@
+"""Room for blocks: how many fit the budgets, before which token some must be given up, and which.
+
+What is given up depends on the indices of tokens and on the session's settings, never on how the input was cut: it is
+decided where a cell begins whose new blocks would not fit, and the input is cut there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from everlong.errors import BudgetError, ConfigError
+from everlong.memory.blocks import index
+from everlong.memory.blocks.boundaries import make_cuts, shortest_block
+from everlong.memory.blocks.cells import cells
+from everlong.memory.blocks.memory import BlockMemory
+from everlong.memory.budget import Budget
+from everlong.memory.disk import QUEUED_ROWS, DiskStore
+from everlong.memory.resident import DEFAULT_BYTES
+from everlong.memory.slabs import allocated_rows
+from everlong.memory.store import FIRST_SLAB, LARGEST_SLAB, Store
+
+BATCH = 8
+"""One block in so many is given up at a time."""
+ASKING_CELLS = 3
+"""Under `refuse`, reading leaves room for so many cells of `exec_chunk` tokens to questions and answers."""
+STATES = 3
+"""Two checkpoints are kept, and one may be on its way."""
+STATE_BYTES, STATE_BYTES_PER_LAYER, STATE_BYTES_PER_BLOCK = 48 * 2**10, 2**12, 24
+"""What a saved state takes beside its tensors of bounded size, and for each block, dropped ones included."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The budget of one stream and the sizes of what counts: a stored row, its digests, the queue, the state."""
+
+    budget: Budget
+    block_tokens: int
+    record_bytes: int
+    row_bytes: int
+    digest_bytes: int
+    queue_rows: int
+    state_bytes: int
+
+    @classmethod
+    def of(cls, memory: BlockMemory, budget: Budget, chunk: int, planned_bytes: int) -> Room:
+        """The room of a memory that is fed at most `chunk` tokens at once, and whose state takes `planned_bytes`.
+
+        ConfigError for a budget in which it could not work.
+        """
+        s = memory.settings
+        records, rows = memory.row_bytes()
+        cell = max(s.exec_chunk, s.choose_every)
+        shortest = shortest_block(s)
+        queue = -(-(chunk + cell) // shortest) + 1 + QUEUED_ROWS + 1
+        state = planned_bytes + STATE_BYTES + STATE_BYTES_PER_LAYER * len(memory.layers)
+        room = cls(budget, shortest, records, rows, memory.index_row_bytes(), queue, state)
+        room._check(memory, s.top_k + -(-cell // shortest) + room.spare(memory), cell)
+        return room
+
+    def _check(self, memory: BlockMemory, blocks: int, tokens: int) -> None:
+        store = memory.rows[0].store if memory.rows else memory.make_store()
+        for tier, need in (("host", self.host_bytes(store, blocks)), ("disk", self.disk_bytes(store, blocks, tokens))):
+            limit = self.budget.as_dict().get(tier)
+            if limit is not None and limit < need:
+                raise ConfigError(
+                    f"{tier}_budget={limit:,}: must be at least {need:,} bytes for {memory.settings.top_k} blocks that "
+                    "come back and what is on its way; give more, a smaller chunk, or codec=int8"
+                )
+
+    def host_bytes(self, store: Store, blocks: int) -> int:
+        """Bytes of host memory that so many blocks take at most: the index, records, the queue for the disk."""
+        digests = allocated_rows(blocks, index.FIRST_SLAB, index.LARGEST_SLAB) * self.digest_bytes
+        if not isinstance(store, DiskStore):
+            return digests + allocated_rows(blocks, FIRST_SLAB, LARGEST_SLAB) * self.record_bytes
+        unwritten = 0 if store.writable else max(0, blocks - store.disk_blocks)
+        return digests + (self.queue_rows + unwritten) * self.row_bytes
+
+    def disk_bytes(self, store: Store, blocks: int, tokens: int) -> int:
+        """Bytes on the disk that so many blocks and ids take at most, while a third state is written beside the two."""
+        if not isinstance(store, DiskStore) or not store.writable:
+            return 0
+        state = self.state_bytes + STATE_BYTES_PER_BLOCK * (blocks + tokens // self.block_tokens)
+        return blocks * (self.row_bytes + self.digest_bytes + 4) + 4 * tokens + STATES * state
+
+    def planned_bytes(self, tokens: int, spare: int) -> dict[str, int]:
+        """Bytes by tier that a stream of so many tokens takes, its blocks being on the disk, with `spare` to go."""
+        store = DiskStore([])
+        blocks = tokens // self.block_tokens + spare
+        return {"host": self.host_bytes(store, blocks), "disk": self.disk_bytes(store, blocks, tokens)}
+
+    def over(self, store: Store, blocks: int, tokens: int) -> str | None:
+        """The tier whose budget so many blocks and tokens would pass."""
+        host, disk = self.budget.host, self.budget.disk
+        if host is not None and self.host_bytes(store, blocks) > host:
+            return "host"
+        return "disk" if disk is not None and self.disk_bytes(store, blocks, tokens) > disk else None
+
+    def fitting(self, memory: BlockMemory, seen: int, tokens: int, answering: bool, spare: int = 0) -> int:
+        """How many of the next `tokens` tokens can be read, with `spare` blocks to go, before some must be given up."""
+        held = self.held(memory)
+        if memory.rows:
+            store, gone = memory.rows[0].store, len(memory.rows[0].gone)
+        else:
+            store, gone = memory.make_store(), 0
+        s, wanted, fit = memory.settings, held, tokens
+        cuts = memory.rows[0].cuts if memory.rows else make_cuts(s)
+        for cell in cells(s, cuts, memory.cursor(0), seen, seen + tokens, answering):
+            longest = s.choose_every if answering else s.exec_chunk
+            more = cell.sealed - gone
+            if more > held and self.over(store, more + spare, cell.first + longest) is not None:
+                fit = cell.first - seen
+                break
+            wanted = max(wanted, more)
+        if isinstance(store, DiskStore):
+            rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - self.host_bytes(store, wanted)
+            store.resident.shrink(max(0, rest))
+        return fit
+
+    @staticmethod
+    def held(memory: BlockMemory) -> int:
+        """Blocks that take room now."""
+        return memory.sealed() - len(memory.rows[0].gone) if memory.rows else 0
+
+    def spare(self, memory: BlockMemory) -> int:
+        """Blocks to be left free for questions and answers while other text is read: only if nothing gives way."""
+        s = memory.settings
+        return -(-ASKING_CELLS * s.exec_chunk // shortest_block(s)) if self.budget.when_full == "refuse" else 0
+
+    def give_up(self, memory: BlockMemory) -> bool:
+        """Give up dropped blocks that still take room, or else some that the policy names; whether there were any."""
+        if not memory.rows:
+            return False
+        victims = self._forgotten(memory) or self._victims(memory)
+        if victims:
+            memory.give_up(victims)
+        return bool(victims)
+
+    @staticmethod
+    def _forgotten(memory: BlockMemory) -> list[int]:
+        row, sealed = memory.rows[0], memory.sealed()
+        return sorted(n for n in row.dropped.difference(row.gone.tolist()) if n < sealed)
+
+    def _victims(self, memory: BlockMemory) -> list[int]:
+        """The oldest blocks; or of the older half those that were chosen least often, the oldest of these first."""
+        row, count = memory.rows[0], max(1, self.held(memory) // BATCH)
+        if self.budget.when_full == "refuse":
+            return []
+        spared = row.dropped | row.kept | row.pinned
+        found = [n for n in range(memory.sealed()) if n not in spared]
+        if self.budget.when_full == "least-used":
+            older = found[: max(count, len(found) // 2)]
+            found = sorted(older, key=lambda n: (row.used[n], n))
+        return sorted(found[:count])
+
+    def refusal(self, memory: BlockMemory, seen: int, tokens: int) -> BudgetError:
+        """Why `tokens` more cannot be read; 0: why what is stored cannot be held."""
+        store = memory.rows[0].store if memory.rows else memory.make_store()
+        held, s = self.held(memory), memory.settings
+        more = (
+            self.spare(memory) - (-(tokens + max(s.exec_chunk, s.choose_every)) // shortest_block(s)) if tokens else 0
+        )
+        tier = self.over(store, held + more, seen + tokens) or "host"
+        limit, stored = self.budget.as_dict().get(tier, 0), f"the {held * self.block_tokens:,} tokens that are stored"
+        what = f"no room for {tokens:,} more beside {stored}" if tokens else f"no room for {stored}"
+        hint = "when_full=oldest or least-used" if self.budget.when_full == "refuse" else "keep and pin less"
+        return BudgetError(f"{tier}_budget={limit:,}: {what}; give a larger {tier}_budget, or {hint}")

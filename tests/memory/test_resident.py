@@ -1,0 +1,47 @@
+"""Records that stay in memory: the least recently used leaves first, and the limit holds at every moment."""
+
+from __future__ import annotations
+
+import random
+
+from everlong.memory.resident import SLAB_RECORDS, Resident
+
+SLAB = SLAB_RECORDS * 64
+
+
+def test_the_least_recently_used_leaves_first():
+    cache = Resident(SLAB)
+    cache.record_bytes = 64
+    for n in range(SLAB_RECORDS):
+        cache.room((0, n)).fill_(n)
+    assert cache.get((0, 0))[0] == 0
+    cache.room((0, 99)).fill_(99)
+    assert (0, 0) in cache
+    assert cache.get((0, 1)) is None
+    cache.discard((0, 99))
+    assert cache.get((0, 99)) is None
+    cache.without({2, 3})
+    assert cache.get((0, 2)) is None
+    assert [cache.get((0, n))[5].item() for n in range(4, SLAB_RECORDS)] == list(range(4, SLAB_RECORDS))
+
+
+def test_without_room_nothing_stays():
+    cache = Resident(SLAB - 1)
+    cache.record_bytes = 64
+    assert cache.room((0, 0)) is None
+    assert cache.nbytes == 0
+
+
+def test_the_limit_holds_while_it_moves():
+    draw, cache = random.Random(1), Resident(3 * SLAB)
+    cache.record_bytes = 64
+    for _ in range(900):
+        key = draw.randrange(2), draw.randrange(60)
+        record = cache.get(key)
+        if record is None and (room := cache.room(key)) is not None:
+            room.fill_(key[0] * 60 + key[1])
+        elif record is not None:
+            assert set(record.tolist()) == {key[0] * 60 + key[1]}
+        if draw.random() < 0.1:
+            cache.shrink(draw.randrange(4 * SLAB))
+        assert cache.nbytes <= cache.limit
