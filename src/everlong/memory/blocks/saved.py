@@ -129,7 +129,8 @@ def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, T
     memory.add_layer(row, layer, shape)
     part = row.layers[layer]
     tail, used = part.now.tail, k.shape[2]
-    tail.k[:, :, :used], tail.v[:, :, :used], tail.mass[:, :used] = k, v, found["tail_mass"]
+    mass = found["tail_mass"][: len(tail.mass)]
+    tail.k[:, :, :used], tail.v[:, :, :used], tail.mass[:, :used] = k, v, mass
     first = part.first_sink if part.raw_sinks is part.front else 0
     for mine, name in zip(part.raw_sinks, ("sinks_k", "sinks_v"), strict=True):
         mine[:, :, first : first + found[name].shape[2]] = found[name]
