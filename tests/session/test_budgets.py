@@ -19,6 +19,7 @@ from everlong.errors import BudgetError, ConfigError, InputError
 from everlong.memory.blocks.room import Room
 from everlong.memory.budget import Budget
 from everlong.memory.resident import SLAB_RECORDS
+from everlong.session.budgets import Budgets
 from everlong.session.library import Library
 
 from .conftest import interrupt
@@ -286,11 +287,11 @@ def test_an_interrupt_while_blocks_give_way_damages_nothing(model, tmp_path):
         for at in (1, 9, 20, *range(30, 150, 12), 900):
             session, expected = whole.fork(), whole.fork()
             with contextlib.suppress(KeyboardInterrupt), interrupt(at):
-                session._room.give_up(session._open().blocks)
+                session._budgets._room.give_up(session._open().blocks)
             expected.drop_blocks(session._open().blocks.rows[0].dropped)
             found = [expected, session, Session.load(session.save(tmp_path / "saved"), model, 32)]
             for each in found:
-                each._room = None
+                each._budgets = Budgets(Budget(), each._open(), 32)
                 each.feed(IDS[192:224])
             assert len({each.report().dropped_tokens for each in found}) == 1
             for each in found[1:]:

@@ -17,14 +17,12 @@ from torch import Tensor
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.blocks.pins import Pin
-from everlong.memory.blocks.room import Room
-from everlong.memory.budget import Budget
 from everlong.memory.report import MemoryReport
 from everlong.memory.store import HostStore
 from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
 from everlong.models.load import Loaded
-from everlong.session import forgetting, pinning
+from everlong.session import budgets, forgetting, pinning
 from everlong.session.answer import Answer, Generation
 from everlong.session.forgetting import Forgotten
 from everlong.session.inputs import Input, chunks, id_pieces, with_tail
@@ -80,7 +78,7 @@ class Session(AbstractContextManager["Session"]):
         if not isinstance(method, Method):
             raise ConfigError(f"method={method!r}: expected a method such as everlong.Sinks(sinks=4, window=1020)")
         self._take(_loaded(model), method, chunk)
-        self._budget = _budget(method, store is not None, host_budget, disk_budget, when_full)
+        self._budget = budgets.given(method, store is not None, host_budget, disk_budget, when_full)
         self._keeper = None if store is None else Keeper.created(store, name, self)
         try:
             self._set_up()
@@ -104,7 +102,7 @@ class Session(AbstractContextManager["Session"]):
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         fields = method.as_dict()
         self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
-        self._room = _room(self._reader, self._budget, self.chunk)
+        self._budgets = budgets.Budgets(self._budget, self._reader, self.chunk)
 
     @property
     def seen_tokens(self) -> int:
@@ -313,12 +311,12 @@ class Session(AbstractContextManager["Session"]):
             session = cls.__new__(cls)
             loaded = _loaded(model)
             session._take(loaded, keeper.method(), chunk)
-            session._budget = _budget(session.method, not read_only, host_budget, disk_budget, when_full)
+            session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
             session._keeper = keeper
             keeper.check(session)
             session._set_up()
             keeper.restore(session)
-            session._shrink()
+            session._budgets.shrink(session._open(), session._reuse)
         except BaseException:
             keeper.close()
             raise
@@ -333,12 +331,7 @@ class Session(AbstractContextManager["Session"]):
 
         `host` is without the records that stay in memory as far as there is room.
         """
-        reader = self._open()
-        device = reader.planned_bytes
-        if reader.blocks is None:
-            return {"device": device, "host": 0, "disk": 2 * device + 4 * tokens}
-        room = Room.of(reader.blocks, Budget(), self.chunk, device)
-        return {"device": device} | room.planned_bytes(tokens, room.spare(reader.blocks))
+        return budgets.planned_bytes(self._open(), tokens, self.chunk)
 
     def fork(self) -> Session:
         """An independent session that has read the same; shares the model, copies the cache (its bytes, once)."""
@@ -430,7 +423,7 @@ class Session(AbstractContextManager["Session"]):
         session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full)
         try:
             session.load_state(tensors, meta)
-            session._shrink()
+            session._budgets.shrink(session._open(), session._reuse)
         except BaseException as error:
             session.close()
             if isinstance(error, LookupError):
@@ -482,47 +475,14 @@ class Session(AbstractContextManager["Session"]):
         Where stored blocks must give way inside the chunk, it is read in parts, each by itself wholly or not at all.
         """
         found: list[Tensor] = []
-        for part in self._parts(ids, answering):
+        asked = self._source in (PROMPT, ANSWER)
+        for part in self._budgets.parts(self._open(), ids, answering, asked, self._reuse):
             found[:] = [*(found if every else []), self._read_part(part, every, answering)]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _parts(self, ids: Tensor, answering: bool) -> Iterator[Tensor]:
-        """The ids of a chunk, cut where stored blocks must give way; BudgetError, before the first, if none may."""
-        room, memory, given = self._room, self._open().blocks, False
-        while room is not None and memory is not None:
-            spare = 0 if self._source in (PROMPT, ANSWER) else room.spare(memory)
-            fit = room.fitting(memory, self.seen_tokens, len(ids), answering, spare)
-            if fit and given:
-                given = self._reuse()
-            if fit == len(ids):
-                break
-            if fit and self._budget.when_full != "refuse":
-                yield ids[:fit]
-                ids = ids[fit:]
-            elif not (given := room.give_up(memory)):
-                raise room.refusal(memory, self.seen_tokens, len(ids))
-        yield ids
-
-    def _shrink(self) -> None:
-        """Let stored blocks give way until they fit the budgets; BudgetError if none may."""
-        room, memory = self._room, self._open().blocks
-        if room is None or memory is None or not memory.rows:
-            return
-        store, gone = memory.rows[0].store, len(memory.rows[0].gone)
-        while (tier := room.over(store, room.held(memory), self.seen_tokens)) is not None:
-            if room.give_up(memory):
-                continue
-            if tier == "disk":
-                break
-            raise room.refusal(memory, self.seen_tokens, 0)
-        if len(memory.rows[0].gone) > gone:
-            self._reuse()
-
-    def _reuse(self) -> bool:
-        """Let the room of blocks that were given up be used on the disk too: a checkpoint says that they are gone."""
+    def _reuse(self) -> None:
         if self._keeper is not None and self._keeper.writable:
             self.checkpoint()
-        return False
 
     def _read_part(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
         reader, before = self._open(), self._last
@@ -559,23 +519,6 @@ class Session(AbstractContextManager["Session"]):
 def _loaded(model: Any) -> Loaded:
     """The model with its tokenizer and name; a plain transformers model has no tokenizer."""
     return model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
-
-
-def _budget(method: Method, kept: bool, host: int | str | None, disk: int | str | None, when_full: str) -> Budget:
-    """The budget that was given; ConfigError where it would have no effect."""
-    budget = Budget.given(host, disk, when_full)
-    if budget and not method.answers:
-        raise ConfigError(f"{'/'.join(budget.as_dict())} budget: {method.name} stores nothing; use everlong.Blocks")
-    if budget.disk is not None and not kept:
-        raise ConfigError(f"disk_budget={budget.disk:,}: nothing is written to the disk; give a store, or leave it out")
-    return budget
-
-
-def _room(reader: Reader, budget: Budget, chunk: int) -> Room | None:
-    """What keeps the stored blocks within the budget; None where there is none."""
-    if reader.blocks is None or not budget:
-        return None
-    return Room.of(reader.blocks, budget, min(chunk, reader.chunk_limit), reader.planned_bytes)
 
 
 def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:
