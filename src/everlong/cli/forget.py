@@ -39,7 +39,7 @@ def forget(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Forget a source, some of its characters, or some tokens of a kept session.
+    """Forget a source or a span of a kept session.
 
     The blocks that touch the span are dropped and overwritten on the disk (where a fork needs them: once it does not);
     no answer draws on them again and no citation shows them. Tokens that were read later keep traces of the span. With

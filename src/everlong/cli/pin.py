@@ -26,7 +26,7 @@ def pin(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Pin a source, some of its characters, or some tokens of a kept session.
+    """Pin a source or a span of a kept session.
 
     The blocks that touch the span are pinned whole; what is still in the window is pinned once it leaves it. --json
     prints one object: first, end (tokens), always, keep and all pins of the session.
@@ -63,7 +63,7 @@ def unpin(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Take away the pins that share a token with a source, some of its characters, or some tokens.
+    """Take away the pins of a source or a span.
 
     --json prints one object: unpinned (how many) and the pins that are left.
     """
