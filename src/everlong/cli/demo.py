@@ -40,7 +40,7 @@ def demo(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read a long text three ways and compare them; hide a key in a long text, read it once, and ask for it.
+    """Read a long text three ways; hide a key and find it again.
 
     The text is CPython's own reference documentation, which every Python carries (pydoc_data.topics). Dense reads
     as far as the model was trained; window and sinks read all of it with a bounded cache. A text with a pass key in
