@@ -16,7 +16,7 @@ demo: $(VENV)/.demo-ready
 	$(PYTHON) -m everlong demo $(ARGS)
 
 test: $(VENV)/.test-ready
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 $(VENV)/.demo-ready: pyproject.toml constraints.txt | $(PYTHON)
 	$(PIP) -c constraints.txt -e '.[report]'
