@@ -198,6 +198,16 @@ def test_other_options_on_an_old_session_are_refused(everlong, read, store, text
     assert "was made with" in ended.err
 
 
+def test_without_options_an_old_session_keeps_its_own(everlong, read, store, text_file, tiny, tmp_path):
+    tokens = read(text_file, "--json").json["tokens"]
+    other = tmp_path / "other.md"
+    other.write_text("A second text of its own. " * 20)
+    found = everlong("read", other, "--store", store, "--model", tiny, "--json")
+    assert found.code == 0, found.err
+    assert found.json["tokens"] > tokens
+    assert "window=24" in found.json["report"]["method"]
+
+
 def test_a_read_only_folder_is_refused(everlong, text_file, tiny):
     ended = everlong("read", text_file, "--store", "/proc/everlong", "--model", tiny)
     assert ended.code == 2

@@ -51,7 +51,20 @@ def test_help_lists_the_commands(everlong):
     ended = everlong("--help")
     assert ended.code == 0
     listed = [line.split()[0] for line in ended.out.split("Commands:")[1].strip().splitlines()]
-    assert listed == ["read", "ask", "pin", "unpin", "forget", "generate", "chat", "score", "bench", "doctor", "demo", "sessions"]
+    assert listed == [
+        "read",
+        "ask",
+        "pin",
+        "unpin",
+        "forget",
+        "generate",
+        "chat",
+        "score",
+        "bench",
+        "doctor",
+        "demo",
+        "sessions",
+    ]
     assert "..." not in ended.out.split("Commands:")[1]
     assert everlong().out == ended.out
 

@@ -99,8 +99,9 @@ def _opened(
     budgets: dict[str, Any],
     console: Console,
 ) -> Session:
-    """The session of this name; a new one if there is none."""
+    """The session of this name, with its own settings if none were given; a new one if there is none."""
     from everlong.errors import ConfigError
+    from everlong.methods import make_method
     from everlong.session.library import Library
     from everlong.session.session import Session
 
@@ -108,11 +109,11 @@ def _opened(
     entry = library.find(name)
     if entry is None:
         return Session(loaded, method, chunk, library.folder, name, **budgets)
-    wanted = {"name": method.name, "fields": method.as_dict()}
-    if entry.method != wanted:
+    kept, plain = make_method(entry.method["name"], entry.method["fields"]), make_method(method.name, {})
+    if kept != method and (method != plain or method.name != kept.name):
         raise ConfigError(
-            f"session {name!r}: was made with {entry.method['name']} {entry.method['fields']}, got {method}; leave the "
-            "options as they were, or give another --session"
+            f"session {name!r}: was made with {kept}, got {method}; leave the options as they were, or give another "
+            "--session"
         )
     console.note(f"Session {name!r} holds {entry.tokens:,} tokens already.")
     return Session.open(library.folder, name, loaded, chunk, **budgets)
