@@ -28,7 +28,7 @@ SHOWN_PASSAGES = 3
 def demo(
     ctx: typer.Context,
     full: Annotated[bool, typer.Option("--full", help="Read the whole text, 113K tokens.")] = False,
-    tokens: Annotated[int, typer.Option(min=16, help="Tokens to read if not --full.")] = 32768,
+    tokens: Annotated[int, typer.Option(min=16, help="Tokens to read if not --full.")] = 24576,
     cache: Annotated[int, typer.Option(min=SINKS + 1, help="Tokens that window and sinks keep.")] = 1024,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after the stream.")] = 200,
     seed: Annotated[int | None, typer.Option(help="Hides the same key at the same place; drawn if not given.")] = None,
@@ -54,12 +54,12 @@ def demo(
     _check_folder(out)
     loaded = load_model(model, "auto", "auto", threads, console)
     ids, trained = _ids(loaded, None if full else tokens), _trained_tokens(loaded)
-    drawn = random.Random(seed)
+    drawn, hay = random.Random(seed), len(ids) * 4 // 3
     key, depth = drawn.randrange(10000, 100000), drawn.uniform(0.1, 0.9)
-    text, hidden = _hide(out, loaded, len(ids), key, depth)
+    text, hidden = _hide(out, loaded, hay, key, depth)
     console.note(f"The text: Python's own reference documentation, {len(ids):,} tokens.")
     console.note(f"The model: {loaded.name}, trained on {trained:,} tokens; dense stops there.")
-    console.note(f"The key: {key}, hidden at {depth:.0%} of another text as long ({out / 'haystack.txt'}).")
+    console.note(f"The key: {key}, hidden at {depth:.0%} of another text, {hay:,} tokens ({out / 'haystack.txt'}).")
     kept, dense, window, (sinks, written) = _read_all(out, model, ids, trained, cache, new_tokens, threads, console)
     curves = [dense[0], window[0], sinks]
     _show_table(curves, console)
@@ -109,7 +109,7 @@ def _read_all(
     store = out / "library"
     shutil.rmtree(store, ignore_errors=True)
     jobs = [
-        Job("blocks", len(ids), read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store)),
+        Job("blocks", len(ids) * 4 // 3, read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store)),
         Job("window", len(ids), read_stream, (model, Window(window=cache), ids, 0)),
         Job("sinks", len(ids), read_stream, (model, Sinks(sinks=SINKS, window=cache - SINKS), ids, new_tokens)),
         Job("dense", min(trained, len(ids)), read_stream, (model, Dense(), ids[:trained], 0)),
