@@ -230,6 +230,8 @@ class BlockMemory:
     def settle(self) -> None:
         """Let go of the blocks that were given up; nothing to do unless an interrupt came while they were."""
         for n, row in enumerate(self.rows):
+            if not len(row.gone):
+                continue
             count = self.sealed(n)
             for part in row.layers.values():
                 part.index.digests.without(row.gone, count)
