@@ -21,11 +21,10 @@ from everlong.memory.budget import Budget
 from everlong.memory.resident import SLAB_RECORDS
 from everlong.session.budgets import Budgets
 from everlong.session.library import Library
+from tests.session.keeping import IDS, SMALL, answer
 
 from .conftest import interrupt
 
-SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6}
-IDS = torch.randint(97, (500,), generator=torch.Generator().manual_seed(3)).tolist()
 HOST, DISK = 90_000, 418_000
 """Of a store in memory 44 blocks fit `HOST`, of one on the disk some 60 fit `DISK`."""
 
@@ -37,10 +36,6 @@ def model(tiny_llama):
 
 def made(model, store=None, name="one", fields=(), **budgets):
     return Session(model, Blocks(**SMALL, **dict(fields)), chunk=32, store=store, name=name, **budgets)
-
-
-def answer(session):
-    return session.generate(IDS[200:210], max_new_tokens=12).token_ids
 
 
 def checked(session, folder=None):

@@ -8,7 +8,8 @@ from everlong import Session
 from everlong.errors import SaveError
 from everlong.session import compacting
 from everlong.session.library import Library
-from tests.session.test_forget import IDS, SPAN, kept, reopened, rows
+from tests.session.keeping import IDS, kept
+from tests.session.test_forget import SPAN, reopened, rows
 
 
 @pytest.fixture(scope="module")

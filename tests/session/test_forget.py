@@ -9,9 +9,8 @@ from everlong import Blocks, Session
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError
 from everlong.session import erasing
 from everlong.session.library import Library
+from tests.session.keeping import IDS, SMALL, answer, kept
 
-SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6}
-IDS = torch.randint(97, (260,), generator=torch.Generator().manual_seed(3)).tolist()
 SPAN = (40, 51)
 """Tokens of the blocks 7 (38 to 42), 8 and 9 (48 to 52): five tokens of their neighbours go with them."""
 
@@ -19,17 +18,6 @@ SPAN = (40, 51)
 @pytest.fixture(scope="module")
 def model(tiny_llama):
     return tiny_llama(num_hidden_layers=2, max_position_embeddings=64, initializer_range=0.3)
-
-
-def kept(model, store, ids=150, name="one", **fields):
-    session = Session(model, Blocks(**(SMALL | fields)), chunk=16, store=store, name=name)
-    session.feed(IDS[:ids])
-    session.checkpoint()
-    return session
-
-
-def answer(session):
-    return session.generate(IDS[200:210], max_new_tokens=12).token_ids
 
 
 def reopened(model, store, name="one"):

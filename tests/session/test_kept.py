@@ -16,25 +16,12 @@ import torch
 from everlong import Blocks, Session
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
 from everlong.session.library import Library
-
-SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6}
-IDS = torch.randint(97, (260,), generator=torch.Generator().manual_seed(3)).tolist()
+from tests.session.keeping import IDS, SMALL, answer, kept
 
 
 @pytest.fixture(scope="module")
 def model(tiny_llama):
     return tiny_llama(num_hidden_layers=2, max_position_embeddings=64, initializer_range=0.3)
-
-
-def kept(model, store, ids=150, name="one", **fields):
-    session = Session(model, Blocks(**(SMALL | fields)), chunk=16, store=store, name=name)
-    session.feed(IDS[:ids])
-    session.checkpoint()
-    return session
-
-
-def answer(session):
-    return session.generate(IDS[200:210], max_new_tokens=12).token_ids
 
 
 def feed_and_keep(session, ids):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from everlong import Session
+from everlong import Blocks, Session
 from everlong.errors import InputError, SessionError
 from everlong.models.load import Loaded
 from everlong.session import rereading
 from everlong.session.library import Library
 from everlong.session.reading import Document, read_document
 from everlong.session.transcript import Stretch
-from tests.session.test_forget import IDS, SMALL, Blocks, answer, kept, wiped
+from tests.session.keeping import IDS, SMALL, answer, kept
+from tests.session.test_forget import wiped
 
 
 @pytest.fixture(scope="module")

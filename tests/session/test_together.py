@@ -8,6 +8,7 @@ import torch
 from everlong import Blocks, Session
 from everlong.errors import CapabilityError
 from everlong.session.library import Library
+from tests.session.keeping import answer
 
 SMALL = {"sinks": 3, "window": 40, "block": 8, "top_k": 3, "exec_chunk": 16, "pool": 6}
 IDS = torch.randint(97, (900,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -23,10 +24,6 @@ def model(tiny_llama):
 def made(model, store, cut, **budgets):
     fields = SMALL | ({"cut": "surprise", "surprise_window": 16, "surprise_gamma": 0.5} if cut == "surprise" else {})
     return Session(model, Blocks(**fields), chunk=32, store=store, name="one", **budgets)
-
-
-def answer(session):
-    return session.generate(IDS[200:210], max_new_tokens=12).token_ids
 
 
 def reopened(model, store, **budgets):
