@@ -28,8 +28,8 @@ from typing import Any, Literal
 import torch
 
 import everlong
-from everlong.cli.machine import machine, versions
 from everlong.config import parse_options
+from everlong.machine import machine, versions
 from everlong.methods import make_method
 from everlong.methods.base import Method
 from everlong.models.load import Loaded

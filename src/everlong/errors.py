@@ -4,7 +4,8 @@
     ├── ConfigError            a setting, option, method or field that is wrong        (also ValueError)
     ├── InputError             a file or a text that cannot be read as asked           (also ValueError)
     ├── CapabilityError        a method or a cache that cannot do what was asked
-    │   └── BudgetError        what is to be stored does not fit the budget, and nothing may give way
+    │   ├── BudgetError        what is to be stored does not fit the budget, and nothing may give way
+    │   └── TooLongError       more tokens than a model with plain attention was trained for
     ├── ModelError
     │   ├── LoadError          no such model, or files that transformers cannot read
     │   └── AttachError        a model that cannot be attached
@@ -45,6 +46,10 @@ class CapabilityError(EverlongError):
 
 class BudgetError(CapabilityError):
     """What is to be stored does not fit the budget, and nothing may give way."""
+
+
+class TooLongError(CapabilityError):
+    """More tokens than a model with plain attention was trained for."""
 
 
 class ModelError(EverlongError):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from everlong.cli.timing import Baseline, sized, stock_copy
+from everlong.cli.timing import Baseline, sized
 from everlong.errors import CapabilityError, ConfigError
+from everlong.evaluate.peer import stock_copy
 from everlong.methods import Dense, Sinks, Window
 from everlong.models.load import load
 

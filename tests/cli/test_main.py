@@ -60,6 +60,7 @@ def test_help_lists_the_commands(everlong):
         "generate",
         "chat",
         "score",
+        "eval",
         "bench",
         "doctor",
         "demo",

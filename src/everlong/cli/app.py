@@ -12,6 +12,7 @@ from everlong.cli.bench import bench
 from everlong.cli.chat import chat
 from everlong.cli.demo import demo
 from everlong.cli.doctor import doctor
+from everlong.cli.evaluate import evaluate
 from everlong.cli.forget import forget
 from everlong.cli.generate import generate
 from everlong.cli.pin import pin, unpin
@@ -40,8 +41,8 @@ class Verb(TyperCommand):
     context_class = typer.Context
 
 
-for verb in (read, ask, pin, unpin, forget, generate, chat, score, bench, doctor, demo):
-    app.command(cls=Verb)(verb)
+for verb in (read, ask, pin, unpin, forget, generate, chat, score, evaluate, bench, doctor, demo):
+    app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)
 
 

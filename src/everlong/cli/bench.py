@@ -39,7 +39,8 @@ def bench(
     """
     from everlong.cli.console import Console
     from everlong.cli.setup import load_model
-    from everlong.cli.timing import WHATS, measure, sized, stock_copy
+    from everlong.cli.timing import WHATS, measure, sized
+    from everlong.evaluate.peer import stock_copy
 
     console = Console(quiet, json)
     whats, sizes = _known(_words(what), WHATS, "what"), _sizes(cache)
@@ -95,7 +96,7 @@ def _sizes(text: str) -> list[int]:
 
 def _tell(rows: list[Row], model: str, console: Console) -> None:
     """The rows as a table, under the command and what it ran on."""
-    from everlong.cli.machine import circumstances
+    from everlong.machine import circumstances
 
     print(f"everlong {' '.join(sys.argv[1:])}\n{model}; {circumstances()}\n")
     print(f"{'what':<8}{'method':<10}{'cache':>7}{'everlong':>16}{'transformers':>16}{'ratio':>8}{'spread':>15}")

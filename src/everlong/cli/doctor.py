@@ -35,9 +35,9 @@ def doctor(
     """
     from everlong.cli.console import Console
     from everlong.cli.families import EXACT, REFUSED
-    from everlong.cli.machine import machine, versions
     from everlong.cli.setup import load_model
     from everlong.config import parse_options
+    from everlong.machine import machine, versions
 
     console = Console(quiet, json)
     methods = _methods(parse_options(option or []))

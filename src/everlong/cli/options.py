@@ -24,12 +24,12 @@ def _from_file(ctx: typer.Context, path: Path | None) -> Path | None:
         if isinstance(chosen, Mapping):
             ctx.meta[_FIELDS] = dict(chosen)
             content["method"] = chosen.get("name")
-        ctx.default_map = _defaults(ctx, content, path)
+        defaults(ctx, content, path)
     return path
 
 
-def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values by parameter name; ConfigError for a key that is no option of this command."""
+def defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> None:
+    """Makes `content` of a YAML file the defaults; ConfigError for a key that is no option of this command."""
     from everlong.errors import ConfigError, nearest
 
     command: Any = ctx.command
@@ -44,7 +44,7 @@ def _defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> dict[s
             raise ConfigError(f"config {path}: {key}={value}: expected a value; see `{ctx.command_path} --help`")
         many = isinstance(value, list) and not known[name].multiple
         values[known[name].name] = ",".join(map(str, value)) if many else value
-    return values
+    ctx.default_map = values
 
 
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a hub id, a transformers folder or a GGUF file.")]

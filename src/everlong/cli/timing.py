@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -56,12 +55,6 @@ def sized(name: str, cache: int, fields: dict[str, Any]) -> Method:
     if window < 1:
         raise ConfigError(f"cache={cache}: must be more than the {plain['sinks']} sinks (sinks + window)")
     return make_method(name, fields | {"window": window})
-
-
-def stock_copy(model: Any) -> Any:
-    """A second model over the same weights in the same memory, which attaching the first one does not touch."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, shared)
 
 
 def measure(what: str, loaded: Loaded, stock: Any, method: Method, cache: int, chunk: int, repeats: int) -> Row:

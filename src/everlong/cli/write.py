@@ -37,8 +37,8 @@ def check_place(path: Path | None) -> None:
 
 def run_record(command: str, options: dict[str, Any]) -> str:
     """YAML with the options of a run, good for --config; comments say when and on what it was."""
-    from everlong.cli.machine import circumstances
     from everlong.config import dump_yaml
+    from everlong.machine import circumstances
 
     known = {name: value for name, value in options.items() if value is not None}
     return f"# everlong {command} --config THIS\n# {circumstances()}\n{dump_yaml(known)}"

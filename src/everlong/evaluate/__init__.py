@@ -1,0 +1,1 @@
+"""Benchmarks, one file each in `tasks/`, on every method and beside plain transformers."""

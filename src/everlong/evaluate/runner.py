@@ -1,0 +1,211 @@
+"""Runs a plan: every sample of every task on every method, one record for each question, on from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from everlong.attach import attach
+from everlong.errors import CapabilityError, TooLongError
+from everlong.evaluate.data import Data
+from everlong.evaluate.folder import Folder
+from everlong.evaluate.peer import PeerStream, stock_copy
+from everlong.evaluate.plan import Entry, Plain, Plan, Subject
+from everlong.evaluate.stream import Clock, MethodStream, Stream
+from everlong.evaluate.task import Outcome, Sample, Setting
+from everlong.machine import peak_rss_bytes, reset_peak_rss
+from everlong.methods.dense import Dense
+from everlong.models.load import Loaded
+from everlong.session.session import Session
+
+Advance = Callable[[int, str], None]
+"""Told how many characters were read so far, and a few words on how it goes."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One sample on one method, and what its records say of where they come from."""
+
+    entry: Entry
+    subject: Subject
+    sample: Sample
+    facts: dict[str, Any]
+
+
+def planned(plan: Plan, loaded: Loaded, data: Data) -> list[Work]:
+    """All that the plan does, sample by sample, each on every method; reads and checks every file that is needed."""
+    setting, found = Setting(loaded.tokenizer, data, plan.seed), []
+    for entry in plan.entries:
+        taken: dict[str, int] = {}
+        for sample in entry.task.make_samples(setting):
+            taken[sample.group] = taken.get(sample.group, 0) + 1
+            if plan.limit is None or taken[sample.group] <= plan.limit:
+                found += [Work(entry, s, sample, _facts(plan, entry, s, sample)) for s in entry.subjects]
+    return found
+
+
+def evaluate(
+    plan: Plan,
+    loaded: Loaded,
+    out: Path,
+    data: Data | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Runs what `out` does not have yet; the rows of the summary.
+
+    `progress(total)` is a context manager that gives an `Advance`. An interrupt loses the sample that was being read,
+    and no more.
+    """
+    data = data or Data(None)
+    with Folder(out, plan, data.path) as folder:
+        work = planned(plan, loaded, data)
+        left = [item for item in work if not folder.has(item.facts)]
+        runner = Runner(plan, loaded)
+        with (progress or _silent)(sum(_weight(item) for item in left)) as advance, runner.attached():
+            meter = Meter(len(work) - len(left), len(work), advance)
+            for item in left:
+                folder.add(runner.records(item, meter.begins(item)))
+                meter.ends(_weight(item))
+        return folder.summarise()
+
+
+class Runner:
+    """A loaded model, and a second one over the same weights for plain transformers."""
+
+    def __init__(self, plan: Plan, loaded: Loaded) -> None:
+        self.plan, self.loaded = plan, loaded
+        self._stock: Loaded | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keeps the model attached between sessions."""
+        if not any(not isinstance(s, Plain) for entry in self.plan.entries for s in entry.subjects):
+            yield
+            return
+        self._stock = Loaded(stock_copy(self.loaded.model), self.loaded.tokenizer, self.loaded.name)
+        with attach(self.loaded.model, Dense()):
+            yield
+
+    @contextmanager
+    def stream(self, subject: Subject, clock: Clock) -> Iterator[Stream]:
+        """An empty stream of the method."""
+        if isinstance(subject, Plain):
+            yield PeerStream(self._stock or self.loaded, clock, self.plan.chunk)
+        else:
+            with Session(self.loaded, subject, self.plan.chunk) as session:
+                yield MethodStream(self.loaded, session, clock)
+
+    def records(self, work: Work, tick: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
+        """What came of one sample on one method: a record for each question, and one more if it ended early."""
+        clock, found, status, note = Clock(), [], "ok", None
+        clock.tick = tick or clock.tick
+        reset, start = reset_peak_rss(), _Lap(clock)
+        try:
+            with self.stream(work.subject, clock) as stream:
+                for outcome in work.entry.task.run(stream, work.sample):
+                    found += [self._record(work, outcome, start.lap(), stream.report())]
+        except CapabilityError as error:
+            status, note = "too long" if isinstance(error, TooLongError) else "cannot", str(error)
+        if status != "ok":
+            empty = Outcome(None, None, list(work.sample.gold))
+            found.append(self._record(work, empty, start.lap(), None) | {"status": status, "note": note})
+        peak = peak_rss_bytes() if reset else None
+        return [record | {"peak_rss_bytes": peak} for record in found]
+
+    def _record(
+        self, work: Work, outcome: Outcome, spent: dict[str, Any], report: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        return work.facts | {
+            "part": outcome.part,
+            "group": work.sample.group if outcome.group is None else outcome.group,
+            "status": "ok",
+            "prediction": outcome.prediction,
+            "gold": outcome.gold,
+            "score": outcome.score,
+            "scores": dict(outcome.scores),
+            "facts": dict(outcome.facts),
+            **spent,
+            "report": report,
+        }
+
+
+@dataclass
+class _Lap:
+    """Time and tokens since the last record of a sample."""
+
+    clock: Clock
+    start: float = field(default_factory=time.perf_counter)
+    before: tuple[float, int, int] = (0.0, 0, 0)
+
+    def lap(self) -> dict[str, Any]:
+        """What was spent since."""
+        now, clock = time.perf_counter(), self.clock
+        after = (clock.model_s, clock.new_tokens, clock.truncated_tokens)
+        model_s, new, truncated = (b - a for a, b in zip(self.before, after, strict=True))
+        spent = {"prompt_tokens": clock.prompt_tokens, "new_tokens": new, "truncated_tokens": truncated}
+        spent |= {"seconds": now - self.start, "model_s": model_s}
+        self.start, self.before = now, after
+        return spent
+
+
+@dataclass
+class Meter:
+    """How far a run is, in characters, and the time that is left."""
+
+    done_samples: int
+    samples: int
+    advance: Advance
+    done: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def begins(self, work: Work) -> Callable[[int], None]:
+        """What the stream of a sample tells its progress to."""
+        within, most = 0, _weight(work)
+        words = f"{work.entry.task.name} {work.subject.name}, {self.done_samples}/{self.samples} samples"
+
+        def tick(chars: int) -> None:
+            nonlocal within
+            within = min(most, within + chars)
+            self.advance(self.done + within, words)
+
+        tick(0)
+        return tick
+
+    def ends(self, weight: int) -> None:
+        """A sample is done."""
+        self.done += weight
+        self.done_samples += 1
+
+
+def _facts(plan: Plan, entry: Entry, subject: Subject, sample: Sample) -> dict[str, Any]:
+    return {
+        "task": entry.task.name,
+        "version": entry.task.version,
+        "options": _plain(entry.task.as_dict()),
+        "method": subject.name,
+        "settings": _plain(subject.as_dict()),
+        "model": plan.model,
+        "id": sample.id,
+        "length": sample.length,
+        "depth": sample.depth,
+    }
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields as they come back from a file of records: tuples are lists."""
+    return json.loads(json.dumps(fields))
+
+
+def _weight(work: Work) -> int:
+    """Characters that are read."""
+    return len(work.sample.context) + len(work.sample.question) + 1
+
+
+@contextmanager
+def _silent(total: int) -> Iterator[Advance]:
+    yield lambda done, words: None

@@ -1,0 +1,156 @@
+"""What a task sees of a method: an empty stream that reads, answers and scores, and keeps the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from everlong.errors import TooLongError
+from everlong.models.load import Loaded
+from everlong.session.session import Session
+from everlong.session.text import token_ids
+
+PIECE_CHARS = 16384
+"""Characters between two signs of progress."""
+Tick = Callable[[int], None]
+"""Told how many characters were read since."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """One stream of text, read from its beginning. Strings that are given one after another are tokenised apart."""
+
+    clock: Clock
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read and written so far."""
+        ...
+
+    @property
+    def session(self) -> Session | None:
+        """The session behind it (sources, citations, forgetting); None for plain transformers."""
+        ...
+
+    def feed(self, text: str, source: str = "text") -> int:
+        """Reads `text`; the number of its tokens. TooLongError where the model cannot take it."""
+        ...
+
+    def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
+        """The likeliest answer to `question`, before any of the texts in `stop`.
+
+        Not `keep`: the stream is afterwards as if it had never been asked.
+        """
+        ...
+
+    def score(self, text: str | Sequence[int]) -> Iterator[Tensor]:
+        """Reads `text` (or ids) and gives the log-probabilities of its tokens, in pieces; NaN for the first of all."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What it has seen and holds: fields as in MemoryReport."""
+        ...
+
+
+@dataclass
+class Clock:
+    """Seconds that the model took, and counts of tokens."""
+
+    model_s: float = 0.0
+    new_tokens: int = 0
+    prompt_tokens: int = 0
+    """Tokens before the newest answer, or behind the newest score."""
+    truncated_tokens: int = 0
+    """Tokens of prompts that were left out because the model cannot take them (plain transformers only)."""
+    tick: Tick = field(default=lambda chars: None)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Counts the time of what is done inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.model_s += time.perf_counter() - start
+
+
+def trained_length(model: Any) -> int:
+    """Tokens of context that the model was trained for, as its config says."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+class MethodStream(Stream):
+    """A session of a method. Dense attention refuses what passes the trained length."""
+
+    def __init__(self, loaded: Loaded, session: Session, clock: Clock) -> None:
+        self.loaded, self.clock, self._session = loaded, clock, session
+        self._limit = trained_length(loaded.model) if session.method.name == "dense" else None
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        return self._session
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read and written so far."""
+        return self._session.seen_tokens
+
+    def feed(self, text: str, source: str = "text") -> int:
+        """Reads `text`, and ticks on the way."""
+        self._fits(text)
+        with self.clock.running():
+            return self._session.feed(self._pieces(text), source=source)
+
+    def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
+        """The session's answer, drawn greedily."""
+        self._fits(question, max_new_tokens)
+        with self.clock.running():
+            mark = None if keep else self._session.mark()
+            found = self._session.generate(question, max_new_tokens=max_new_tokens, stop=tuple(stop))
+            self.clock.prompt_tokens = self.seen_tokens - len(found.token_ids)
+            self.clock.new_tokens += len(found.token_ids)
+            if mark is not None:
+                self._session.rewind(mark)
+                mark.close()
+        self.clock.tick(len(question))
+        return found.text
+
+    def score(self, text: str | Sequence[int]) -> Iterator[Tensor]:
+        """The session's log-probabilities."""
+        self._fits(text)
+        found = self._session.score_stream(text)
+        while True:
+            with self.clock.running():
+                part = next(found, None)
+            if part is None:
+                return
+            self.clock.prompt_tokens = self.seen_tokens
+            yield part
+            self.clock.tick(len(part))
+
+    def report(self) -> dict[str, Any]:
+        """The session's report."""
+        return self._session.report().as_dict()
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        for at in range(0, len(text), PIECE_CHARS):
+            yield text[at : at + PIECE_CHARS]
+            self.clock.tick(min(PIECE_CHARS, len(text) - at))
+
+    def _fits(self, text: str | Sequence[int], more: int = 0) -> None:
+        """TooLongError if what comes does not fit."""
+        if self._limit is not None:
+            coming = len(token_ids(self.loaded.tokenizer, text) if isinstance(text, str) else text)
+            too_long(self.seen_tokens + coming + more, self._limit)
+
+
+def too_long(tokens: int, limit: int) -> None:
+    """TooLongError if so many tokens pass the limit."""
+    if tokens > limit:
+        raise TooLongError(f"{tokens} tokens: dense attention takes {limit} (trained length); use another method")
