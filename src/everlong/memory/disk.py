@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import bisect
 import os
-import queue
-import struct
 import sys
-import threading
 import weakref
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,32 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.errors import DamagedError, InputError, SaveError
+from everlong.errors import DamagedError, InputError
 from everlong.memory.codec import Codec
 from everlong.memory.resident import Resident
 from everlong.memory.store import Traffic
+from everlong.memory.volume import HEADER, HEADER_BYTES, MAGIC, Volume, digest_rows, parts
+from everlong.memory.writer import Writer
 from everlong.ops.spans import Ints
-
-HEADER = struct.Struct("<8sIIIIQ")
-HEADER_BYTES = 64
-MAGIC = b"evrlng\x01\n"
-QUEUED_ROWS = 4
-"""Rows that may wait for the disk; the computation waits when there are more."""
-
-
-@dataclass(frozen=True)
-class Volume:
-    """Rows `first` .. `end - 1` of a stream, in the file `path` from its row `at` on."""
-
-    path: Path
-    first: int
-    end: int
-    at: int = 0
-
-    @property
-    def digests(self) -> Path:
-        """The file with the digests of the same rows."""
-        return self.path.with_suffix(".digests")
 
 
 class DiskStore:
@@ -75,7 +52,7 @@ class DiskStore:
         self._staged: dict[int, Tensor] = {}
         self._waiting: dict[int, Tensor] = {}
         self._files: dict[Path, int] = {}
-        self._writer: _Writer | None = None
+        self._writer: Writer | None = None
         self._family: weakref.WeakSet[DiskStore] = weakref.WeakSet([self])
         if writable:
             self.reuse()
@@ -197,7 +174,7 @@ class DiskStore:
     def _write(self, block: int, row: Tensor, digests: Tensor) -> None:
         """Queue a row for the next free place of this stream's own file."""
         last, place = self.volumes[-1], self._free[0]
-        self._writer = self._writer or _Writer(last.path)
+        self._writer = self._writer or Writer(last.path)
         self._writer.write(block, place, row, digests)
         self._free[:] = self._free[1:] or [place + 1]
         follows = place == last.at + block - last.first
@@ -228,7 +205,7 @@ class DiskStore:
         for block in absent.intersection(self._waiting) if not self.writable else ():
             del self._waiting[block]
         self.resident.without(absent)
-        kept = [part for v in self.volumes for part in _parts(v, gone)]
+        kept = [part for v in self.volumes for part in parts(v, gone)]
         last = self.volumes[-1]
         if not kept or kept[-1].path != last.path or kept[-1].end < self.blocks:
             kept.append(Volume(last.path, self.blocks, self.blocks))
@@ -261,7 +238,7 @@ class DiskStore:
         width = sum(numbers.values()) * 4 + 4
         self.digest_bytes = width
         rows = np.concatenate(
-            [_digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first]
+            [digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first]
             or [np.empty((0, width), np.uint8)]
         )
         by_layer, at = {}, 0
@@ -302,158 +279,3 @@ class DiskStore:
             writer.close()
         for descriptor in files.values():
             os.close(descriptor)
-
-
-def _parts(volume: Volume, gone: Ints) -> Iterator[Volume]:
-    """What is left of a volume without the blocks that are `gone`."""
-    first = volume.first
-    a, b = np.searchsorted(gone, (volume.first, volume.end)).tolist()
-    for block in [*gone[a:b].tolist(), volume.end]:
-        if block > first:
-            yield Volume(volume.path, first, block, volume.at + first - volume.first)
-        first = block + 1
-
-
-class _Writer:
-    """Writes rows into a file, and their digests beside it, in a thread of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._queue: queue.Queue[tuple[int, int, Tensor, Tensor] | None] = queue.Queue(QUEUED_ROWS)
-        self._done: list[int] = []
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="everlong-writer", daemon=True)
-        self._thread.start()
-
-    def write(self, block: int, place: int, row: Tensor, digests: Tensor) -> None:
-        self._raise()
-        self._queue.put((block, place, row, digests))
-
-    def finished(self) -> list[int]:
-        """Blocks written since this was last asked."""
-        done, self._done = self._done, []
-        return done
-
-    def flush(self) -> None:
-        self._queue.join()
-        self._raise()
-        for path in (self.path, self.path.with_suffix(".digests")):
-            if path.exists():
-                descriptor = os.open(path, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise SaveError(
-                f"{self.path}: {self._error.strerror or self._error}; nothing that was kept is lost: make room "
-                "and read on from the last checkpoint"
-            ) from self._error
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            try:
-                if self._error is None:
-                    self._put(*item[1:])
-                    self._done.append(item[0])
-            except OSError as error:
-                self._error = error
-            finally:
-                self._queue.task_done()
-        self._queue.task_done()
-
-    def _put(self, place: int, row: Tensor, digests: Tensor) -> None:
-        body = digests.numpy().tobytes()
-        body += zlib.crc32(body).to_bytes(4, "little")
-        for path, data in ((self.path, row.numpy().data), (self.path.with_suffix(".digests"), memoryview(body))):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-            try:
-                _write_all(descriptor, data, place * data.nbytes)
-            finally:
-                os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: memoryview, at: int) -> None:
-    data = data.cast("B")
-    while data:
-        written = os.pwrite(descriptor, data, at)
-        data, at = data[written:], at + written
-
-
-def _digest_rows(volume: Volume, width: int, dropped: Collection[int]) -> np.ndarray:
-    """The rows of digests [n, width] with their checksums, checked; those of `dropped` blocks are zeros."""
-    try:
-        data = np.fromfile(volume.digests, np.uint8, (volume.end - volume.first) * width, offset=volume.at * width)
-    except OSError as error:
-        raise InputError(f"{volume.digests}: {error.strerror}; restore this file of the session's index") from error
-    rows = np.zeros((volume.end - volume.first, width), np.uint8)
-    whole = data[: len(data) // width * width].reshape(-1, width)
-    rows[: len(whole)] = whole
-    for n, row in enumerate(rows):
-        if volume.first + n in dropped:
-            row[:] = 0
-        elif n >= len(whole) or not _is_whole(row):
-            raise DamagedError(
-                f"{volume.digests}: the digests of block {volume.first + n} are not what was written; run `everlong "
-                "sessions verify --repair`"
-            )
-    return rows
-
-
-def _is_whole(row: np.ndarray) -> bool:
-    """Whether a row of digests has the checksum that stands at its end."""
-    return zlib.crc32(row[:-4].tobytes()) == int.from_bytes(row[-4:].tobytes(), "little")
-
-
-def digest_width(path: Path, row_bytes: int) -> int:
-    """Bytes of one row of digests beside the blocks of `path`: the width at which checksums hold; 0 without digests.
-
-    A writer that was killed may have written the blocks of some rows and not their digests.
-    """
-    digests = path.with_suffix(".digests")
-    if not row_bytes or not path.exists() or not digests.exists():
-        return 0
-    rows, data = -(-path.stat().st_size // row_bytes), np.memmap(digests, np.uint8) if digests.stat().st_size else b""
-    for count in range(rows, max(0, rows - QUEUED_ROWS - 2), -1):
-        width = len(data) // count
-        if width > 4 and any(_is_whole(np.asarray(data[n * width : (n + 1) * width])) for n in range(count)):
-            return width
-    return len(data) // max(1, rows)
-
-
-def damaged_rows(volume: Volume, row_bytes: int, width: int) -> Iterator[int]:
-    """Check every byte of a volume's rows and digests; the numbers of the blocks that are not what was written.
-
-    `width` is how many bytes the digests of a block take; 0 (an older store): as `digest_width` finds.
-    """
-    count = volume.end - volume.first
-    width = width or (digest_width(volume.path, row_bytes) if count else 0)
-    for n in range(count):
-        row = _bytes(volume.path, (volume.at + n) * row_bytes, row_bytes)
-        digests = _bytes(volume.digests, (volume.at + n) * width, width)
-        if not _is_whole_row(row, volume.first + n, row_bytes) or not _is_whole(np.frombuffer(digests, np.uint8)):
-            yield volume.first + n
-
-
-def _bytes(path: Path, at: int, size: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(at)
-            return file.read(size)
-    except OSError:
-        return b""
-
-
-def _is_whole_row(row: bytes, block: int, size: int) -> bool:
-    at = 0
-    while at < size and len(row) == size:
-        magic, _, number, _, checksum, length = HEADER.unpack_from(row, at)
-        end = at + HEADER_BYTES + length
-        if magic != MAGIC or number != block or end > size or zlib.crc32(row[at + HEADER_BYTES : end]) != checksum:
-            return False
-        at = end
-    return at == size

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from everlong.errors import SaveError
-from everlong.memory.disk import digest_width
+from everlong.memory.volume import digest_width
 
 _STEP_BYTES = 2**20
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlong.errors import SessionError
-from everlong.memory.disk import Volume, digest_width
 from everlong.memory.rows import copy_rows, overwrite
+from everlong.memory.volume import Volume, digest_width
 from everlong.session import erasing
 
 if TYPE_CHECKING:

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 import secrets
 import shutil
 import sqlite3
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -29,42 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
-from everlong.memory.disk import Volume
-from everlong.session import compacting, erasing, repairing
+from everlong.memory.volume import Volume
+from everlong.session import archive, compacting, erasing, repairing
 from everlong.session.compacting import Compacted
+from everlong.session.schema import FORMAT, SCHEMA, TABLES
 from everlong.session.transcript import Source, Stretch
 
-FORMAT = 1
 LOCKED_S = 5.0
 """How long to wait for another program's transaction."""
-TABLES = {"sessions": "id"} | dict.fromkeys(("volumes", "sources", "marks", "dropped", "pins", "forgotten"), "session")
-"""What an archive holds of a session, and the column that names it."""
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS sessions (
-    id TEXT PRIMARY KEY, name TEXT UNIQUE NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
-    model TEXT NOT NULL, fingerprint TEXT NOT NULL, method TEXT NOT NULL,
-    tokens INTEGER NOT NULL, blocks INTEGER NOT NULL, row_bytes INTEGER NOT NULL, state TEXT);
-CREATE TABLE IF NOT EXISTS volumes (
-    session TEXT NOT NULL, place INTEGER NOT NULL, file TEXT NOT NULL,
-    first INTEGER NOT NULL, end INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (session, place));
-CREATE TABLE IF NOT EXISTS sources (
-    session TEXT NOT NULL, place INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
-    first INTEGER NOT NULL, done INTEGER NOT NULL, PRIMARY KEY (session, place));
-CREATE TABLE IF NOT EXISTS marks (
-    session TEXT NOT NULL, source INTEGER NOT NULL, token INTEGER NOT NULL, chars INTEGER NOT NULL,
-    PRIMARY KEY (session, source, token)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS dropped (
-    session TEXT NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (session, block)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pins (
-    session TEXT NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, always INTEGER NOT NULL,
-    keep INTEGER NOT NULL, PRIMARY KEY (session, first, end)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS forgotten (
-    session TEXT NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, filler INTEGER NOT NULL,
-    wiped INTEGER NOT NULL, PRIMARY KEY (session, first, end)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS states (
-    session TEXT PRIMARY KEY, state TEXT NOT NULL, tokens INTEGER NOT NULL, blocks INTEGER NOT NULL);
-"""
 
 
 @dataclass(frozen=True)
@@ -212,7 +182,7 @@ class Library:
                 for table, key in (TABLES | {"states": "session"}).items():
                     db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
                 db.execute("DELETE FROM facts WHERE name = ?", (f"reread {entry.id}",))
-                used = {self._path(row[0]) for row in db.execute("SELECT file FROM volumes")}
+                used = {self.block_file(row[0]) for row in db.execute("SELECT file FROM volumes")}
             for path in files - used:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".digests").unlink(missing_ok=True)
@@ -231,9 +201,10 @@ class Library:
             rows = db.execute(
                 "SELECT file, first, end, at FROM volumes WHERE session = ? ORDER BY place", (entry.id,)
             ).fetchall()
-        return [Volume(self._path(file), first, end, at) for file, first, end, at in rows]
+        return [Volume(self.block_file(file), first, end, at) for file, first, end, at in rows]
 
-    def _path(self, file: str) -> Path:
+    def block_file(self, file: str) -> Path:
+        """Where a file of blocks lies."""
         return self.folder / "blocks" / file
 
     @staticmethod
@@ -355,74 +326,11 @@ class Library:
 
     def export(self, name: str, file: Path) -> None:
         """Write a session to one tar archive; wholly or not at all."""
-        entry = self.entry(name)
-        draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        with self.database() as db:
-            tables = {
-                table: db.execute(f"SELECT * FROM {table} WHERE {key} = ?", (entry.id,)).fetchall()
-                for table, key in TABLES.items()
-            }
-        try:
-            with tarfile.open(draft, "w") as archive:
-                facts = json.dumps({"format": FORMAT, "tables": tables}).encode()
-                info = tarfile.TarInfo("session.json")
-                info.size = len(facts)
-                archive.addfile(info, io.BytesIO(facts))
-                for path in (self.place(entry) / part for part in ("ids", entry.state) if part):
-                    archive.add(path, f"session/{path.name}")
-                compacting.archive_volumes(self, entry, archive, draft)
-            draft.replace(file)
-        except OSError as error:
-            raise SaveError(f"{file}: {error.strerror or error}; give another place with room") from error
-        finally:
-            draft.unlink(missing_ok=True)
+        archive.export(self, self.entry(name), file)
 
     def take(self, file: Path, name: str | None = None) -> Entry:
         """The session of an archive that `export` wrote, under its name or another."""
-        identity = secrets.token_hex(8)
-        folder = self.folder / "sessions" / identity
-        try:
-            with tarfile.open(file) as archive:
-                facts = json.load(archive.extractfile("session.json"))  # pyrefly: ignore
-                if facts["format"] != FORMAT:
-                    raise ForeignError(f"{file}: of format {facts['format']}, expected {FORMAT}")
-                name = name or facts["tables"]["sessions"][0][1]
-                if self.find(name) is not None:
-                    raise SessionError(f"session {name!r}: exists already; give another --name")
-                files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in facts["tables"]["volumes"]}
-                folder.mkdir(mode=0o700)
-                for member in archive.getmembers():
-                    place = self._place_of(member.name, folder, files)
-                    source = archive.extractfile(member)
-                    if place is not None and source is not None:
-                        with place.open("wb") as target:
-                            shutil.copyfileobj(source, target)
-        except (tarfile.TarError, KeyError, ValueError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise DamagedError(f"{file}: not an exported session, or damaged ({error}); give another") from error
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise InputError(f"{file}: {error.strerror or error}; give an archive that can be read") from error
-        with self.database() as db:
-            for table, rows in facts["tables"].items():
-                for row in rows:
-                    row[0] = identity
-                    if table == "sessions":
-                        row[1] = name
-                    if table == "volumes":
-                        row[2] = files[row[2]]
-                    db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
-        return self.entry(name)
-
-    def _place_of(self, member: str, folder: Path, files: dict[str, str]) -> Path | None:
-        """Where a part of an archive belongs; None for what is no part of a session."""
-        part, _, leaf = member.partition("/")
-        if part == "session" and leaf and "/" not in leaf and not leaf.startswith("."):
-            return folder / leaf
-        stem, _, suffix = leaf.partition(".")
-        if part == "blocks" and f"{stem}.blocks" in files and suffix in ("blocks", "digests"):
-            return self._path(files[f"{stem}.blocks"]).with_suffix(f".{suffix}")
-        return None
+        return self.entry(archive.take(self, file, name))
 
     def check_sizes(self, entry: Entry) -> None:
         """DamagedError for a file that is missing or shorter than what was kept."""

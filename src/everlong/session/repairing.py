@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlong.errors import DamagedError, InputError
-from everlong.memory.disk import damaged_rows
+from everlong.memory.volume import damaged_rows
 from everlong.session import erasing, sealed
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from everlong.memory.blocks.boundaries import make_cuts, shortest_block
 from everlong.memory.blocks.cells import cells
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.budget import Budget
-from everlong.memory.disk import QUEUED_ROWS, DiskStore
+from everlong.memory.disk import DiskStore
 from everlong.memory.resident import DEFAULT_BYTES
 from everlong.memory.slabs import allocated_rows
 from everlong.memory.store import FIRST_SLAB, LARGEST_SLAB, Store
+from everlong.memory.writer import QUEUED_ROWS
 
 BATCH = 8
 """One block in so many is given up at a time."""

@@ -1,0 +1,119 @@
+"""What a file of blocks looks like: rows of checksummed records, their digests beside it, and how both are checked."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from everlong.errors import DamagedError, InputError
+from everlong.memory.writer import QUEUED_ROWS
+from everlong.ops.spans import Ints
+
+HEADER = struct.Struct("<8sIIIIQ")
+HEADER_BYTES = 64
+MAGIC = b"evrlng\x01\n"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Rows `first` .. `end - 1` of a stream, in the file `path` from its row `at` on."""
+
+    path: Path
+    first: int
+    end: int
+    at: int = 0
+
+    @property
+    def digests(self) -> Path:
+        """The file with the digests of the same rows."""
+        return self.path.with_suffix(".digests")
+
+
+def parts(volume: Volume, gone: Ints) -> Iterator[Volume]:
+    """What is left of a volume without the blocks that are `gone`."""
+    first = volume.first
+    a, b = np.searchsorted(gone, (volume.first, volume.end)).tolist()
+    for block in [*gone[a:b].tolist(), volume.end]:
+        if block > first:
+            yield Volume(volume.path, first, block, volume.at + first - volume.first)
+        first = block + 1
+
+
+def digest_rows(volume: Volume, width: int, dropped: Collection[int]) -> np.ndarray:
+    """The rows of digests [n, width] with their checksums, checked; those of `dropped` blocks are zeros."""
+    try:
+        data = np.fromfile(volume.digests, np.uint8, (volume.end - volume.first) * width, offset=volume.at * width)
+    except OSError as error:
+        raise InputError(f"{volume.digests}: {error.strerror}; restore this file of the session's index") from error
+    rows = np.zeros((volume.end - volume.first, width), np.uint8)
+    whole = data[: len(data) // width * width].reshape(-1, width)
+    rows[: len(whole)] = whole
+    for n, row in enumerate(rows):
+        if volume.first + n in dropped:
+            row[:] = 0
+        elif n >= len(whole) or not _is_whole(row):
+            raise DamagedError(
+                f"{volume.digests}: the digests of block {volume.first + n} are not what was written; run `everlong "
+                "sessions verify --repair`"
+            )
+    return rows
+
+
+def _is_whole(row: np.ndarray) -> bool:
+    """Whether a row of digests has the checksum that stands at its end."""
+    return zlib.crc32(row[:-4].tobytes()) == int.from_bytes(row[-4:].tobytes(), "little")
+
+
+def digest_width(path: Path, row_bytes: int) -> int:
+    """Bytes of one row of digests beside the blocks of `path`: the width at which checksums hold; 0 without digests.
+
+    A writer that was killed may have written the blocks of some rows and not their digests.
+    """
+    digests = path.with_suffix(".digests")
+    if not row_bytes or not path.exists() or not digests.exists():
+        return 0
+    rows, data = -(-path.stat().st_size // row_bytes), np.memmap(digests, np.uint8) if digests.stat().st_size else b""
+    for count in range(rows, max(0, rows - QUEUED_ROWS - 2), -1):
+        width = len(data) // count
+        if width > 4 and any(_is_whole(np.asarray(data[n * width : (n + 1) * width])) for n in range(count)):
+            return width
+    return len(data) // max(1, rows)
+
+
+def damaged_rows(volume: Volume, row_bytes: int, width: int) -> Iterator[int]:
+    """Check every byte of a volume's rows and digests; the numbers of the blocks that are not what was written.
+
+    `width` is how many bytes the digests of a block take; 0 (an older store): as `digest_width` finds.
+    """
+    count = volume.end - volume.first
+    width = width or (digest_width(volume.path, row_bytes) if count else 0)
+    for n in range(count):
+        row = _bytes(volume.path, (volume.at + n) * row_bytes, row_bytes)
+        digests = _bytes(volume.digests, (volume.at + n) * width, width)
+        if not _is_whole_row(row, volume.first + n, row_bytes) or not _is_whole(np.frombuffer(digests, np.uint8)):
+            yield volume.first + n
+
+
+def _bytes(path: Path, at: int, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(at)
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def _is_whole_row(row: bytes, block: int, size: int) -> bool:
+    at = 0
+    while at < size and len(row) == size:
+        magic, _, number, _, checksum, length = HEADER.unpack_from(row, at)
+        end = at + HEADER_BYTES + length
+        if magic != MAGIC or number != block or end > size or zlib.crc32(row[at + HEADER_BYTES : end]) != checksum:
+            return False
+        at = end
+    return at == size
