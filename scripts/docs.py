@@ -1,6 +1,6 @@
 """Generates the parts of docs/ that the code knows best, or checks that they are fresh.
 
-    python scripts/docs.py            writes docs/cli.md and the options tables in docs/methods/*.md
+    python scripts/docs.py            writes docs/cli.md, the options tables in docs/methods/*.md, and docs/tasks.md
     python scripts/docs.py --check    exits 1 and names each stale file
 
 docs/families.md has its own script, scripts/families.py, and its own test.
@@ -18,6 +18,7 @@ from typing import Any
 import typer
 
 from everlong.cli.app import app
+from everlong.evaluate.task import Task, task_class, task_names
 from everlong.methods import Method, method_class, method_names
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -122,10 +123,41 @@ def method_page(name: str) -> str:
     return f"{before}{BEGIN}\n{options_table(method_class(name))}\n{END}{after}"
 
 
+def tasks_page() -> str:
+    """The Markdown page of every benchmark: what it is, where it comes from, its score and its options."""
+    parts = ["# Tasks\nGenerated from `src/everlong/evaluate/tasks/`, one file each, by `scripts/docs.py`."]
+    classes = [task_class(name) for name in task_names()]
+    rows: list[tuple[str, ...]] = [(f"[{cls.name}](#{cls.name})", first_doc(cls), cls.metric) for cls in classes]
+    parts.append(table(("task", "what it is", "score"), rows))
+    return "\n\n".join([*parts, *map(task_section, classes)]) + "\n"
+
+
+def task_section(cls: type[Task]) -> str:
+    """One task: its file's docstring, facts and options."""
+    about = textwrap.dedent(sys.modules[cls.__module__].__doc__ or "").strip()
+    files = "a folder of files (`--data`)" if cls.needs == "data" else "nothing"
+    facts = f"Source: {cls.source}. Data: {cls.licence}. Version {cls.version}. Needs {files}."
+    rows: list[tuple[str, ...]] = [
+        (f"`{f.name}`", f"`{plain(f.default)}`", f.metadata["help"]) for f in dataclasses.fields(cls)
+    ]
+    options = table(("option", "default", "meaning"), rows) if rows else "No options."
+    return f"## {cls.name}\n{about}\n\n{facts}\n\n{options}"
+
+
+def first_doc(cls: type[Task]) -> str:
+    """The first line of a class's docstring."""
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def plain(value: Any) -> str:
+    """A default as one would write it: lists with commas."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def pages() -> dict[Path, str]:
     """Every generated file and what it must contain."""
     made = {DOCS / "methods" / f"{name}.md": method_page(name) for name in method_names()}
-    return {DOCS / "cli.md": command_line_page()} | made
+    return {DOCS / "cli.md": command_line_page(), DOCS / "tasks.md": tasks_page()} | made
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -110,9 +111,13 @@ def test_a_second_process_is_refused(echo, tmp_path):
         Folder(tmp_path, plan())
 
 
-def test_the_limit_counts_in_each_group(echo, tiny, tmp_path):
-    evaluate(plan(limit=1, methods=[SINKS]), tiny, tmp_path)
-    assert [r["id"] for r in read_records(tmp_path)] == ["20-0", "20-1"]
+def test_the_limit_counts_in_each_group_length_and_depth(echo, tiny, tmp_path, monkeypatch):
+    evaluate(plan(limit=1, methods=[SINKS]), tiny, tmp_path / "groups")
+    assert [r["id"] for r in read_records(tmp_path / "groups")] == ["20-0", "20-1", "40-0", "40-1"]
+    make = echo.make_samples
+    monkeypatch.setattr(echo, "make_samples", lambda self, s: (replace(x, group="") for x in make(self, s)))
+    evaluate(plan(limit=1, methods=[SINKS]), tiny, tmp_path / "lengths")
+    assert [r["id"] for r in read_records(tmp_path / "lengths")] == ["20-0", "40-0"]
 
 
 def test_a_sample_that_is_too_long_for_dense_is_recorded_as_such(echo, tiny, tmp_path):

@@ -19,7 +19,7 @@ from everlong.evaluate.data import Data, text
 NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 FILLERS = ("noise", "books")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"'“A-Z])")
-_GUTENBERG = re.compile(r"\*\*\* ?(?:START|END) OF TH[^\n]*\*\*\*")
+_GUTENBERG = re.compile(r"\*\*\* ?(?:START|END) OF TH[^*]*\*\*\*")
 _CACHED_PIECES = 1 << 16
 _CLOSE = 0.98
 
@@ -86,7 +86,7 @@ def hay(source: Iterable[str], tokens: int, size: Size, hidden: Sequence[Hidden]
     size = functools.lru_cache(maxsize=4096)(size)
     left = tokens - sum(map(size, [opening, *(h.text for h in hidden)]))
     if left < 0:
-        raise ConfigError(f"lengths={tokens}: too few tokens for the {len(hidden)} hidden facts; give more")
+        raise ConfigError(f"lengths: {tokens} tokens are too few for {len(hidden)} hidden facts; give longer ones")
     taken, starts = [], [0]
     for piece, end in fitting(source, left, size):
         taken.append(piece)
@@ -106,9 +106,9 @@ def longest(make: Callable[[int], str], tokens: int, count: Size) -> str:
     tokens are nearly a linear function of n. ConfigError if `make(1)` is too long.
     """
     best, at, low, high = make(1), 1, 1, 2 * tokens
-    before, n = count(best), min(16, high - 1)
+    before, n = count(best), min(max(16, tokens // 64), high - 1)
     if before > tokens:
-        raise ConfigError(f"lengths={tokens}: too few tokens for this task; give more")
+        raise ConfigError(f"lengths: {tokens} tokens are too few for this task; give longer ones")
     while low + 1 < high:
         whole = make(n)
         got = count(whole)

@@ -87,6 +87,19 @@ class PeerStream(Stream):
             self.clock.tick(len(piece))
             yield found
 
+    def predictions(self, context: list[int], ids: list[int]) -> Iterator[Tensor]:
+        """The logits before each of `ids` where they follow `context`, in pieces; the ids of the stream stay.
+
+        What the cache has in common with the context is not read again.
+        """
+        with self.clock.running(), torch.inference_mode():
+            before = self._prefilled(context)
+        yield before[None]
+        for at in range(0, len(ids) - 1, self.chunk):
+            with self.clock.running(), torch.inference_mode():
+                after = self._forward(ids[:-1][at : at + self.chunk], every=True)
+            yield after
+
     def report(self) -> dict[str, Any]:
         """Ids, and the bytes of the cache."""
         held = 0

@@ -48,7 +48,7 @@ class Plan:
     chunk: int = 512
     threads: int | None = None
     seed: int = 0
-    limit: int | None = field(default=None, metadata={"help": "samples of each group of a task at most"})
+    limit: int | None = field(default=None, metadata={"help": "samples of each part, length and depth at most"})
 
     def as_dict(self) -> dict[str, Any]:
         """All that decides what comes out, every default written out."""

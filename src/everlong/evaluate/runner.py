@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,10 +42,10 @@ def planned(plan: Plan, loaded: Loaded, data: Data) -> list[Work]:
     """All that the plan does, sample by sample, each on every method; reads and checks every file that is needed."""
     setting, found = Setting(loaded.tokenizer, data, plan.seed), []
     for entry in plan.entries:
-        taken: dict[str, int] = {}
+        taken: Counter[tuple[str, int | None, float | None]] = Counter()
         for sample in entry.task.make_samples(setting):
-            taken[sample.group] = taken.get(sample.group, 0) + 1
-            if plan.limit is None or taken[sample.group] <= plan.limit:
+            taken[part := (sample.group, sample.length, sample.depth)] += 1
+            if plan.limit is None or taken[part] <= plan.limit:
                 found += [Work(entry, s, sample, _facts(plan, entry, s, sample)) for s in entry.subjects]
     return found
 

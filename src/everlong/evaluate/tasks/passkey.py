@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from everlong.evaluate.filler import Hidden, books, hay, noise
-from everlong.evaluate.lengths import Depths, Lengths, at_least_one, depths, lengths
+from everlong.evaluate.filler import FILLERS, Hidden, Size, hay, measured, pieces
+from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, depths, lengths
 from everlong.evaluate.task import Sample, Setting, Task
 
 OPENING = "Somewhere in this long and dull text there is one fact that matters. Find it and keep it in mind."
@@ -25,7 +25,7 @@ class Passkey(Task):
     source = "Landmark Attention, arXiv 2305.16300"
     licence = "generated"
     metric = "the answer begins with the key"
-    lengths: Lengths = field(default=(4096, 8192), metadata={"help": "tokens of text and question"})
+    lengths: Lengths = field(default=(4096, 7680), metadata={"help": "tokens of text and question"})
     depths: Depths = field(default=(0.1, 0.5, 0.9), metadata={"help": "where the key stands: 0 start, 1 end"})
     samples: int = field(default=1, metadata={"help": "samples for each length and depth"})
     filler: str = field(default="noise", metadata={"help": "noise (five dull sentences) or books (--data)"})
@@ -34,21 +34,23 @@ class Passkey(Task):
         lengths(self.lengths)
         depths(self.depths)
         at_least_one(samples=self.samples)
+        among(FILLERS, filler=self.filler)
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
         """One key for each length, depth and number."""
+        size = measured(setting.count)
         for length in self.lengths:
             for depth in self.depths:
                 for n in range(self.samples):
                     key = str(setting.rng(self.name, length, depth, n).randrange(10_000, 100_000))
-                    yield self._sample(setting, length, depth, n, key)
+                    yield self._sample(setting, size, length, depth, n, key)
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1 if the first thing that was said is the key."""
         return float(prediction.strip().startswith(sample.gold[0]))
 
-    def _sample(self, setting: Setting, length: int, depth: float, n: int, key: str) -> Sample:
-        pieces = noise() if self.filler == "noise" else books(setting.data, n)
+    def _sample(self, setting: Setting, size: Size, length: int, depth: float, n: int, key: str) -> Sample:
         fact = Hidden(f" The pass key is {key}. Remember it. {key} is the pass key.", depth)
-        context = hay(pieces, length - setting.count(QUESTION), setting.count, [fact], OPENING)
+        source, left = pieces(self.filler, setting.data, n), length - setting.count(QUESTION)
+        context = hay(source, left, size, [fact], OPENING)
         return Sample(f"{length}-{depth}-{n}", context, QUESTION, (key,), 8, length=length, depth=depth)

@@ -1,0 +1,1 @@
+"""Metrics of benchmarks, one file for each family."""

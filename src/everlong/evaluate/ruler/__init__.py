@@ -1,0 +1,1 @@
+"""The texts of RULER's sub-tasks, one file for each category."""

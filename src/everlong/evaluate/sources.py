@@ -1,0 +1,70 @@
+"""A context of several named texts, and answers with what of it they drew on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from everlong.evaluate.stream import Stream
+from everlong.session.transcript import ANSWER, PROMPT, Citation
+
+TOP = 5
+"""Citations of an answer that count."""
+_ALL = 1 << 30
+
+
+class Part(NamedTuple):
+    """Characters `start` .. `end - 1` of a context, and the source that they are."""
+
+    source: str
+    start: int
+    end: int
+
+
+def joined(texts: Iterable[tuple[str, str]]) -> tuple[str, tuple[Part, ...]]:
+    """The texts, given as (source, text), in one; and where in it each stands."""
+    found, at, parts = [], 0, []
+    for source, text in texts:
+        found.append(text)
+        parts.append(Part(source, at, at + len(text)))
+        at += len(text)
+    return "".join(found), tuple(parts)
+
+
+def feed(stream: Stream, context: str, parts: Iterable[Part]) -> None:
+    """Reads these parts of the context, each under the name of its source."""
+    for part in parts:
+        stream.feed(context[part.start : part.end], source=part.source)
+
+
+def cites(stream: Stream) -> bool:
+    """Whether the stream can say what its answers drew on: the methods that store blocks can."""
+    return stream.session is not None and stream.session.method.answers
+
+
+def ask(
+    stream: Stream, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = False, top: int = TOP
+) -> tuple[str, list[Citation] | None]:
+    """The answer, and its first `top` citations of what was fed, by falling share; None where the stream has none.
+
+    Not `keep`: the stream is afterwards as if it had never been asked (then citations are gone with the answer, and so
+    they are taken in between).
+    """
+    session = stream.session
+    if session is None or not cites(stream):
+        return stream.ask(question, max_new_tokens, stop, keep=keep), None
+    if keep:
+        return stream.ask(question, max_new_tokens, stop), _of_what_was_fed(session.citations(_ALL))[:top]
+    with stream.clock.running():
+        mark = session.mark()
+    try:
+        return stream.ask(question, max_new_tokens, stop), _of_what_was_fed(session.citations(_ALL))[:top]
+    finally:
+        with stream.clock.running():
+            session.rewind(mark)
+            mark.close()
+
+
+def _of_what_was_fed(cited: list[Citation]) -> list[Citation]:
+    """Without those of the question and the answer, which are stored too where they have left the window."""
+    return [one for one in cited if one.source not in (PROMPT, ANSWER)]
