@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -45,7 +46,7 @@ class EchoStream(Stream):
         self.clock, self._session, self._answer, self._logprob = Clock(), session, answer, logprob
         self.text, self.fed, self.asked = "", list[tuple[str, str]](), list[Asked]()
         self.answers: list[str] = []
-        self._seen = 0
+        self._seen = self.forks = 0
         if session is not None:
             session.stream = self
 
@@ -70,6 +71,13 @@ class EchoStream(Stream):
         if keep:
             self._read(question + answer)
         return answer
+
+    @contextmanager
+    def forked(self) -> Iterator[Stream]:
+        text, seen = self.text, self._seen
+        self.forks += 1
+        yield self
+        self.text, self._seen = text, seen
 
     def score(self, text: str | Sequence[int]) -> Iterator[Tensor]:
         tokens = text.split() if isinstance(text, str) else list(text)
@@ -96,15 +104,7 @@ class EchoSession:
 
     def __init__(self) -> None:
         self.stream: Any = None
-        self.marks = 0
         self.forgotten: list[str] = []
-
-    def mark(self) -> Any:
-        self.marks += 1
-        return SimpleNamespace(text=self.stream.text, seen=self.stream.seen_tokens, close=self._closed)
-
-    def rewind(self, mark: Any) -> None:
-        self.stream.text, self.stream._seen = mark.text, mark.seen
 
     def citations(self, top: int = 5) -> list[Citation]:
         last = self.stream.answers[-1].strip()
@@ -118,6 +118,3 @@ class EchoSession:
         for text in gone:
             self.stream.text = self.stream.text.replace(text, "")
         return Forgotten(sum(len(text.split()) for text in gone), len(gone), 0)
-
-    def _closed(self) -> None:
-        self.marks -= 1

@@ -75,7 +75,7 @@ def test_other_bytes_and_other_json(tmp_path):
     with pytest.raises(InputError, match="got list, expected an object"):
         mapping(file)
     file.write_text('{"a":\n}')
-    with pytest.raises(InputError, match="a.json:2: not JSON"):
+    with pytest.raises(InputError, match=r"a.json:2: not JSON"):
         mapping(file)
     file.write_text('{"a": 2}')
     assert mapping(file) == {"a": 2}

@@ -14,6 +14,7 @@ from everlong.evaluate.folder import Folder, read_records
 from everlong.evaluate.plan import Plan, entries
 from everlong.evaluate.runner import evaluate
 from everlong.evaluate.task import Outcome
+from everlong.session.library import Library
 
 SINKS = {"name": "sinks", "sinks": 2, "window": 20}
 BLOCKS = {"name": "blocks", "sinks": 2, "window": 20, "block": 8, "top_k": 2, "exec_chunk": 16, "pool": 8}
@@ -164,6 +165,17 @@ def test_samples_do_not_depend_on_how_many_are_made(echo, tiny, tmp_path):
     )
     assert (first["gold"], first["prediction"]) == (second["gold"], second["prediction"])
     assert first["gold"] != third["gold"]
+
+
+def test_blocks_on_the_disk_give_the_same_and_are_deleted(echo, tiny, tmp_path):
+    tasks = [{"name": "echo", "lengths": [600], "samples": 1}]
+    evaluate(plan(tasks, [SINKS, BLOCKS]), tiny, tmp_path / "memory")
+    evaluate(plan(tasks, [SINKS, BLOCKS]), tiny, tmp_path / "disk", store=tmp_path / "store")
+    (_, memory), (_, disk) = read_records(tmp_path / "memory"), read_records(tmp_path / "disk")
+    assert disk["prediction"] == memory["prediction"]
+    assert disk["report"]["bytes"]["disk"] > 0 == memory["report"]["bytes"]["disk"]
+    assert Library(tmp_path / "store").entries() == []
+    assert list((tmp_path / "store" / "blocks").iterdir()) == []
 
 
 def test_progress_reaches_its_total(echo, tiny, tmp_path):

@@ -59,13 +59,17 @@ def evaluate(
     depths: Annotated[str | None, typer.Option(help="Where the fact stands, 0 to 1, with commas.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples for each length and depth.")] = None,
     subsets: Annotated[str | None, typer.Option(help="Parts of a benchmark, with commas.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Samples of each part of a task at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Samples of each part, length and depth at most.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same samples.")] = 0,
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Files of the benchmarks; $EVERLONG_DATA if not given.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where records go; goes on with what is there.")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep stored blocks there while a sample runs; in memory if not given."),
     ] = None,
     model: options.Model = "smollm2",
     chunk: options.Chunk = 512,
@@ -99,7 +103,7 @@ def evaluate(
     out = out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     loaded = load_model(model, dtype, device, threads, console)
     console.note(f"Writing to {out}: the same command with --out {out} goes on after an interrupt.")
-    rows = run(plan, loaded, out, found, _progress(console))
+    rows = run(plan, loaded, out, found, _progress(console), store)
     if json:
         console.result(rows)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,24 +52,35 @@ class PeerStream(Stream):
     def feed(self, text: str, source: str = "text") -> int:
         """Keeps the ids."""
         new = self._tokens(text)
-        self.ids += new
+        self.ids = self.ids + new
         self.clock.tick(len(text))
         return len(new)
 
     def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
         """The likeliest answer, after as much of the prompt as fits."""
+        if not keep:
+            with self.forked() as twin:
+                return twin.ask(question, max_new_tokens, stop)
         prompt = self.ids + self._tokens(question)
         room = self.limit - max_new_tokens
         shown = prompt if len(prompt) <= room else prompt[: room // 2] + prompt[room // 2 - room :]
         with self.clock.running(), torch.inference_mode():
             text, written = self._written(self._prefilled(shown), max_new_tokens, stop)
-        if keep:
-            self.ids = prompt + written
+        self.ids = prompt + written
         self.clock.truncated_tokens += len(prompt) - len(shown)
         self.clock.prompt_tokens = len(prompt)
         self.clock.new_tokens += len(written)
         self.clock.tick(len(question))
         return text
+
+    @contextmanager
+    def forked(self) -> Iterator[Stream]:
+        """This one, which forgets the ids that come; its cache goes on from what they have in common."""
+        ids = self.ids
+        try:
+            yield self
+        finally:
+            self.ids = ids
 
     def score(self, text: str | Sequence[int]) -> Iterator[Tensor]:
         """Log-probabilities, as far as the model was trained: TooLongError, before anything is read, beyond."""
@@ -82,7 +94,7 @@ class PeerStream(Stream):
                 after = self._forward(piece, every=True)
                 found = logprobs(before, after, torch.tensor(piece))
             before = after[-1]
-            self.ids += piece
+            self.ids = self.ids + piece
             self.clock.prompt_tokens = len(self.ids)
             self.clock.tick(len(piece))
             yield found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from everlong.evaluate.task import Outcome, Sample, Setting
 from everlong.machine import peak_rss_bytes, reset_peak_rss
 from everlong.methods.dense import Dense
 from everlong.models.load import Loaded
+from everlong.session.library import Library
 from everlong.session.session import Session
 
 Advance = Callable[[int, str], None]
@@ -56,9 +58,11 @@ def evaluate(
     out: Path,
     data: Data | None = None,
     progress: Callable[[int], Any] | None = None,
+    store: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Runs what `out` does not have yet; the rows of the summary.
 
+    With `store` (a folder) methods that store blocks do so on the disk, and each sample's are deleted after it.
     `progress(total)` is a context manager that gives an `Advance`. An interrupt loses the sample that was being read,
     and no more.
     """
@@ -66,7 +70,7 @@ def evaluate(
     with Folder(out, plan, data.path) as folder:
         work = planned(plan, loaded, data)
         left = [item for item in work if not folder.has(item.facts)]
-        runner = Runner(plan, loaded)
+        runner = Runner(plan, loaded, store)
         with (progress or _silent)(sum(_weight(item) for item in left)) as advance, runner.attached():
             meter = Meter(len(work) - len(left), len(work), advance)
             for item in left:
@@ -78,8 +82,8 @@ def evaluate(
 class Runner:
     """A loaded model, and a second one over the same weights for plain transformers."""
 
-    def __init__(self, plan: Plan, loaded: Loaded) -> None:
-        self.plan, self.loaded = plan, loaded
+    def __init__(self, plan: Plan, loaded: Loaded, store: Path | None = None) -> None:
+        self.plan, self.loaded, self.store = plan, loaded, store
         self._stock: Loaded | None = None
 
     @contextmanager
@@ -97,9 +101,18 @@ class Runner:
         """An empty stream of the method."""
         if isinstance(subject, Plain):
             yield PeerStream(self._stock or self.loaded, clock, self.plan.chunk)
-        else:
+        elif self.store is None or not subject.answers:
             with Session(self.loaded, subject, self.plan.chunk) as session:
                 yield MethodStream(self.loaded, session, clock)
+        else:
+            name = f"eval-{secrets.token_hex(6)}"
+            try:
+                with Session(self.loaded, subject, self.plan.chunk, self.store, name) as session:
+                    yield MethodStream(self.loaded, session, clock)
+            finally:
+                library = Library(self.store)
+                if library.find(name) is not None:
+                    library.delete(name)
 
     def records(self, work: Work, tick: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
         """What came of one sample on one method: a record for each question, and one more if it ended early."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from everlong.evaluate.stream import Stream
@@ -47,22 +48,14 @@ def ask(
 ) -> tuple[str, list[Citation] | None]:
     """The answer, and its first `top` citations of what was fed, by falling share; None where the stream has none.
 
-    Not `keep`: the stream is afterwards as if it had never been asked (then citations are gone with the answer, and so
-    they are taken in between).
+    Not `keep`: the stream is afterwards as if it had never been asked.
     """
-    session = stream.session
-    if session is None or not cites(stream):
+    if not cites(stream):
         return stream.ask(question, max_new_tokens, stop, keep=keep), None
-    if keep:
-        return stream.ask(question, max_new_tokens, stop), _of_what_was_fed(session.citations(_ALL))[:top]
-    with stream.clock.running():
-        mark = session.mark()
-    try:
-        return stream.ask(question, max_new_tokens, stop), _of_what_was_fed(session.citations(_ALL))[:top]
-    finally:
-        with stream.clock.running():
-            session.rewind(mark)
-            mark.close()
+    with nullcontext(stream) if keep else stream.forked() as asked:
+        answer = asked.ask(question, max_new_tokens, stop)
+        assert asked.session is not None
+        return answer, _of_what_was_fed(asked.session.citations(_ALL))[:top]
 
 
 def _of_what_was_fed(cited: list[Citation]) -> list[Citation]:

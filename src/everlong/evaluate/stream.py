@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -46,6 +46,10 @@ class Stream(Protocol):
 
         Not `keep`: the stream is afterwards as if it had never been asked.
         """
+        ...
+
+    def forked(self) -> AbstractContextManager[Stream]:
+        """A stream that has read the same, on the same clock; what it reads and writes is gone with it."""
         ...
 
     def score(self, text: str | Sequence[int]) -> Iterator[Tensor]:
@@ -109,17 +113,24 @@ class MethodStream(Stream):
 
     def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
         """The session's answer, drawn greedily."""
+        if not keep:
+            with self.forked() as twin:
+                return twin.ask(question, max_new_tokens, stop)
         self._fits(question, max_new_tokens)
         with self.clock.running():
-            mark = None if keep else self._session.mark()
             found = self._session.generate(question, max_new_tokens=max_new_tokens, stop=tuple(stop))
             self.clock.prompt_tokens = self.seen_tokens - len(found.token_ids)
             self.clock.new_tokens += len(found.token_ids)
-            if mark is not None:
-                self._session.rewind(mark)
-                mark.close()
         self.clock.tick(len(question))
         return found.text
+
+    @contextmanager
+    def forked(self) -> Iterator[Stream]:
+        """A fork of the session; it shares what is stored."""
+        with self.clock.running():
+            session = self._session.fork()
+        with session:
+            yield MethodStream(self.loaded, session, self.clock)
 
     def score(self, text: str | Sequence[int]) -> Iterator[Tensor]:
         """The session's log-probabilities."""

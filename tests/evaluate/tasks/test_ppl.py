@@ -25,7 +25,7 @@ TEXT = "It was the best of times; the tide rose and the tide fell, and nobody kn
 def setting(tmp_path):
     (tmp_path / "pg19").mkdir()
     (tmp_path / "pg19" / "b.txt").write_text(
-        "*** START OF THE BOOK ***\n" + TEXT + "\n*** END OF THE BOOK ***\nLicence"
+        "***START OF THE BOOK IN\nTWO LINES***\n" + TEXT + "\n*** END OF THE BOOK ***\nLicence"
     )
     (tmp_path / "pg19" / "a.tex").write_text("$x$ " + TEXT)
     return Setting(byte_tokenizer(), Data(tmp_path))

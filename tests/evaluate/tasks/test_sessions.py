@@ -85,7 +85,7 @@ def test_who_knows_and_forgets_scores_one_everywhere(setting):
     assert session.forgotten == [gone.facts["place"]] == [sample.facts["facts"][forgotten].source]
     assert groups["corrected"][0].gold == [sample.facts["facts"][corrected].code]
     assert len({o.part for o in found}) == len(found)
-    assert session.marks == 0
+    assert stream.forks == len(found)
     assert stream.text.startswith("These are the files")
 
 

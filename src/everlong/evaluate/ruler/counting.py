@@ -28,7 +28,7 @@ def common_words(cell: Cell) -> Made:
     left = cell.tokens - cell.count(example + question)
     often = min(OFTEN, int(SHARE * left) // cell.count(_numbered(gold)))
     if often < RARELY:
-        raise ConfigError(f"lengths: {cell.tokens} tokens are too few for common words; give longer ones")
+        raise ConfigError(f"lengths={cell.tokens}: too few tokens for common words; give longer ones")
     rarely = RARELY if often == OFTEN else 1
     others, seed = list[str](), rng.getrandbits(64)
 
@@ -57,7 +57,7 @@ def frequent_words(cell: Cell) -> Made:
     context = longest(text, cell.tokens - cell.count(question), cell.count)
     often = [context.count(word) for word in ranked[1 : FREQUENT + 2]]
     if sorted(set(often), reverse=True) != often:
-        raise ConfigError(f"lengths: {cell.tokens} tokens are too few for words of different frequency; give longer ones")
+        raise ConfigError(f"lengths={cell.tokens}: too few tokens for words of different frequency; give longer ones")
     return Made(context, question, tuple(ranked[1 : FREQUENT + 1]), 30)
 
 

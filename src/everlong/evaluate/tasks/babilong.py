@@ -5,7 +5,7 @@ al., arXiv 1502.05698). Facts come after random sentences, and the book is what 
 first sentence of the answer must name the right words and no other of the task's possible answers, those of the
 question left aside; here whole words count, so that "none" does not name "one". The wording around the text is ours,
 and the worked examples before it are short stories of the same file, which are then not asked about. A story whose
-facts would fill more than half the text is passed over.
+facts would fill more than half of what the examples leave is passed over.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class BabiLong(Task):
             words = sorted({word.lower() for story in every for word in story.answer.split(",")})
             setting.rng(self.name, subset).shuffle(asked)
             for length in self.lengths:
-                fit = (story for story in asked if sum(map(size, story.facts)) <= length / 2)
+                room = (length - size(opening)) / 2
+                fit = (story for story in asked if sum(map(size, story.facts)) <= room)
                 chosen = list(itertools.islice(fit, self.samples))
                 if len(chosen) < self.samples:
                     raise ConfigError(f"lengths={length}: {len(chosen)} stories of {subset} fit; give more tokens")

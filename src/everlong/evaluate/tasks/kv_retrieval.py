@@ -91,13 +91,17 @@ class KvRetrieval(Task):
         """The sample of a line; InputError if the asked pair is not among its pairs."""
         pairs = row["ordered_kv_records"]
         asked = [row["key"], row["value"]]
-        if not isinstance(pairs, list) or asked not in pairs or any(len(pair) != 2 for pair in pairs):
+        if not isinstance(pairs, list) or asked not in pairs or not all(map(_is_pair, pairs)):
             raise InputError(f"{file}: sample {n}: the asked pair is not among its pairs; use the official file")
         kept = Records(tuple(_pair(*pair) for pair in pairs), pairs.index(asked)).trimmed(keys=self.keys)
         context = OPENING + JOINT.join(kept.records) + END
         question, facts = _question(kept.example, row["key"]), {"keys": len(kept.records), "depth": kept.depth}
         group = file.stem.removeprefix("kv-retrieval-")
         return Sample(f"{group}-{n}", context, question, (row["value"],), TOKENS_OF_A_VALUE, ('"',), group, facts=facts)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
 
 
 def _pair(key: str, value: str) -> str:

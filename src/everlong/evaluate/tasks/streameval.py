@@ -2,8 +2,9 @@
 
 StreamEval of StreamingLLM (Xiao et al., arXiv 2309.17453, section 4.3), over lines as LongEval has them. Each distance
 is a stream of its own, so that no line is asked for twice; questions and answers stay in the stream. The lines are our
-own by default, else those of LongEval's official files one after the other; the question is worded by us and ends
-where the number begins.
+own by default, else those of LongEval's official files one after the other. The question is worded by us and ends where
+the number begins; SmolLM2 with dense attention, asked for twelve lines twenty lines back, was right on 4 with this
+wording and on 1 where the number followed a sentence.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from everlong.evaluate.words import names
 EVERY = 10
 OPENING = "A record of lines that does not end. Each line has a name and a number.\n\n"
 LINE = "line {name}: REGISTER_CONTENT is <{number}>\n"
-QUESTION = "What is the <REGISTER_CONTENT> in line {name}? The <REGISTER_CONTENT> in line {name} is <"
+QUESTION = "What is the <REGISTER_CONTENT> in line {name}?\nline {name}: REGISTER_CONTENT is <"
 TOKENS_OF_AN_ANSWER = 8
 _LINE = re.compile(r"line (.+): REGISTER_CONTENT is <(\d+)>")
 
