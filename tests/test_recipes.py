@@ -10,10 +10,13 @@ from typer.testing import CliRunner
 
 from everlong.cli.app import app
 from everlong.config import load_yaml
-from everlong.methods import make_method
+from everlong.evaluate.plan import Plan, entries
+from everlong.evaluate.task import task_names
+from everlong.methods import make_method, method_names
 from tests.models.tiny import save_folder
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+EVALUATIONS = sorted((Path(__file__).parents[1] / "recipes" / "eval").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -34,3 +37,20 @@ def test_a_model_writes_and_talks_with_it(recipe: Path, tmp_path: Path):
     answers = [json.loads(line) for line in talked.output.splitlines() if line.startswith("{")]
     assert [answer["report"]["method"].partition("(")[0] for answer in answers] == ["blocks", "blocks"]
     assert talked.exit_code == written.exit_code == 0
+
+
+@pytest.mark.parametrize("recipe", EVALUATIONS, ids=lambda path: path.stem)
+def test_an_evaluation_names_tasks_and_methods_that_exist(recipe: Path):
+    content = load_yaml(recipe)
+    found = entries(content.pop("tasks"), content.pop("methods"))
+    assert Plan(found, **content).as_dict()["model"] == "smollm2"
+    missing = set(task_names()) - {entry.task.name for entry in found}
+    assert missing <= ({"locomo", "longmemeval"} if recipe.stem == "quick" else set())
+    names = {subject.name for entry in found for subject in entry.subjects}
+    assert {"transformers", "sinks", "blocks"} <= names
+
+
+def test_the_quick_evaluation_runs_every_method():
+    content = load_yaml(EVALUATIONS[-1])
+    found = entries(content["tasks"], content["methods"])
+    assert {s.name for entry in found for s in entry.subjects} == {*method_names(), "transformers"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from everlong.evaluate.task import task_class, task_names
 from everlong.methods import method_names
 from scripts import docs
 
@@ -35,6 +36,13 @@ def test_command_line_page_has_every_verb_and_its_options(copied: Path):
 def test_method_page_has_the_table_of_its_fields(name: str, copied: Path):
     page = (copied / "methods" / f"{name}.md").read_text(encoding="utf-8")
     assert docs.options_table(docs.method_class(name)) in page
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_tasks_page_has_every_task_and_its_options(name: str, copied: Path):
+    page = (copied / "tasks.md").read_text(encoding="utf-8")
+    assert f"\n## {name}\n{name}: " in page
+    assert docs.task_section(task_class(name)) in page
 
 
 def test_check_names_the_stale_file(copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
