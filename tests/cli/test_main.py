@@ -35,7 +35,9 @@ def test_help_is_instant():
     assert min(cpu_seconds("--help") for _ in range(5)) < HELP_SECONDS
 
 
-@pytest.mark.parametrize("verb", ["read", "ask", "generate", "chat", "score", "bench", "doctor", "demo", "sessions"])
+@pytest.mark.parametrize(
+    "verb", ["read", "ask", "generate", "chat", "score", "report", "bench", "doctor", "demo", "sessions"]
+)
 def test_help_of_a_command_loads_nothing_heavy(verb):
     code = (
         f"import sys; sys.path.insert(0, {SOURCES!r})\n"
@@ -61,6 +63,7 @@ def test_help_lists_the_commands(everlong):
         "chat",
         "score",
         "eval",
+        "report",
         "bench",
         "doctor",
         "demo",

@@ -17,6 +17,7 @@ from everlong.cli.forget import forget
 from everlong.cli.generate import generate
 from everlong.cli.pin import pin, unpin
 from everlong.cli.read import read
+from everlong.cli.report import report
 from everlong.cli.score import score
 from everlong.cli.sessions import sessions
 
@@ -41,7 +42,7 @@ class Verb(TyperCommand):
     context_class = typer.Context
 
 
-for verb in (read, ask, pin, unpin, forget, generate, chat, score, evaluate, bench, doctor, demo):
+for verb in (read, ask, pin, unpin, forget, generate, chat, score, evaluate, report, bench, doctor, demo):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)
 

@@ -86,7 +86,9 @@ def hay(source: Iterable[str], tokens: int, size: Size, hidden: Sequence[Hidden]
     size = functools.lru_cache(maxsize=4096)(size)
     left = tokens - sum(map(size, [opening, *(h.text for h in hidden)]))
     if left < 0:
-        raise ConfigError(f"lengths: {-left} tokens too few for {len(hidden)} hidden facts; give longer ones")
+        raise ConfigError(
+            f"lengths={tokens} without the question: too few tokens for the hidden facts; give {-left} more"
+        )
     taken, starts = [], [0]
     for piece, end in fitting(source, left, size):
         taken.append(piece)
@@ -108,7 +110,7 @@ def longest(make: Callable[[int], str], tokens: int, count: Size) -> str:
     best, at, low, high = make(1), 1, 1, 2 * tokens
     before, n = count(best), min(max(16, tokens // 64), high - 1)
     if before > tokens:
-        raise ConfigError(f"lengths: {before - tokens} tokens too few for this task; give longer ones")
+        raise ConfigError(f"lengths={tokens} without the question: too few tokens; give {before - tokens} more")
     while low + 1 < high:
         whole = make(n)
         got = count(whole)

@@ -1,1 +1,1 @@
-"""Streams read with the stopwatch running, and their plots (matplotlib comes with the extra `report`)."""
+"""Streams and their plots (matplotlib comes with the extra `report`), and the page of an evaluation."""

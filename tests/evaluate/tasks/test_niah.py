@@ -38,6 +38,7 @@ def test_more_needles_are_spread_behind_the_first(folder):
     assert places == sorted(places)
     assert places == pytest.approx([0.2, 0.4, 0.6, 0.8], abs=0.03)
     assert len(set(sample.gold)) == 4
+    assert sample.question.endswith("took along these 4 things: a")
 
 
 def test_the_score_is_the_share_that_was_named(folder):

@@ -21,11 +21,10 @@ from everlong.evaluate.metrics.strings import share_found
 from everlong.evaluate.task import Sample, Setting, Task
 
 QUESTION = "\n\nWhat did the lighthouse keeper take along? The lighthouse keeper took along a"
-_MATERIALS = (
-    "bamboo brass bronze clay copper glass golden leather marble paper rubber silver steel stone wooden woollen"
-)
+_MATERIALS = "bamboo brass bronze clay copper glass golden leather marble paper rubber silver steel stone velvet wooden"
 _OBJECTS = "bell bowl box comb cup drum flute horse key knife lamp mask pipe ring rope sword"
 THINGS = tuple(f"{material} {thing}" for material in _MATERIALS.split() for thing in _OBJECTS.split())
+SEVERAL = "\n\nWhat did the lighthouse keeper take along? The lighthouse keeper took along these {n} things: a"
 TOKENS_OF_A_NEEDLE = 10
 
 
@@ -55,7 +54,9 @@ class Niah(Task):
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
         """One text for each length, depth and number; number n begins with book n."""
-        size, asked = measured(setting.count), setting.count(QUESTION)
+        size = measured(setting.count)
+        question = QUESTION if self.needles == 1 else SEVERAL.format(n=self.needles)
+        asked = setting.count(question)
         for length, depth, n in itertools.product(self.lengths, self.depths, range(self.samples)):
             gold = tuple(setting.rng(self.name, length, depth, n).sample(THINGS, self.needles))
             hidden = [
@@ -64,7 +65,7 @@ class Niah(Task):
             ]
             context = hay(pieces(self.filler, setting.data, n), length - asked, size, hidden)
             most = TOKENS_OF_A_NEEDLE * len(gold)
-            yield Sample(f"{length}-{depth}-{n}", context, QUESTION, gold, most, ("\n",), length=length, depth=depth)
+            yield Sample(f"{length}-{depth}-{n}", context, question, gold, most, ("\n",), length=length, depth=depth)
 
     def score(self, prediction: str, sample: Sample) -> float:
         """The share of the needles that stand in the prediction."""
