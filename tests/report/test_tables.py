@@ -252,3 +252,13 @@ def test_no_run_is_said(tmp_path):
     write(tmp_path / "a", [])
     with pytest.raises(InputError, match="holds 1 runs without a record"):
         find_runs(tmp_path)
+
+
+def test_a_benchmark_is_called_by_the_name_that_its_records_give():
+    mini = [record(task="longbench", id=str(n), facts={"benchmark": "MiniLongBench"}) for n in range(2)]
+    unjudged = refused("too long", "why", task="longbench", id="9")
+    table = only(*mini, unjudged)
+    assert (table.task, table.title) == ("longbench", "MiniLongBench (task longbench)")
+    both = only(*mini, record(task="longbench", id="7", facts={"benchmark": "LongBench"}))
+    assert both.title == "LongBench and MiniLongBench (task longbench)"
+    assert only(record(task="longbench")).title == "longbench"

@@ -122,10 +122,18 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     every, result = [row for own in rows for row in own], []
     for task, chosen, own in zip(tasks, options, rows, strict=True):
         others = [other for name, other in zip(tasks, options, strict=True) if name == task]
-        title = ", ".join([task, *(f"{name}={shown(value)}" for name, value in differing(chosen, others).items())])
+        title = ", ".join(
+            [_called(task, own), *(f"{name}={shown(value)}" for name, value in differing(chosen, others).items())]
+        )
         plain = {name: value for name, value in chosen.items() if name != "version"}
         result.append(Table(task, title, chosen["version"], plain, [_labelled(row, own, every) for row in own]))
     return result
+
+
+def _called(task: str, rows: Sequence[Row]) -> str:
+    """What the task is called: by the benchmarks that its records say they are of, if they do."""
+    named = {r["facts"]["benchmark"] for row in rows for r in row.records if "benchmark" in r["facts"]}
+    return f"{' and '.join(sorted(named))} (task {task})" if named else task
 
 
 def joined(runs: Sequence[Run]) -> list[list[Run]]:

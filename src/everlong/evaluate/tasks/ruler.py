@@ -1,13 +1,13 @@
 """ruler: eleven synthetic sub-tasks that need more than finding one needle.
 
-RULER (Hsieh et al., arXiv 2404.06654; github.com/NVIDIA/RULER), sections 3.1 to 3.3 with the settings of its table 5:
-needles single (three kinds), among other keys (three), several values, several queries; variable tracking over four
-hops; ten common words; three frequent words. The two sub-tasks of question answering need other people's data and are
-left out. All words, keys and sentences are ours; keys are two words with a hyphen, as there, and the words to count are
-made up. The haystack "essay" is books where a folder of data is given, else noise. One worked example stands before
-variable tracking and common words, as there; in short lists common words come less than thirty times. Answers end
-after as many tokens as the right one takes, not after 128. The score is their string match of all, the share of right
-answers that stand in the prediction; `part` is 1 if any of them does.
+RULER (Hsieh et al., arXiv 2404.06654; github.com/NVIDIA/RULER), sections 3.1 to 3.3 with the authors' settings: needles
+alone (three kinds), among other keys (three), of several values, for several queries; variable tracking over four hops;
+ten common words; three frequent words. The two sub-tasks of question answering need other people's data and are left
+out. All words, keys and sentences are ours; keys are two words with a hyphen, as there, and the words to count are made
+up. The haystack "essay" is books where a folder of data is given, else noise. One worked example stands before variable
+tracking and common words, as there; in short lists common words come less than thirty times. Answers end after as many
+tokens as the right one takes, not after 128. The score is their string match of all, the share of right answers that
+stand in the prediction; `part` is 1 if any of them does.
 """
 
 from __future__ import annotations
