@@ -74,6 +74,12 @@ def test_a_run_goes_on_where_it_was_killed(echo, tiny, tmp_path, monkeypatch):
     assert kept(resumed) == kept(whole)
 
 
+def test_a_sample_that_two_entries_have_in_common_is_run_once(echo, tiny, tmp_path):
+    evaluate(plan(["echo", "echo"], [SINKS]), tiny, tmp_path)
+    ids = [r["id"] for r in read_records(tmp_path)]
+    assert len(ids) == len(set(ids)) == 4
+
+
 def test_what_is_done_is_not_done_again(echo, tiny, tmp_path, monkeypatch):
     evaluate(plan(), tiny, tmp_path)
     monkeypatch.setattr(echo, "run", None)
@@ -87,6 +93,8 @@ def test_a_folder_of_another_run_is_refused_and_stays(echo, tiny, tmp_path):
         evaluate(plan(limit=2), tiny, tmp_path)
     with pytest.raises(ConfigError, match="holds a run with entries"):
         evaluate(plan(methods=[SINKS], limit=1), tiny, tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a run with data null, got .*other"):
+        evaluate(plan(limit=1), tiny, tmp_path, Data(tmp_path / "other"))
     assert (tmp_path / "records.jsonl").read_bytes() == before
 
 

@@ -23,15 +23,16 @@ class Folder(AbstractContextManager["Folder"]):
     """Records of one plan. ConfigError if the folder has those of another one."""
 
     def __init__(self, path: Path, plan: Plan, data: Path | None = None) -> None:
-        self.path, wanted = path, json.loads(json.dumps(plan.as_dict()))
+        self.path, place = path, None if data is None else str(data.resolve())
+        wanted = json.loads(json.dumps(plan.as_dict()))
         path.mkdir(parents=True, exist_ok=True)
         if (path / CONFIG).exists():
             self.config = read_config(path)
-            _same(path, self.config["plan"], wanted)
+            _same(path, self.config["plan"] | {"data": self.config.get("data")}, wanted | {"data": place})
         else:
             if (path / RECORDS).exists():
                 raise ConfigError(f"{path}: has {RECORDS} without {CONFIG}; give another folder to --out")
-            self.config = {"plan": wanted, "data": None if data is None else str(data.resolve())} | _circumstances()
+            self.config = {"plan": wanted, "data": place} | _circumstances()
             _write(path / CONFIG, self.config)
         self._file = (path / RECORDS).open("a", encoding="utf-8")
         try:

@@ -74,6 +74,8 @@ def evaluate(
         with (progress or _silent)(sum(_weight(item) for item in left)) as advance, runner.attached():
             meter = Meter(len(work) - len(left), len(work), advance)
             for item in left:
+                if folder.has(item.facts):  # two entries of the plan may have a sample in common
+                    continue
                 folder.add(runner.records(item, meter.begins(item)))
                 meter.ends(_weight(item))
         return folder.summarise()
@@ -169,13 +171,12 @@ class _Lap:
 
 @dataclass
 class Meter:
-    """How far a run is, in characters, and the time that is left."""
+    """How far a run is, in characters."""
 
     done_samples: int
     samples: int
     advance: Advance
     done: int = 0
-    start: float = field(default_factory=time.monotonic)
 
     def begins(self, work: Work) -> Callable[[int], None]:
         """What the stream of a sample tells its progress to."""
