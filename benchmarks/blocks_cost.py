@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 
 import torch
-from passkey import FILLER, QUESTION, anonymous_bytes, ids
+from passkey import anonymous_bytes, ids
 from transformers import DynamicCache
 
 import everlong
+from everlong.evaluate.filler import KEY_QUESTION, NOISE
 from everlong.session.library import Library
 
 PIECE, PIECES, NEW_TOKENS = 1024, 4, 32
@@ -38,7 +39,7 @@ def cpu_seconds(session: everlong.Session, text: list[int]) -> float:
 def decode_ms(session: everlong.Session) -> float:
     """Median milliseconds of a new token."""
     times, start = [], time.perf_counter()
-    for _ in session.stream(QUESTION, max_new_tokens=NEW_TOKENS, temperature=1.0, seed=0):
+    for _ in session.stream(KEY_QUESTION, max_new_tokens=NEW_TOKENS, temperature=1.0, seed=0):
         times.append(1000 * (time.perf_counter() - start))
         start = time.perf_counter()
     return statistics.median(times[1:])
@@ -91,7 +92,7 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = everlong.load("smollm2")
     record: dict[str, object] = {"command": " ".join(sys.argv)}
-    text = ids(loaded.tokenizer, FILLER) * (args.short // 10)
+    text = ids(loaded.tokenizer, NOISE) * (args.short // 10)
     library, copies = Library(args.store), ("cost-long", "cost-short")
     for name in copies:
         if library.find(name) is not None:

@@ -25,26 +25,20 @@ import torch
 
 import everlong
 from everlong.config import parse_options
+from everlong.evaluate.filler import KEY, KEY_QUESTION, NOISE, OPENING
 from everlong.methods import make_method
 from everlong.session.library import Library
-
-OPENING = (
-    "There is an important info hidden inside a lot of irrelevant text. "
-    "Find it and memorize it. I will quiz you about it."
-)
-FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-QUESTION = " What is the pass key? The pass key is"
 
 
 def needle(key: int) -> str:
     """The sentence to be found."""
-    return f" The pass key is {key}. Remember it. {key} is the pass key."
+    return KEY.format(key=key)
 
 
 def text(tokenizer: object, tokens: int, depth: float, key: int) -> list[int]:
     """Ids [about `tokens`] of opening, filler and the needle at `depth` (0 start, 1 end)."""
-    opening, filler, hidden = (ids(tokenizer, part) for part in (OPENING, FILLER, needle(key)))
-    repeats = (tokens - len(opening) - len(hidden) - len(ids(tokenizer, QUESTION))) // len(filler)
+    opening, filler, hidden = (ids(tokenizer, part) for part in (OPENING, NOISE, needle(key)))
+    repeats = (tokens - len(opening) - len(hidden) - len(ids(tokenizer, KEY_QUESTION))) // len(filler)
     first = round(repeats * depth)
     return opening + filler * first + hidden + filler * (repeats - first)
 
@@ -69,7 +63,7 @@ def ask(
             session.feed(prompt[at : at + 8192])
             print(f"{session.seen_tokens:,} / {len(prompt):,} tokens", end="\r", file=sys.stderr)
         read = time.perf_counter() - start
-        answer = session.generate(QUESTION, max_new_tokens=8)
+        answer = session.generate(KEY_QUESTION, max_new_tokens=8)
         found = {"text": answer.text, "right": answer.text.strip().startswith(str(key)), "tokens": session.seen_tokens}
         found |= {
             "read_s": read,
@@ -118,7 +112,7 @@ class Kept:
         start = time.perf_counter()
         with self.open(name, read_only=True) as session:
             opened = time.perf_counter() - start
-            answer = session.generate(QUESTION, max_new_tokens=8)
+            answer = session.generate(KEY_QUESTION, max_new_tokens=8)
             return {
                 "text": answer.text,
                 "right": answer.text.strip().startswith(str(key)),

@@ -126,8 +126,9 @@ def _ask(
     import subprocess
     import sys
 
-    from everlong.cli.demo_jobs import KEPT, QUESTION
+    from everlong.cli.demo_jobs import KEPT
     from everlong.errors import SessionError
+    from everlong.evaluate.filler import KEY_QUESTION as QUESTION
 
     words = ["ask", QUESTION, "--raw", "--cite", "--max-new-tokens", "8", "--session", KEPT]
     words += ["--store", str(out / "library"), "--model", model, "--top", "1000000", "--json"]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from everlong.evaluate.filler import KEY, NOISE, OPENING
+
 if TYPE_CHECKING:
     from everlong.cli.console import Advance
     from everlong.memory.report import MemoryReport
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
     from everlong.report.stream import StreamCurve
     from everlong.session.session import Session
 
-OPENING = "Somewhere in this long and dull text there is one fact that matters. Find it and keep it in mind."
-FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-QUESTION = " What is the pass key? The pass key is"
 KEPT = "demo"
 """The name of the session that remembers the key."""
 
@@ -60,10 +59,10 @@ def read_haystack(model: str, method: Method, file: Path, store: Path, advance: 
 
 def haystack(tokenizer: Any, tokens: int, key: int, depth: float) -> tuple[str, tuple[int, int]]:
     """A text of about `tokens` with `key` hidden at `depth` (0 start, 1 end), and where, in characters."""
-    repeats = max(1, tokens // len(tokenizer(FILLER, add_special_tokens=False)["input_ids"]))
-    before = OPENING + FILLER * round(repeats * depth)
-    hidden = f" The pass key is {key}. Remember it. {key} is the pass key."
-    text = before + hidden + FILLER * (repeats - round(repeats * depth))
+    repeats = max(1, tokens // len(tokenizer(NOISE, add_special_tokens=False)["input_ids"]))
+    before = OPENING + NOISE * round(repeats * depth)
+    hidden = KEY.format(key=key)
+    text = before + hidden + NOISE * (repeats - round(repeats * depth))
     return text, (len(before), len(before) + len(hidden))
 
 

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from everlong.errors import ConfigError
 from everlong.evaluate.data import Data, text
 
+OPENING = "Somewhere in this long and dull text there is one fact that matters. Find it and keep it in mind."
 NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+KEY = " The pass key is {key}. Remember it. {key} is the pass key."
+KEY_QUESTION = " What is the pass key? The pass key is"
 FILLERS = ("noise", "books")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"'“A-Z])")
 _GUTENBERG = re.compile(r"\*\*\* ?(?:START|END) OF TH[^*]*\*\*\*")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from everlong.evaluate.filler import NOISE
-from everlong.evaluate.tasks.passkey import OPENING, QUESTION, Passkey
+from everlong.evaluate.filler import KEY_QUESTION as QUESTION
+from everlong.evaluate.filler import NOISE, OPENING
+from everlong.evaluate.tasks.passkey import Passkey
 from tests.evaluate import layouts
 from tests.evaluate.fakes import EchoStream
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from everlong.evaluate.filler import FILLERS, Hidden, Size, hay, measured, pieces
+from everlong.evaluate.filler import FILLERS, KEY, KEY_QUESTION, OPENING, Hidden, Size, hay, measured, pieces
 from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, depths, lengths
 from everlong.evaluate.task import Sample, Setting, Task
-
-OPENING = "Somewhere in this long and dull text there is one fact that matters. Find it and keep it in mind."
-QUESTION = " What is the pass key? The pass key is"
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Passkey(Task):
         return float(prediction.strip().startswith(sample.gold[0]))
 
     def _sample(self, setting: Setting, size: Size, length: int, depth: float, n: int, key: str) -> Sample:
-        fact = Hidden(f" The pass key is {key}. Remember it. {key} is the pass key.", depth)
-        source, left = pieces(self.filler, setting.data, n), length - setting.count(QUESTION)
+        fact = Hidden(KEY.format(key=key), depth)
+        source, left = pieces(self.filler, setting.data, n), length - setting.count(KEY_QUESTION)
         context = hay(source, left, size, [fact], OPENING)
-        return Sample(f"{length}-{depth}-{n}", context, QUESTION, (key,), 8, length=length, depth=depth)
+        return Sample(f"{length}-{depth}-{n}", context, KEY_QUESTION, (key,), 8, length=length, depth=depth)
