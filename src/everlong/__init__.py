@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from everlong.memory.report import MemoryReport as MemoryReport
     from everlong.methods.blocks import Blocks as Blocks
     from everlong.methods.dense import Dense as Dense
+    from everlong.methods.infini import Infini as Infini
     from everlong.methods.recompute import Recompute as Recompute
     from everlong.methods.sinks import Sinks as Sinks
     from everlong.methods.window import Window as Window
@@ -28,6 +29,7 @@ _HOME = {
     "Blocks": "everlong.methods.blocks",
     "Dense": "everlong.methods.dense",
     "EverlongError": "everlong.errors",
+    "Infini": "everlong.methods.infini",
     "MemoryReport": "everlong.memory.report",
     "Recompute": "everlong.methods.recompute",
     "Session": "everlong.session.session",
@@ -41,6 +43,7 @@ __all__ = [
     "Blocks",
     "Dense",
     "EverlongError",
+    "Infini",
     "MemoryReport",
     "Recompute",
     "Session",

@@ -11,7 +11,7 @@ import everlong
 from everlong.errors import ConfigError
 from everlong.methods import make_method, method_class, method_names
 
-SMALL = {"window": 12, "sinks": 4, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6}
+SMALL = {"window": 12, "sinks": 4, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6, "segment": 8, "beta": 0.0}
 IDS = torch.randint(97, (1, 300), generator=torch.Generator().manual_seed(5))
 CHUNKS = (1, 7, 64, 512)
 
@@ -36,7 +36,7 @@ def read(model, cache, ids, chunk):
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_equals_dense_while_all_fits(model, name):
-    with everlong.attach(model, small(name, window=60)) as handle, torch.no_grad():
+    with everlong.attach(model, small(name, window=60, segment=60)) as handle, torch.no_grad():
         expected = model(IDS[:, :60]).logits
         for chunk in CHUNKS:
             got = read(model, handle.new_cache(), IDS[:, :60], chunk)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from everlong.attach.plug import Plug
 from everlong.errors import AttachError, CapabilityError
+from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.cache import StreamCache
 from everlong.memory.plan import RotaryPlan
 from everlong.memory.store import HostStore, Store
@@ -45,8 +46,8 @@ class Handle:
         if not self.method.streams:
             raise CapabilityError(f"{self.method.name}: keeps no cache, it can only score; use Session.score")
         sinks, window = self.method.layout()
-        memory = self.method.memory(self.plan)
-        if memory is not None:
+        memory = self.method.stream_memory(self.plan, self._plug.trained(self.method))
+        if isinstance(memory, BlockMemory):
             memory.make_store = make_store
         return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)
 

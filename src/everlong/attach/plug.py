@@ -21,7 +21,9 @@ from everlong.attach.routes import choose_route
 from everlong.attach.stock import accepts, decoder_of
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
+from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.memory.step import Step
+from everlong.methods.base import Method
 from everlong.ops.spans import Ints
 
 
@@ -58,6 +60,18 @@ class Plug:
         self.holders -= 1
         if self.holders == 0:
             self._remove()
+
+    def trained(self, method: Method) -> MemoryParameters | None:
+        """What was trained for `method` and is kept with the model; CapabilityError if it is for another."""
+        kept: Any = getattr(self.decoder, NAME, None)
+        if not method.trained or kept is None:
+            return None
+        if kept.method != method.name:
+            raise CapabilityError(
+                f"{method.name}: the memory of this model was trained for {kept.method}; use that method, or load the "
+                "model without its memory"
+            )
+        return kept
 
     def _remove(self) -> None:
         if self.decoder.__dict__.get("forward") is self:

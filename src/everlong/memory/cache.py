@@ -11,10 +11,10 @@ from transformers.cache_utils import Cache
 
 from everlong.errors import CapabilityError
 from everlong.memory.arena import Arena
-from everlong.memory.blocks import saved
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.lane import ENDLESS, Lane
 from everlong.memory.plan import Pattern, RotaryPlan
+from everlong.memory.protocol import StreamMemory
 from everlong.memory.report import MemoryReport
 from everlong.memory.step import Segment, Step
 from everlong.memory.store import Traffic
@@ -49,13 +49,13 @@ class StreamCache(Cache):
         window: int | None,
         chunk: int = 512,
         holder: Holder | None = None,
-        blocks: BlockMemory | None = None,
+        memory: StreamMemory | None = None,
     ) -> None:
         self._holder = holder
         if holder is not None:
             holder.hold()
         self.plan, self.method = plan, method
-        self.sinks, self.window, self.chunk, self.blocks = sinks, window, chunk, blocks
+        self.sinks, self.window, self.chunk, self.memory = sinks, window, chunk, memory
         self.seen_tokens, self.segments = 0, [Segment(0, 0)]
         self.pads: Ints | None = None
         self._step: Step | None = None
@@ -65,8 +65,8 @@ class StreamCache(Cache):
         super().__init__(layers=[self.arenas[p.source] for p in plan.layers])
 
     def _lane(self, pattern: Pattern) -> Lane:
-        if self.blocks is not None and pattern not in self.lanes:
-            self.lanes[pattern] = self.blocks.lane(pattern, self.chunk)
+        if self.memory is not None and pattern not in self.lanes:
+            self.lanes[pattern] = self.memory.lane(pattern, self.chunk)
         window = ENDLESS if self.window is None else self.window
         return self.lanes.setdefault(pattern, Lane(pattern, self.sinks, window, self.chunk))
 
@@ -76,6 +76,11 @@ class StreamCache(Cache):
     def trained_length(self) -> int:
         """How many positions the model was trained on."""
         return self.plan.trained_length
+
+    @property
+    def blocks(self) -> BlockMemory | None:
+        """The memory, if it is one of blocks."""
+        return self.memory if isinstance(self.memory, BlockMemory) else None
 
     @property
     def answering(self) -> bool:
@@ -102,8 +107,8 @@ class StreamCache(Cache):
 
         `pads` [rows] counts the left padding, given with the first forward.
         """
-        if self.blocks is not None:
-            self.blocks.check(self.seen_tokens, tokens)
+        if self.memory is not None:
+            self.memory.check(self.seen_tokens, tokens)
         if pads is not None:
             self._set_pads(pads)
         if self.seen_tokens and rows != self.batch_size:
@@ -112,9 +117,9 @@ class StreamCache(Cache):
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
         self._step = Step(self.seen_tokens, tokens, rows, base, segments, self.arenas, self.plan.layers, self._scratch)
-        if self.blocks is not None:
-            self._step.blocks = self.blocks
-            self.blocks.begin(self._step, pads)
+        if self.memory is not None:
+            self._step.memory = self.memory
+            self.memory.begin(self._step, pads)
         return self._step
 
     def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
@@ -132,8 +137,8 @@ class StreamCache(Cache):
     def commit(self) -> None:
         """Make the finished forward part of the stream."""
         step = self.step
-        if self.blocks is not None:
-            self.blocks.commit()
+        if self.memory is not None:
+            self.memory.commit()
         self.seen_tokens = step.seen + step.tokens
         for arena in self.arenas.values():
             arena.commit(self.seen_tokens)
@@ -146,8 +151,8 @@ class StreamCache(Cache):
         """Forget a forward that failed, if one did; the stream is as it was before it."""
         if self._step is None:
             return
-        if self.blocks is not None:
-            self.blocks.abandon()
+        if self.memory is not None:
+            self.memory.abandon()
         for arena in self.arenas.values():
             arena.abandon()
         self._step = None
@@ -189,7 +194,8 @@ class StreamCache(Cache):
     @property
     def is_croppable(self) -> bool:
         """Whether nothing has been evicted yet (never with blocks: what tokens read moved the mass of earlier ones)."""
-        return self.dropped_tokens == 0 and self.blocks is None
+        compressed = 0 if self.memory is None else self.memory.compressed_tokens(self.seen_tokens)
+        return self.dropped_tokens + compressed == 0 and self.blocks is None
 
     @property
     def is_sliding(self) -> list[bool]:
@@ -203,11 +209,8 @@ class StreamCache(Cache):
         target = max(0, self.seen_tokens + tokens_to_remove)
         if target == self.seen_tokens:
             return
-        if self.blocks is not None:
-            raise CapabilityError(
-                f"crop({tokens_to_remove}): blocks keeps what later tokens attended to and cannot take it back; "
-                "fork before you read on, or use greedy search or sampling"
-            )
+        if self.memory is not None:
+            self.memory.check_crop(self.seen_tokens, target, self.pads)
         for lane in self.lanes.values():
             if lane.shift and lane.oldest(target) - lane.shift < lane.fixed:
                 raise CapabilityError(
@@ -224,8 +227,8 @@ class StreamCache(Cache):
             lane.shift, lane.pads = 0, None
         for arena in self.arenas.values():
             arena.shift = 0
-        if self.blocks is not None:
-            self.blocks = self.blocks.fresh()
+        if self.memory is not None:
+            self.memory = self.memory.fresh()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows in another order (beam search)."""
@@ -237,8 +240,8 @@ class StreamCache(Cache):
             arena.select_rows(indices, self.seen_tokens)
         if self.pads is not None:
             self._set_pads(self.pads[indices.cpu().numpy()])
-        if self.blocks is not None:
-            self.blocks = self.blocks.fork(indices.tolist())
+        if self.memory is not None:
+            self.memory = self.memory.fork(indices.tolist())
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row `repeats` times."""
@@ -255,8 +258,8 @@ class StreamCache(Cache):
     @property
     def dropped_tokens(self) -> int:
         """Tokens of the stream that can not be seen any more."""
-        if self.blocks is not None:
-            return self.blocks.dropped_tokens
+        if self.memory is not None:
+            return self.memory.dropped_tokens(self.seen_tokens)
         if self.window is None:
             return 0
         return max(0, self.seen_tokens - self.sinks - self.window)
@@ -269,22 +272,26 @@ class StreamCache(Cache):
             return None
         size = self.plan.dtype.itemsize
         total = sum((c or 0) * plans[i].numbers_per_token * size for i, c in capacities.items())
-        return total + (0 if self.blocks is None else self.blocks.planned_bytes(self.chunk))
+        return total + (0 if self.memory is None else self.memory.planned_bytes(self.chunk))
 
     def report(self) -> MemoryReport:
         """What the stream has seen, keeps and lost."""
         seen, dropped = self.seen_tokens, self.dropped_tokens
         sinks = min(self.sinks, seen)
+        compressed = 0 if self.memory is None else self.memory.compressed_tokens(seen)
         window = seen - sinks if self.window is None else min(self.window, seen - sinks)
+        if self.blocks is None:
+            window = seen - sinks - compressed - dropped
         tiers = {"device": sum(a.nbytes for a in self.arenas.values()), "host": 0, "disk": 0}
-        retrieved, traffic = 0, Traffic()
-        if self.blocks is not None:
-            tiers = {tier: n + self.blocks.bytes()[tier] for tier, n in tiers.items()}
-            retrieved, traffic = self.blocks.retrieved_tokens, self.blocks.traffic
-        stored = seen - sinks - window - dropped
+        if self.memory is not None:
+            tiers = {tier: n + self.memory.bytes()[tier] for tier, n in tiers.items()}
+        blocks = self.blocks
+        retrieved, traffic = (0, Traffic()) if blocks is None else (blocks.retrieved_tokens, blocks.traffic)
+        stored = seen - sinks - window - compressed - dropped
         return MemoryReport(
             self.method,
             *(seen, sinks, window, stored, dropped, retrieved, tiers),
+            compressed_tokens=compressed,
             read_bytes=traffic.read_bytes,
             written_bytes=traffic.written_bytes,
             cache_hits=traffic.hits,
@@ -293,8 +300,8 @@ class StreamCache(Cache):
 
     def fork(self) -> StreamCache:
         """An independent stream that goes on from here; costs one copy of what is kept."""
-        blocks = None if self.blocks is None else self.blocks.fork()
-        other = StreamCache(self.plan, self.method, self.sinks, self.window, self.chunk, self._holder, blocks)
+        memory = None if self.memory is None else self.memory.fork()
+        other = StreamCache(self.plan, self.method, self.sinks, self.window, self.chunk, self._holder, memory)
         other.seen_tokens, other.segments = self.seen_tokens, list(self.segments)
         for pattern, lane in self.lanes.items():
             other.lanes[pattern].shift = lane.shift
@@ -318,12 +325,12 @@ class StreamCache(Cache):
                 tensors[f"layer{index}.{name}"] = torch.cat(live, 2) if live else x[:, :, :0].clone()
         shifts = {str(index): arena.shift for index, arena in self.arenas.items()}
         columns = {str(i): a.keys.shape[2] for i, a in self.arenas.items() if a.keys is not None}
-        blocks = None
-        if self.blocks is not None:
-            more, blocks = saved.state(self.blocks, sealed)
+        memory = None
+        if self.memory is not None:
+            more, memory = self.memory.state(sealed)
             tensors |= more
         return tensors, {
-            "blocks": blocks,
+            "memory": memory,
             "seen": self.seen_tokens,
             "segments": [[s.start, s.base] for s in self.segments],
             "pads": None if self.pads is None else self.pads.tolist(),
@@ -345,8 +352,9 @@ class StreamCache(Cache):
             if str(index) in facts["columns"]:
                 k, v = (tensors[f"layer{index}.{name}"].to(device) for name in "kv")
                 arena.restore(k, v, facts["columns"][str(index)], self.seen_tokens)
-        if self.blocks is not None:
-            self.blocks = saved.restored(self.blocks, tensors, facts["blocks"], torch.device(device))
+        if self.memory is not None:
+            kept = facts["memory"] if "memory" in facts else facts["blocks"]
+            self.memory = self.memory.restored(tensors, kept, torch.device(device))
 
     def close(self) -> None:
         """Let go of the model; the last cache or handle to do so restores it. May be called twice."""

@@ -7,6 +7,8 @@ later the first R tokens stay in their columns and token j >= R lies in column j
 Positions are places in the cache (StreamingLLM, arXiv 2309.17453, section 3.2): the newest token is at
 min(t, S + W - 1), so native windows and chunks apply to that distance and not to the distance in the text.
 
+With `segment` the window ends at a segment's start: a token sees its segment, and the W - segment tokens before it.
+
 Letters: R rows with intervals of their own, T new tokens, S sinks, W window, n native window, c native chunk.
 """
 
@@ -35,6 +37,8 @@ class Lane:
     shift: int = 0
     behind: int = 0
     """Tokens kept behind the window for a memory that reads them from there."""
+    segment: int | None = None
+    """A window that moves by whole segments: a token sees its own segment up to itself and what was before it."""
 
     @property
     def kept(self) -> int:
@@ -77,6 +81,8 @@ class Lane:
         """Which of the tokens `first` .. `end - 1` each new token sees in its window."""
         t = self.own(seen, tokens)
         lo = np.maximum(t - self.window + 1, 0)
+        if self.segment is not None:
+            lo = np.maximum(lo, t - t % self.segment - (self.window - self.segment))
         if self.pattern.sliding is not None:
             lo = np.maximum(lo, t - self.pattern.sliding + 1)
         if self.pattern.chunked is not None:

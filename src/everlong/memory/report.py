@@ -9,9 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Counts in tokens and bytes; `seen = sink + window + stored + dropped` always holds.
+    """Counts in tokens and bytes; `seen = sink + window + stored + compressed + dropped` always holds.
 
-    `retrieved_tokens` is how many stored tokens the newest token attended to. `bytes` counts what the cache holds
+    `retrieved_tokens` is how many stored tokens the newest token attended to; `compressed_tokens` are
+    there only as a part of a memory of constant size. `bytes` counts what the cache holds
     per tier: `device` where the model computes, `host` memory, `disk`; `budget_bytes` the limits that were set. The
     store's traffic counts from when it was opened: bytes read from the disk and written to it, and how often a block
     that came back was found in host memory (hit) or read from the disk (miss).
@@ -30,6 +31,7 @@ class MemoryReport:
     written_bytes: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
+    compressed_tokens: int = 0
 
     @property
     def cache_hit_rate(self) -> float | None:
@@ -43,7 +45,8 @@ class MemoryReport:
 
     def __str__(self) -> str:
         held = " + ".join(f"{n / 2**20:.1f} MiB {tier}" for tier, n in self.bytes.items() if n) or "0 bytes"
+        compressed = f" + compressed {self.compressed_tokens:,}" if self.compressed_tokens else ""
         return (
             f"{self.method}: seen {self.seen_tokens:,} = sinks {self.sink_tokens:,} + window {self.window_tokens:,}"
-            f" + stored {self.stored_tokens:,} + dropped {self.dropped_tokens:,} tokens; {held}"
+            f" + stored {self.stored_tokens:,}{compressed} + dropped {self.dropped_tokens:,} tokens; {held}"
         )

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from everlong.errors import CapabilityError
 from everlong.memory.arena import Arena
-from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan, Temperature
+from everlong.memory.protocol import StreamMemory
 from everlong.ops.attend import Part, Scratch, attend
 from everlong.ops.rotary import Rotation, Turn, turn_by, turned
 from everlong.ops.spans import Ints, Span
@@ -70,7 +70,7 @@ class Step:
     scratch: Scratch
     calls: dict[int, int] = field(default_factory=dict)
     slopes: Tensor | None = None
-    blocks: BlockMemory | None = None
+    memory: StreamMemory | None = None
     _pieces: dict[int, list[Piece]] = field(default_factory=dict)
 
     def columns(self, lane: Lane) -> int:
@@ -95,11 +95,24 @@ class Step:
         skip = self.tokens - q.shape[2]
         if plan.temperature is not None:
             q = self._tempered(q, lane, plan.temperature, skip)
-        if self.blocks is not None and layer in self.blocks.layers:
+        if self.memory is not None and layer in self.memory.layers:
             if skip:
-                raise CapabilityError(f"blocks: layer {layer} asks with some of its tokens only; use the method sinks")
-            return self.blocks.attend(plan, q, k, v, scale, softcap, s_aux)
-        parts = []
+                raise CapabilityError(f"layer {layer} asks with some of its tokens only; use the method sinks")
+            return self.memory.attend(plan, q, k, v, scale, softcap, s_aux)
+        return self.near(plan, q, k, v, scale, softcap, s_aux)
+
+    def near(
+        self,
+        plan: LayerPlan,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        softcap: float | None,
+        s_aux: Tensor | None,
+    ) -> Tensor:
+        """Attention to the sinks and the window: all that a method without a memory brings."""
+        lane, skip, parts = self.arenas[plan.source].lane, self.tokens - q.shape[2], []
         for piece in self.pieces(lane):
             span = Span(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
             parts.append(Part(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))

@@ -3,8 +3,20 @@
 from everlong.methods.base import Method, make_method, method_class, method_names
 from everlong.methods.blocks import Blocks
 from everlong.methods.dense import Dense
+from everlong.methods.infini import Infini
 from everlong.methods.recompute import Recompute
 from everlong.methods.sinks import Sinks
 from everlong.methods.window import Window
 
-__all__ = ["Blocks", "Dense", "Method", "Recompute", "Sinks", "Window", "make_method", "method_class", "method_names"]
+__all__ = [
+    "Blocks",
+    "Dense",
+    "Infini",
+    "Method",
+    "Recompute",
+    "Sinks",
+    "Window",
+    "make_method",
+    "method_class",
+    "method_names",
+]

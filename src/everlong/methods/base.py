@@ -11,8 +11,9 @@ from everlong.config import build
 from everlong.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from everlong.memory.blocks.memory import BlockMemory
     from everlong.memory.plan import RotaryPlan
+    from everlong.memory.protocol import StreamMemory
+    from everlong.memory.recurrent.parameters import MemoryParameters
 
 _REGISTRY: dict[str, type[Method]] = {}
 
@@ -24,6 +25,9 @@ class Method:
     name: ClassVar[str] = ""
     streams: ClassVar[bool] = True
     """Whether the method reads a stream through a cache (False: it can only score)."""
+
+    trained: ClassVar[bool] = False
+    """Whether the method has parameters of its own, kept beside the model's."""
 
     answers: ClassVar[bool] = False
     """Whether a token of an answer sees other things than one that is only read."""
@@ -37,8 +41,15 @@ class Method:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
         raise NotImplementedError
 
-    def memory(self, plan: RotaryPlan) -> BlockMemory | None:
-        """What takes the tokens that leave the window of a cache of this model; None: they are dropped."""
+    def parameters(self, plan: RotaryPlan) -> MemoryParameters | None:
+        """Untrained parameters for a model of this plan; None for a method that has nothing to train."""
+        return None
+
+    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> StreamMemory | None:
+        """What takes the tokens that leave the window of a cache of this model; None: they are dropped.
+
+        `parameters` are what was trained for this model, None if nothing was.
+        """
         return None
 
     def as_dict(self) -> dict[str, Any]:

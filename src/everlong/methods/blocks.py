@@ -25,6 +25,7 @@ from everlong.methods.window import WINDOW_HELP
 if TYPE_CHECKING:
     from everlong.memory.blocks.memory import BlockMemory
     from everlong.memory.plan import RotaryPlan
+    from everlong.memory.recurrent.parameters import MemoryParameters
 
 HELP = {
     "block": "tokens per block",
@@ -111,7 +112,7 @@ class Blocks(Method):
         """What is kept beside the blocks."""
         return self.sinks, self.window
 
-    def memory(self, plan: RotaryPlan) -> BlockMemory:
+    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> BlockMemory:
         """Block memory; CapabilityError for a model whose layers it cannot serve."""
         from everlong.memory.blocks.memory import BlockMemory
 

@@ -1,8 +1,8 @@
 """The compressive memory of Infini-attention: a matrix of constant size that whole segments are folded into.
 
-Source: "Leave No Context Behind", arXiv 2404.07143, section 2.1.2; equation numbers are the paper's. Computed in float32
-at least, whatever the model's type: in bfloat16 a sum of many segments stops growing. Queries and keys come without
-rotation, because a place that was forgotten has no distance.
+Source: "Leave No Context Behind", arXiv 2404.07143, section 2.1.2; equation numbers are the paper's. Computed in
+float32 at least, whatever the model's type: in bfloat16 a sum of many segments stops growing. Queries and keys come
+without rotation, because a place that was forgotten has no distance.
 
 Letters: B rows, H query heads, G kv heads, N segments, L tokens per segment, T tokens, D key dim, E value dim.
 """

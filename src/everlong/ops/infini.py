@@ -1,7 +1,7 @@
 """Infini-attention over whole segments: local attention and the compressive memory, joined by a gate.
 
-Source: arXiv 2404.07143, sections 2.1.2 and 2.2. `local="segment"` is the paper's: a token attends to its own segment, and
-the memory holds all segments before. `local="xl"` lets it attend to the segment before as well, and the memory then
+Source: arXiv 2404.07143, sections 2.1.2 and 2.2. `local="segment"` is the paper's: a token attends to its own segment,
+and the memory holds all segments before. `local="xl"` lets it attend to the segment before as well, and the memory then
 holds what lies behind that. While the memory is empty the output is the local attention alone, or a converted
 checkpoint would lose a part of its first segment.
 

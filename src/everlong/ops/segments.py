@@ -37,7 +37,7 @@ class Aligned:
     position: Int[Tensor, "B NL"]
 
     def align(self, x: Tensor) -> Tensor:
-        """Values of tokens [B, T, ...] at their aligned places [B, N * L, ...]; what fills up is copied from token 0."""
+        """Values of tokens [B, T, ...] at their aligned places [B, N * L, ...]; what fills up is token 0."""
         return x if self.source is None else _pick(x, self.source)
 
     def back(self, x: Tensor) -> Tensor:

@@ -237,8 +237,18 @@ class BlockMemory:
                 part.index.digests.without(row.gone, count)
             row.store.without(row.gone, count)
 
-    @property
-    def dropped_tokens(self) -> int:
+    def check_crop(self, seen: int, target: int, pads: Ints | None) -> None:
+        """Always refused: what tokens read moved the mass of earlier ones."""
+        raise CapabilityError(
+            f"crop({target - seen}): blocks keeps what later tokens attended to and cannot take it back; "
+            "fork before you read on, or use greedy search or sampling"
+        )
+
+    def compressed_tokens(self, seen: int) -> int:
+        """None: every block is kept whole."""
+        return 0
+
+    def dropped_tokens(self, seen: int) -> int:
         """Tokens of dropped blocks (of the row with most of them)."""
         return max((row.cuts.tokens(row.dropped) for row in self.rows), default=0)
 
@@ -339,6 +349,18 @@ class BlockMemory:
         """What the stores read and wrote, and what they found in memory."""
         every = [vars(row.store.traffic) for row in self.rows]
         return Traffic(**{name: sum(one[name] for one in every) for name in vars(Traffic())})
+
+    def state(self, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that is needed to go on; the sealed blocks too, or (not `sealed`) without what a store on disk keeps."""
+        from everlong.memory.blocks import saved
+
+        return saved.state(self, sealed)
+
+    def restored(self, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device) -> BlockMemory:
+        """A memory of the same settings with this state; blocks that it lacks are in the store."""
+        from everlong.memory.blocks import saved
+
+        return saved.restored(self, tensors, facts, device)
 
     def resume(self, progress: list[dict[int, Progress]], cursors: list[Cursor], cited: list[dict[int, float]]) -> None:
         """Take this as what was committed."""
