@@ -7,7 +7,7 @@ route, committed at its end and abandoned if it fails. Any other forward runs as
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ from everlong.methods.base import Method
 from everlong.ops.spans import Ints
 
 
+class Trained(Protocol):
+    """What answers forwards without a cache while a model is trained (training.py)."""
+
+    def forward(self, given: dict[str, Any]) -> Any:
+        """The decoder's forward."""
+        ...
+
+
 class Plug:
     """Stands in for `decoder.forward` while it has holders."""
 
@@ -38,6 +46,7 @@ class Plug:
         self.__signature__ = inspect.signature(self.stock)
         self.takes_positions = accepts(self.stock, "position_ids")
         self.holders = 0
+        self.training: Trained | None = None
         self.decoder.forward = self
         try:
             check_equal_to_stock(model, StreamCache(self.plan, "self-check", 0, None))
@@ -82,11 +91,12 @@ class Plug:
         """The decoder's forward."""
         given = self.__signature__.bind_partial(*args, **kwargs).arguments
         cache = given.get("past_key_values")
-        if not isinstance(cache, StreamCache):
-            self.route.restore()
-            return self.stock(*args, **kwargs)
-        given.update(given.pop("kwargs", {}))
-        return self._step(cache, given)
+        if isinstance(cache, StreamCache):
+            return self._step(cache, given | given.pop("kwargs", {}))
+        self.route.restore()
+        if self.training is not None:
+            return self.training.forward(given | given.pop("kwargs", {}))
+        return self.stock(*args, **kwargs)
 
     def _step(self, cache: StreamCache, given: dict[str, Any]) -> Any:
         if cache.plan is not self.plan:

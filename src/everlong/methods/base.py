@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from everlong.memory.plan import RotaryPlan
     from everlong.memory.protocol import StreamMemory
     from everlong.memory.recurrent.parameters import MemoryParameters
+    from everlong.memory.recurrent.training import TrainableCore
 
 _REGISTRY: dict[str, type[Method]] = {}
 
@@ -50,6 +51,10 @@ class Method:
 
         `parameters` are what was trained for this model, None if nothing was.
         """
+        return None
+
+    def trainable(self, plan: RotaryPlan) -> TrainableCore | None:
+        """What computes a layer under training; None for a method that has nothing to train."""
         return None
 
     def as_dict(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from everlong.methods.base import Method, at_least
 
 if TYPE_CHECKING:
     from everlong.memory.plan import RotaryPlan
+    from everlong.memory.recurrent.infini import InfiniTraining
     from everlong.memory.recurrent.memory import RecurrentMemory
     from everlong.memory.recurrent.parameters import MemoryParameters
 
@@ -80,3 +81,11 @@ class Infini(Method):
         on, zeroed = self.memory != "off", self.memory == "zeroed"
         core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, on, zeroed)
         return RecurrentMemory(core, plan)
+
+    def trainable(self, plan: RotaryPlan) -> InfiniTraining:
+        """All segments of a layer at once (ops/infini.py)."""
+        from everlong.memory.recurrent.infini import InfiniTraining
+
+        if self.memory != "on":
+            raise ConfigError(f"memory={self.memory}: a control for reading; training needs memory=on")
+        return InfiniTraining(self.segment, self.back, self.update)

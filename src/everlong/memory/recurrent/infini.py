@@ -16,7 +16,28 @@ from torch import Tensor
 from everlong.errors import CapabilityError
 from everlong.memory.plan import LayerPlan, RotaryPlan
 from everlong.memory.recurrent.memory import Call, State
+from everlong.memory.recurrent.training import TrainCall
 from everlong.ops.compressive import Update, fold_all, recall
+from everlong.ops.infini import InfiniState, infini_attention
+
+
+@dataclass(frozen=True, eq=False)
+class InfiniTraining:
+    """The parallel form of whole rows (ops/infini.py)."""
+
+    segment: int
+    back: int
+    update: Update
+    name: str = "infini"
+    wants_hidden: bool = False
+    first_segment_is_stock: bool = True
+
+    def train(self, call: TrainCall) -> tuple[Float[Tensor, "B H NL E"], InfiniState]:
+        """Local attention, memory and gate of one layer."""
+        state = call.state if call.state is not None else InfiniState.empty(call.k, call.v, self.back)
+        gate = call.parameters["beta"].sigmoid()
+        at = call.q, call.k, call.v, call.raw_q, call.raw_k
+        return infini_attention(*at, gate, call.text, call.scale, self.update, state, call.write)
 
 
 @dataclass(frozen=True, eq=False)

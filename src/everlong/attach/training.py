@@ -1,0 +1,210 @@
+"""Training a memory: the stock model's forward over whole rows, all segments of a layer at once.
+
+A forward without a cache is cut into segments (ops/segments.py), and each layer's attention is answered by the
+method's own, which gradients pass. Nothing of the model's code is changed; what the attention needs to know travels
+with the forward as one keyword argument, so that it is there again when gradient checkpointing runs a layer twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_outputs import ModelOutput
+
+from everlong.attach.check import CUTS, TOLERANCE
+from everlong.attach.plug import Plug
+from everlong.attach.routes.interface import Interface, no_mask
+from everlong.attach.stock import attention_modules, configs_of
+from everlong.errors import CapabilityError, SelfCheckError
+from everlong.memory.recurrent.parameters import NAME, MemoryParameters
+from everlong.memory.recurrent.training import TrainableCore, TrainStep, check_trainable
+from everlong.methods.base import Method
+from everlong.ops.segments import NONE, aligned
+
+IMPLEMENTATION, ARGUMENT = "everlong_training", "everlong_step"
+
+
+class Training(AbstractContextManager["Training"]):
+    """A model whose forward trains `method`: use with `with`, or call `detach`.
+
+    The model's forward then takes, beside its own arguments, `documents` [B, T] (the number of the document of each
+    token, -1 for padding; from `attention_mask` or one document per row if left out), `write_weight` [B, T] (what each
+    token adds to the memory is multiplied by it) and `carried` (a `Carried` that holds the memory between
+    forwards over consecutive pieces of whole segments; it is changed). Logits are of the tokens given, in their order.
+    """
+
+    def __init__(self, plug: Plug, method: Method, core: TrainableCore) -> None:
+        self.plug, self.method, self.core = plug, method, core
+        decoder = plug.decoder
+        self._configs = configs_of(decoder)
+        self._stock = [c._attn_implementation for c in self._configs]
+        self._hooks = [
+            m.register_forward_pre_hook(_keep_hidden, with_kwargs=True) for _, m in attention_modules(decoder)
+        ]
+        for config in self._configs:
+            config._attn_implementation = IMPLEMENTATION
+        plug.training = self
+        plug.hold()
+
+    @property
+    def parameters(self) -> MemoryParameters:
+        """What is trained beside the model, as the model holds it now."""
+        return getattr(self.plug.decoder, NAME)
+
+    def detach(self) -> None:
+        """Give the model its own forward back; the trained parameters stay with it."""
+        if self.plug.training is not self:
+            return
+        self.plug.training = None
+        for hook in self._hooks:
+            hook.remove()
+        for config, name in zip(self._configs, self._stock, strict=True):
+            config._attn_implementation = name
+        self.plug.release()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.detach()
+
+    def forward(self, given: dict[str, Any]) -> Any:
+        """The decoder's forward over aligned segments; its hidden states at the places of the tokens given."""
+        name = "input_ids" if given.get("input_ids") is not None else "inputs_embeds"
+        new: Tensor = given[name]
+        if given.get("past_key_values") is not None:
+            raise CapabilityError("training: takes whole rows without a cache; detach it to read with a cache")
+        carried, weight = given.pop("carried", None), given.pop("write_weight", None)
+        document = _documents(given.pop("documents", None), given.get("attention_mask"), new)
+        text = aligned(document, self.core.segment)
+        before, seen = {}, 0
+        if carried is not None:
+            carried.check(text)
+            before, seen = carried.states, carried.seen_tokens
+        write = None if weight is None else text.align(weight.to(new.device))
+        step = TrainStep(self.core, self.parameters, self.plug.plan, text, write, before, text.position + seen)
+        given[name] = text.align(new)
+        given |= {"attention_mask": None, "position_ids": step.positions, "use_cache": False, ARGUMENT: step}
+        given.pop("cache_position", None)
+        out = self.plug.stock(**given)
+        if carried is not None:
+            carried.take(step, new.shape[1])
+        return _in_order(out, text)
+
+
+def attach_training(model: nn.Module, method: Method) -> Training:
+    """`model` with its forward training `method`; parameters that it lacks are made, untrained, on its decoder.
+
+    An AttachError or CapabilityError where the model can not be handled; it is then as it was, but for the parameters.
+    """
+    plug = Plug.of(_plain(model))
+    if not isinstance(plug.route, Interface):
+        raise CapabilityError(f"{type(model).__name__}: does not call the attention interface, so it cannot be trained")
+    core = method.trainable(plug.plan)
+    if core is None:
+        raise CapabilityError(f"{method.name}: has nothing to train; use infini, transformer_xl or infinity_former")
+    check_trainable(plug.plan, core)
+    if plug.training is not None:
+        raise CapabilityError("training: this model is being trained already; detach that first")
+    ids, expected = _stock_hidden(plug.decoder, core.segment)
+    AttentionInterface.register(IMPLEMENTATION, attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, no_mask)
+    if plug.trained(method) is None:
+        fresh = method.parameters(plug.plan)
+        assert fresh is not None
+        plug.decoder.add_module(NAME, fresh.to(next(plug.decoder.parameters()).device))
+    training = Training(plug, method, core)
+    try:
+        if core.first_segment_is_stock:
+            _check(plug, ids, expected)
+    except BaseException:
+        training.detach()
+        raise
+    return training
+
+
+def attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    everlong_step: TrainStep | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a layer under training: query [B, H, N * L, D] -> [B, N * L, H, E]."""
+    if everlong_step is None:
+        raise CapabilityError("training: this model does not hand its forward's arguments to its attention")
+    if dropout or softcap is not None or s_aux is not None:
+        raise CapabilityError("training: attention with dropout, soft caps or sink logits is not handled; set them off")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    return everlong_step.attend(module, query, key, value, scale).transpose(1, 2), None
+
+
+def _keep_hidden(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """What enters a layer's attention is what some memories are made of."""
+    step = kwargs.get(ARGUMENT)
+    if step is not None and step.core.wants_hidden:
+        step.hidden[module.layer_idx] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+
+def _documents(given: Tensor | None, mask: Tensor | None, new: Tensor) -> Tensor:
+    if given is not None:
+        return given.to(new.device)
+    if mask is None:
+        return torch.zeros(new.shape[:2], dtype=torch.long, device=new.device)
+    if mask.ndim != 2:
+        raise CapabilityError("training: takes 2-D attention masks [rows, tokens] or none")
+    return torch.where(mask.to(new.device, torch.bool), 0, NONE)
+
+
+def _in_order(out: Any, text: Any) -> Any:
+    if text.source is None:
+        return out
+    if isinstance(out, ModelOutput):
+        out["last_hidden_state"] = text.back(out["last_hidden_state"])
+        return out
+    return (text.back(out[0]), *out[1:])
+
+
+def _plain(model: Any) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _stock_hidden(decoder: Any, segment: int) -> tuple[Tensor, Tensor]:
+    """Some ids within one segment, and the stock model's hidden states of them."""
+    embedding = decoder.get_input_embeddings()
+    tokens = min(CUTS[-1], segment)
+    ids = torch.randint(len(embedding.weight), (1, tokens), generator=torch.Generator().manual_seed(0))
+    return ids, _hidden(decoder, ids.to(embedding.weight.device), use_cache=False)
+
+
+def _hidden(decoder: nn.Module, ids: Tensor, **more: Any) -> Tensor:
+    """The hidden states, without dropout and gradients."""
+    mode = decoder.training
+    decoder.eval()
+    try:
+        with torch.no_grad():
+            return decoder(input_ids=ids, **more)[0].float()
+    finally:
+        decoder.train(mode)
+
+
+def _check(plug: Plug, ids: Tensor, expected: Tensor) -> None:
+    """SelfCheckError unless a text within the first segment gives what the stock model gives."""
+    got = _hidden(plug.decoder, ids.to(expected.device))
+    error = float((got - expected).norm() / expected.norm())
+    if not error <= TOLERANCE[plug.plan.dtype]:
+        raise SelfCheckError(
+            f"{type(plug.decoder).__name__}: under training, its first segment differs by {error:.2g} from the stock "
+            "model's; the model cannot be trained"
+        )
