@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlong.attach import attach as attach
+    from everlong.attach.adapter import load as load
     from everlong.errors import EverlongError as EverlongError
     from everlong.memory.report import MemoryReport as MemoryReport
     from everlong.methods.blocks import Blocks as Blocks
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from everlong.methods.recompute import Recompute as Recompute
     from everlong.methods.sinks import Sinks as Sinks
     from everlong.methods.window import Window as Window
-    from everlong.models.load import load as load
     from everlong.session.session import Session as Session
 
 __version__ = "0.1.0"
@@ -36,7 +36,7 @@ _HOME = {
     "Sinks": "everlong.methods.sinks",
     "Window": "everlong.methods.window",
     "attach": "everlong.attach",
-    "load": "everlong.models.load",
+    "load": "everlong.attach.adapter",
 }
 
 __all__ = [

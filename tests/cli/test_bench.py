@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from everlong.attach.adapter import load
 from everlong.cli.timing import Baseline, sized
 from everlong.errors import CapabilityError, ConfigError
 from everlong.evaluate.peer import stock_copy
 from everlong.methods import Dense, Sinks, Window
-from everlong.models.load import load
 
 SHORT = ["--chunk", 16, "--repeats", 3, "--threads", 1]
 

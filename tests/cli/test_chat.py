@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from everlong.attach.adapter import load
 from everlong.methods import Sinks
-from everlong.models.load import load
 from everlong.session.chat import system_tokens
 from everlong.session.session import Session
 from tests.models.tiny import save_folder

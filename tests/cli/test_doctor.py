@@ -6,9 +6,9 @@ import pytest
 import transformers
 
 from everlong.attach import attach
+from everlong.attach.adapter import load
 from everlong.cli.families import EXACT, REFUSED
 from everlong.methods import Sinks, Window
-from everlong.models.load import load
 from everlong.session.session import Session
 from tests.families.configs import FAMILIES
 

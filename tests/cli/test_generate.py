@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from everlong.attach.adapter import load
 from everlong.methods import Sinks
-from everlong.models.load import load
 from everlong.session.session import Session
 
 PROMPT = "the beginning"

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from everlong.models.load import load
+from everlong.attach.adapter import load
 from tests.cli.conftest import TEXT
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from everlong.attach.adapter import load
 from everlong.errors import ConfigError, LoadError
 from everlong.models import gguf
-from everlong.models.load import load
 from tests.models.tiny import byte_tokenizer, save_folder, tiny_model
 
 

@@ -46,7 +46,7 @@ class Handle:
         if not self.method.streams:
             raise CapabilityError(f"{self.method.name}: keeps no cache, it can only score; use Session.score")
         sinks, window = self.method.layout()
-        memory = self.method.stream_memory(self.plan, self._plug.trained(self.method))
+        memory = self.method.stream_memory(self.plan, self._plug.parameters(self.method))
         if isinstance(memory, BlockMemory):
             memory.make_store = make_store
         return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)

@@ -18,7 +18,7 @@ from everlong.attach.active import activate
 from everlong.attach.check import check_equal_to_stock
 from everlong.attach.probe import probe
 from everlong.attach.routes import choose_route
-from everlong.attach.stock import accepts, decoder_of
+from everlong.attach.stock import accepts, decoder_of, text_config
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
@@ -41,6 +41,7 @@ class Plug:
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = decoder_of(model)
         self.plan = probe(model)
+        self.width: int = text_config(model).hidden_size
         self.route = choose_route(model)
         self.stock = self.decoder.forward
         self.__signature__ = inspect.signature(self.stock)
@@ -81,6 +82,13 @@ class Plug:
                 "model without its memory"
             )
         return kept
+
+    def parameters(self, method: Method) -> MemoryParameters | None:
+        """What was trained for `method`, or else untrained parameters on the model's device; None if it has none."""
+        found = self.trained(method)
+        if found is None and (found := method.parameters(self.plan, self.width)) is not None:
+            found = found.to(next(self.decoder.parameters()).device)
+        return found
 
     def _remove(self) -> None:
         if self.decoder.__dict__.get("forward") is self:

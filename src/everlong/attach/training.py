@@ -114,9 +114,7 @@ def attach_training(model: nn.Module, method: Method) -> Training:
     AttentionInterface.register(IMPLEMENTATION, attention)
     AttentionMaskInterface.register(IMPLEMENTATION, no_mask)
     if plug.trained(method) is None:
-        fresh = method.parameters(plug.plan)
-        assert fresh is not None
-        plug.decoder.add_module(NAME, fresh.to(next(plug.decoder.parameters()).device))
+        plug.decoder.add_module(NAME, plug.parameters(method))
     training = Training(plug, method, core)
     try:
         if core.first_segment_is_stock:

@@ -16,7 +16,7 @@ def load_model(model: str, dtype: str, device: str, threads: int | None, console
     """The model that the shared options name, after torch got its threads."""
     import torch
 
-    from everlong.models.load import load
+    from everlong.attach.adapter import load
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from everlong.attach import attach
+from everlong.attach.adapter import load
 from everlong.errors import ConfigError, EverlongError, TooLongError
 from everlong.evaluate.contexts import Contexts, PeerContexts, Request, SessionContexts, Writing, one_by_one
 from everlong.evaluate.peer import PeerStream
@@ -28,7 +29,7 @@ from everlong.evaluate.plan import Plain, subjects
 from everlong.evaluate.stream import Clock, trained_length
 from everlong.machine import versions
 from everlong.methods.dense import Dense
-from everlong.models.load import Loaded, load
+from everlong.models.load import Loaded
 from everlong.session.session import CHUNK_TOKENS, Session
 from everlong.session.text import token_ids
 

@@ -42,14 +42,14 @@ class Method:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
         raise NotImplementedError
 
-    def parameters(self, plan: RotaryPlan) -> MemoryParameters | None:
-        """Untrained parameters for a model of this plan; None for a method that has nothing to train."""
+    def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters | None:
+        """Untrained parameters for a model of this plan and hidden size; None for a method that has none."""
         return None
 
     def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> StreamMemory | None:
         """What takes the tokens that leave the window of a cache of this model; None: they are dropped.
 
-        `parameters` are what was trained for this model, None if nothing was.
+        `parameters` are those trained for this model, or untrained ones; None for a method that has none.
         """
         return None
 

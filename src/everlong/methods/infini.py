@@ -63,7 +63,7 @@ class Infini(Method):
         """No sinks; at most the own segment and the one before."""
         return 0, self.segment + self.back
 
-    def parameters(self, plan: RotaryPlan) -> MemoryParameters:
+    def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters:
         """Untrained: a beta per layer and query head (equation 10)."""
         import torch
 
@@ -76,7 +76,7 @@ class Infini(Method):
         from everlong.memory.recurrent.infini import InfiniCore
         from everlong.memory.recurrent.memory import RecurrentMemory
 
-        parameters = parameters or self.parameters(plan)
+        assert parameters is not None
         gates = {p.index: parameters(p.index)["beta"].detach().float().sigmoid() for p in plan.layers}
         on, zeroed = self.memory != "off", self.memory == "zeroed"
         core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, on, zeroed)

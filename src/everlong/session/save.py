@@ -10,8 +10,8 @@ from torch import Tensor
 import everlong
 from everlong.errors import ConfigError, ForeignError
 from everlong.methods.base import Method, make_method
+from everlong.models.fingerprint import fingerprint
 from everlong.session import sealed
-from everlong.session.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from everlong.session.session import Session

@@ -17,17 +17,24 @@ _VOLATILE = ("transformers_version", "dtype", "torch_dtype", "use_cache", "attn_
 def fingerprint(model: Any, tokenizer: Any) -> dict[str, str | None]:
     """Digests by name: the model's configuration, its weights, and the tokenizer (None without one)."""
     return {
-        "configuration": _digest(_lasting(model.config.to_dict())),
+        "configuration": configuration_digest(model),
         "weights": weights_digest(model),
         "tokenizer": None if tokenizer is None else tokenizer_digest(tokenizer),
     }
 
 
+def configuration_digest(model: Any) -> str:
+    """A digest of the model's configuration, without what changes when it is loaded in another way."""
+    return _digest(_lasting(model.config.to_dict()))
+
+
 @torch.inference_mode()
-def weights_digest(model: Any) -> str:
-    """A digest of names, types, shapes and strided samples of all parameters."""
+def weights_digest(model: Any, without: str | None = None) -> str:
+    """A digest of names, types, shapes and strided samples of all parameters but those of the submodule `without`."""
     found = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
+        if without in name.split("."):
+            continue
         found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         found.update(_sample(weight.detach()))
     return found.hexdigest()
