@@ -7,9 +7,9 @@ import torch
 
 from everlong import Dense, Recompute, Session, Sinks, Window
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError
+from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
 from everlong.session import save, sealed
-from everlong.models.fingerprint import fingerprint
 
 from .conftest import TEXT, byte_level, interrupt, names, prefix_space
 

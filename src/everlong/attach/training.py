@@ -43,6 +43,7 @@ class Training(AbstractContextManager["Training"]):
     def __init__(self, plug: Plug, method: Method, core: TrainableCore) -> None:
         self.plug, self.method, self.core = plug, method, core
         decoder = plug.decoder
+        self.latest: TrainStep | None = None
         self._configs = configs_of(decoder)
         self._stock = [c._attn_implementation for c in self._configs]
         self._hooks = [
@@ -57,6 +58,24 @@ class Training(AbstractContextManager["Training"]):
     def parameters(self) -> MemoryParameters:
         """What is trained beside the model, as the model holds it now."""
         return getattr(self.plug.decoder, NAME)
+
+    def use(self, method: Method) -> None:
+        """Train the same parameters with other fields of the method from the next forward on."""
+        if method != self.method:
+            core = method.trainable(self.plug.plan)
+            if core is None or method.name != self.method.name:
+                raise CapabilityError(f"training: {method} cannot go on with what {self.method} trains")
+            self.method, self.core = method, core
+
+    def norms(self) -> list[float]:
+        """The size of each layer's memory behind the last forward (Frobenius norm, mean over rows)."""
+        step = self.latest
+        return [] if step is None else [step.states[layer].norm() for layer in sorted(step.states)]
+
+    def extra_loss(self) -> Tensor | None:
+        """What the last forward adds to the loss (a regulariser of the method), if anything."""
+        step = self.latest
+        return None if step is None or not step.extra else torch.stack(list(step.extra.values())).sum()
 
     def detach(self) -> None:
         """Give the model its own forward back; the trained parameters stay with it."""
@@ -90,6 +109,7 @@ class Training(AbstractContextManager["Training"]):
         given[name] = text.align(new)
         given |= {"attention_mask": None, "position_ids": step.positions, "use_cache": False, ARGUMENT: step}
         given.pop("cache_position", None)
+        self.latest = step
         out = self.plug.stock(**given)
         if carried is not None:
             carried.take(step, new.shape[1])

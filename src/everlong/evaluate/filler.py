@@ -15,14 +15,10 @@ from dataclasses import dataclass
 
 from everlong.errors import ConfigError
 from everlong.evaluate.data import Data, text
+from everlong.texts import KEY, KEY_QUESTION, NOISE, OPENING, book  # noqa: F401  (tasks take the words from here)
 
-OPENING = "Somewhere in this long and dull text there is one fact that matters. Find it and keep it in mind."
-NOISE = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-KEY = " The pass key is {key}. Remember it. {key} is the pass key."
-KEY_QUESTION = " What is the pass key? The pass key is"
 FILLERS = ("noise", "books")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[\"'“A-Z])")
-_GUTENBERG = re.compile(r"\*\*\* ?(?:START|END) OF TH[^*]*\*\*\*")
 _CACHED_PIECES = 1 << 16
 _CLOSE = 0.98
 
@@ -49,12 +45,6 @@ def books(data: Data, start: int = 0) -> Iterator[str]:
     for n in itertools.count(start):
         for sentence in _SENTENCE.split(book(text(files[n % len(files)]))):
             yield " " + " ".join(sentence.split())
-
-
-def book(content: str) -> str:
-    """The text of a Project Gutenberg file without what stands before and after the book."""
-    parts = _GUTENBERG.split(content)
-    return max(parts, key=len).strip()
 
 
 def pieces(filler: str, data: Data, start: int = 0) -> Iterator[str]:

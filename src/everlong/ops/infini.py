@@ -55,6 +55,10 @@ class InfiniState:
             k.new_zeros(B, tokens, dtype=wide),
         )
 
+    def norm(self) -> float:
+        """Frobenius norm of M over all heads, the mean over rows."""
+        return float(self.M.detach().flatten(1).norm(dim=1).mean())
+
     def detach(self) -> InfiniState:
         """The same numbers, through which no gradient flows."""
         return InfiniState(**{f.name: getattr(self, f.name).detach() for f in fields(self)})

@@ -23,6 +23,10 @@ from everlong.ops.segments import NONE, Aligned
 class TrainState(Protocol):
     """What a layer carries from one piece of a row to the next."""
 
+    def norm(self) -> float:
+        """Its size, for a look at training: the mean over rows of a Frobenius norm."""
+        ...
+
     def detach(self) -> TrainState:
         """The same numbers, through which no gradient flows."""
         ...
@@ -121,6 +125,8 @@ class TrainStep:
     positions: Int[Tensor, "B NL"]
     states: dict[int, TrainState] = field(default_factory=dict)
     hidden: dict[int, Tensor] = field(default_factory=dict)
+    extra: dict[int, Tensor] = field(default_factory=dict)
+    """What each layer adds to the loss."""
     _turns: dict[int, Turn] = field(default_factory=dict)
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Float[Tensor, "B H NL E"]:

@@ -1,0 +1,142 @@
+"""Pass keys hidden in filler, one of which is asked for behind it: what passkey, needles and natural have in common.
+
+The question stands at the end of a sample of random length, so it is not aligned to segments; the needle that it asks
+for at a place drawn evenly from all of the filler, or near the question. The loss weights are those of the recipe in
+../shared/methods/infini.md: the answer, half as much the key's second mention in a needle, a little all other tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from everlong.errors import ConfigError
+from everlong.texts import KEY, KEY_OF, KEY_OF_QUESTION, KEY_QUESTION, OPENING, PAPER_OPENING
+from everlong.train.data.encoding import Encoded, Piece, Span, beginning, encoded, standing
+from everlong.train.data.rows import Filler, row
+from everlong.train.data.sample import Sample
+from everlong.train.data.task import Task, check_range, check_sizes
+
+OPENINGS = {"paper": (PAPER_OPENING,), "everlong": (OPENING,), "either": (PAPER_OPENING, OPENING)}
+HELP = {
+    "digits": "digits of a key",
+    "near": "share of the samples whose needle stands near the question",
+    "near_tokens": "the needle is then within so many tokens before the question",
+    "repeat": "segments that are all filler are written up to so many times, log-uniform by row (1: once)",
+    "second_mention": "loss weight of the second mention of a key in its needle (answer: 1)",
+    "language": "loss weight of all other tokens together, beside the answer's of 1",
+    "opening": "the first words: paper (of the pass-key papers), everlong (of everlong eval passkey) or either",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenKeys(Task):
+    """Keys in needles; a subclass says how many, and what surrounds them."""
+
+    digits: int = field(default=5, metadata={"help": HELP["digits"]})
+    near: float = field(default=0.0, metadata={"help": HELP["near"]})
+    near_tokens: int = field(default=0, metadata={"help": HELP["near_tokens"]})
+    repeat: float = field(default=1.0, metadata={"help": HELP["repeat"]})
+    second_mention: float = field(default=0.5, metadata={"help": HELP["second_mention"]})
+    language: float = field(default=0.1, metadata={"help": HELP["language"]})
+    opening: Literal["paper", "everlong", "either"] = field(default="paper", metadata={"help": HELP["opening"]})
+
+    def __post_init__(self) -> None:
+        check_range(1, 18, HELP["digits"], digits=self.digits)
+        check_range(0, 1, HELP["near"], near=self.near)
+        check_range(1, math.inf, HELP["repeat"], repeat=self.repeat)
+        check_range(0, math.inf, HELP["second_mention"], second_mention=self.second_mention)
+        check_range(0, math.inf, HELP["language"], language=self.language)
+        if self.opening not in OPENINGS:
+            raise ConfigError(f"opening={self.opening}: expected one of {', '.join(OPENINGS)}")
+        if (self.near > 0) != (self.near_tokens > 0):
+            raise ConfigError(f"near={self.near:g}, near_tokens={self.near_tokens}: give both, or leave both out")
+        if len(self.needle_names) > 9 * 10 ** (self.digits - 1):
+            raise ConfigError(f"digits={self.digits}: too few for {len(self.needle_names)} different keys; give more")
+
+    @property
+    def needle_names(self) -> tuple[str, ...]:
+        """Whom the needles are drawn for: (an empty name) where a single needle has none."""
+        return ("",)
+
+    @property
+    def needle_count(self) -> int:
+        """How many needles a sample has."""
+        return 1
+
+    def filler(self, tokenizer: Any, tokens: int, rng: random.Random) -> Filler:
+        """So many tokens of filler, cut at a random place in front, and behind where a sentence ends."""
+        raise NotImplementedError
+
+    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Sample:
+        """Opening, filler with the needles in it, question and answer: between half of `length` and `length` tokens."""
+        check_sizes(segment, length)
+        rng = self.rng(seed, index)
+        start, needles, question, answer = self._words(tokenizer, rng)
+        fixed = sum(map(len, [*start, *needles, question]))
+        if fixed > length:
+            raise ConfigError(f"length={length}: too short for {self.name}'s words alone; give at least {fixed}")
+        filler = self.filler(tokenizer, rng.randint(max(fixed, -(-length // 2)), length) - fixed, rng)
+        placed = list(zip(self._places(filler, needles, rng), needles, strict=True))
+        pieces = [*start, *filler.around(placed), question]
+        return row(pieces, segment, self.repeat, self.language, self.rng(seed, index, "repeat"), answer)
+
+    def texts(self) -> Iterable[str]:
+        """The openings, and needle and question for each name; keys have any digits."""
+        yield from OPENINGS[self.opening]
+        for name in self.needle_names:
+            yield from (_needle(name, "0123456789"), _question(name))
+
+    def _words(self, tokenizer: Any, rng: random.Random) -> tuple[list[Piece], list[Piece], Piece, Span]:
+        """What stands before the filler, the needles (the asked one first), question with answer, where that is."""
+        names = rng.sample(self.needle_names, self.needle_count)
+        low, high = 10 ** (self.digits - 1), 10**self.digits
+        keys = [str(key) for key in rng.sample(range(low, high), len(names))]
+        (opening,) = standing(tokenizer, rng.choice(OPENINGS[self.opening]), begin=True)
+        asked = _question(names[0]) + " "
+        *needles, question = encoded(tokenizer, [*map(_needle, names, keys), asked + keys[0]])
+        span = (len(asked), len(asked) + self.digits)
+        start = [beginning(tokenizer), opening.piece({})]
+        hidden = [self._hidden(e, _needle(n, k), k) for e, n, k in zip(needles, names, keys, strict=True)]
+        return start, hidden, question.piece({span: 1.0}), question.tokens(span)
+
+    def _hidden(self, needle: Encoded, text: str, key: str) -> Piece:
+        """The needle, with a weight of its own for the second mention of its key."""
+        _, second = (found.span() for found in re.finditer(key, text))
+        return needle.piece({second: self.second_mention})
+
+    def _places(self, filler: Filler, needles: Sequence[Piece], rng: random.Random) -> list[int]:
+        """The place of each needle in the filler; all needles may stand behind the first one and it still is near."""
+        tokens, room = len(filler.ids), self.near_tokens - sum(map(len, needles))
+        first = 0
+        if rng.random() < self.near:
+            if room < 0:
+                wanted = self.near_tokens - room
+                raise ConfigError(f"near_tokens={self.near_tokens}: too few for the needles; give at least {wanted}")
+            first = max(0, tokens - room)
+        places = [filler.near(rng.uniform(first, tokens), first)]
+        return [*places, *(filler.near(rng.uniform(0, tokens)) for _ in needles[1:])]
+
+
+def sentences(tokenizer: Any, texts: Sequence[str], tokens: int, rng: random.Random) -> Filler:
+    """`tokens` of the texts, over and over; one of them, drawn by chance, is the last, and the first may be cut."""
+    parts = [part.ids for part in standing(tokenizer, *texts)]
+    cycle, ends = np.concatenate(parts), np.array(list(itertools.accumulate(map(len, parts))))
+    start = int(rng.choice(ends)) - tokens
+    at = np.arange(start, start + tokens + 1) % len(cycle)
+    return Filler(cycle[at[:-1]], np.isin(at, ends % len(cycle)).nonzero()[0])
+
+
+def _needle(name: str, key: str) -> str:
+    return KEY_OF.format(name=name, key=key) if name else KEY.format(key=key)
+
+
+def _question(name: str) -> str:
+    return KEY_OF_QUESTION.format(name=name) if name else KEY_QUESTION

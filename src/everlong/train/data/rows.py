@@ -1,0 +1,69 @@
+"""Samples put together from pieces: filler with needles in it, and the weights of what the memory takes in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from everlong.train.data.encoding import OTHER, Piece, Span
+from everlong.train.data.sample import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Filler:
+    """Dull tokens [F], and the places between them [P], rising, at which a needle may stand."""
+
+    ids: Int64[np.ndarray, " F"]
+    places: Int64[np.ndarray, " P"]
+
+    def near(self, wanted: int | float, least: int = 0) -> int:
+        """The place nearest to the wanted one, of those from `least` on (the end at the latest)."""
+        allowed = self.places[self.places >= least]
+        return int(allowed[np.abs(allowed - wanted).argmin()]) if len(allowed) else len(self.ids)
+
+    def around(self, needles: Sequence[tuple[int, Piece]]) -> list[Piece]:
+        """The filler in pieces, with needles at their places; equal places keep their order."""
+        out, at = list[Piece](), 0
+        for place, needle in sorted(needles, key=lambda pair: pair[0]):
+            out += [self._part(at, place), needle]
+            at = place
+        return [*out, self._part(at, len(self.ids))]
+
+    def _part(self, start: int, end: int) -> Piece:
+        return Piece(self.ids[start:end], np.full(end - start, OTHER, np.float32), filler=True)
+
+
+def row(
+    pieces: Sequence[Piece], segment: int, repeat: float, language: float, rng: random.Random, answer: Span
+) -> Sample:
+    """The pieces as a sample of one document; `answer` counts from the last piece's first token.
+
+    Tokens with the weight OTHER weigh `language` times as much as the answer, all of them together.
+    """
+    ids, loss = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("ids", "loss_weight"))
+    loss[0] = 0
+    other = loss == OTHER
+    loss[other] = language * (answer[1] - answer[0]) / max(1, other.sum())
+    write = repeats([(len(piece), piece.filler) for piece in pieces], segment, repeat, rng)
+    start = len(ids) - len(pieces[-1])
+    return Sample(ids, loss, write, np.zeros(len(ids), np.int64), (start + answer[0], start + answer[1]))
+
+
+def repeats(
+    lengths: Sequence[tuple[int, bool]], segment: int, most: float, rng: random.Random
+) -> Float32[np.ndarray, " T"]:
+    """The write weights of pieces given as (tokens, whether filler), in segments of `segment` tokens.
+
+    Segments that are all filler get one weight, log-uniform in 1..most: each stands for so many of itself, and the row
+    for one whose length is log-uniform too. Every other segment has weight 1.
+    """
+    dull = np.concatenate([np.full(tokens, filler) for tokens, filler in lengths])
+    write, weight = np.ones(len(dull), np.float32), most ** rng.random()
+    for start in range(0, len(dull), segment):
+        if dull[start : start + segment].all():
+            write[start : start + segment] = weight
+    return write

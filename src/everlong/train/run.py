@@ -1,0 +1,162 @@
+"""A training run and its folder.
+
+OUT/recipe.yaml        what was asked for, resolved
+OUT/run.json           versions, hardware, commit, command
+OUT/metrics.jsonl      a line for each `log_every` steps: loss, gates, memory norm, tokens per second
+OUT/checkpoint-N/      what resuming needs (transformers' own form)
+OUT/model/             the result: model, tokenizer, memory_config.json, memory.safetensors
+OUT/result.json        the ablation at the end, and the gates
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from everlong.attach.adapter import write_model
+from everlong.attach.training import Training, attach_training
+from everlong.config import dump_yaml, load_yaml
+from everlong.errors import ConfigError
+from everlong.machine import machine, versions
+from everlong.models.load import Loaded
+from everlong.train.ablation import ablation, held_out
+from everlong.train.build import built
+from everlong.train.recipe import Recipe
+
+RECIPE, RUN, METRICS, RESULT, MODEL = "recipe.yaml", "run.json", "metrics.jsonl", "result.json", "model"
+Tell = Callable[[str], None]
+
+
+def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Trains by `recipe` into the folder `out`; what stands in its result.json.
+
+    `resume` goes on from the last whole checkpoint, with the same losses as if it had not stopped. ConfigError for a
+    folder of another recipe, or one that holds a run and `resume` is not said.
+    """
+    from everlong.train.trainer import MemoryTrainer
+
+    out = Path(out)
+    checkpoint = _claim(recipe, out, resume)
+    for stage in recipe.stages:
+        if stage.bptt_segments == 1:
+            tell("warning: bptt_segments=1: no loss reaches what was written, so the memory never learns to write")
+    loaded = built(recipe, tell)
+    for stage in recipe.stages:
+        for _, task in stage.tasks():
+            task.prepare(loaded.tokenizer, lambda done, files: tell(f"tokenised {done} of {files} books"))
+    with attach_training(loaded.model, recipe.method_of(recipe.stages[0])) as training:
+        training.parameters.requires_grad_(True)
+        log = _Metrics(out / METRICS, recipe.steps, checkpoint, tell)
+        trainer = MemoryTrainer(recipe, loaded.model, training, loaded.tokenizer, out, log)
+        _quietly(trainer, None if checkpoint is None else str(checkpoint))
+        if not trainer.is_world_process_zero():
+            return {}
+        gates = _gates(training)
+    loaded = dataclasses.replace(loaded, model=loaded.model.eval())
+    result = {"gates": gates, "ablation": _ablation(loaded, recipe, tell)}
+    write_model(loaded, out / MODEL)
+    (out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _claim(recipe: Recipe, out: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from, in a folder that belongs to this recipe."""
+    resolved = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    if (out / RECIPE).is_file():
+        if load_yaml(out / RECIPE) != resolved:
+            raise ConfigError(f"{out}: holds a run of another recipe; choose another --out, or remove that folder")
+        if not resume:
+            raise ConfigError(f"{out}: holds a run of this recipe; add --resume to go on, or choose another --out")
+    elif resume:
+        raise ConfigError(f"{out}: holds no run to go on with; leave --resume out")
+    elif out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out}: is not empty and holds no run; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {"command": sys.argv, "versions": versions(), "machine": machine(), "time": time.strftime("%F %T")}
+    (out / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+    (out / RECIPE).write_text(dump_yaml(resolved), encoding="utf-8")
+    whole = []
+    for folder in out.glob("checkpoint-*"):
+        if _is_whole(folder):
+            whole.append(folder)
+        else:
+            shutil.rmtree(folder)
+    return max(whole, key=_number, default=None)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the last file that a checkpoint gets is there and can be read."""
+    try:
+        return isinstance(json.loads((folder / "trainer_state.json").read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _number(folder: Path) -> int:
+    return int(re.sub(r"\D", "", folder.name) or 0)
+
+
+class _Metrics:
+    """Lines of metrics.jsonl, from the checkpoint on; and one line of progress for each."""
+
+    def __init__(self, path: Path, steps: int, checkpoint: Path | None, tell: Tell) -> None:
+        self.path, self.steps, self.tell = path, steps, tell
+        self.at = time.perf_counter()
+        self.start = 0 if checkpoint is None else _number(checkpoint)
+        kept = []
+        if checkpoint is not None and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= self.start]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.began = self.at
+
+    def __call__(self, metrics: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        metrics["seconds"] = round(now - self.at, 3)
+        metrics["tokens_per_s"] = round(metrics["tokens"] / max(1e-9, now - self.at), 1)
+        self.at = now
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        done = metrics["step"]
+        left = (now - self.began) / max(1, done - self.start) * (self.steps - done)
+        self.tell(
+            f"step {done:,}/{self.steps:,}  loss {metrics['loss']:.4f}  {metrics['tokens_per_s']:,.0f} tokens/s  "
+            f"{_minutes(left)} left"
+        )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _quietly(trainer: Any, checkpoint: str | None) -> None:
+    """Trains; transformers' advice about names that its own models have does not hold for ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(transformers|torch|accelerate)\b")
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_state()
+
+
+def _gates(training: Training) -> dict[str, list[list[float]]]:
+    """The share of the memory per layer and head, for each gate."""
+    from everlong.train.trainer import GATES
+
+    found = {n: getattr(training.parameters, n) for n in GATES if hasattr(training.parameters, n)}
+    return {name: [[round(g, 4) for g in row] for row in x.detach().sigmoid().tolist()] for name, x in found.items()}
+
+
+def _ablation(loaded: Loaded, recipe: Recipe, tell: Tell) -> dict[str, dict[str, float | None]]:
+    found = ablation(loaded.model, loaded.method, held_out(recipe, loaded.tokenizer, recipe.held_out), tell)
+    return {
+        control: {name: None if math.isnan(x) else round(x, 6) for name, x in values.items()}
+        for control, values in found.items()
+    }

@@ -1,0 +1,83 @@
+"""needles: several keys with names, each asked for as often as any other."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from everlong.errors import ConfigError
+from everlong.texts import KEY_OF, KEY_OF_QUESTION, NAMES, NOISE, PAPER_OPENING
+from everlong.train.data import make_task
+from tests.train import made
+
+NEEDLE = re.compile(r" The pass key of (\w+) is (\d+)\. Remember it\. (\d+) is the pass key of (\w+)\.")
+
+
+@pytest.mark.parametrize("needles", [2, 5])
+def test_the_answer_is_the_key_of_the_name(needles):
+    task = make_task("needles", {"needles": needles})
+    tokenizer = made.closed(task)
+    orders, names = [], set()
+    for n in range(60):
+        sample = task.samples(tokenizer, 64, 512, 0, n)
+        text, key = made.text(tokenizer, sample), made.answer(tokenizer, sample)
+        found = NEEDLE.findall(text)
+        assert len(found) == len({name for name, *_ in found}) == len({k for _, k, *_ in found}) == needles
+        assert all(one == two and k == again for one, k, again, two in found)
+        (place,) = [i for i, (_, k, *_) in enumerate(found) if k == key]
+        asked = found[place][0]
+        assert text.endswith(KEY_OF_QUESTION.format(name=asked) + " " + key)
+        filler = text.removeprefix(PAPER_OPENING).removesuffix(KEY_OF_QUESTION.format(name=asked) + " " + key)
+        assert NEEDLE.sub("", filler) in NOISE * 30
+        orders.append(place)
+        names |= {name for name, *_ in found}
+    assert set(orders) == set(range(needles))
+    assert names == set(NAMES)
+
+
+def test_the_second_mention_of_every_key_counts():
+    task = make_task("needles")
+    tokenizer = made.closed(task)
+    sample = task.samples(tokenizer, 64, 512, 0, 0)
+    keys = [key for _, key, *_ in NEEDLE.findall(made.text(tokenizer, sample))]
+    assert tokenizer.decode(sample.ids[sample.loss_weight == 0.5].tolist()) == "".join(keys)
+
+
+def test_the_asked_one_is_near_wherever_the_others_are():
+    task = make_task("needles", {"near": 1, "near_tokens": 90})
+    tokenizer = made.closed(task)
+    for n in range(40):
+        sample = task.samples(tokenizer, 64, 512, 0, n)
+        text, key = made.text(tokenizer, sample), made.answer(tokenizer, sample)
+        name = text.split("The pass key of ")[-1].split()[0]
+        _, behind = text.split(KEY_OF.format(name=name, key=key))
+        needle = len(tokenizer(KEY_OF.format(name=name, key=key))["input_ids"])
+        between = behind.removesuffix(KEY_OF_QUESTION.format(name=name) + " " + key)
+        assert len(tokenizer(between)["input_ids"]) + needle <= 90
+
+
+def test_segments_with_a_key_are_written_once():
+    task = make_task("needles", {"repeat": 100, "needles": 3})
+    tokenizer = made.closed(task)
+    sample = task.samples(tokenizer, 8, 1024, 0, 0)
+    digits = np.array([tokenizer.decode([i]).isdigit() for i in sample.ids])
+    weights = [sample.write_weight[at : at + 8] for at in range(0, len(sample), 8)]
+    held = [digits[at : at + 8].any() for at in range(0, len(sample), 8)]
+    assert all((part == part[0]).all() for part in weights)
+    assert all(part[0] == 1 for part, key in zip(weights, held, strict=True) if key)
+    assert sum(part[0] > 1 for part in weights) > 30
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"needles": 1}, r"needles=1: expected 2..16 \(keys in a sample"),
+        ({"needles": 17}, r"needles=17: expected 2..16"),
+        ({"digits": 1}, r"digits=1: too few for 16 different keys; give more"),
+    ],
+)
+def test_wrong_options_are_said(options, said):
+    with pytest.raises(ConfigError, match=said):
+        make_task("needles", options)
