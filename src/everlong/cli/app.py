@@ -20,6 +20,7 @@ from everlong.cli.read import read
 from everlong.cli.report import report
 from everlong.cli.score import score
 from everlong.cli.sessions import sessions
+from everlong.cli.train import merge, train
 
 app = typer.Typer(
     name="everlong",
@@ -42,7 +43,7 @@ class Verb(TyperCommand):
     context_class = typer.Context
 
 
-for verb in (read, ask, pin, unpin, forget, generate, chat, score, evaluate, report, bench, doctor, demo):
+for verb in (read, ask, pin, unpin, forget, generate, chat, score, evaluate, report, train, merge, bench, doctor, demo):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)
 

@@ -27,6 +27,7 @@ def ask(
     when_full: options.WhenFull = "refuse",
     keep: Annotated[bool, typer.Option("--keep", help="Let the session remember question and answer.")] = False,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     max_new_tokens: options.MaxNewTokens = 256,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
@@ -60,7 +61,7 @@ def ask(
         raise InputError("question: empty; give at least one word")
     sampling, budgets = options.sampling(ctx), options.budgets(ctx)
     kept = Library(store, create=False).entry(session).method
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     with ExitStack() as stack:
         stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
         start = time.perf_counter()

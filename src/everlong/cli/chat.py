@@ -20,6 +20,7 @@ def chat(
         bool, typer.Option("--pin-system", help="Keep the system prompt for ever: make all its tokens sinks.")
     ] = False,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     method: options.MethodName = "sinks",
     option: options.Fields = None,
     max_new_tokens: options.MaxNewTokens = 512,
@@ -55,7 +56,7 @@ def chat(
     chosen = options.chosen_method(ctx, method, option)
     sampling = options.sampling(ctx)
     _check(chosen, pin_system)
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     if pin_system:
         chosen = _pinned(chosen, loaded, system)
     with Conversation(Session(loaded, chosen, chunk), loaded, system, undo, sampling, console) as conversation:

@@ -72,6 +72,7 @@ def evaluate(
         typer.Option(metavar="FOLDER", help="Keep stored blocks there while a sample runs; in memory if not given."),
     ] = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -99,9 +100,10 @@ def evaluate(
     from everlong.evaluate.runner import evaluate as run
 
     shared = {name: ctx.params[name] for name in ("model", "dtype", "device", "chunk", "threads", "seed", "limit")}
+    shared["memory"] = None if memory is None else str(memory)
     plan, found = Plan(_entries(ctx), **shared), Data.given(data)
     out = out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     console.note(f"Writing to {out}: the same command with --out {out} goes on after an interrupt.")
     rows = run(plan, loaded, out, found, _progress(console), store)
     if json:
@@ -124,8 +126,13 @@ def _entries(ctx: typer.Context) -> tuple[Entry, ...]:
         raise ConfigError("TASK: missing; `everlong eval list` names the tasks")
     source = ctx.get_parameter_source("method")
     from_recipe = "methods" in lists and (source is None or source.name != "COMMANDLINE")
+    trained = options.trained(ctx)
+    if trained is not None and not from_recipe and options.is_default(ctx, "method"):
+        given["method"] = trained[0]
     methods = lists["methods"] if from_recipe else [name.strip() for name in given["method"].split(",")]
     methods = _with_fields(methods, _per_name(given["option"], methods, "-o"))
+    if trained is not None:
+        methods = [trained[1] | spec if spec["name"] == trained[0] else spec for spec in methods]
     return entries(_with_fields(specs, _task_fields(ctx, specs)), methods)
 
 

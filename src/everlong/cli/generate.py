@@ -27,6 +27,7 @@ def generate(
         bool, typer.Option("--chat", help="Put the text as a question, through the model's chat template.")
     ] = False,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     method: options.MethodName = "sinks",
     option: options.Fields = None,
     max_new_tokens: options.MaxNewTokens = 256,
@@ -59,7 +60,7 @@ def generate(
     sampling = options.sampling(ctx)
     with (
         _prompt(prompt, prompt_file, console) as text,
-        Session(load_model(model, dtype, device, threads, console), chosen, chunk) as session,
+        Session(load_model(model, dtype, device, threads, console, memory), chosen, chunk) as session,
     ):
         begin = _chat_prompt(session, "".join(text), sampling) if template else text
         with closing(session.stream(begin, **sampling)) as answer:

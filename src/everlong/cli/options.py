@@ -48,8 +48,14 @@ def defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> None:
 
 
 Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a hub id, a transformers folder or a GGUF file.")]
+Memory = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory", metavar="FOLDER", help="A trained memory for the model (everlong train); its method is the default."
+    ),
+]
 MethodName = Annotated[
-    str, typer.Option("--method", help="What a token attends to: dense, window, sinks, blocks (score: recompute too).")
+    str, typer.Option("--method", help="What a token attends to: dense, window, sinks, blocks, or a trained memory's.")
 ]
 Fields = Annotated[
     list[str] | None,
@@ -112,10 +118,31 @@ def budgets(ctx: typer.Context) -> dict[str, Any]:
 
 
 def chosen_method(ctx: typer.Context, name: str, pairs: list[str] | None) -> Method:
-    """The method `name` with the fields that were given for it."""
+    """The method `name` with the fields that were given for it; by default that of the model's trained memory."""
     from everlong.methods import make_method
 
-    return make_method(name, chosen_fields(ctx, name, pairs))
+    memory = trained(ctx)
+    if memory is not None and is_default(ctx, "method"):
+        name = memory[0]
+    fields = chosen_fields(ctx, name, pairs)
+    return make_method(name, (memory[1] if memory is not None and memory[0] == name else {}) | fields)
+
+
+def trained(ctx: typer.Context) -> tuple[str, dict[str, Any]] | None:
+    """Name and fields of the method that the model's memory was trained for; None without one."""
+    from everlong.models.memory_config import memory_folder, read
+
+    folder = memory_folder(ctx.params["model"], ctx.params.get("memory"))
+    if folder is None:
+        return None
+    method = read(folder)["method"]
+    return method["name"], method["fields"]
+
+
+def is_default(ctx: typer.Context, name: str) -> bool:
+    """Whether an option was given neither on the command line nor by a config file."""
+    source = ctx.get_parameter_source(name)
+    return source is None or source.name == "DEFAULT"
 
 
 def chosen_fields(ctx: typer.Context, name: str, pairs: list[str] | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def read(
     when_full: options.WhenFull = "refuse",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     method: options.MethodName = "blocks",
     option: options.Fields = None,
     chunk: options.Chunk = 512,
@@ -60,7 +61,7 @@ def read(
         check(path, console)
     documents = [document(path, console) for path in paths]
     chosen = options.chosen_method(ctx, method, option)
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     if dry_run:
         _tell_plan(_plan(loaded, chosen, documents, chunk, store, session, budgets), console)
         return

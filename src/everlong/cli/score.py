@@ -24,6 +24,7 @@ def score(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A text file in UTF-8, or - for stdin.")],
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     method: options.MethodName = "sinks",
     option: options.Fields = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Stop after so many tokens.")] = None,
@@ -58,7 +59,7 @@ def score(
         check_place(path)
     _check_plot(plot)
     with TextSource(file) as source:
-        loaded = load_model(model, dtype, device, threads, console)
+        loaded = load_model(model, dtype, device, threads, console, memory)
         _need_tokenizer(loaded)
         with Session(loaded, chosen, chunk) as session:
             tally, peak_bytes = _read(session, source, max_tokens, console)

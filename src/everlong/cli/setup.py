@@ -8,21 +8,30 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
 
 
-def load_model(model: str, dtype: str, device: str, threads: int | None, console: Console) -> Loaded:
-    """The model that the shared options name, after torch got its threads."""
-    import torch
-
+def load_model(
+    model: str, dtype: str, device: str, threads: int | None, console: Console, memory: Path | None = None
+) -> Loaded:
+    """The model that the shared options name, with its memory if it has one, after torch got its threads."""
     from everlong.attach.adapter import load
+
+    prepare(threads, console)
+    console.fleeting(f"Loading {model} ...")
+    return load(model, dtype, device, memory)
+
+
+def prepare(threads: int | None, console: Console) -> None:
+    """Gives torch its threads and turns the libraries' own words off."""
+    import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
     _hush(console)
-    console.fleeting(f"Loading {model} ...")
-    return load(model, dtype, device)
 
 
 def _hush(console: Console) -> None:

@@ -43,6 +43,7 @@ class Plan:
 
     entries: tuple[Entry, ...]
     model: str = "smollm2"
+    memory: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     chunk: int = 512

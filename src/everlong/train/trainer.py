@@ -8,6 +8,7 @@ Letters: B rows, T tokens of a row, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -42,7 +43,6 @@ def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         "logging_nan_inf_filter": False,
         "seed": recipe.seed,
         "max_grad_norm": recipe.optimiser.max_grad_norm,
-        "gradient_checkpointing": recipe.checkpointing,
         "report_to": [],
         "disable_tqdm": True,
         "remove_unused_columns": False,
@@ -51,6 +51,9 @@ def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     if twice := sorted(own.keys() & recipe.trainer.keys()):
         raise ConfigError(f"trainer.{twice[0]}: is set by the recipe's own fields; remove it there")
     own["use_cpu"] = not torch.cuda.is_available()
+    if recipe.checkpointing:
+        names = {f.name for f in dataclasses.fields(TrainingArguments)}
+        own["activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"] = True
     try:
         return TrainingArguments(**(own | dict(recipe.trainer)))
     except (TypeError, ValueError) as error:

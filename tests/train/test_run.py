@@ -1,0 +1,178 @@
+"""Whole runs on a tiny model: folders, metrics, resuming, stages, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+import everlong
+from everlong.config import load_yaml
+from everlong.errors import ConfigError
+from everlong.train.recipe import read_recipe
+from everlong.train.run import train
+
+RECIPE = {
+    "method": {"name": "infini", "segment": 32, "local": "segment", "beta": 0.0},
+    "scratch": {
+        "llama": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+        }
+    },
+    "optimiser": {"lr": 4e-3, "warmup_steps": 2},
+    "stages": [
+        {"steps": 4, "batch": 4, "length": 128, "data": {"passkey": {}}},
+        {
+            "steps": 4,
+            "batch": 2,
+            "length": 160,
+            "lr": 0.5,
+            "method": {"local": "xl"},
+            "data": {"passkey": {"repeat": 8}},
+        },
+    ],
+    "checkpoint_every": 3,
+    "log_every": 1,
+    "held_out": 3,
+}
+
+
+def written(folder, **changes):
+    path = folder / "asked.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | changes))
+    return path
+
+
+def losses(out):
+    return {row["step"]: row["loss"] for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run: (its folder, what it said, its result)."""
+    folder, said = tmp_path_factory.mktemp("train"), list[str]()
+    return folder / "run", said, train(read_recipe(written(folder)), folder / "run", tell=said.append)
+
+
+def test_a_run_leaves_metrics_and_a_model_that_reads(run):
+    out, said, result = run
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert [len(row["beta"]) for row in rows] == [2] * 8
+    assert all(row["tokens"] > 0 and len(row["memory_norm"]) == 2 for row in rows)
+    assert max(row["memory_norm"][0] for row in rows) > 0
+    assert any(line.startswith("step 8/8") for line in said)
+    loaded = everlong.load(out / "model")
+    assert loaded.method == everlong.Infini(segment=32, local="xl", beta=0.0)
+    with everlong.Session(loaded, loaded.method) as session:
+        session.feed("The grass is green. The sky is blue." * 30)
+        assert session.report().compressed_tokens > 0
+    assert result == json.loads((out / "result.json").read_text())
+    assert list(result["ablation"]) == ["on", "off", "zeroed"]
+    assert result["ablation"]["on"]["loss"] != result["ablation"]["off"]["loss"]
+    assert load_yaml(out / "recipe.yaml")["stages"][1]["lr"] == 0.5
+
+
+def test_gates_have_a_learning_rate_of_their_own(run):
+    """Adam moves a parameter by about its learning rate a step: the gates' is five times the model's here."""
+    out, *_ = run
+    gates = everlong.load(out / "model").model.model.everlong_memory.beta
+    assert gates.abs().max() > 0.02
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(run, tmp_path):
+    out, *_ = run
+    recipe = written(tmp_path)
+    command = [sys.executable, "-m", "everlong", "train", str(recipe), "--out", str(tmp_path / "run"), "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    until = time.monotonic() + 240
+    while time.monotonic() < until and not (metrics.is_file() and '"step": 5' in metrics.read_text()):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(read_recipe(recipe), tmp_path / "run", resume=True)
+    torch.set_num_threads(threads)
+    expected = losses(out)
+    assert losses(tmp_path / "run").keys() == expected.keys()
+    for step, loss in losses(tmp_path / "run").items():
+        assert loss == pytest.approx(expected[step], rel=1e-5), step
+
+
+def test_truncated_gradients_and_checkpointing_run(tmp_path):
+    stage = RECIPE["stages"][0] | {"steps": 2}
+    said: list[str] = []
+    whole = tmp_path / "whole"
+    train(read_recipe(written(tmp_path, stages=[stage], checkpointing=True)), whole, tell=said.append)
+    cut = tmp_path / "cut"
+    train(read_recipe(written(tmp_path, stages=[stage | {"bptt_segments": 1}])), cut, tell=said.append)
+    assert any("never learns to write" in line for line in said)
+    assert losses(cut)[1] == pytest.approx(losses(whole)[1], rel=1e-5)
+    assert losses(cut)[2] != losses(whole)[2]
+
+
+def test_only_the_memory_is_trained_if_so_asked(run, tmp_path):
+    base, *_ = run
+    changes = {"scratch": None, "model": str(base / "model"), "train": "memory", "stages": RECIPE["stages"][1:]}
+    recipe = {k: v for k, v in (RECIPE | changes).items() if v is not None}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    train(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    before, after = (everlong.load(folder / "model").model.state_dict() for folder in (base, tmp_path / "run"))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["model.everlong_memory.beta"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": []}, "expected `stages`"),
+        ({"method": {"name": "sinks"}, "stages": RECIPE["stages"][:1]}, "sinks"),
+        ({"method": {"name": "infini", "segments": 3}}, "segments"),
+        ({"model": "smollm2"}, "give `model` .* or `scratch`"),
+        ({"optimiser": {"lr": 0}}, "lr=0"),
+        ({"optimiser": {"speed": 1}}, "no option 'speed'"),
+        ({"train": "memory"}, "train=memory: a model from scratch"),
+        ({"scratch": {"llama": {"hiden_size": 3}}}, "llama.hiden_size"),
+        ({"scratch": {"tokenizer": "bpe"}}, "tokenizer=bpe"),
+        ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set"),
+        ({"trainer": {"speed": 3}}, "trainer: .*speed"),
+        ({"stages": [RECIPE["stages"][0] | {"data": {"passkeys": {}}}]}, "did you mean 'passkey'"),
+        ({"stages": [RECIPE["stages"][0] | {"length": 20}]}, "length=20"),
+        ({"stages": [RECIPE["stages"][0] | {"steps": 0}]}, "steps=0"),
+        ({"colour": 1}, "no option 'colour'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, changes, message):
+    with pytest.raises(everlong.EverlongError, match=message) as error:
+        train(read_recipe(written(tmp_path, **changes)), tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_another_run_is_refused(run, tmp_path):
+    out, *_ = run
+    recipe = read_recipe(written(tmp_path))
+    with pytest.raises(ConfigError, match="add --resume"):
+        train(recipe, out)
+    with pytest.raises(ConfigError, match="another recipe"):
+        train(replace(recipe, seed=5), out, resume=True)
+    with pytest.raises(ConfigError, match="no run to go on with"):
+        train(recipe, tmp_path / "new", resume=True)
+    with pytest.raises(ConfigError, match="is not empty"):
+        train(recipe, tmp_path)
