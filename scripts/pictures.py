@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-TOKENS, SINKS, WINDOW = 24, 3, 8
+TOKENS, SINKS, WINDOW, SEGMENT = 24, 3, 8, 6
 BLOCK, CELL, CHOSEN_PER_CELL = 3, 4, {12: (0,), 16: (0,), 20: (2,)}
 """Tokens per block and per cell, and which blocks come back for the cell that begins at a token."""
 DROPPED, KEPT, SINK, FUTURE, CHOSEN, STORED = range(6)
@@ -21,6 +21,8 @@ CAPTIONS = {
     "recompute": f"recompute: the last {WINDOW} tokens, run afresh each time",
     "blocks": f"blocks: sinks, window, and chosen blocks of {BLOCK} (green)",
     "sinks": f"sinks: the first {SINKS} tokens and the last {WINDOW}",
+    "transformer_xl": f"transformer_xl: the segment of {SEGMENT}, and the {SEGMENT} tokens before it",
+    "infinity_former": f"infinity_former: the segment of {SEGMENT}; what is behind it, as a signal (pale)",
 }
 
 
@@ -31,6 +33,10 @@ def seen(method: str) -> np.ndarray:
     grid = np.where(near if method != "dense" else key <= query, KEPT, DROPPED)
     if method == "blocks":
         _show_blocks(grid, query, key, near)
+    if method in ("transformer_xl", "infinity_former"):
+        back = SEGMENT if method == "transformer_xl" else 0
+        near = key >= query - query % SEGMENT - back
+        grid = np.where(near, KEPT, STORED if method == "infinity_former" else DROPPED)
     if method in ("sinks", "blocks"):
         grid[~near & (key < SINKS)] = SINK
     return np.where(key > query, FUTURE, grid)

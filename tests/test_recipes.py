@@ -13,9 +13,11 @@ from everlong.config import load_yaml
 from everlong.evaluate.plan import Plan, entries
 from everlong.evaluate.task import task_names
 from everlong.methods import make_method, method_names
+from everlong.train.recipe import read_recipe
 from tests.models.tiny import save_folder
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+TRAININGS = sorted((Path(__file__).parents[1] / "recipes" / "train").glob("*.yaml"))
 EVALUATIONS = sorted((Path(__file__).parents[1] / "recipes" / "eval").glob("*.yaml"))
 
 
@@ -54,3 +56,10 @@ def test_the_quick_evaluation_runs_every_method():
     content = load_yaml(EVALUATIONS[-1])
     found = entries(content["tasks"], content["methods"])
     assert {s.name for entry in found for s in entry.subjects} == {*method_names(), "transformers"}
+
+
+@pytest.mark.parametrize("recipe", TRAININGS, ids=lambda path: path.stem)
+def test_every_training_recipe_can_be_read(recipe: Path):
+    given = read_recipe(recipe)
+    assert given.steps == sum(stage.steps for stage in given.stages) > 0
+    assert all(stage.tasks() for stage in given.stages)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from everlong.methods.blocks import Blocks as Blocks
     from everlong.methods.dense import Dense as Dense
     from everlong.methods.infini import Infini as Infini
+    from everlong.methods.infinity_former import InfinityFormer as InfinityFormer
     from everlong.methods.recompute import Recompute as Recompute
     from everlong.methods.sinks import Sinks as Sinks
+    from everlong.methods.transformer_xl import TransformerXL as TransformerXL
     from everlong.methods.window import Window as Window
     from everlong.session.session import Session as Session
 
@@ -30,10 +32,12 @@ _HOME = {
     "Dense": "everlong.methods.dense",
     "EverlongError": "everlong.errors",
     "Infini": "everlong.methods.infini",
+    "InfinityFormer": "everlong.methods.infinity_former",
     "MemoryReport": "everlong.memory.report",
     "Recompute": "everlong.methods.recompute",
     "Session": "everlong.session.session",
     "Sinks": "everlong.methods.sinks",
+    "TransformerXL": "everlong.methods.transformer_xl",
     "Window": "everlong.methods.window",
     "attach": "everlong.attach",
     "load": "everlong.attach.adapter",
@@ -44,10 +48,12 @@ __all__ = [
     "Dense",
     "EverlongError",
     "Infini",
+    "InfinityFormer",
     "MemoryReport",
     "Recompute",
     "Session",
     "Sinks",
+    "TransformerXL",
     "Window",
     "__version__",
     "attach",

@@ -13,8 +13,20 @@ from everlong.methods import make_method, method_class, method_names
 
 IDS = torch.randint(97, (2, 45), generator=torch.Generator().manual_seed(3))
 TRAINED = [n for n in method_names() if method_class(n).trained]
-KINDS = [(n, {}) for n in TRAINED] + [("infini", {"update": "delta"}), ("infini", {"local": "segment"})]
-SMALL = {"segment": 8, "beta": 0.0}
+MORE = [
+    ("infini", {"update": "delta"}),
+    ("infini", {"local": "segment"}),
+    ("infinity_former", {"local": "xl"}),
+    ("infinity_former", {"sticky": False}),
+    ("transformer_xl", {"mem_len": 20}),
+    ("transformer_xl", {"same_length": True, "mem_len": 11}),
+    ("transformer_xl", {"memory": "off"}),
+    ("transformer_xl", {"variant": "faithful"}),
+    ("transformer_xl", {"variant": "faithful", "mem_len": 21, "clamp_len": 15}),
+    ("transformer_xl", {"variant": "faithful", "mem_len": 5, "same_length": True}),
+]
+KINDS = [(n, {}) for n in TRAINED] + MORE
+SMALL = {"segment": 8, "beta": 0.0, "basis": 16, "points": 20, "kl": 0.1}
 
 
 def small(name, fields):
@@ -81,6 +93,8 @@ def test_gradients_reach_every_parameter_and_survive_checkpointing(model, name, 
             loss = torch.zeros(())
             for piece in IDS.split([24, 21], dim=1):
                 loss = loss + model(piece, carried=carried).logits.log_softmax(-1)[..., 5].mean()
+                more = training.extra_loss()
+                loss = loss if more is None else loss + more
             loss.backward()
             found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     assert found[0].keys() == {n for n, _ in model.named_parameters()}

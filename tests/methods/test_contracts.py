@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
 import everlong
+from everlong.attach.training import attach_training
 from everlong.errors import ConfigError
 from everlong.methods import make_method, method_class, method_names
 
 SMALL = {"window": 12, "sinks": 4, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6, "segment": 8, "beta": 0.0}
+SMALL |= {"basis": 16, "points": 20}
+FITS = {"window": 60, "segment": 60, "mem_len": 60}
 IDS = torch.randint(97, (1, 300), generator=torch.Generator().manual_seed(5))
 CHUNKS = (1, 7, 64, 512)
 
@@ -21,7 +26,29 @@ def small(name, **fields):
     return make_method(name, {k: v for k, v in (SMALL | fields).items() if k in known})
 
 
-STREAMS = [n for n in method_names() if method_class(n).streams]
+@contextmanager
+def attached(model, method):
+    """A handle; a trained method finds parameters that were moved from where they start."""
+    if method.trained:
+        with attach_training(model, replace(method, memory="on")) as training, torch.no_grad():
+            for n, p in enumerate(training.parameters.parameters()):
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(n)) * 0.5)
+    try:
+        with everlong.attach(model, method) as handle:
+            yield handle
+    finally:
+        model.model._modules.pop("everlong_memory", None)
+
+
+STREAMS = [(n, {}) for n in method_names() if method_class(n).streams] + [
+    ("infinity_former", {"local": "xl"}),
+    ("transformer_xl", {"mem_len": 19}),
+    ("transformer_xl", {"mem_len": 11, "same_length": True}),
+    ("transformer_xl", {"variant": "faithful"}),
+    ("transformer_xl", {"variant": "faithful", "mem_len": 5, "same_length": True, "clamp_len": 3}),
+]
+STOCK = [(n, fields) for n, fields in STREAMS if fields.get("variant") != "faithful"]
+"""Those that see what the stock model sees while all fits: a faithful Transformer-XL scores by other positions."""
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +61,18 @@ def read(model, cache, ids, chunk):
         return torch.cat([model(p, past_key_values=cache).logits for p in ids.split(chunk, dim=1)], 1)
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_equals_dense_while_all_fits(model, name):
-    with everlong.attach(model, small(name, window=60, segment=60)) as handle, torch.no_grad():
+@pytest.mark.parametrize(("name", "fields"), STOCK)
+def test_equals_dense_while_all_fits(model, name, fields):
+    with attached(model, small(name, **fields | FITS)) as handle, torch.no_grad():
         expected = model(IDS[:, :60]).logits
         for chunk in CHUNKS:
             got = read(model, handle.new_cache(), IDS[:, :60], chunk)
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_same_for_any_chunking_and_causal(model, name):
-    with everlong.attach(model, small(name)) as handle:
+@pytest.mark.parametrize(("name", "fields"), STREAMS)
+def test_same_for_any_chunking_and_causal(model, name, fields):
+    with attached(model, small(name, **fields)) as handle:
         expected = read(model, handle.new_cache(), IDS, 1)
         for chunk in CHUNKS[1:]:
             got = read(model, handle.new_cache(chunk=16), IDS, chunk)
@@ -56,19 +83,19 @@ def test_same_for_any_chunking_and_causal(model, name):
         torch.testing.assert_close(got[:, :200], expected[:, :200], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_rows_equal_single_runs(model, name):
+@pytest.mark.parametrize(("name", "fields"), STREAMS)
+def test_rows_equal_single_runs(model, name, fields):
     rows = torch.cat([IDS[:, :150], IDS[:, 150:]])
-    with everlong.attach(model, small(name)) as handle:
+    with attached(model, small(name, **fields)) as handle:
         both = read(model, handle.new_cache(), rows, 32)
         for i, row in enumerate(rows.split(1)):
             alone = read(model, handle.new_cache(), row, 32)
             torch.testing.assert_close(both[i : i + 1], alone, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_fork_and_state_give_the_same_next_token(model, name):
-    with everlong.attach(model, small(name)) as handle:
+@pytest.mark.parametrize(("name", "fields"), STREAMS)
+def test_fork_and_state_give_the_same_next_token(model, name, fields):
+    with attached(model, small(name, **fields)) as handle:
         cache = handle.new_cache()
         read(model, cache, IDS[:, :200], 50)
         restored = handle.new_cache()
@@ -78,10 +105,9 @@ def test_fork_and_state_give_the_same_next_token(model, name):
         assert torch.equal(read(model, cache, IDS[:, 200:260], 20), expected)
 
 
-@pytest.mark.parametrize("name", [n for n in STREAMS if n != "dense"])
-def test_state_stays_under_its_bytes(model, name):
-    method = small(name)
-    with everlong.attach(model, method) as handle:
+@pytest.mark.parametrize(("name", "fields"), [k for k in STREAMS if k[0] != "dense"])
+def test_state_stays_under_its_bytes(model, name, fields):
+    with attached(model, small(name, **fields)) as handle:
         cache = handle.new_cache(chunk=32)
         read(model, cache, IDS, 32)
         assert 0 < cache.report().bytes["device"] <= cache.planned_bytes()

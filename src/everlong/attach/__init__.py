@@ -9,10 +9,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from everlong.attach.plug import Plug
+from everlong.attach.stock import decoder_of
 from everlong.errors import AttachError, CapabilityError
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.cache import StreamCache
 from everlong.memory.plan import RotaryPlan
+from everlong.memory.recurrent.memory import RecurrentMemory
+from everlong.memory.recurrent.parameters import NAME
 from everlong.memory.store import HostStore, Store
 from everlong.methods.base import Method
 
@@ -49,6 +52,8 @@ class Handle:
         memory = self.method.stream_memory(self.plan, self._plug.parameters(self.method))
         if isinstance(memory, BlockMemory):
             memory.make_store = make_store
+        if isinstance(memory, RecurrentMemory) and memory.core.wants_hidden:
+            self._plug.keep_inputs()
         return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)
 
     def detach(self) -> None:
@@ -68,10 +73,13 @@ def attach(model: nn.Module, method: Method) -> Handle:
     """A handle on `model` with `method`; the model is probed and checked the first time.
 
     Raises an AttachError (learned positions, frequencies in a half type, a rotation that cannot be proved, a layer
-    that is not attention, or a failed self-check), and then leaves the model as it was.
+    that is not attention, or a failed self-check), and then leaves the model as it was; a CapabilityError for a method
+    that needs a model which was trained with it.
     """
     if not isinstance(model, PreTrainedModel):
         raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")
+    if getattr(decoder_of(model), NAME, None) is None:
+        method.check_untrained()
     return Handle(Plug.of(model), method)
 
 

@@ -18,6 +18,11 @@ def active_step() -> Step:
     return step
 
 
+def running_step() -> Step | None:
+    """The running step, if there is one."""
+    return _ACTIVE.get()
+
+
 def activate(step: Step | None) -> None:
     """Make `step` the running one; None ends it."""
     _ACTIVE.set(step)

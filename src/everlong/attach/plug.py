@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from everlong.attach.active import activate
+from everlong.attach.active import activate, running_step
 from everlong.attach.check import check_equal_to_stock
 from everlong.attach.probe import probe
 from everlong.attach.routes import choose_route
-from everlong.attach.stock import accepts, decoder_of, text_config
+from everlong.attach.stock import accepts, attention_input, attention_modules, decoder_of, text_config
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
@@ -48,6 +48,7 @@ class Plug:
         self.takes_positions = accepts(self.stock, "position_ids")
         self.holders = 0
         self.training: Trained | None = None
+        self._hooks: list[Any] = []
         self.decoder.forward = self
         try:
             check_equal_to_stock(model, StreamCache(self.plan, "self-check", 0, None))
@@ -71,6 +72,12 @@ class Plug:
         if self.holders == 0:
             self._remove()
 
+    def keep_inputs(self) -> None:
+        """Let each step know what enters the attention of its layers, until the last holder leaves."""
+        if not self._hooks:
+            modules = [m for _, m in attention_modules(self.decoder)]
+            self._hooks = [m.register_forward_pre_hook(_keep_input, with_kwargs=True) for m in modules]
+
     def trained(self, method: Method) -> MemoryParameters | None:
         """What was trained for `method` and is kept with the model; CapabilityError if it is for another."""
         kept: Any = getattr(self.decoder, NAME, None)
@@ -80,6 +87,13 @@ class Plug:
             raise CapabilityError(
                 f"{method.name}: the memory of this model was trained for {kept.method}; use that method, or load the "
                 "model without its memory"
+            )
+        with torch.device("meta"):
+            wanted = method.parameters(self.plan, self.width)
+        if wanted is not None and wanted.shapes() != kept.shapes():
+            raise CapabilityError(
+                f"{method.name}: the memory of this model holds {kept.shapes() or 'no parameters'}, and these options "
+                f"need {wanted.shapes() or 'none'}; give those that it was trained with"
             )
         return kept
 
@@ -93,6 +107,9 @@ class Plug:
     def _remove(self) -> None:
         if self.decoder.__dict__.get("forward") is self:
             del self.decoder.forward
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
         self.route.restore()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,3 +166,10 @@ class Plug:
                 "pad on the left (tokenizer.padding_side='left'), or run the rows one by one"
             )
         return pads.cpu().numpy().astype(np.int64)
+
+
+def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What enters a layer's attention is what some memories are made of."""
+    step = running_step()
+    if step is not None:
+        step.inputs[module.layer_idx] = attention_input(args, kwargs)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -30,6 +30,11 @@ def configs_of(model: nn.Module) -> list[Any]:
     """Every distinct config object that a submodule reads its attention implementation from."""
     found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     return [c for c in found.values() if hasattr(c, "_attn_implementation")]
+
+
+def attention_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The hidden states [B, T, W] among the arguments of an attention module's forward."""
+    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

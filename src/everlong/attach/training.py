@@ -21,7 +21,7 @@ from transformers.modeling_outputs import ModelOutput
 from everlong.attach.check import CUTS, TOLERANCE
 from everlong.attach.plug import Plug
 from everlong.attach.routes.interface import Interface, no_mask
-from everlong.attach.stock import attention_modules, configs_of
+from everlong.attach.stock import attention_input, attention_modules, configs_of
 from everlong.errors import CapabilityError, SelfCheckError
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.memory.recurrent.training import TrainableCore, TrainStep, check_trainable
@@ -119,9 +119,17 @@ class Training(AbstractContextManager["Training"]):
 def attach_training(model: nn.Module, method: Method) -> Training:
     """`model` with its forward training `method`; parameters that it lacks are made, untrained, on its decoder.
 
-    An AttachError or CapabilityError where the model can not be handled; it is then as it was, but for the parameters.
+    An AttachError or CapabilityError where the model can not be handled; it is then as it was.
     """
     plug = Plug.of(_plain(model))
+    plug.hold()
+    try:
+        return _attached(plug, model, method)
+    finally:
+        plug.release()
+
+
+def _attached(plug: Plug, model: nn.Module, method: Method) -> Training:
     if not isinstance(plug.route, Interface):
         raise CapabilityError(f"{type(model).__name__}: does not call the attention interface, so it cannot be trained")
     core = method.trainable(plug.plan)
@@ -133,14 +141,15 @@ def attach_training(model: nn.Module, method: Method) -> Training:
     ids, expected = _stock_hidden(plug.decoder, core.segment)
     AttentionInterface.register(IMPLEMENTATION, attention)
     AttentionMaskInterface.register(IMPLEMENTATION, no_mask)
-    if plug.trained(method) is None:
+    if lacks := plug.trained(method) is None:
         plug.decoder.add_module(NAME, plug.parameters(method))
     training = Training(plug, method, core)
     try:
-        if core.first_segment_is_stock:
-            _check(plug, ids, expected)
+        _check(plug, ids, expected if core.first_segment_is_stock else None)
     except BaseException:
         training.detach()
+        if lacks:
+            delattr(plug.decoder, NAME)
         raise
     return training
 
@@ -171,7 +180,7 @@ def _keep_hidden(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     """What enters a layer's attention is what some memories are made of."""
     step = kwargs.get(ARGUMENT)
     if step is not None and step.core.wants_hidden:
-        step.hidden[module.layer_idx] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        step.hidden[module.layer_idx] = attention_input(args, kwargs)
 
 
 def _documents(given: Tensor | None, mask: Tensor | None, new: Tensor) -> Tensor:
@@ -217,10 +226,10 @@ def _hidden(decoder: nn.Module, ids: Tensor, **more: Any) -> Tensor:
         decoder.train(mode)
 
 
-def _check(plug: Plug, ids: Tensor, expected: Tensor) -> None:
-    """SelfCheckError unless a text within the first segment gives what the stock model gives."""
-    got = _hidden(plug.decoder, ids.to(expected.device))
-    error = float((got - expected).norm() / expected.norm())
+def _check(plug: Plug, ids: Tensor, expected: Tensor | None) -> None:
+    """SelfCheckError unless a text within the first segment can be read, and gives what is `expected`, if anything."""
+    got = _hidden(plug.decoder, ids.to(next(plug.decoder.parameters()).device))
+    error = 0.0 if expected is None else float((got - expected).norm() / expected.norm())
     if not error <= TOLERANCE[plug.plan.dtype]:
         raise SelfCheckError(
             f"{type(plug.decoder).__name__}: under training, its first segment differs by {error:.2g} from the stock "

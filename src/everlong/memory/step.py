@@ -71,6 +71,8 @@ class Step:
     calls: dict[int, int] = field(default_factory=dict)
     slopes: Tensor | None = None
     memory: StreamMemory | None = None
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    """What entered the attention of each layer, [B, T, W], where a memory needs it (attach/plug.py)."""
     _pieces: dict[int, list[Piece]] = field(default_factory=dict)
 
     def columns(self, lane: Lane) -> int:

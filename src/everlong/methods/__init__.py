@@ -4,17 +4,21 @@ from everlong.methods.base import Method, make_method, method_class, method_name
 from everlong.methods.blocks import Blocks
 from everlong.methods.dense import Dense
 from everlong.methods.infini import Infini
+from everlong.methods.infinity_former import InfinityFormer
 from everlong.methods.recompute import Recompute
 from everlong.methods.sinks import Sinks
+from everlong.methods.transformer_xl import TransformerXL
 from everlong.methods.window import Window
 
 __all__ = [
     "Blocks",
     "Dense",
     "Infini",
+    "InfinityFormer",
     "Method",
     "Recompute",
     "Sinks",
+    "TransformerXL",
     "Window",
     "make_method",
     "method_class",

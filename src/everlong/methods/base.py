@@ -28,7 +28,7 @@ class Method:
     """Whether the method reads a stream through a cache (False: it can only score)."""
 
     trained: ClassVar[bool] = False
-    """Whether the method has parameters of its own, kept beside the model's."""
+    """Whether models are trained with the method: what was trained, if only the name, is kept beside the model's."""
 
     answers: ClassVar[bool] = False
     """Whether a token of an answer sees other things than one that is only read."""
@@ -45,6 +45,9 @@ class Method:
     def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters | None:
         """Untrained parameters for a model of this plan and hidden size; None for a method that has none."""
         return None
+
+    def check_untrained(self) -> None:
+        """CapabilityError where a model that was not trained with the method cannot be read with it."""
 
     def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> StreamMemory | None:
         """What takes the tokens that leave the window of a cache of this model; None: they are dropped.

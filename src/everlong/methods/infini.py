@@ -73,13 +73,19 @@ class Infini(Method):
 
     def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> RecurrentMemory:
         """M and z of every layer, read with these gates."""
+        import torch
+
         from everlong.memory.recurrent.infini import InfiniCore
         from everlong.memory.recurrent.memory import RecurrentMemory
 
         assert parameters is not None
         gates = {p.index: parameters(p.index)["beta"].detach().float().sigmoid() for p in plan.layers}
-        on, zeroed = self.memory != "off", self.memory == "zeroed"
-        core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, on, zeroed)
+        dtype, on, zeroed = (
+            torch.promote_types(plan.dtype, torch.float32),
+            self.memory != "off",
+            self.memory == "zeroed",
+        )
+        core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, dtype, on, zeroed)
         return RecurrentMemory(core, plan)
 
     def trainable(self, plan: RotaryPlan) -> InfiniTraining:

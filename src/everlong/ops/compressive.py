@@ -25,7 +25,7 @@ def features(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     ['2.06e-09', '1', '4']
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return torch.where(x > 0, x + 1, x.clamp_max(0).exp())
+    return x.clamp_max(0).exp() + x.relu()
 
 
 def recall(

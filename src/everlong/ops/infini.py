@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.ops.compressive import Update, fold_all, recall
-from everlong.ops.segments import NONE, Aligned, past, past_seen, segment_attention
+from everlong.ops.segments import NONE, Aligned, last_known, past, past_seen, segment_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class _Behind:
         self.k, self.v = (x[:, :, : N * L].reshape(B, G, N, L, -1) for x in (every_k, every_v))
         self.write, self.of = every_write[:, : N * L].view(B, N, L), every_of[:, :N]
         self.rest = every_k[:, :, N * L :], every_v[:, :, N * L :], every_write[:, N * L :], every_of[:, N:]
-        known = _last_known(torch.cat([state.document[:, None], self.of], 1))
+        known = last_known(torch.cat([state.document[:, None], self.of], 1))
         self.before, self.document = known[:, :-1], known[:, -1]
         self.restarts = (self.of != self.before) & (self.of != NONE) & (self.before != NONE)
 
@@ -131,12 +131,6 @@ class _Behind:
         return InfiniState(
             Ms[:, :, -1], zs[:, :, -1], self.document, rotated, raw_k, v, of.repeat_interleave(self.L, 1), write
         )
-
-
-def _last_known(document: Tensor) -> Tensor:
-    """At each place the last document that is not NONE, up to there: [B, N]."""
-    places = torch.arange(document.shape[1], device=document.device).expand_as(document)
-    return document.gather(1, torch.where(document != NONE, places, 0).cummax(1).values)
 
 
 def infini_attention_naive(

@@ -95,6 +95,20 @@ def past_seen(
     return (joined.unfold(1, P, length) == document[:, :, None]) & (document != NONE)[:, :, None]
 
 
+def last_known(document: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
+    """At each place the last document that is not NONE, up to there."""
+    places = torch.arange(document.shape[1], device=document.device).expand_as(document)
+    return document.gather(1, torch.where(document != NONE, places, 0).cummax(1).values)
+
+
+def owners(
+    document: Int[Tensor, "B N"], valid: Bool[Tensor, "B NL"], carried: Int[Tensor, "B P"], length: int
+) -> Int[Tensor, "B P"]:
+    """The documents of the last P tokens, those of the earlier ones being `carried`."""
+    own = torch.where(valid, document.repeat_interleave(length, 1), NONE)
+    return torch.cat([carried, own], 1)[:, own.shape[1] :]
+
+
 def segment_attention(
     q: Float[Tensor, "B H NL D"],
     k: Float[Tensor, "B G NL D"],
@@ -103,8 +117,12 @@ def segment_attention(
     past_v: Float[Tensor, "B G N P E"],
     seen: Bool[Tensor, "B N P"],
     scale: float,
+    newest: int | None = None,
 ) -> Float[Tensor, "B H NL E"]:
-    """Causal attention inside each segment, and to what is `seen` of its past; one softmax, all segments at once."""
+    """Causal attention inside each segment, and to what is `seen` of its past; one softmax, all segments at once.
+
+    With `newest` a token sees no more than so many of the newest tokens, itself included.
+    """
     B, H, _, D = q.shape
     G, N, P, E = past_v.shape[1:]
     L, F = q.shape[2] // N, H // G
@@ -115,6 +133,8 @@ def segment_attention(
     )
     causal = torch.ones(L, L, dtype=torch.bool, device=q.device).tril()
     mask = torch.cat([seen[:, :, None].expand(B, N, L, P), causal.expand(B, N, L, L)], -1)
+    if newest is not None:
+        mask = mask & torch.ones(L, P + L, dtype=torch.bool, device=q.device).triu(P + 1 - newest)
     mask = mask.view(B * N, 1, 1, L, P + L).expand(-1, 1, F, -1, -1).reshape(B * N, 1, F * L, P + L)
     out = torch.nn.functional.scaled_dot_product_attention(folded, keys, values, mask, scale=scale)
     return out.view(B, N, G, F, L, E).permute(0, 2, 3, 1, 4, 5).reshape(B, H, N * L, E)

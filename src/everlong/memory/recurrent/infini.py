@@ -52,9 +52,11 @@ class InfiniCore:
     back: int
     update: Update
     gate: Callable[[int], Tensor]
+    dtype: torch.dtype = torch.float32
     reads: bool = True
     zeroed: bool = False
     name: str = "infini"
+    wants_hidden: bool = False
 
     @property
     def compresses(self) -> bool:
@@ -67,14 +69,14 @@ class InfiniCore:
             raise CapabilityError("infini: a layer of this model caches no keys; use the method sinks or blocks")
 
     def empty(self, layer: LayerPlan, rows: int, device: torch.device) -> State:
-        """M [B, G, D, E] and z [B, G, D], in float32."""
+        """M [B, G, D, E] and z [B, G, D], in float32 (float64 for a model of that type)."""
         (G, D), (_, E) = layer.key or (0, 0), layer.value or (0, 0)
-        return {"M": torch.zeros(rows, G, D, E, device=device), "z": torch.zeros(rows, G, D, device=device)}
+        M = torch.zeros(rows, G, D, E, dtype=self.dtype, device=device)
+        return {"M": M, "z": M.new_zeros(rows, G, D)}
 
-    def attend(
-        self, call: Call, local: Float[Tensor, "B T H E"], state: State
-    ) -> tuple[Float[Tensor, "B T H E"], State]:
+    def attend(self, call: Call, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
         """The window's output, mixed with what M answers from the first token on that has something behind it."""
+        local = call.local()
         start, T = max(0, call.start), local.shape[1]
         end = call.start + T
         if not self.reads or end <= 0:

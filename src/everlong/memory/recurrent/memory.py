@@ -9,8 +9,10 @@ Letters: B rows, H query heads, G kv heads, T new tokens, M columns of the arena
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -37,6 +39,7 @@ class Call:
 
     `start` is the place of the first new token in its row (negative in padding); column j holds place j + `offset`.
     `k`, `v` [B, G, M, D] are the columns, `q` [B, H, T, D] the new queries, all rotated as the model does it.
+    `hidden` [B, T, W] is what entered the attention, for a core that wants it.
     """
 
     plan: LayerPlan
@@ -45,7 +48,25 @@ class Call:
     q: Tensor
     k: Tensor
     v: Tensor
+    scale: float
+    hidden: Tensor | None
+    near: Callable[[], Tensor]
     turns: _Turns
+
+    def local(self) -> Float[Tensor, "B T H E"]:
+        """The attention to the window, worked out when it is asked for."""
+        return self.near()
+
+    @property
+    def padding(self) -> int:
+        """How many of the new tokens are padding."""
+        return min(self.q.shape[2], max(0, -self.start))
+
+    def pieces(self, length: int) -> list[tuple[int, int]]:
+        """The places (first, end) of the new tokens, cut where segments of `length` begin; padding is left out."""
+        start, end = self.start + self.padding, self.start + self.q.shape[2]
+        cuts = [start, *range((start // length + 1) * length, end, length), end]
+        return list(itertools.pairwise(cuts)) if start < end else []
 
     def raw_q(self) -> Float[Tensor, "B H T D"]:
         """The queries without rotation."""
@@ -85,6 +106,11 @@ class Core(Protocol):
         """Whether what leaves the window is folded (and not dropped)."""
         ...
 
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether what enters a layer's attention is needed."""
+        ...
+
     def check(self, plan: RotaryPlan) -> None:
         """CapabilityError for a model that it can not serve."""
         ...
@@ -93,10 +119,8 @@ class Core(Protocol):
         """What is kept before the first token."""
         ...
 
-    def attend(
-        self, call: Call, local: Float[Tensor, "B T H E"], state: State
-    ) -> tuple[Float[Tensor, "B T H E"], State]:
-        """The output of a layer, given that of its window, and what is kept behind the new tokens."""
+    def attend(self, call: Call, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
+        """The output of a layer, and what is kept behind the new tokens."""
         ...
 
 
@@ -131,13 +155,25 @@ class RecurrentMemory:
         """The window's attention, joined with what the core brings."""
         step = self._step
         assert step is not None
-        local = step.near(layer, q, k, v, scale, softcap, s_aux)
+        window = cache(lambda: step.near(layer, q, k, v, scale, softcap, s_aux))
         lane = step.arenas[layer.source].lane
+        hidden = step.inputs.get(layer.index)
         old = self.states.get(layer.index) or self.core.empty(layer, len(q), q.device)
         found = []
         for rows, pad in _alike(lane.pads, len(q)):
-            call = Call(layer, step.seen - pad, lane.shift - pad, q[rows], k[rows], v[rows], self._turns)
-            found.append(self.core.attend(call, local[rows], {name: x[rows] for name, x in old.items()}))
+            call = Call(
+                layer,
+                start=step.seen - pad,
+                offset=lane.shift - pad,
+                q=q[rows],
+                k=k[rows],
+                v=v[rows],
+                scale=scale,
+                hidden=None if hidden is None else hidden[rows].detach(),
+                near=lambda rows=rows: window()[rows],
+                turns=self._turns,
+            )
+            found.append(self.core.attend(call, {name: x[rows] for name, x in old.items()}))
         self._next[layer.index] = {name: _joined([state[name] for _, state in found]) for name in old}
         return _joined([out for out, _ in found])
 

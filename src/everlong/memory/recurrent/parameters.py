@@ -11,7 +11,7 @@ NAME = "everlong_memory"
 
 
 class MemoryParameters(nn.Module):
-    """Parameters by name, each [layers, ...], or [1, ...] where all layers share one.
+    """Parameters by name, each [layers, ...], or [1, ...] where all layers share one; there may be none at all.
 
     `method` is the name of the method they belong to. They are asked for by calling the module with a layer's index,
     so that a wrapper (PEFT, FSDP) sees the call.
@@ -23,6 +23,10 @@ class MemoryParameters(nn.Module):
         self.names = list(initial)
         for name, value in initial.items():
             self.register_parameter(name, nn.Parameter(value))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter by name."""
+        return {name: tuple(getattr(self, name).shape) for name in self.names}
 
     def forward(self, layer: int) -> dict[str, Tensor]:
         """The parameters of a layer by name, each without its first dim."""

@@ -53,6 +53,8 @@ class TrainCall:
     write: Tensor | None
     state: Any
     hidden: Tensor | None
+    extra: dict[int, Tensor]
+    """What each layer adds to the loss: the core puts its own there."""
 
 
 @runtime_checkable
@@ -144,6 +146,7 @@ class TrainStep:
             write=self.write,
             state=self.before.get(layer),
             hidden=self.hidden.get(layer),
+            extra=self.extra,
         )
         out, self.states[layer] = self.core.train(call)
         return out
@@ -157,6 +160,12 @@ class TrainStep:
             alike = bool((self.positions == self.positions[:1]).all())
             self._turns[id(rotation)] = turn_by(rotation, -(self.positions[0] if alike else self.positions), x)
         return turned(x, rotation, self._turns[id(rotation)])
+
+
+def check_unweighted(call: TrainCall, name: str) -> None:
+    """CapabilityError where what tokens write is to be weighed, and the method `name` knows no such weight."""
+    if call.plan.index == 0 and call.write is not None and bool((call.write != 1).any()):
+        raise CapabilityError(f"write_weight: {name} keeps every token alike; leave it out, or train infini")
 
 
 def check_trainable(plan: RotaryPlan, core: TrainableCore) -> None:

@@ -1,0 +1,149 @@
+r"""Trained memories at equal budget: the same model, data, steps and exact window, another method; perplexity of books.
+
+    python benchmarks/trained_perplexity.py --data ../shared/data --work runs/books \
+        --out benchmarks/results/trained_perplexity.json
+
+Trains recipes/train/books.yaml once for each method below (goes on where it was stopped), then reads test books and
+LaTeX from their beginning and compares the log-probabilities of tokens past FIRST, paired by piece. A token sees at
+most 256 tokens exactly with every method. Memory is counted as the paper's Table 2 does: numbers kept for what is no
+longer seen in full (Infini: M and z; Transformer-XL: hidden states; the infinity-former: B), and compression against
+the hidden states of all that was read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import everlong
+from everlong.machine import circumstances
+from everlong.methods import make_method
+from everlong.train.data.corpus import book_text
+from everlong.train.recipe import read_recipe
+from everlong.train.run import train
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "train" / "books.yaml"
+METHODS: dict[str, dict[str, Any]] = {
+    "window": {"name": "transformer_xl", "segment": 256, "memory": "off"},
+    "transformer_xl, cache": {"name": "transformer_xl", "segment": 128},
+    "transformer_xl, faithful": {"name": "transformer_xl", "segment": 128, "variant": "faithful"},
+    "infinity_former": {"name": "infinity_former", "segment": 128, "local": "xl", "basis": 64, "points": 256},
+    "infini, linear": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0},
+    "infini, delta": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0, "update": "delta"},
+}
+TEXTS = ("pg19/*.txt", "books/*.txt", "math/*.tex")
+FIRST, LAST, PIECE, CHUNK = 2048, 32768, 512, 2048
+
+
+def recipe_of(name: str, data: Path, work: Path) -> Path:
+    """The recipe file of a method."""
+    content = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    books = str(data / "train_books")
+    content["method"] = METHODS[name]
+    content["scratch"]["books"] = books
+    content["stages"][0]["data"]["books"]["data"] = books
+    path = work / f"{folder_of(name)}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def folder_of(name: str) -> str:
+    """A name without spaces and commas."""
+    return name.replace(", ", "-")
+
+
+def trained(name: str, data: Path, work: Path) -> dict[str, Any]:
+    """The result.json of a method's run, which is done or gone on with."""
+    out = work / folder_of(name)
+    if not (out / "result.json").is_file():
+        recipe = read_recipe(recipe_of(name, data, work))
+        print(f"training {name} in {out}", file=sys.stderr)
+        train(recipe, out, (out / "recipe.yaml").is_file(), lambda line: print(f"{name}: {line}", file=sys.stderr))
+    return json.loads((out / "result.json").read_text(encoding="utf-8"))
+
+
+def nll_of(loaded: Any, method: Any, text: str) -> torch.Tensor:
+    """-log p (nats) of the tokens FIRST .. LAST - 1 of a text, read from its beginning."""
+    ids = loaded.tokenizer(text[: 8 * LAST], verbose=False)["input_ids"][:LAST]
+    with everlong.Session(loaded, method, chunk=CHUNK) as session:
+        return -session.score(ids)[FIRST:].double()
+
+
+def memory_numbers(name: str, config: Any) -> tuple[int, str]:
+    """(numbers kept for what is no longer seen in full, over all layers; what they are)."""
+    layers, width, D = config.num_hidden_layers, config.hidden_size, config.hidden_size // config.num_attention_heads
+    heads = config.num_key_value_heads
+    if name.startswith("infini,"):
+        return layers * heads * D * (D + 1), "M and z"
+    if name == "infinity_former":
+        return layers * METHODS[name]["basis"] * width, "B"
+    if name.startswith("transformer_xl"):
+        return layers * METHODS[name]["segment"] * width, "hidden states"
+    return 0, "none"
+
+
+def main() -> None:
+    """Train, measure, print and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", help="train this method and stop")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.only:
+        trained(args.only, args.data, args.work)
+        return
+    texts = {group: sorted(args.data.glob(group)) for group in TEXTS}
+    rows: dict[str, Any] = {}
+    nlls: dict[str, dict[str, torch.Tensor]] = {}
+    for name, given in METHODS.items():
+        result = trained(name, args.data, args.work)
+        loaded = everlong.load(args.work / folder_of(name) / "model")
+        found = {
+            group: torch.cat([nll_of(loaded, loaded.method, book_text(file)) for file in files])
+            for group, files in texts.items()
+        }
+        nlls[name] = found
+        numbers, what = memory_numbers(name, loaded.model.config)
+        width, layers = loaded.model.config.hidden_size, loaded.model.config.num_hidden_layers
+        rows[name] = {
+            "method": str(make_method(given["name"], {k: v for k, v in given.items() if k != "name"})),
+            "parameters": sum(p.numel() for p in loaded.model.parameters()),
+            "perplexity": {g: round(math.exp(x.mean()), 3) for g, x in found.items()},
+            "tokens": {g: len(x) for g, x in found.items()},
+            "memory_numbers": numbers,
+            "memory": what,
+            "compression": round(LAST * width * layers / numbers, 1) if numbers else None,
+            "held_out": result["ablation"],
+            "gates": result["gates"],
+        }
+        print(name, rows[name]["perplexity"], flush=True)
+    pairs = {
+        f"{one} / {other}": {group: _ratio(nlls[one][group] - nlls[other][group]) for group in TEXTS}
+        for one in METHODS
+        for other in ("window", "transformer_xl, faithful")
+        if one != other
+    }
+    record = {"command": " ".join(sys.argv), "circumstances": circumstances(), "rows": rows, "ratios": pairs}
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _ratio(difference: torch.Tensor) -> dict[str, float]:
+    """The ratio of two perplexities and its standard error over pieces taken as independent."""
+    pieces = torch.stack([piece.mean() for piece in difference.split(PIECE)])
+    ratio = math.exp(difference.mean())
+    return {"ratio": round(ratio, 4), "error": round(ratio * float(pieces.std()) / len(pieces) ** 0.5, 4)}
+
+
+if __name__ == "__main__":
+    main()
