@@ -11,6 +11,7 @@ from torch.distributions import Normal
 import everlong
 from everlong.attach.training import attach_training
 from everlong.errors import CapabilityError, ConfigError
+from everlong.memory.recurrent.signal import Signal
 from everlong.memory.recurrent.training import Carried
 from everlong.methods import make_method
 
@@ -283,6 +284,20 @@ def test_what_was_read_in_inference_mode_can_be_trained(model):
         with attach_training(model.to(kind), method) as training:
             model(IDS).logits.sum().backward()
             assert training.parameters.W_O.grad.abs().max() > 0
+
+
+def test_autocast_does_not_reach_the_signal():
+    W, N, shapes = 8, 16, {"W_K": (6, 8), "W_V": (6, 8), "W_O": (12, 12), "conv_weight": (8, 8, 3), "conv_bias": (8,)}
+    given = {name: torch.randn(shape) for name, shape in (shapes | {"w_mu": (N,), "w_var": (N,)}).items()}
+    signal, found = Signal.of(8, N, 20, 0.5, 0.5, True), []
+    first, second, q = torch.randn(2, 8, W), torch.randn(2, 8, W), torch.randn(2, 4, 5, 3)
+    for cast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            b = signal.begun(first, given)
+            out, density = signal.read(q, *signal.projected(b, given, 2), given)
+            found.append([b, out, *density, signal.gone_on(b, second, given, density)])
+    for exact, cast in zip(*found, strict=True):
+        assert torch.equal(exact, cast)
 
 
 def test_half_types_keep_the_signal_in_float32(model):

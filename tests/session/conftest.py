@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 import everlong
-from everlong.models.load import Loaded, load
+from everlong.attach.adapter import load
+from everlong.models.load import Loaded
 
 TEXT = (
     "It was the best of times, it was the worst of times; the tide rose and the tide fell. "
