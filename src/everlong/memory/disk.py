@@ -15,6 +15,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from everlong.errors import DamagedError, InputError
 from everlong.memory.codec import Codec
 from everlong.memory.resident import Resident
 from everlong.memory.store import Traffic
-from everlong.memory.volume import HEADER, HEADER_BYTES, MAGIC, Volume, digest_rows, parts
+from everlong.memory.volume import HEADER, HEADER_BYTES, MAGIC, Volume, check_digests_fit, digest_rows, parts
 from everlong.memory.writer import Writer
 from everlong.ops.spans import Ints
 
@@ -233,20 +234,37 @@ class DiskStore:
             raise DamagedError(f"{self.volumes[-1].path.parent}: no file has block {lost[0]}; restore it from a copy")
         return gone
 
-    def digests(self, numbers: dict[int, int]) -> dict[int, Tensor]:
-        """The digests of the blocks that have a row, by layer, [N, numbers[layer]] float32, in one read."""
-        width = sum(numbers.values()) * 4 + 4
-        self.digest_bytes = width
-        rows = np.concatenate(
-            [digest_rows(v, width, self.dropped) for v in self.volumes if v.end > v.first]
-            or [np.empty((0, width), np.uint8)]
-        )
-        by_layer, at = {}, 0
-        flat = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))
-        for layer, count in numbers.items():
-            by_layer[layer] = flat[:, at : at + count]
-            at += count
-        return by_layer
+    def digests(self, numbers: dict[int, int]) -> dict[int, Callable[[], Tensor]]:
+        """How to get the digests of the blocks that have a row, by layer: each gives [N, numbers[layer]] float32, once.
+
+        The files are opened and measured now; they are read and checked when a layer first asks: DamagedError. Digests
+        of dropped blocks are zeros.
+        """
+        self.digest_bytes = width = sum(numbers.values()) * 4 + 4
+        volumes = [v for v in self.volumes if v.end > v.first]
+        for v in volumes:
+            check_digests_fit(self._open(v.digests), v, width, self.dropped)
+        found: dict[int, Tensor] = {}
+
+        def load(layer: int) -> Tensor:
+            if layer not in found:
+                found.update(self._digests(volumes, numbers, width))
+            return found.pop(layer)
+
+        return {layer: partial(load, layer) for layer in numbers}
+
+    def _digests(self, volumes: list[Volume], numbers: dict[int, int], width: int) -> dict[int, Tensor]:
+        """All of them, by layer."""
+        total = sum(v.end - v.first for v in volumes)
+        found = {layer: torch.empty(total, count) for layer, count in numbers.items()}
+        done = 0
+        for v in volumes:
+            for rows in digest_rows(self._open(v.digests), v, width, self.dropped):
+                values = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))
+                for x, part in zip(found.values(), values.split(list(numbers.values()), 1), strict=True):
+                    x[done : done + len(rows)] = part
+                done += len(rows)
+        return found
 
     @property
     def nbytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,11 +35,19 @@ class Slabs:
         self._starts: list[int] = []
         self._slabs: list[Tensor] = []
         self._shared = 0
+        self._promised: tuple[int, Callable[[], Tensor]] | None = None
         self.gone = NONE
 
     def _place(self, n: int) -> int:
         """Where row `n` lies: behind the rows below it that are still here."""
         return n - int(np.searchsorted(self.gone, n))
+
+    def _here(self) -> None:
+        """Read what was promised."""
+        if self._promised is not None:
+            rows = self._promised[1]()
+            self._promised = None
+            self.restore(rows, self.gone)
 
     def _at(self, place: int) -> Tensor:
         at = bisect.bisect_right(self._starts, place) - 1
@@ -46,10 +55,12 @@ class Slabs:
 
     def row(self, n: int) -> Tensor:
         """A view of row `n`."""
+        self._here()
         return self._at(self._place(n))
 
     def room(self, n: int) -> Tensor:
         """Row `n` to be written, behind all that stays."""
+        self._here()
         return self._room(self._place(n))
 
     def _room(self, n: int) -> Tensor:
@@ -72,6 +83,7 @@ class Slabs:
 
     def rows(self, count: int) -> list[Tensor]:
         """Those of the first `count` rows that are here, slab by slab [n, columns]."""
+        self._here()
         count = self._place(count)
         return [slab[: count - start] for start, slab in zip(self._starts, self._slabs, strict=True) if start < count]
 
@@ -88,6 +100,10 @@ class Slabs:
             slab.copy_(rows[at : at + len(slab)])
             at += len(slab)
 
+    def promise(self, count: int, load: Callable[[], Tensor], gone: Ints = NONE) -> None:
+        """Like `restore` with what `load` gives, `count` rows, which is asked for when a row is first needed."""
+        self._promised, self.gone = (count, load), gone
+
     def without(self, gone: Ints, count: int) -> None:
         """Let these of the first `count` rows be gone, ascending, those that already were included.
 
@@ -95,6 +111,7 @@ class Slabs:
         """
         if len(gone) == len(self.gone):
             return
+        self._here()
         places = np.flatnonzero(np.isin(self.numbers(count), gone, invert=True))
         starts: list[int] = []
         slabs: list[Tensor] = []
@@ -119,6 +136,7 @@ class Slabs:
 
     def fork(self) -> Slabs:
         """The same rows, sharing their memory."""
+        self._here()
         other = Slabs(self.columns, self.dtype, self.first, self.largest)
         other._starts, other._slabs, other.gone = list(self._starts), list(self._slabs), self.gone
         self._shared = other._shared = len(self._slabs)
@@ -126,5 +144,7 @@ class Slabs:
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated."""
+        """Bytes allocated, or that will be when promised rows are read."""
+        if self._promised is not None:
+            return allocated_rows(self._promised[0], self.first, self.largest) * self.columns * self.dtype.itemsize
         return sum(slab.nbytes for slab in self._slabs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Collection, Iterator
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from everlong.errors import DamagedError, InputError
+from everlong.errors import DamagedError
 from everlong.memory.writer import QUEUED_ROWS
 from everlong.ops.spans import Ints
 
 HEADER = struct.Struct("<8sIIIIQ")
 HEADER_BYTES = 64
 MAGIC = b"evrlng\x01\n"
+ROWS_AT_ONCE = 64
+"""Rows of digests that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,34 @@ def parts(volume: Volume, gone: Ints) -> Iterator[Volume]:
         first = block + 1
 
 
-def digest_rows(volume: Volume, width: int, dropped: Collection[int]) -> np.ndarray:
-    """The rows of digests [n, width] with their checksums, checked; those of `dropped` blocks are zeros."""
-    try:
-        data = np.fromfile(volume.digests, np.uint8, (volume.end - volume.first) * width, offset=volume.at * width)
-    except OSError as error:
-        raise InputError(f"{volume.digests}: {error.strerror}; restore this file of the session's index") from error
-    rows = np.zeros((volume.end - volume.first, width), np.uint8)
-    whole = data[: len(data) // width * width].reshape(-1, width)
-    rows[: len(whole)] = whole
-    for n, row in enumerate(rows):
-        if volume.first + n in dropped:
-            row[:] = 0
-        elif n >= len(whole) or not _is_whole(row):
-            raise DamagedError(
-                f"{volume.digests}: the digests of block {volume.first + n} are not what was written; run `everlong "
-                "sessions verify --repair`"
-            )
-    return rows
+def check_digests_fit(descriptor: int, volume: Volume, width: int, dropped: Collection[int]) -> None:
+    """DamagedError where the open file of digests is too short for a block of the volume that is not `dropped`."""
+    rows = max(0, os.fstat(descriptor).st_size // width - volume.at)
+    for block in range(volume.first + rows, volume.end):
+        if block not in dropped:
+            raise _damaged(volume, block)
+
+
+def digest_rows(descriptor: int, volume: Volume, width: int, dropped: Collection[int]) -> Iterator[np.ndarray]:
+    """The rows of digests [n, width] with their checksums, some at a time, checked; those of `dropped` are zeros."""
+    for first in range(volume.first, volume.end, ROWS_AT_ONCE):
+        rows = np.zeros((min(ROWS_AT_ONCE, volume.end - first), width), np.uint8)
+        data = os.pread(descriptor, rows.size, (volume.at + first - volume.first) * width)
+        whole = len(data) // width
+        rows[:whole] = np.frombuffer(data, np.uint8, whole * width).reshape(-1, width)
+        for n, row in enumerate(rows):
+            if first + n in dropped:
+                row[:] = 0
+            elif n >= whole or not _is_whole(row):
+                raise _damaged(volume, first + n)
+        yield rows
+
+
+def _damaged(volume: Volume, block: int) -> DamagedError:
+    return DamagedError(
+        f"{volume.digests}: the digests of block {block} are not what was written; run `everlong sessions verify "
+        "--repair`"
+    )
 
 
 def _is_whole(row: np.ndarray) -> bool:

@@ -99,8 +99,9 @@ def restored(
         if isinstance(row.store, DiskStore):
             row.gone = row.store.absent()
             widths = {i: part.index.digests.columns for i, part in sorted(row.layers.items())}
-            for layer, digests in row.store.digests(widths).items():
-                row.layers[layer].index.digests.restore(digests, row.gone)
+            rows = row.store.blocks - len(row.gone)
+            for layer, load in row.store.digests(widths).items():
+                row.layers[layer].index.digests.promise(rows, load, row.gone)
         fresh.rows.append(row)
         progress.append({layer: part.now for layer, part in row.layers.items()})
         cursors.append(Cursor(**saved_row["cursor"]))
