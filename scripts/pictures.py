@@ -22,6 +22,7 @@ CAPTIONS = {
     "blocks": f"blocks: sinks, window, and chosen blocks of {BLOCK} (green)",
     "sinks": f"sinks: the first {SINKS} tokens and the last {WINDOW}",
     "transformer_xl": f"transformer_xl: the segment of {SEGMENT}, and the {SEGMENT} tokens before it",
+    "infini": f"infini: the segment of {SEGMENT}, the one before; what is behind, in a matrix (pale)",
     "infinity_former": f"infinity_former: the segment of {SEGMENT}; what is behind it, as a signal (pale)",
 }
 
@@ -33,10 +34,10 @@ def seen(method: str) -> np.ndarray:
     grid = np.where(near if method != "dense" else key <= query, KEPT, DROPPED)
     if method == "blocks":
         _show_blocks(grid, query, key, near)
-    if method in ("transformer_xl", "infinity_former"):
-        back = SEGMENT if method == "transformer_xl" else 0
+    if method in ("transformer_xl", "infini", "infinity_former"):
+        back = 0 if method == "infinity_former" else SEGMENT
         near = key >= query - query % SEGMENT - back
-        grid = np.where(near, KEPT, STORED if method == "infinity_former" else DROPPED)
+        grid = np.where(near, KEPT, DROPPED if method == "transformer_xl" else STORED)
     if method in ("sinks", "blocks"):
         grid[~near & (key < SINKS)] = SINK
     return np.where(key > query, FUTURE, grid)

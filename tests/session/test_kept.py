@@ -140,6 +140,22 @@ def test_damage_is_an_error_and_never_a_fresh_start(model, tmp_path, part, how):
     assert "\n" not in str(caught.value)
 
 
+def test_digests_are_read_when_a_question_needs_them(model, tmp_path):
+    with kept(model, tmp_path) as session:
+        live = answer(session.fork())
+    (path,) = tmp_path.rglob("*.digests")
+    whole = path.read_bytes()
+    with Session.open(tmp_path, "one", model, chunk=16, read_only=True) as session:
+        promised = session.report().bytes["host"]
+        path.write_bytes(bytes(len(whole)))
+        with pytest.raises(DamagedError, match="verify --repair"):
+            session.feed(IDS[200:210], answering=True)
+        assert session.seen_tokens == 150
+        path.write_bytes(whole)
+        assert answer(session.fork()) == live
+        assert session.report().bytes["host"] >= promised > 0
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(model, tmp_path, monkeypatch):
     session = kept(model, tmp_path, 70)
 
