@@ -29,8 +29,11 @@ def test_json_says_what_there_is_and_what_works(everlong, tiny):
     names = [
         "blocks(sinks=2, window=40, block=128, top_k=8)",
         "dense()",
+        str(Infini()),
+        str(InfinityFormer()),
         "recompute(window=40)",
         "sinks(sinks=2, window=40)",
+        str(TransformerXL()),
         "window(window=40)",
     ]
     assert sorted(methods) == names

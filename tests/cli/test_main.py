@@ -64,6 +64,8 @@ def test_help_lists_the_commands(everlong):
         "score",
         "eval",
         "report",
+        "train",
+        "merge",
         "bench",
         "doctor",
         "demo",
