@@ -8,7 +8,7 @@ import transformers
 from everlong.attach import attach
 from everlong.attach.adapter import load
 from everlong.cli.families import EXACT, REFUSED
-from everlong.methods import Sinks, Window
+from everlong.methods import Infini, InfinityFormer, Sinks, TransformerXL, Window
 from everlong.session.session import Session
 from tests.families.configs import FAMILIES
 

@@ -58,10 +58,10 @@ def merge(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a model and its trained memory into one folder that only everlong can load.
+    """Write a model and its trained memory into one folder.
 
-    transformers would load such a model without its memory and say almost nothing, so the folder's config.json names a
-    type that it does not know.
+    Only everlong can load it: transformers would load such a model without its memory and say almost nothing, so the
+    folder's config.json names a type that it does not know.
     """
     from everlong.attach.adapter import write_model
     from everlong.cli.console import Console
