@@ -116,6 +116,16 @@ def test_a_killed_run_goes_on_with_the_same_losses(run, tmp_path):
         assert loss == pytest.approx(expected[step], rel=1e-5), step
 
 
+def test_two_processes_share_the_work(run, tmp_path):
+    out, *_ = run
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    command = ["-m", "everlong", "train", str(written(tmp_path)), "--out", str(tmp_path / "run"), "--threads", "1"]
+    ended = subprocess.run([*launch, *command], check=False, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    for step, loss in losses(tmp_path / "run").items():
+        assert loss == pytest.approx(losses(out)[step], rel=1e-4), step
+
+
 def test_truncated_gradients_and_checkpointing_run(tmp_path):
     stage = RECIPE["stages"][0] | {"steps": 2}
     said: list[str] = []

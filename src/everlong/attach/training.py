@@ -23,7 +23,7 @@ from everlong.attach.plug import Plug
 from everlong.attach.routes.interface import Interface, no_mask
 from everlong.attach.stock import attention_input, attention_modules, configs_of
 from everlong.errors import CapabilityError, SelfCheckError
-from everlong.memory.recurrent.parameters import NAME, MemoryParameters
+from everlong.memory.recurrent.parameters import NAME
 from everlong.memory.recurrent.training import TrainableCore, TrainStep, check_trainable
 from everlong.methods.base import Method
 from everlong.ops.segments import NONE, aligned
@@ -55,8 +55,8 @@ class Training(AbstractContextManager["Training"]):
         plug.hold()
 
     @property
-    def parameters(self) -> MemoryParameters:
-        """What is trained beside the model, as the model holds it now."""
+    def parameters(self) -> Any:
+        """What is trained beside the model: `MemoryParameters`, or what wraps them now (PEFT, FSDP)."""
         return getattr(self.plug.decoder, NAME)
 
     def use(self, method: Method) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from everlong.attach.adapter import write_model
 from everlong.attach.training import Training, attach_training
 from everlong.config import dump_yaml, load_yaml
-from everlong.errors import ConfigError
+from everlong.errors import ConfigError, EverlongError
 from everlong.machine import machine, versions
 from everlong.models.load import Loaded
 from everlong.train.ablation import ablation, held_out
@@ -42,10 +42,11 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = la
     `resume` goes on from the last whole checkpoint, with the same losses as if it had not stopped. ConfigError for a
     folder of another recipe, or one that holds a run and `resume` is not said.
     """
-    from everlong.train.trainer import MemoryTrainer
+    from everlong.train.trainer import MemoryTrainer, arguments, check_plan
 
     out = Path(out)
-    checkpoint = _claim(recipe, out, resume)
+    check_plan(recipe, arguments(recipe, out))
+    checkpoint = _from_first(lambda: _claim(recipe, out, resume))
     for stage in recipe.stages:
         if stage.bptt_segments == 1:
             tell("warning: bptt_segments=1: no loss reaches what was written, so the memory never learns to write")
@@ -55,7 +56,7 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = la
             task.prepare(loaded.tokenizer, lambda done, files: tell(f"tokenised {done} of {files} books"))
     with attach_training(loaded.model, recipe.method_of(recipe.stages[0])) as training:
         training.parameters.requires_grad_(True)
-        log = _Metrics(out / METRICS, recipe.steps, checkpoint, tell)
+        log = _Metrics(out / METRICS, recipe.steps, checkpoint, tell) if _rank() == 0 else lambda metrics: None
         trainer = MemoryTrainer(recipe, loaded.model, training, loaded.tokenizer, out, log)
         _quietly(trainer, None if checkpoint is None else str(checkpoint))
         if not trainer.is_world_process_zero():
@@ -66,6 +67,31 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = la
     write_model(loaded, out / MODEL)
     (out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _rank() -> int:
+    """The number of this process among those that train together; 0 alone."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _from_first(make: Callable[[], Any]) -> Any:
+    """What `make` gives in the first of the processes that train together, or raises there: in all of them."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return make()
+    found: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            found[0] = make()
+        except EverlongError as error:
+            found[1] = error
+    dist.broadcast_object_list(found, 0)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
 
 
 def _claim(recipe: Recipe, out: Path, resume: bool) -> Path | None:

@@ -62,6 +62,13 @@ def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         ) from None
 
 
+def check_plan(recipe: Recipe, found: TrainingArguments) -> None:
+    """ConfigError where the processes that train together cannot share every batch evenly."""
+    for n, stage in enumerate(recipe.stages, 1):
+        if stage.batch % found.world_size:
+            raise ConfigError(f"batch={stage.batch}: stage {n} cannot be shared by {found.world_size} processes evenly")
+
+
 class MemoryTrainer(Trainer):
     """Trains the model that `training` holds by `recipe`; `tell` gets a mapping of metrics at each logging step."""
 
@@ -71,13 +78,6 @@ class MemoryTrainer(Trainer):
         self.recipe, self.memory, self.tell = recipe, training, tell
         self._tokens, self._norms = 0, list[float]()
         super().__init__(model, arguments(recipe, folder), collate, Rows(recipe, tokenizer))
-        self._check_processes()
-
-    def _check_processes(self) -> None:
-        processes = self.args.world_size
-        for n, stage in enumerate(self.recipe.stages, 1):
-            if stage.batch % processes:
-                raise ConfigError(f"batch={stage.batch}: stage {n} cannot be shared by {processes} processes evenly")
 
     def get_train_dataloader(self) -> DataLoader:
         """The rows of all stages in their order."""

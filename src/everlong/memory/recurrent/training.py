@@ -5,6 +5,7 @@ Letters: B rows, H query heads, G kv heads, N segments, L tokens per segment, D,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,6 @@ from torch import Tensor
 from everlong.errors import CapabilityError
 from everlong.memory.plan import LayerPlan, RotaryPlan
 from everlong.memory.recurrent.memory import check_layers
-from everlong.memory.recurrent.parameters import MemoryParameters
 from everlong.ops.rotary import Turn, turn_by, turned
 from everlong.ops.segments import NONE, Aligned
 
@@ -119,7 +119,7 @@ class TrainStep:
     """One forward over aligned segments."""
 
     core: TrainableCore
-    parameters: MemoryParameters
+    parameters: Callable[[int], dict[str, Tensor]]
     plan: RotaryPlan
     text: Aligned
     write: Tensor | None
