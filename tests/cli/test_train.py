@@ -45,6 +45,7 @@ def test_a_run_says_what_it_wrote(everlong, tmp_path):
     assert "memory" in ended.out
     assert "share of the memory by layer and head" in ended.out
     assert "step 2/2" in ended.err
+    assert "grad_norm" not in ended.out
     assert f"--model {tmp_path / 'run' / 'model'}" in ended.err
     assert (tmp_path / "run" / "training.png").stat().st_size > 5000
     again = everlong("train", str(tmp_path / "asked.yaml"), "--out", str(tmp_path / "run"))

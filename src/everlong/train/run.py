@@ -166,6 +166,9 @@ def _minutes(seconds: float) -> str:
 
 def _quietly(trainer: Any, checkpoint: str | None) -> None:
     """Trains; transformers' advice about names that its own models have does not hold for ours."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(transformers|torch|accelerate)\b")
         trainer.train(resume_from_checkpoint=checkpoint)
