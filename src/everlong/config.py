@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from everlong.errors import ConfigError, nearest, one_line
 
 T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Dataclasses by name: those that options, recipes and command lines may ask for.
+
+    `what` is what messages call one of them. `fill` is called before a name is looked up, to import the files that
+    register them.
+    """
+
+    def __init__(self, what: str, fill: Callable[[], object] = lambda: None) -> None:
+        self.what, self._fill, self._classes = what, fill, dict[str, type[T]]()
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Register `cls`; a class without a name is none that could be asked for."""
+        if name:
+            self._classes[name] = cls
+
+    def names(self) -> list[str]:
+        """The registered names, sorted."""
+        self._fill()
+        return sorted(self._classes)
+
+    def find(self, name: str) -> type[T]:
+        """The class registered as `name`; ConfigError names the nearest if there is none."""
+        self._fill()
+        if name not in self._classes:
+            raise ConfigError(f"{self.what} {name!r}: does not exist; {nearest(name, self._classes)}")
+        return self._classes[name]
+
+    def make(self, name: str, options: Mapping[str, Any] | None = None) -> T:
+        """One of class `name` with `options` (strings are converted); ConfigError on unknown or wrong ones."""
+        return build(self.find(name), options or {}, what=f"{self.what} {name}")
 
 
 def build(cls: type[T], options: Mapping[str, Any], what: str) -> T:

@@ -38,7 +38,7 @@ class Echo(Task):
 def echo(monkeypatch) -> type[Task]:
     """The task `echo`, registered for one test."""
     tasks.task_names()
-    monkeypatch.setitem(tasks._REGISTRY, "echo", Echo)
+    monkeypatch.setitem(tasks._REGISTRY._classes, "echo", Echo)
     monkeypatch.setattr(Echo, "name", "echo")
     return Echo
 

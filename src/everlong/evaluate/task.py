@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from everlong.config import build
-from everlong.errors import ConfigError, nearest
+from everlong.config import Registry
 from everlong.evaluate.data import Data
 from everlong.evaluate.stream import Stream
 from everlong.session.text import token_ids
 
-_REGISTRY: dict[str, type[Task]] = {}
+_REGISTRY: Registry[Task] = Registry("task", lambda: importlib.import_module("everlong.evaluate.tasks"))
+"""Every file in `tasks/` registers what it defines."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ class Task:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.name:
-            _REGISTRY[cls.name] = cls
+        _REGISTRY.add(cls.name, cls)
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
         """All samples, in an order that does not change. InputError for files that are not as they should be."""
@@ -122,25 +122,4 @@ class Task:
         return dataclasses.asdict(self)
 
 
-def task_names() -> list[str]:
-    """The registered names, sorted."""
-    _fill()
-    return sorted(_REGISTRY)
-
-
-def task_class(name: str) -> type[Task]:
-    """The class registered as `name`; ConfigError names the nearest if there is none."""
-    _fill()
-    if name not in _REGISTRY:
-        raise ConfigError(f"task {name!r}: does not exist; {nearest(name, _REGISTRY)}")
-    return _REGISTRY[name]
-
-
-def make_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
-    """The task `name` with `options` (strings are converted); ConfigError on unknown or wrong ones."""
-    return build(task_class(name), options or {}, what=f"task {name}")
-
-
-def _fill() -> None:
-    """Every file in `tasks/` registers what it defines."""
-    import everlong.evaluate.tasks  # noqa: F401
+task_names, task_class, make_task = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make

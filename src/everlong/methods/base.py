@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-from everlong.config import build
-from everlong.errors import ConfigError, nearest
+from everlong.config import Registry
+from everlong.errors import ConfigError
 
 if TYPE_CHECKING:
     from everlong.memory.plan import RotaryPlan
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from everlong.memory.recurrent.parameters import MemoryParameters
     from everlong.memory.recurrent.training import TrainableCore
 
-_REGISTRY: dict[str, type[Method]] = {}
+_REGISTRY: Registry[Method] = Registry("method")
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,7 @@ class Method:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.name:
-            _REGISTRY[cls.name] = cls
+        _REGISTRY.add(cls.name, cls)
 
     def layout(self) -> tuple[int, int | None]:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
@@ -69,6 +67,13 @@ class Method:
         return f"{self.name}({fields})"
 
 
+def check_choices(options: object) -> None:
+    """ConfigError unless every field of a dataclass that is a Literal holds one of its values."""
+    for name, hint in get_type_hints(type(options)).items():
+        if get_origin(hint) is Literal and getattr(options, name) not in get_args(hint):
+            raise ConfigError(f"{name}={getattr(options, name)!r}: expected one of {', '.join(get_args(hint))}")
+
+
 def at_least(least: int, *, why: str, **field: int) -> None:
     """ConfigError unless the one named field is a whole number of at least `least`."""
     ((name, got),) = field.items()
@@ -76,18 +81,4 @@ def at_least(least: int, *, why: str, **field: int) -> None:
         raise ConfigError(f"{name}={got}: must be at least {least} ({why})")
 
 
-def method_names() -> list[str]:
-    """The registered names, sorted."""
-    return sorted(_REGISTRY)
-
-
-def method_class(name: str) -> type[Method]:
-    """The class registered as `name`; ConfigError names the nearest if there is none."""
-    if name not in _REGISTRY:
-        raise ConfigError(f"method {name!r}: does not exist; {nearest(name, _REGISTRY)}")
-    return _REGISTRY[name]
-
-
-def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
-    """The method `name` with `options` (strings are converted); ConfigError on unknown or wrong ones."""
-    return build(method_class(name), options or {}, what=f"method {name}")
+method_names, method_class, make_method = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make

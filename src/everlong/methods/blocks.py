@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
-from everlong.memory.codec import CODECS
-from everlong.methods.base import Method, at_least
+from everlong.methods.base import Method, at_least, check_choices
 from everlong.methods.sinks import SINKS_HELP
 from everlong.methods.window import WINDOW_HELP
 
@@ -45,9 +44,6 @@ HELP = {
     " is then the longest, a quarter of it the shortest)",
     "surprise_gamma": "standard deviations above the mean from which a token surprises",
     "surprise_window": "mean and deviation are those of the surprisals of so many tokens before it",
-}
-CHOICES = {"positions": ("far", "ordered", "true"), "choice": ("causal", "paper"), "digest": ("mean", "bounds")} | {
-    "cut": ("even", "surprise")
 }
 
 
@@ -81,9 +77,7 @@ class Blocks(Method):
         for name in ("block", "top_k", "repr_topk", "exec_chunk", "pool", "choose_every"):
             at_least(1, why=HELP[name], **{name: getattr(self, name)})
         at_least(0, neighbours=self.neighbours, why=HELP["neighbours"])
-        for name, allowed in {**CHOICES, "codec": CODECS}.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        check_choices(self)
         self._check_cut()
 
     def _check_cut(self) -> None:

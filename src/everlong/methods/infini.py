@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
-from everlong.methods.base import Method, at_least
+from everlong.methods.base import Method, at_least, check_choices
 
 if TYPE_CHECKING:
     from everlong.memory.plan import RotaryPlan
@@ -46,13 +46,7 @@ class Infini(Method):
         at_least(1, segment=self.segment, why=SEGMENT_HELP)
         if not math.isfinite(self.beta):
             raise ConfigError(f"beta={self.beta}: must be finite ({BETA_HELP})")
-        for name, allowed in {
-            "update": ("linear", "delta"),
-            "local": ("segment", "xl"),
-            "memory": ("on", "off", "zeroed"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        check_choices(self)
 
     @property
     def back(self) -> int:

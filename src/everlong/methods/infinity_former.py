@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
-from everlong.methods.base import Method, at_least
+from everlong.methods.base import Method, at_least, check_choices
 
 if TYPE_CHECKING:
     from everlong.memory.plan import RotaryPlan
@@ -59,9 +59,7 @@ class InfinityFormer(Method):
             raise ConfigError(f"ridge={self.ridge}: must be above 0 (the penalty of the fit)")
         if not self.kl >= 0:
             raise ConfigError(f"kl={self.kl}: must be at least 0 (a weight; 0: no regulariser)")
-        for name, allowed in {"local": ("segment", "xl"), "memory": ("on", "off")}.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        check_choices(self)
 
     @property
     def back(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import CapabilityError, ConfigError
-from everlong.methods.base import Method, at_least
+from everlong.methods.base import Method, at_least, check_choices
 
 if TYPE_CHECKING:
     from everlong.memory.plan import RotaryPlan
@@ -51,9 +51,7 @@ class TransformerXL(Method):
         at_least(1, segment=self.segment, why=SEGMENT_HELP)
         if self.mem_len is not None:
             at_least(1, mem_len=self.mem_len, why=MEM_LEN_HELP)
-        for name, allowed in {"variant": ("cache", "faithful"), "memory": ("on", "off")}.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        check_choices(self)
         if self.clamp_len is not None:
             at_least(1, clamp_len=self.clamp_len, why=CLAMP_HELP)
             if self.variant == "cache":

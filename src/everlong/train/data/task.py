@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from everlong.config import build
-from everlong.errors import ConfigError, nearest
+from everlong.config import Registry
+from everlong.errors import ConfigError
 from everlong.train.data.sample import Sample
 
 Progress = Callable[[int, int], None]
 """Told how many files are done, and of how many."""
 
-_REGISTRY: dict[str, type[Task]] = {}
+_REGISTRY: Registry[Task] = Registry("training task", lambda: importlib.import_module("everlong.train.data.tasks"))
+"""Every file in `tasks/` registers what it defines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,7 @@ class Task:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.name:
-            _REGISTRY[cls.name] = cls
+        _REGISTRY.add(cls.name, cls)
 
     def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Sample:
         """Sample number `index` of the endless row of samples that `seed` begins, of at most `length` tokens.
@@ -72,25 +73,4 @@ def check_range(low: int | float, high: int | float, why: str, **field: int | fl
         raise ConfigError(f"{name}={got}: {wanted} ({why})")
 
 
-def task_names() -> list[str]:
-    """The registered names, sorted."""
-    _fill()
-    return sorted(_REGISTRY)
-
-
-def task_class(name: str) -> type[Task]:
-    """The class registered as `name`; ConfigError names the nearest if there is none."""
-    _fill()
-    if name not in _REGISTRY:
-        raise ConfigError(f"training task {name!r}: does not exist; {nearest(name, _REGISTRY)}")
-    return _REGISTRY[name]
-
-
-def make_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
-    """The task `name` with `options` (strings are converted); ConfigError on unknown or wrong ones."""
-    return build(task_class(name), options or {}, what=f"training task {name}")
-
-
-def _fill() -> None:
-    """Every file in `tasks/` registers what it defines."""
-    import everlong.train.data.tasks  # noqa: F401
+task_names, task_class, make_task = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make
