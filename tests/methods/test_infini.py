@@ -25,7 +25,7 @@ BETA = torch.linspace(-2, 2, 12, dtype=torch.float64).view(3, 4)
 KINDS = list(itertools.product(("linear", "delta"), ("segment", "xl")))
 
 
-ANGLES = 2e-5
+ANGLES = 1e-5
 """The model computes its angles in float32, whatever its type: they are undone to within this."""
 
 

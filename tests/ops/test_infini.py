@@ -79,7 +79,7 @@ def test_float32_stays_within_1e_6_of_float64(update, xl):
     x = inputs(64)
     small = [y.detach().float().requires_grad_() for y in x]
     got, expected = (parallel(y, one(64), 8, update, xl) for y in (small, x))
-    torch.testing.assert_close(got.double(), expected, atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(got.double(), expected, atol=1e-6, rtol=1e-6)
     for mine, theirs in zip(torch.autograd.grad(got.sum(), small), torch.autograd.grad(expected.sum(), x), strict=True):
         error = (mine.double() - theirs).norm() / theirs.norm()
         assert error < 1e-6
