@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from everlong.config import build, load_yaml
-from everlong.errors import ConfigError, nearest
+from everlong.errors import ConfigError
 from everlong.methods import Method, make_method
 from everlong.train.data.task import Task, make_task
 
@@ -149,14 +149,6 @@ class Recipe:
             start += stage.steps
         return start - self.stages[-1].steps, self.stages[-1]
 
-    def batches(self) -> Iterator[tuple[Stage, int]]:
-        """Each step's stage and number."""
-        step = 0
-        for stage in self.stages:
-            for _ in range(stage.steps):
-                yield stage, step
-                step += 1
-
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a YAML file; ConfigError in one line where it is wrong."""
@@ -166,11 +158,8 @@ def read_recipe(path: str | Path) -> Recipe:
         raise ConfigError(f"recipe {path}: expected `stages`, a list of steps, batch, length and data")
     made: dict[str, Any] = dict(content)
     made["stages"] = [build(Stage, stage, f"stage {n} of {path}") for n, stage in enumerate(stages, 1)]
-    for name, cls in {"scratch": Scratch, "optimiser": Optimiser}.items():
-        if isinstance(made.get(name), dict):
-            made[name] = build(cls, made[name], f"{name} of {path}")
+    if isinstance(made.get("scratch"), dict):
+        made["scratch"] = build(Scratch, made["scratch"], f"scratch of {path}")
     if not isinstance(made.get("method"), dict) or "name" not in made["method"]:
-        raise ConfigError(
-            f"recipe {path}: expected `method`, a mapping with name and fields; {nearest('infini', ['infini'])}"
-        )
+        raise ConfigError(f"recipe {path}: expected `method`, such as {{name: infini, segment: 128}}")
     return build(Recipe, made, f"recipe {path}")

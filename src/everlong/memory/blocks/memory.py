@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.errors import CapabilityError
-from everlong.memory.blocks.boundaries import SurpriseCuts, longest_forward, make_cuts, shortest_block, touching, within
+from everlong.memory.blocks.boundaries import SurpriseCuts, longest_forward, make_cuts, touching, within
 from everlong.memory.blocks.cells import Cursor
 from everlong.memory.blocks.layer import LayerMemory, Progress, Shape
 from everlong.memory.blocks.pins import Pin, check, held, with_pin
@@ -316,10 +316,6 @@ class BlockMemory:
             queries = s.pool * (plan.key or (0, 0))[1]
             total += columns * plan.numbers_per_token * size + self.plan.heads * (masses * 4 + queries * size)
         return total
-
-    def stored_bytes_per_token(self) -> float:
-        """Bytes of a store that one token takes over all layers, at most."""
-        return self.row_bytes()[0] / shortest_block(self.settings)
 
     def row_bytes(self) -> tuple[int, int]:
         """Bytes of one block over all layers, in host memory and on the disk."""
