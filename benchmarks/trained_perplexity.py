@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,10 @@ TEXTS = ("pg19/*.txt", "books/*.txt", "math/*.tex")
 FIRST, LAST, PIECE, CHUNK = 2048, 32768, 512, 2048
 
 
-def recipe_of(name: str, data: Path, work: Path) -> Path:
+def recipe_of(name: str, work: Path) -> Path:
     """The recipe file of a method."""
     content = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    books = str(data / "train_books")
     content["method"] = METHODS[name]
-    content["scratch"]["books"] = books
-    content["stages"][0]["data"]["books"]["data"] = books
     path = work / f"{folder_of(name)}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -60,11 +58,11 @@ def folder_of(name: str) -> str:
     return name.replace(", ", "-")
 
 
-def trained(name: str, data: Path, work: Path) -> dict[str, Any]:
+def trained(name: str, work: Path) -> dict[str, Any]:
     """The result.json of a method's run, which is done or gone on with."""
     out = work / folder_of(name)
     if not (out / "result.json").is_file():
-        recipe = read_recipe(recipe_of(name, data, work))
+        recipe = read_recipe(recipe_of(name, work))
         print(f"training {name} in {out}", file=sys.stderr)
         train(recipe, out, (out / "recipe.yaml").is_file(), lambda line: print(f"{name}: {line}", file=sys.stderr))
     return json.loads((out / "result.json").read_text(encoding="utf-8"))
@@ -100,14 +98,15 @@ def main() -> None:
     parser.add_argument("--only", help="train this method and stop")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    os.environ["EVERLONG_DATA"] = str(args.data.resolve())  # the recipe's books
     if args.only:
-        trained(args.only, args.data, args.work)
+        trained(args.only, args.work)
         return
     texts = {group: sorted(args.data.glob(group)) for group in TEXTS}
     rows: dict[str, Any] = {}
     nlls: dict[str, dict[str, torch.Tensor]] = {}
     for name, given in METHODS.items():
-        result = trained(name, args.data, args.work)
+        result = trained(name, args.work)
         loaded = everlong.load(args.work / folder_of(name) / "model")
         found = {
             group: torch.cat([nll_of(loaded, loaded.method, book_text(file)) for file in files])

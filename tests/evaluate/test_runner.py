@@ -127,6 +127,8 @@ def test_the_limit_counts_in_each_group_length_and_depth(echo, tiny, tmp_path, m
     monkeypatch.setattr(echo, "make_samples", lambda self, s: (replace(x, group="") for x in make(self, s)))
     evaluate(plan(limit=1, methods=[SINKS]), tiny, tmp_path / "lengths")
     assert [r["id"] for r in read_records(tmp_path / "lengths")] == ["20-0", "40-0"]
+    evaluate(plan(limit=1, skip=1, methods=[SINKS]), tiny, tmp_path / "later")
+    assert [r["id"] for r in read_records(tmp_path / "later")] == ["20-1", "40-1"]
 
 
 def test_a_sample_that_is_too_long_for_dense_is_recorded_as_such(echo, tiny, tmp_path):

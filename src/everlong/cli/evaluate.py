@@ -60,6 +60,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Samples for each length and depth.")] = None,
     subsets: Annotated[str | None, typer.Option(help="Parts of a benchmark, with commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples of each part, length and depth at most.")] = None,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out so many of them first.")] = 0,
     seed: Annotated[int, typer.Option(help="The same seed makes the same samples.")] = 0,
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Files of the benchmarks; $EVERLONG_DATA if not given.")
@@ -99,7 +100,9 @@ def evaluate(
     from everlong.evaluate.plan import Plan
     from everlong.evaluate.runner import evaluate as run
 
-    shared = {name: ctx.params[name] for name in ("model", "dtype", "device", "chunk", "threads", "seed", "limit")}
+    shared = {
+        name: ctx.params[name] for name in ("model", "dtype", "device", "chunk", "threads", "seed", "limit", "skip")
+    }
     shared["memory"] = None if memory is None else str(memory)
     plan, found = Plan(_entries(ctx), **shared), Data.given(data)
     out = out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"

@@ -50,6 +50,7 @@ class Plan:
     threads: int | None = None
     seed: int = 0
     limit: int | None = field(default=None, metadata={"help": "samples of each part, length and depth at most"})
+    skip: int = field(default=0, metadata={"help": "samples of each part, length and depth that are left out first"})
 
     def as_dict(self) -> dict[str, Any]:
         """All that decides what comes out, every default written out."""

@@ -47,7 +47,8 @@ def planned(plan: Plan, loaded: Loaded, data: Data) -> list[Work]:
         taken: Counter[tuple[str, int | None, float | None]] = Counter()
         for sample in entry.task.make_samples(setting):
             taken[part := (sample.group, sample.length, sample.depth)] += 1
-            if plan.limit is None or taken[part] <= plan.limit:
+            number = taken[part] - plan.skip
+            if number > 0 and (plan.limit is None or number <= plan.limit):
                 found += [Work(entry, s, sample, _facts(plan, entry, s, sample)) for s in entry.subjects]
     return found
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from everlong.attach.adapter import load
-from everlong.errors import ConfigError, InputError, one_line
+from everlong.errors import ConfigError, one_line
 from everlong.models.load import Loaded
+from everlong.train.data.corpus import book_files
 from everlong.train.recipe import Recipe, Scratch
 from everlong.train.tokenizer import bpe_tokenizer, closed_tokenizer
 
@@ -34,9 +34,7 @@ def built(recipe: Recipe, tell: Callable[[str], None]) -> Loaded:
 
 def _tokenizer(recipe: Recipe, scratch: Scratch, tell: Callable[[str], None]) -> Any:
     if scratch.books is not None:
-        files = sorted(Path(scratch.books).expanduser().glob("*.txt"))
-        if not files:
-            raise InputError(f"{scratch.books}: no .txt files in this folder; give a folder of books")
+        files = book_files(scratch.books)
         tell(f"training a tokenizer of {scratch.vocabulary:,} tokens on {len(files)} books")
         return bpe_tokenizer(files, scratch.vocabulary)
     texts = [text for stage in recipe.stages for _, task in stage.tasks() for text in task.texts()]

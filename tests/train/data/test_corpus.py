@@ -122,6 +122,8 @@ def test_files_that_are_no_books_are_said(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"data=.*nowhere: no such file or folder"):
         book_files(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"no such file or folder; the environment variable is not set; give"):
+        book_files("$EVERLONG_NO_SUCH_NAME/books")
     with pytest.raises(InputError, match=r"data=.*empty: has no \*.txt; give the folder with the books"):
         book_files(tmp_path / "empty")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))

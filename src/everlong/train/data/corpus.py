@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,10 +52,14 @@ class Corpus:
 
 
 def book_files(data: str | Path) -> list[Path]:
-    """The *.txt files of a folder by name, or the one file; InputError if there is none."""
-    place = Path(data).expanduser()
+    """The *.txt files of a folder by name, or the one file; `$NAME` in the path is an environment variable.
+
+    InputError if there is none.
+    """
+    place = Path(os.path.expandvars(data)).expanduser()
     if not place.exists():
-        raise InputError(f"data={data}: no such file or folder; give the folder with the books")
+        unset = "; the environment variable is not set" if "$" in str(place) else ""
+        raise InputError(f"data={data}: no such file or folder{unset}; give the folder with the books")
     found = [place] if place.is_file() else sorted(file for file in place.glob("*.txt") if file.is_file())
     if not found:
         raise InputError(f"data={data}: has no *.txt; give the folder with the books")
