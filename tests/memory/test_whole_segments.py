@@ -17,7 +17,7 @@ def streamed(model, method, ids, cuts):
         return torch.cat([model(part, past_key_values=cache).logits for part in ids.split(cuts, 1)], 1)
 
 
-@pytest.mark.parametrize("cuts", [(32, 29), (8, 48, 5), (16, 16, 16, 13), (24, 16, 21)])
+@pytest.mark.parametrize("cuts", [(32, 29), (8, 48, 5), (16, 16, 16, 13), (3, 17, 18, 23), (27, 34), (1, 1, 47, 12)])
 @pytest.mark.parametrize(
     "method",
     [

@@ -105,5 +105,4 @@ def _sums(first: Tensor, added: Tensor, restart: Tensor | None) -> Tensor:
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
     """a / b, and 0 where b is 0 (an empty memory)."""
-    empty = b == 0
-    return torch.where(empty, 0, a / torch.where(empty, 1, b))
+    return a / torch.where(b == 0, torch.inf, b)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from everlong.errors import CapabilityError
 from everlong.memory.plan import LayerPlan, RotaryPlan
@@ -86,7 +86,7 @@ class InfiniCore:
         known = max(self.segment + self.back, call.start)
         if known < end:
             mixed = self._mixed(call, local[:, known - call.start :], known, Ms, zs, first)
-            local = torch.cat([local[:, : known - call.start], mixed], 1)
+            local = mixed if known == call.start else torch.cat([local[:, : known - call.start], mixed], 1)
         return local, {"M": Ms[:, :, -1], "z": zs[:, :, -1]}
 
     def _folds(self, place: int) -> int:
@@ -105,7 +105,7 @@ class InfiniCore:
     def _mixed(self, call: Call, local: Tensor, known: int, Ms: Tensor, zs: Tensor, first: int) -> Tensor:
         """The new tokens from place `known` on: equation 10."""
         q = call.raw_q()[:, :, known - call.start :]
-        B, H, T, D = q.shape
+        T = q.shape[2]
         L, n = self.segment, known // self.segment
         N = (known + T - 1) // L - n + 1
         at = self._folds(known) - first
@@ -113,11 +113,10 @@ class InfiniCore:
             far = recall(q, Ms[:, :, at], zs[:, :, at])
         else:
             lead = known - n * L
-            whole = q.new_zeros(B, H, N * L, D)
-            whole[:, :, lead : lead + T] = q
+            whole = nn.functional.pad(q, (0, 0, lead, N * L - lead - T))
             memories, sums = (x[:, :, at : at + N].transpose(1, 2) for x in (Ms, zs))
             far = recall(whole.unflatten(2, (N, L)).transpose(1, 2), memories, sums)
             far = far.transpose(1, 2).flatten(2, 3)[:, :, lead : lead + T]
         g = self.gate(call.plan.index).to(local.dtype)[:, None]
         far = torch.zeros_like(local) if self.zeroed else far.transpose(1, 2).to(local.dtype)
-        return g * far + (1 - g) * local
+        return torch.lerp(local, far, g)

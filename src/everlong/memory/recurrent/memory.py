@@ -189,23 +189,26 @@ class RecurrentMemory:
         softcap: float | None,
         s_aux: Any,
     ) -> Float[Tensor, "B T H E"]:
-        """The window's attention: whole segments all at once, which takes half the time for short ones; else `near`."""
+        """The window's attention: many segments all at once, which takes half the time for short ones; else `near`.
+
+        A step that begins or ends inside a segment is filled up to whole ones; what fills it is seen by nobody.
+        """
         L, back, lane = self.core.segment, self.core.back, step.arenas[layer.source].lane
-        tokens = step.tokens - step.tokens % L
         pieces = step.pieces(lane)
         one_frame = len(pieces) == 1 and pieces[0].turn is None and lane.pads is None
-        if not one_frame or softcap is not None or s_aux is not None or step.seen % L or tokens < 2 * L:
+        if not one_frame or softcap is not None or s_aux is not None or step.tokens < 2 * L:
             return step.near(layer, q, k, v, scale, softcap, s_aux)
-        at = step.seen - lane.shift
-        carried = [nn.functional.pad(x[:, :, max(0, at - back) : at], (0, 0, max(0, back - at), 0)) for x in (k, v)]
-        new = [x[:, :, at : at + tokens] for x in (k, v)]
-        places = torch.arange(step.seen, step.seen + tokens, L, device=q.device)[:, None]
-        seen = (places + torch.arange(-back, 0, device=q.device) >= 0).expand(len(q), -1, -1)
-        olds = [past(x, c, L) for x, c in zip(new, carried, strict=True)]
-        out = segment_attention(q[:, :, :tokens], *new, *olds, seen, scale).transpose(1, 2)
-        if tokens == step.tokens:
-            return out
-        return torch.cat([out, step.near(layer, q[:, :, tokens:], k, v, scale, softcap, s_aux)], 1)
+        lead, end = step.seen % L, step.seen + step.tokens
+        first, tail = step.seen - lead, -end % L
+        at = first - lane.shift
+        new_k, new_v = (nn.functional.pad(x[:, :, at : end - lane.shift], (0, 0, 0, tail)) for x in (k, v))
+        old_k, old_v = (_before(x, at, back) for x in (k, v))
+        places = torch.arange(first, end, L, device=q.device)[:, None] + torch.arange(-back, 0, device=q.device)
+        seen = (places >= 0).expand(len(q), -1, -1)
+        past_k, past_v = past(new_k, old_k, L), past(new_v, old_v, L)
+        filled = nn.functional.pad(q, (0, 0, lead, tail))
+        out = segment_attention(filled, new_k, new_v, past_k, past_v, seen, scale)
+        return out[:, :, lead : lead + step.tokens].transpose(1, 2)
 
     def commit(self) -> None:
         """Make the step's changes part of the stream."""
@@ -308,6 +311,11 @@ def check_layers(name: str, plan: RotaryPlan) -> None:
         reason = "some of its layers have a native window"
     if reason is not None:
         raise CapabilityError(f"{name}: this model is not handled: {reason}; use the method sinks or blocks")
+
+
+def _before(x: Float[Tensor, "B G M D"], column: int, count: int) -> Float[Tensor, "B G C D"]:
+    """The `count` columns before `column`; zeros for those before the first."""
+    return nn.functional.pad(x[:, :, max(0, column - count) : column], (0, 0, max(0, count - column), 0))
 
 
 def _alike(pads: Ints | None, rows: int) -> Sequence[tuple[Any, int]]:
