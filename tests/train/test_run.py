@@ -78,6 +78,7 @@ def test_a_run_leaves_metrics_and_a_model_that_reads(run):
     assert any(line.startswith("step 8/8") for line in said)
     loaded = everlong.load(out / "model")
     assert loaded.method == everlong.Infini(segment=32, local="xl", beta=0.0)
+    assert loaded.model.config.use_cache
     with everlong.Session(loaded, loaded.method) as session:
         session.feed("The grass is green. The sky is blue." * 30)
         assert session.report().compressed_tokens > 0

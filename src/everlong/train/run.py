@@ -54,11 +54,13 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = la
     for stage in recipe.stages:
         for _, task in stage.tasks():
             task.prepare(loaded.tokenizer, lambda done, files: tell(f"tokenised {done} of {files} books"))
+    cached = loaded.model.config.use_cache
     with attach_training(loaded.model, recipe.method_of(recipe.stages[0])) as training:
         training.parameters.requires_grad_(True)
         log = _Metrics(out / METRICS, recipe.steps, checkpoint, tell) if _rank() == 0 else lambda metrics: None
         trainer = MemoryTrainer(recipe, loaded.model, training, loaded.tokenizer, out, log)
         _quietly(trainer, None if checkpoint is None else str(checkpoint))
+        loaded.model.config.use_cache = cached  # Trainer turned it off
         if not trainer.is_world_process_zero():
             return {}
         gates = _gates(training)
