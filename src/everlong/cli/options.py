@@ -47,7 +47,12 @@ def defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> None:
     ctx.default_map = values
 
 
-Model = Annotated[str, typer.Option("--model", "-m", help="smollm2, a hub id, a transformers folder or a GGUF file.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="smollm2, everlong/infini-passkey, a hub id, a transformers folder or a GGUF file."
+    ),
+]
 Memory = Annotated[
     Path | None,
     typer.Option(
