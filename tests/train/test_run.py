@@ -127,6 +127,13 @@ def test_two_processes_share_the_work(run, tmp_path):
         assert loss == pytest.approx(losses(out)[step], rel=1e-4), step
 
 
+def test_rows_one_after_the_other_change_no_number(run, tmp_path):
+    out, *_ = run
+    train(read_recipe(written(tmp_path, rows_at_once=1)), tmp_path / "run")
+    for step, loss in losses(tmp_path / "run").items():
+        assert loss == pytest.approx(losses(out)[step], rel=1e-4), step
+
+
 def test_truncated_gradients_and_checkpointing_run(tmp_path):
     stage = RECIPE["stages"][0] | {"steps": 2}
     said: list[str] = []
@@ -163,6 +170,8 @@ def test_only_the_memory_is_trained_if_so_asked(run, tmp_path):
         ({"scratch": {"llama": {"hiden_size": 3}}}, "llama.hiden_size"),
         ({"scratch": {"tokenizer": "bpe"}}, "tokenizer=bpe"),
         ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set"),
+        ({"trainer": {"gradient_accumulation_steps": 4}}, "gradient_accumulation_steps: .*use rows_at_once"),
+        ({"rows_at_once": 0}, "rows_at_once=0"),
         ({"trainer": {"speed": 3}}, "trainer: .*speed"),
         ({"stages": [RECIPE["stages"][0] | {"data": {"passkeys": {}}}]}, "did you mean 'passkey'"),
         ({"stages": [RECIPE["stages"][0] | {"length": 20}]}, "length=20"),

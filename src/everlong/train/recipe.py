@@ -112,6 +112,10 @@ class Recipe:
     optimiser: Optimiser = field(default_factory=Optimiser)
     seed: int = 0
     dtype: str = field(default="float32", metadata={"help": "of the model's weights"})
+    rows_at_once: int | None = field(
+        default=None,
+        metadata={"help": "rows that a process computes at once (none: all): memory for time, same numbers"},
+    )
     checkpointing: bool = field(default=False, metadata={"help": "gradient checkpointing: memory for time"})
     checkpoint_every: int = field(default=200, metadata={"help": "steps between checkpoints"})
     log_every: int = field(default=10, metadata={"help": "steps between lines of metrics.jsonl"})
@@ -126,6 +130,8 @@ class Recipe:
             raise ConfigError("recipe: give `model` (a checkpoint) or `scratch` (a new model), and not both")
         if self.scratch is not None and self.train == "memory":
             raise ConfigError("train=memory: a model from scratch has to be trained too; use train: all")
+        if self.rows_at_once is not None and self.rows_at_once < 1:
+            raise ConfigError(f"rows_at_once={self.rows_at_once}: must be at least 1, or left out")
         for stage in self.stages:
             self.method_of(stage)
 

@@ -48,8 +48,9 @@ def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         "remove_unused_columns": False,
         "accelerator_config": {"even_batches": False},
     }
-    if twice := sorted(own.keys() & recipe.trainer.keys()):
-        raise ConfigError(f"trainer.{twice[0]}: is set by the recipe's own fields; remove it there")
+    if twice := sorted((own.keys() | {"gradient_accumulation_steps"}) & recipe.trainer.keys()):
+        hint = "use rows_at_once for less memory" if twice[0].startswith("gradient") else "remove it there"
+        raise ConfigError(f"trainer.{twice[0]}: is set by the recipe's own fields; {hint}")
     own["use_cpu"] = not torch.cuda.is_available()
     if recipe.checkpointing:
         names = {f.name for f in dataclasses.fields(TrainingArguments)}
@@ -121,24 +122,28 @@ class MemoryTrainer(Trainer):
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
-        """One step on a batch: the weighted mean loss, its gradients added piece by piece."""
+        """One step on a batch: the weighted mean loss, its gradients added part by part and piece by piece."""
         model.train()
         stage = self.recipe.stage_at(self.state.global_step)[1]
         self.memory.use(self.recipe.method_of(stage))
         inputs = self._prepare_inputs(inputs)
         self._tokens += int((inputs["document"] >= 0).sum()) * self.args.world_size
-        total, carried = torch.zeros((), device=inputs["ids"].device), Carried()
+        total = torch.zeros((), device=inputs["ids"].device)
         scale = inputs["loss_weight"].sum().clamp_min(1e-9)
-        pieces = list(self._pieces(inputs, stage))
-        for n, piece in enumerate(pieces):
-            last = n == len(pieces) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model), self.compute_loss_context_manager():
-                loss = weighted_loss(model, piece, carried if len(pieces) > 1 else None) / scale
-                if (more := self.memory.extra_loss()) is not None:
-                    loss = loss + more / len(pieces)
-                self.accelerator.backward(loss)
-            carried.detach()
-            total += loss.detach()
+        size = self.recipe.rows_at_once or len(inputs["ids"])
+        parts = [{name: x[a : a + size] for name, x in inputs.items()} for a in range(0, len(inputs["ids"]), size)]
+        left = count = sum(1 for part in parts for _ in self._pieces(part, stage))
+        for part in parts:
+            carried, alone = Carried(), count == len(parts)
+            for piece in self._pieces(part, stage):
+                left -= 1
+                with self.accelerator.no_sync(model) if left else nullcontext(), self.compute_loss_context_manager():
+                    loss = weighted_loss(model, piece, None if alone else carried) / scale
+                    if (more := self.memory.extra_loss()) is not None:
+                        loss = loss + more / count
+                    self.accelerator.backward(loss)
+                carried.detach()
+                total += loss.detach()
         self._norms = self.memory.norms()
         return total
 
