@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from everlong.errors import CapabilityError
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
+from everlong.ops.attend import native_half
 from everlong.ops.rotary import Turn, turn_by, turned
 from everlong.ops.segments import past, segment_attention
 from everlong.ops.spans import Ints
@@ -196,7 +197,8 @@ class RecurrentMemory:
         L, back, lane = self.core.segment, self.core.back, step.arenas[layer.source].lane
         pieces = step.pieces(lane)
         one_frame = len(pieces) == 1 and pieces[0].turn is None and lane.pads is None
-        if not one_frame or softcap is not None or s_aux is not None or step.tokens < 2 * L:
+        plain = softcap is None and s_aux is None and (q.element_size() > 2 or native_half(q))
+        if not (one_frame and plain) or step.tokens < 2 * L:
             return step.near(layer, q, k, v, scale, softcap, s_aux)
         lead, end = step.seen % L, step.seen + step.tokens
         first, tail = step.seen - lead, -end % L
