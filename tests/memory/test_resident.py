@@ -45,3 +45,43 @@ def test_the_limit_holds_while_it_moves():
         if draw.random() < 0.1:
             cache.shrink(draw.randrange(4 * SLAB))
         assert cache.nbytes <= cache.limit
+
+
+def filled(cache, *keys):
+    for key in keys:
+        if cache.get(key) is None:
+            cache.room(key).fill_(key[1])
+
+
+def test_no_more_of_a_layer_stay_than_said():
+    cache = Resident(SLAB)
+    cache.record_bytes, cache.per_layer = 64, 3
+    filled(cache, (0, 0), (0, 1), (1, 7), (0, 2), (0, 0), (0, 3))
+    assert [n for n in range(4) if (0, n) in cache] == [0, 2, 3]
+    assert (1, 7) in cache
+
+
+def test_the_lowest_score_leaves_first():
+    """By hand, decay a half: block 0 has 1/4 + 1 after two choices, block 1 has 1/2 + 1, block 2 has 1."""
+    cache = Resident(SLAB)
+    cache.record_bytes, cache.per_layer, cache.evict, cache.decay = 64, 3, "score", 0.5
+    filled(cache, (0, 0))
+    cache.chosen(0)
+    filled(cache, (0, 1))
+    cache.chosen(0)
+    filled(cache, (0, 0), (0, 1), (0, 2), (0, 3))
+    assert [n for n in range(4) if (0, n) in cache] == [0, 1, 3]
+    for _ in range(3):
+        cache.chosen(0)
+    filled(cache, (0, 4))
+    assert [n for n in range(5) if (0, n) in cache] == [0, 1, 4]  # block 3 has 1/8, less than 5/32 and 3/16
+
+
+def test_a_long_use_of_few_records_takes_no_memory():
+    cache = Resident(SLAB)
+    cache.record_bytes, cache.evict = 64, "score"
+    for _ in range(3000):
+        cache.chosen(0)
+        filled(cache, (0, 0), (0, 1))
+    assert sum(map(len, cache._queues.values())) < 100
+    assert {n: int(cache.get((0, n))[0]) for n in (0, 1)} == {0: 0, 1: 1}

@@ -157,6 +157,22 @@ def test_the_cache_changes_no_number(model, tmp_path, slabs):
         assert report.written_bytes >= 10 * room.row_bytes
 
 
+def test_few_resident_blocks_by_either_rule_change_no_number(model, tmp_path):
+    """The paper's caches of so many blocks: the same predictions, other hit rates."""
+    rates, seen = {}, {}
+    for name, fields in {"all": {}, "lru": {"resident": 4}, "score": {"resident": 4, "evict": "score"}}.items():
+        with made(model, tmp_path / name, fields={"choose_every": 1} | fields) as session:
+            session.feed(IDS[:300])
+        with Session.open(tmp_path / name, "one", model, 32) as session:
+            session.feed(IDS[300:360], answering=True)
+            resident = session._keeper.store.resident
+            assert max(resident._held.values()) <= fields.get("resident", 99)
+            rates[name], seen[name] = session.report().cache_hit_rate, session.prediction
+    assert torch.equal(seen["lru"], seen["all"])
+    assert torch.equal(seen["score"], seen["all"])
+    assert 0 < min(rates["lru"], rates["score"]) <= max(rates["lru"], rates["score"]) < rates["all"]
+
+
 @pytest.mark.parametrize("when_full", ["oldest", "least-used"])
 def test_a_disk_budget_is_hard_and_places_are_used_again(model, tmp_path, when_full):
     with made(model, tmp_path, disk_budget=DISK, when_full=when_full) as session:

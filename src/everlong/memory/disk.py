@@ -144,6 +144,7 @@ class DiskStore:
 
     def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
         """Let the system begin to read the records that are not in memory, while the model computes."""
+        self.resident.chosen(layer)
         if sys.platform != "linux":
             return
         size = HEADER_BYTES + self._codecs[layer].record_bytes
@@ -284,8 +285,7 @@ class DiskStore:
         other.blocks, other._waiting = self.blocks, dict(self._waiting)
         other._codecs, other._offsets, other._row_bytes = dict(self._codecs), dict(self._offsets), self._row_bytes
         other.digest_bytes, other._gone, other._family = self.digest_bytes, self._gone, self._family
-        other.resident = Resident(self.resident.limit)
-        other.resident.record_bytes = self.resident.record_bytes
+        other.resident = self.resident.fresh()
         self._family.add(other)
         return other
 

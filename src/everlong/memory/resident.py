@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
+import math
 from collections.abc import Collection
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,43 +15,99 @@ DEFAULT_BYTES = 64 * 2**20
 """What stays resident where no budget says otherwise."""
 
 Key = tuple[int, int]
+Evict = Literal["lru", "score"]
 
 
 class Resident:
-    """Records by (layer, block) in a few large tensors of at most `limit` bytes; the least recently used leaves first.
+    """Records by (layer, block) in a few large tensors of at most `limit` bytes, `per_layer` of a layer at most.
 
-    A record that was given out is good until the next call of `room`.
+    Where there is no room, the record of least worth leaves: the least recently used ("lru"), or that of the lowest
+    score: each use adds 1, and each choice of the layer leaves the share `decay` of it (the caches of InfLLM, arXiv
+    2402.04617, section 3.2). A record that was given out is good until the next call of `room`.
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self.limit, self.record_bytes = limit, 0
-        self._slots: OrderedDict[Key, int] = OrderedDict()
+        self.rule(None, "lru", 0.1)
+        self._held: dict[int, int] = {}
+        self._slots: dict[Key, int] = {}
         self._slabs: list[Tensor] = []
         self._free: list[int] = []
+        self._worth: dict[Key, float] = {}
+        self._queues: dict[int, list[tuple[float, int]]] = {}
+        self._choices: dict[int, int] = {}
+        self._uses = 0
+
+    def rule(self, per_layer: int | None, evict: Evict, decay: float) -> None:
+        """How many of a layer stay, and which of them leaves first; before anything is here."""
+        self.per_layer, self.evict, self.decay = per_layer, evict, decay
+
+    def fresh(self) -> Resident:
+        """An empty one with the same rules."""
+        other = Resident(self.limit)
+        other.record_bytes = self.record_bytes
+        other.rule(self.per_layer, self.evict, self.decay)
+        return other
 
     def __contains__(self, key: Key) -> bool:
         return key in self._slots
+
+    def chosen(self, layer: int) -> None:
+        """A layer has chosen anew: what it used before is worth less."""
+        self._choices[layer] = self._choices.get(layer, 0) + 1
 
     def get(self, key: Key) -> Tensor | None:
         """The record, if it is here."""
         if key not in self._slots:
             return None
-        self._slots.move_to_end(key)
+        self._use(key)
         return self._row(self._slots[key])
 
     def room(self, key: Key) -> Tensor | None:
         """Where to put a record that is not here yet; None if there is no room at all."""
+        if self.per_layer is not None and self._held.get(key[0], 0) >= self.per_layer:
+            self._leave([key[0]])
         if not self._free and self.nbytes + SLAB_RECORDS * self.record_bytes <= self.limit:
             with torch.inference_mode(False):
                 self._slabs.append(torch.empty(SLAB_RECORDS, self.record_bytes, dtype=torch.uint8))
             end = SLAB_RECORDS * len(self._slabs)
             self._free = list(range(end - 1, end - 1 - SLAB_RECORDS, -1))
-        if not self._free and self._slots:
-            self._free.append(self._slots.popitem(last=False)[1])
+        if not self._free:
+            self._leave(list(self._queues))
         if not self._free:
             return None
         self._slots[key] = self._free.pop()
+        self._held[key[0]] = self._held.get(key[0], 0) + 1
+        self._use(key)
         return self._row(self._slots[key])
+
+    def _use(self, key: Key) -> None:
+        """Count a use. Worths are only compared, so a score stands as its logarithm, moved by the choices until now."""
+        self._uses += 1
+        worth = float(self._uses)
+        if self.evict == "score":
+            gone = self._choices.get(key[0], 0) * math.log(self.decay)
+            old = self._worth.get(key)
+            worth = (0.0 if old is None else math.log1p(math.exp(old + gone))) - gone
+        self._worth[key] = worth
+        queue = self._queues.setdefault(key[0], [])
+        heapq.heappush(queue, (worth, key[1]))
+        if len(queue) > 64 + 4 * self._held[key[0]]:  # most are of earlier uses
+            queue[:] = [(w, block) for (layer, block), w in self._worth.items() if layer == key[0]]
+            heapq.heapify(queue)
+
+    def _leave(self, layers: list[int]) -> None:
+        """Let the record of least worth of these layers leave, if there is one."""
+        heads = [(*found, layer) for layer in layers if (found := self._head(layer)) is not None]
+        if heads:
+            _, block, layer = min(heads)
+            self.discard((layer, block))
+
+    def _head(self, layer: int) -> tuple[float, int] | None:
+        queue = self._queues.get(layer, [])
+        while queue and self._worth.get((layer, queue[0][1])) != queue[0][0]:
+            heapq.heappop(queue)
+        return queue[0] if queue else None
 
     def _row(self, slot: int) -> Tensor:
         return self._slabs[slot // SLAB_RECORDS][slot % SLAB_RECORDS]
@@ -58,6 +116,8 @@ class Resident:
         """Forget a record."""
         if key in self._slots:
             self._free.append(self._slots.pop(key))
+            self._held[key[0]] -= 1
+            del self._worth[key]
 
     def without(self, gone: Collection[int]) -> None:
         """Forget the records of these blocks."""
@@ -73,7 +133,7 @@ class Resident:
             self._slabs.pop()
         end = SLAB_RECORDS * len(self._slabs)
         for key in [key for key, slot in self._slots.items() if slot >= end]:
-            del self._slots[key]
+            self.discard(key)
         self._free = [slot for slot in self._free if slot < end]
 
     @property

@@ -44,6 +44,10 @@ HELP = {
     " is then the longest, a quarter of it the shortest)",
     "surprise_gamma": "standard deviations above the mean from which a token surprises",
     "surprise_window": "mean and deviation are those of the surprisals of so many tokens before it",
+    "resident": "blocks of a layer that stay in host memory once they came back from the disk (None: as the host budget"
+    " leaves room); no number depends on it",
+    "evict": "which of them leaves first: lru (the least recently used) or score (each use adds 1)",
+    "score_decay": "the share of a score that each choice of the layer leaves, with evict=score",
 }
 
 
@@ -70,6 +74,9 @@ class Blocks(Method):
     cut: Literal["even", "surprise"] = field(default="even", metadata={"help": HELP["cut"]})
     surprise_gamma: float = field(default=1.0, metadata={"help": HELP["surprise_gamma"]})
     surprise_window: int = field(default=128, metadata={"help": HELP["surprise_window"]})
+    resident: int | None = field(default=None, metadata={"help": HELP["resident"]})
+    evict: Literal["lru", "score"] = field(default="lru", metadata={"help": HELP["evict"]})
+    score_decay: float = field(default=0.1, metadata={"help": HELP["score_decay"]})
 
     def __post_init__(self) -> None:
         at_least(0, sinks=self.sinks, why=SINKS_HELP)
@@ -77,6 +84,10 @@ class Blocks(Method):
         for name in ("block", "top_k", "repr_topk", "exec_chunk", "pool", "choose_every"):
             at_least(1, why=HELP[name], **{name: getattr(self, name)})
         at_least(0, neighbours=self.neighbours, why=HELP["neighbours"])
+        if self.resident is not None:
+            at_least(1, resident=self.resident, why=HELP["resident"])
+        if not 0 < self.score_decay <= 1:
+            raise ConfigError(f"score_decay={self.score_decay}: must be above 0 and at most 1 ({HELP['score_decay']})")
         check_choices(self)
         self._check_cut()
 

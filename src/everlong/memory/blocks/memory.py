@@ -148,6 +148,8 @@ class BlockMemory:
             assert key is not None
             assert value is not None
             store.add(index, Codec(self.settings.codec, key[0], self.settings.block, key[1], value[1], dtype))
+        if isinstance(store, DiskStore):
+            store.resident.rule(self.settings.resident, self.settings.evict, self.settings.score_decay)
 
     def add_layer(self, row: Row, layer: int, shape: Shape) -> None:
         """Make an empty memory for a layer of a row."""

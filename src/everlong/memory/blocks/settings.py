@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -43,3 +43,9 @@ class BlockSettings(Protocol):
     def surprise_gamma(self) -> float: ...
     @property
     def surprise_window(self) -> int: ...
+    @property
+    def resident(self) -> int | None: ...
+    @property
+    def evict(self) -> Literal["lru", "score"]: ...
+    @property
+    def score_decay(self) -> float: ...
