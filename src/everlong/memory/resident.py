@@ -28,7 +28,7 @@ class Resident:
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self.limit, self.record_bytes = limit, 0
-        self.rule(None, "lru", 0.1)
+        self.rule(None, "lru", 0.9)
         self._held: dict[int, int] = {}
         self._slots: dict[Key, int] = {}
         self._slabs: list[Tensor] = []

@@ -76,7 +76,7 @@ class Blocks(Method):
     surprise_window: int = field(default=128, metadata={"help": HELP["surprise_window"]})
     resident: int | None = field(default=None, metadata={"help": HELP["resident"]})
     evict: Literal["lru", "score"] = field(default="lru", metadata={"help": HELP["evict"]})
-    score_decay: float = field(default=0.1, metadata={"help": HELP["score_decay"]})
+    score_decay: float = field(default=0.9, metadata={"help": HELP["score_decay"]})
 
     def __post_init__(self) -> None:
         at_least(0, sinks=self.sinks, why=SINKS_HELP)
