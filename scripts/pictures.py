@@ -1,4 +1,7 @@
-"""Draws docs/images/<method>.png: which earlier tokens each token sees, for a stream of 24 tokens."""
+"""Draws docs/images/<method>.png: which earlier tokens each token sees, for a stream of 24 tokens.
+
+And docs/images/infini-training.png: the training of the memory that comes with everlong.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 
-IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+from everlong.report.training import plot
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES, SHIPPED = ROOT / "docs" / "images", ROOT / "src" / "everlong" / "shipped" / "infini-passkey"
 TOKENS, SINKS, WINDOW, SEGMENT = 24, 3, 8, 6
 BLOCK, CELL, CHOSEN_PER_CELL = 3, 4, {12: (0,), 16: (0,), 20: (2,)}
 """Tokens per block and per cell, and which blocks come back for the cell that begins at a token."""
@@ -78,6 +84,7 @@ def main() -> None:
         path = IMAGES / f"{method}.png"
         draw(method, path)
         print(f"wrote {path}")
+    print(f"wrote {plot(SHIPPED / 'metrics.jsonl', IMAGES / 'infini-training.png')}")
 
 
 if __name__ == "__main__":

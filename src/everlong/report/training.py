@@ -23,6 +23,7 @@ def plot(metrics: Path, path: Path) -> Path:
     _lines(gates, steps, [_flat(row.get("beta", [])) for row in rows])
     gates.set_ylim(0, 1)
     _lines(norm, steps, [row["memory_norm"] for row in rows])
+    norm.set_yscale("log")
     speed.plot(steps, [row["tokens_per_s"] for row in rows], color="#4c9a5b", linewidth=1.2)
     speed.set_ylim(bottom=0)
     names = ("loss (weighted mean, nats)", "gates: share of the memory, a line per head")
