@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
+from everlong.errors import ConfigError
 from everlong.evaluate.filler import KEY_QUESTION as QUESTION
 from everlong.evaluate.filler import NOISE, OPENING
 from everlong.evaluate.tasks.passkey import Passkey
@@ -44,3 +47,13 @@ def test_every_length_depth_and_number_has_a_sample():
     found = list(Passkey(lengths=(200, 300), depths=(0.1, 0.9), samples=2).make_samples(layouts.setting()))
     assert [s.id for s in found] == [f"{a}-{b}-{n}" for a in (200, 300) for b in (0.1, 0.9) for n in (0, 1)]
     assert len({s.gold for s in found}) == 8
+
+
+def test_of_several_keys_one_is_asked_for_by_its_owner():
+    (sample,) = Passkey(lengths=(600,), depths=(0.3,), needles=3).make_samples(layouts.setting())
+    owners = dict(re.findall(r"The pass key of (\w+) is (\d{5})", sample.context))
+    (asked,) = re.findall(r"What is the pass key of (\w+)\?", sample.question)
+    assert len(owners) == 3
+    assert owners[asked] == sample.gold[0]
+    with pytest.raises(ConfigError, match="needles=17: there are names for 16; give fewer"):
+        Passkey(needles=17)

@@ -1,17 +1,21 @@
 """passkey: five digits hidden in dull filler, asked for at the end.
 
 Landmark Attention's test (Mohtashami and Jaggi, arXiv 2305.16300, section 4.2), here as plain completion: the question
-ends where the key begins, because small models answer the chat form wrongly even inside their window.
+ends where the key begins, because small models answer the chat form wrongly even inside their window. With several
+needles each key has the name of its owner, and one of them, known only at the end, is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from random import Random
 
-from everlong.evaluate.filler import FILLERS, KEY, KEY_QUESTION, OPENING, Hidden, Size, hay, measured, pieces
+from everlong.errors import ConfigError
+from everlong.evaluate.filler import FILLERS, KEY, KEY_QUESTION, OPENING, Hidden, hay, measured, pieces
 from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, depths, lengths
 from everlong.evaluate.task import Sample, Setting, Task
+from everlong.texts import KEY_OF, KEY_OF_QUESTION, NAMES
 
 
 @dataclass(frozen=True)
@@ -26,28 +30,42 @@ class Passkey(Task):
     depths: Depths = field(default=(0.1, 0.5, 0.9), metadata={"help": "where the key stands: 0 start, 1 end"})
     samples: int = field(default=1, metadata={"help": "samples for each length and depth"})
     filler: str = field(default="noise", metadata={"help": "noise (five dull sentences) or books (--data)"})
+    needles: int = field(
+        default=1, metadata={"help": "keys in a sample; of several, each with a name, one is asked for"}
+    )
 
     def __post_init__(self) -> None:
         lengths(self.lengths)
         depths(self.depths)
         at_least_one(samples=self.samples)
+        at_least_one(needles=self.needles)
+        if self.needles > len(NAMES):
+            raise ConfigError(f"needles={self.needles}: there are names for {len(NAMES)}; give fewer")
         among(FILLERS, filler=self.filler)
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
-        """One key for each length, depth and number."""
+        """One key, or one of several, for each length, depth and number."""
         size = measured(setting.count)
         for length in self.lengths:
             for depth in self.depths:
                 for n in range(self.samples):
-                    key = str(setting.rng(self.name, length, depth, n).randrange(10_000, 100_000))
-                    yield self._sample(setting, size, length, depth, n, key)
+                    facts, question, key = self._hidden(setting.rng(self.name, length, depth, n), depth)
+                    source, left = pieces(self.filler, setting.data, n), length - setting.count(question)
+                    context = hay(source, left, size, facts, OPENING)
+                    yield Sample(f"{length}-{depth}-{n}", context, question, (key,), 8, length=length, depth=depth)
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1 if the first thing that was said is the key."""
         return float(prediction.strip().startswith(sample.gold[0]))
 
-    def _sample(self, setting: Setting, size: Size, length: int, depth: float, n: int, key: str) -> Sample:
-        fact = Hidden(KEY.format(key=key), depth)
-        source, left = pieces(self.filler, setting.data, n), length - setting.count(KEY_QUESTION)
-        context = hay(source, left, size, [fact], OPENING)
-        return Sample(f"{length}-{depth}-{n}", context, KEY_QUESTION, (key,), 8, length=length, depth=depth)
+    def _hidden(self, rng: Random, depth: float) -> tuple[list[Hidden], str, str]:
+        """The needles, the one that is asked for at `depth` and the others anywhere; the question; the key."""
+        key = str(rng.randrange(10_000, 100_000))
+        if self.needles == 1:
+            return [Hidden(KEY.format(key=key), depth)], KEY_QUESTION, key
+        asked, *others = rng.sample(NAMES, self.needles)
+        facts = [Hidden(KEY_OF.format(name=asked, key=key), depth)]
+        for name in others:
+            other = str(rng.randrange(10_000, 100_000))
+            facts.append(Hidden(KEY_OF.format(name=name, key=other), rng.random()))
+        return facts, KEY_OF_QUESTION.format(name=asked), key
