@@ -129,6 +129,13 @@ def test_detaching_restores_the_model_and_keeps_what_was_trained(model):
     assert "forward" not in model.model.__dict__
 
 
+def test_a_stage_whose_parameters_have_other_shapes_is_refused(model):
+    with attach_training(model, everlong.TransformerXL(segment=8)) as training:
+        training.use(everlong.TransformerXL(segment=8, mem_len=5))
+        with pytest.raises(CapabilityError, match="cannot go on with what"):
+            training.use(everlong.TransformerXL(segment=8, variant="faithful"))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

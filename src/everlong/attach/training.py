@@ -63,9 +63,13 @@ class Training(AbstractContextManager["Training"]):
         """Train the same parameters with other fields of the method from the next forward on."""
         if method != self.method:
             core = method.trainable(self.plug.plan)
-            if core is None or method.name != self.method.name:
+            if core is None or method.name != self.method.name or self._shapes(method) != self._shapes(self.method):
                 raise CapabilityError(f"training: {method} cannot go on with what {self.method} trains")
             self.method, self.core = method, core
+
+    def _shapes(self, method: Method) -> dict[str, tuple[int, ...]]:
+        fresh = method.parameters(self.plug.plan, self.plug.width)
+        return {} if fresh is None else fresh.shapes()
 
     def norms(self) -> list[float]:
         """The size of each layer's memory behind the last forward (Frobenius norm, mean over rows)."""
