@@ -126,12 +126,18 @@ def test_files_that_are_no_books_are_said(tmp_path):
         book_files("$EVERLONG_NO_SUCH_NAME/books")
     with pytest.raises(InputError, match=r"data=.*empty: has no \*.txt; give the folder with the books"):
         book_files(tmp_path / "empty")
-    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    assert book_files(tmp_path / "latin.txt") == [tmp_path / "latin.txt"]
-    with pytest.raises(InputError, match=r"latin.txt: not UTF-8 text \(byte 3\); convert it first"):
-        tokenised([tmp_path / "latin.txt"], TOKENIZER, tmp_path / "cache")
+    (tmp_path / "image.txt").write_bytes(b"\x89PNG\0\0")
+    assert book_files(tmp_path / "image.txt") == [tmp_path / "image.txt"]
+    with pytest.raises(InputError, match=r"image.txt: is no text \(it has a zero byte\); remove the file"):
+        tokenised([tmp_path / "image.txt"], TOKENIZER, tmp_path / "cache")
     with pytest.raises(InputError, match=r"gone.txt: cannot be read \(No such file"):
         tokenised([tmp_path / "gone.txt"], TOKENIZER, tmp_path / "cache")
+
+
+def test_older_books_are_latin_1(tmp_path):
+    (tmp_path / "latin.txt").write_bytes("café\r\nÂ".encode("latin-1"))
+    (tmp_path / "utf.txt").write_text("café\nÂ", encoding="utf-8")
+    assert book_text(tmp_path / "latin.txt") == book_text(tmp_path / "utf.txt") == "café\nÂ"
 
 
 def test_a_closed_tokenizer_is_refused(tmp_path):

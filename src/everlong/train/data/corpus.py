@@ -67,13 +67,21 @@ def book_files(data: str | Path) -> list[Path]:
 
 
 def book_text(file: Path) -> str:
-    """The book in a file; InputError if it cannot be read, is not UTF-8, or empty."""
+    """The book in a file: UTF-8, or else Latin-1, as older files of Project Gutenberg are.
+
+    InputError if it cannot be read, is no text, or empty.
+    """
     try:
-        content = book(file.read_text(encoding="utf-8"))
+        raw = file.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error}); check the file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text (byte {error.start}); convert it first") from None
+    if b"\0" in raw:
+        raise InputError(f"{file}: is no text (it has a zero byte); remove the file, or convert it first")
+    try:
+        content = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        content = raw.decode("latin-1")
+    content = book(content.replace("\r\n", "\n").replace("\r", "\n"))
     if not content:
         raise InputError(f"{file}: is empty; expected the text of a book: remove the file")
     return content
