@@ -213,6 +213,7 @@ def test_the_recipe_of_a_run_gives_its_plan_again(tmp_path):
     (entry,) = entries(content.pop("tasks"), [])
     assert entry.task.as_dict() | {"name": "passkey", "version": 1} == {
         "filler": "noise",
+        "needles": 1,
         **made.config["plan"]["entries"][0]["task"],
         "lengths": (400, 800),
         "depths": (0.1, 0.9),
