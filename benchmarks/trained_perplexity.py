@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,9 @@ def main() -> None:
     if args.only:
         trained(args.only, args.work)
         return
-    texts = {group: sorted(args.data.glob(group)) for group in TEXTS}
+    texts = {
+        group: [file for file in sorted(args.data.glob(group)) if not _trained_on(file, args.data)] for group in TEXTS
+    }
     rows: dict[str, Any] = {}
     nlls: dict[str, dict[str, torch.Tensor]] = {}
     for name, given in METHODS.items():
@@ -135,6 +138,11 @@ def main() -> None:
     }
     record = {"command": " ".join(sys.argv), "circumstances": circumstances(), "rows": rows, "ratios": pairs}
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _trained_on(file: Path, data: Path) -> bool:
+    """Whether this text, named after its number at Project Gutenberg, is one of those for training (10321 is)."""
+    return any((data / "train_books" / f"{number}.txt").is_file() for number in re.findall(r"\d{3,}", file.stem))
 
 
 def _ratio(difference: torch.Tensor) -> dict[str, float]:

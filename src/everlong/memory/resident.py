@@ -22,8 +22,8 @@ class Resident:
     """Records by (layer, block) in a few large tensors of at most `limit` bytes, `per_layer` of a layer at most.
 
     Where there is no room, the record of least worth leaves: the least recently used ("lru"), or that of the lowest
-    score: each use adds 1, and each choice of the layer leaves the share `decay` of it (the caches of InfLLM, arXiv
-    2402.04617, section 3.2). A record that was given out is good until the next call of `room`.
+    score: each use adds 1, and each choice of the layer leaves the share `decay` of it (after InfLLM, arXiv 2402.04617,
+    which adds the attention received instead of 1). A record that was given out is good until the next call of `room`.
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
