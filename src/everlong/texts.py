@@ -21,6 +21,16 @@ NAMES = tuple(_NAMES.split())
 _GUTENBERG = re.compile(r"\*\*\* ?(?:START|END) OF TH[^*]*\*\*\*")
 
 
+def key_needle(name: str, key: str) -> str:
+    """The sentences that hide the key of `name`, or the only key (an empty name)."""
+    return KEY_OF.format(name=name, key=key) if name else KEY.format(key=key)
+
+
+def key_question(name: str) -> str:
+    """The question for it, which ends where the key begins."""
+    return KEY_OF_QUESTION.format(name=name) if name else KEY_QUESTION
+
+
 def book(content: str) -> str:
     """The text of a Project Gutenberg file without what stands before and after the book."""
     parts = _GUTENBERG.split(content)

@@ -12,13 +12,9 @@ import pytest
 import everlong
 from everlong.errors import LoadError
 from everlong.models.load import model_folder
+from everlong.texts import NOISE, PAPER_OPENING, key_needle, key_question
 
 NAME = "everlong/infini-passkey"
-DULL = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-OPENING = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will quiz you"
-    " about the important information there."
-)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +28,10 @@ def answers(loaded, method, tokens, seeds):
     for n in seeds:
         key, repeats = str(random.Random(n).randrange(10_000, 100_000)), tokens // 25
         before = round(repeats * (n % len(seeds) + 0.5) / len(seeds))
-        needle = f" The pass key is {key}. Remember it. {key} is the pass key."
         with everlong.Session(loaded, method, chunk=2048) as session:
-            session.feed(OPENING + DULL * before + needle + DULL * (repeats - before))
+            session.feed(PAPER_OPENING + NOISE * before + key_needle("", key) + NOISE * (repeats - before))
             held = session.report().bytes["device"]
-            said = session.generate(" What is the pass key? The pass key is", max_new_tokens=8).text
+            said = session.generate(key_question(""), max_new_tokens=8).text
         found.append((said.strip().startswith(key), held))
     return [right for right, _ in found], {held for _, held in found}
 

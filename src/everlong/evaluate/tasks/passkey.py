@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import FILLERS, KEY, KEY_QUESTION, OPENING, Hidden, hay, measured, pieces
+from everlong.evaluate.filler import FILLERS, OPENING, Hidden, hay, measured, pieces
 from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, depths, lengths
 from everlong.evaluate.task import Sample, Setting, Task
-from everlong.texts import KEY_OF, KEY_OF_QUESTION, NAMES
+from everlong.texts import NAMES, key_needle, key_question
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Passkey(Task):
         for length in self.lengths:
             for depth in self.depths:
                 for n in range(self.samples):
-                    facts, question, key = self._hidden(setting.rng(self.name, length, depth, n), depth)
-                    source, left = pieces(self.filler, setting.data, n), length - setting.count(question)
+                    facts, asked, key = self._hidden(setting.rng(self.name, length, depth, n), depth)
+                    source, left = pieces(self.filler, setting.data, n), length - setting.count(asked)
                     context = hay(source, left, size, facts, OPENING)
-                    yield Sample(f"{length}-{depth}-{n}", context, question, (key,), 8, length=length, depth=depth)
+                    yield Sample(f"{length}-{depth}-{n}", context, asked, (key,), 8, length=length, depth=depth)
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1 if the first thing that was said is the key."""
@@ -61,11 +61,7 @@ class Passkey(Task):
     def _hidden(self, rng: Random, depth: float) -> tuple[list[Hidden], str, str]:
         """The needles, the one that is asked for at `depth` and the others anywhere; the question; the key."""
         key = str(rng.randrange(10_000, 100_000))
-        if self.needles == 1:
-            return [Hidden(KEY.format(key=key), depth)], KEY_QUESTION, key
-        asked, *others = rng.sample(NAMES, self.needles)
-        facts = [Hidden(KEY_OF.format(name=asked, key=key), depth)]
-        for name in others:
-            other = str(rng.randrange(10_000, 100_000))
-            facts.append(Hidden(KEY_OF.format(name=name, key=other), rng.random()))
-        return facts, KEY_OF_QUESTION.format(name=asked), key
+        asked, *others = rng.sample(NAMES, self.needles) if self.needles > 1 else [""]
+        facts = [Hidden(key_needle(asked, key), depth)]
+        facts += [Hidden(key_needle(name, str(rng.randrange(10_000, 100_000))), rng.random()) for name in others]
+        return facts, key_question(asked), key

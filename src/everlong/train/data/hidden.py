@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from everlong.errors import ConfigError
-from everlong.texts import KEY, KEY_OF, KEY_OF_QUESTION, KEY_QUESTION, OPENING, PAPER_OPENING
+from everlong.texts import OPENING, PAPER_OPENING, key_needle, key_question
 from everlong.train.data.encoding import Encoded, Piece, Span, beginning, encoded, standing
 from everlong.train.data.rows import Filler, row
 from everlong.train.data.sample import Sample
@@ -92,7 +92,7 @@ class HiddenKeys(Task):
         """The openings, and needle and question for each name; keys have any digits."""
         yield from OPENINGS[self.opening]
         for name in self.needle_names:
-            yield from (_needle(name, "0123456789"), _question(name))
+            yield from (key_needle(name, "0123456789"), key_question(name))
 
     def _words(self, tokenizer: Any, rng: random.Random) -> tuple[list[Piece], list[Piece], Piece, Span]:
         """What stands before the filler, the needles (the asked one first), question with answer, where that is."""
@@ -100,11 +100,11 @@ class HiddenKeys(Task):
         low, high = 10 ** (self.digits - 1), 10**self.digits
         keys = [str(key) for key in rng.sample(range(low, high), len(names))]
         (opening,) = standing(tokenizer, rng.choice(OPENINGS[self.opening]), begin=True)
-        asked = _question(names[0]) + " "
-        *needles, question = encoded(tokenizer, [*map(_needle, names, keys), asked + keys[0]])
+        asked = key_question(names[0]) + " "
+        *needles, question = encoded(tokenizer, [*map(key_needle, names, keys), asked + keys[0]])
         span = (len(asked), len(asked) + self.digits)
         start = [beginning(tokenizer), opening.piece({})]
-        hidden = [self._hidden(e, _needle(n, k), k) for e, n, k in zip(needles, names, keys, strict=True)]
+        hidden = [self._hidden(e, key_needle(n, k), k) for e, n, k in zip(needles, names, keys, strict=True)]
         return start, hidden, question.piece({span: 1.0}), question.tokens(span)
 
     def _hidden(self, needle: Encoded, text: str, key: str) -> Piece:
@@ -132,11 +132,3 @@ def sentences(tokenizer: Any, texts: Sequence[str], tokens: int, rng: random.Ran
     start = int(rng.choice(ends)) - tokens
     at = np.arange(start, start + tokens + 1) % len(cycle)
     return Filler(cycle[at[:-1]], np.isin(at, ends % len(cycle)).nonzero()[0])
-
-
-def _needle(name: str, key: str) -> str:
-    return KEY_OF.format(name=name, key=key) if name else KEY.format(key=key)
-
-
-def _question(name: str) -> str:
-    return KEY_OF_QUESTION.format(name=name) if name else KEY_QUESTION
