@@ -142,9 +142,12 @@ class DiskStore:
         assert volume is not None
         return volume.path, (volume.at + block - volume.first) * self._row_bytes + self._offsets[layer]
 
+    def chosen(self, layer: int) -> None:
+        """What stays in memory is weighed by how many choices ago it was used."""
+        self.resident.chosen(layer)
+
     def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
         """Let the system begin to read the records that are not in memory, while the model computes."""
-        self.resident.chosen(layer)
         if sys.platform != "linux":
             return
         size = HEADER_BYTES + self._codecs[layer].record_bytes

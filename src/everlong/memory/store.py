@@ -46,6 +46,10 @@ class Store(Protocol):
         """
         ...
 
+    def chosen(self, layer: int) -> None:
+        """Say that a layer has chosen anew."""
+        ...
+
     def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
         """Say which blocks will be asked for next."""
         ...
@@ -99,6 +103,9 @@ class HostStore:
         """Keys and values of a block, as they come out of the codec."""
         self.traffic.hits += 1
         return self._codecs[layer].decode(self._records[layer].row(block))
+
+    def chosen(self, layer: int) -> None:
+        """Nothing: all stays in memory."""
 
     def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
         """Nothing: all is in memory."""

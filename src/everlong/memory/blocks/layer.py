@@ -185,6 +185,7 @@ class LayerMemory:
             assert self.now.queries is not None
             query = self.now.queries.double().mean(1)
         self.now = replace(self.now, chosen=self.index.choose(query, blocks, dropped, pinned))
+        self.store.chosen(self.layer)
         self.prefetch()
 
     def prefetch(self) -> None:
