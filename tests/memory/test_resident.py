@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from everlong.errors import ConfigError
 from everlong.memory.resident import SLAB_RECORDS, Resident
+from everlong.methods import make_method
 
 SLAB = SLAB_RECORDS * 64
 
@@ -85,3 +89,17 @@ def test_a_long_use_of_few_records_takes_no_memory():
         filled(cache, (0, 0), (0, 1))
     assert sum(map(len, cache._queues.values())) < 100
     assert {n: int(cache.get((0, n))[0]) for n in (0, 1)} == {0: 0, 1: 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resident": 0}, "resident=0: must be at least 1"),
+        ({"evict": "score", "score_decay": 0.0}, "score_decay=0.0: must be above 0 and at most 1"),
+        ({"score_decay": 0.5}, "score_decay=0.5: has no effect with evict=lru; add evict=score"),
+        ({"evict": "oldest"}, "evict=oldest: expected Literal"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        make_method("blocks", fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,9 +101,7 @@ def evaluate(
     from everlong.evaluate.plan import Plan
     from everlong.evaluate.runner import evaluate as run
 
-    shared = {
-        name: ctx.params[name] for name in ("model", "dtype", "device", "chunk", "threads", "seed", "limit", "skip")
-    }
+    shared = {f.name: ctx.params[f.name] for f in dataclasses.fields(Plan) if f.name != "entries"}
     shared["memory"] = None if memory is None else str(memory)
     plan, found = Plan(_entries(ctx), **shared), Data.given(data)
     out = out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"

@@ -89,6 +89,8 @@ class Blocks(Method):
         if not 0 < self.score_decay <= 1:
             raise ConfigError(f"score_decay={self.score_decay}: must be above 0 and at most 1 ({HELP['score_decay']})")
         check_choices(self)
+        if self.evict == "lru" and self.score_decay != type(self).score_decay:
+            raise ConfigError(f"score_decay={self.score_decay}: has no effect with evict=lru; add evict=score")
         self._check_cut()
 
     def _check_cut(self) -> None:

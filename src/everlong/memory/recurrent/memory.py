@@ -190,7 +190,7 @@ class RecurrentMemory:
         softcap: float | None,
         s_aux: Any,
     ) -> Float[Tensor, "B T H E"]:
-        """The window's attention: many segments all at once, which takes half the time for short ones; else `near`.
+        """The window's attention: many segments all at once, which is faster for short ones; else `near`.
 
         A step that begins or ends inside a segment is filled up to whole ones; what fills it is seen by nobody.
         """
