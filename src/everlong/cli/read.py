@@ -200,13 +200,13 @@ def _tell_plan(plan: dict[str, Any], console: Console) -> None:
     if not plan["fits"]:
         raise CapabilityError(
             f"read: {plan['tokens']:,} tokens need {plan['bytes']['disk']:,} bytes on the disk, and "
-            f"{plan['free_disk_bytes']:,} are free; use -o codec=int8, or another --store"
+            f"{plan['free_disk_bytes']:,} are free; use a smaller -o codec (int8, int4), or another --store"
         )
     for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
         raise BudgetError(
             f"read: {plan['tokens'] + plan['held_tokens']:,} tokens need {plan['bytes'][tier]:,} bytes of {tier}, and "
             f"the budget is {plan['budget_bytes'][tier]:,}; give a larger --{tier}-budget, --when-full oldest, or "
-            "-o codec=int8"
+            "a smaller -o codec (int8, int4)"
         )
     if console.json:
         console.result(plan)

@@ -65,7 +65,7 @@ class Room:
             if limit is not None and limit < need:
                 raise ConfigError(
                     f"{tier}_budget={limit:,}: must be at least {need:,} bytes for {memory.settings.top_k} blocks that "
-                    "come back and what is on its way; give more, a smaller chunk, or codec=int8"
+                    "come back and what is on its way; give more, a smaller chunk, or a smaller codec (int8, int4)"
                 )
 
     def host_bytes(self, store: Store, blocks: int) -> int:
