@@ -19,19 +19,13 @@ import time
 from pathlib import Path
 
 import torch
+from paired import standard_error
 
 import everlong
 from everlong.config import parse_options
 from everlong.methods import make_method
 
 METHODS = ("dense", "sinks:sinks=4,window=1020", "window:window=1024")
-PIECE = 512
-
-
-def standard_error(difference: torch.Tensor) -> float:
-    """Standard error of the mean of paired differences (nats), over pieces that are taken as independent."""
-    pieces = torch.stack([piece.mean() for piece in difference.split(PIECE)])
-    return float(pieces.std() / len(pieces) ** 0.5)
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ import argparse
 import json
 import math
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from paired import nll_of, ratio, trained_on
 
 import everlong
 from everlong.machine import circumstances
@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "infini, delta": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0, "update": "delta"},
 }
 TEXTS = ("pg19/*.txt", "books/*.txt", "math/*.tex")
-FIRST, LAST, PIECE, CHUNK = 2048, 32768, 512, 2048
+FIRST, LAST, CHUNK = 2048, 32768, 2048
 
 
 def recipe_of(name: str, work: Path) -> Path:
@@ -67,13 +67,6 @@ def trained(name: str, work: Path) -> dict[str, Any]:
         print(f"training {name} in {out}", file=sys.stderr)
         train(recipe, out, (out / "recipe.yaml").is_file(), lambda line: print(f"{name}: {line}", file=sys.stderr))
     return json.loads((out / "result.json").read_text(encoding="utf-8"))
-
-
-def nll_of(loaded: Any, method: Any, text: str) -> torch.Tensor:
-    """-log p (nats) of the tokens FIRST .. LAST - 1 of a text, read from its beginning."""
-    ids = loaded.tokenizer(text[: 8 * LAST], verbose=False)["input_ids"][:LAST]
-    with everlong.Session(loaded, method, chunk=CHUNK) as session:
-        return -session.score(ids)[FIRST:].double()
 
 
 def memory_numbers(name: str, config: Any) -> tuple[int, str]:
@@ -104,7 +97,7 @@ def main() -> None:
         trained(args.only, args.work)
         return
     texts = {
-        group: [file for file in sorted(args.data.glob(group)) if not _trained_on(file, args.data)] for group in TEXTS
+        group: [file for file in sorted(args.data.glob(group)) if not trained_on(file, args.data)] for group in TEXTS
     }
     rows: dict[str, Any] = {}
     nlls: dict[str, dict[str, torch.Tensor]] = {}
@@ -112,7 +105,7 @@ def main() -> None:
         result = trained(name, args.work)
         loaded = everlong.load(args.work / folder_of(name) / "model")
         found = {
-            group: torch.cat([nll_of(loaded, loaded.method, book_text(file)) for file in files])
+            group: torch.cat([nll_of(loaded, loaded.method, book_text(file), FIRST, LAST, CHUNK) for file in files])
             for group, files in texts.items()
         }
         nlls[name] = found
@@ -125,31 +118,21 @@ def main() -> None:
             "tokens": {g: len(x) for g, x in found.items()},
             "memory_numbers": numbers,
             "memory": what,
+            "memory_bytes": 4 * numbers,
             "compression": round(LAST * width * layers / numbers, 1) if numbers else None,
+            "times_smaller_than_transformer_xl": round(LAST * width / numbers, 1) if numbers else None,
             "held_out": result["ablation"],
             "gates": result["gates"],
         }
         print(name, rows[name]["perplexity"], flush=True)
     pairs = {
-        f"{one} / {other}": {group: _ratio(nlls[one][group] - nlls[other][group]) for group in TEXTS}
+        f"{one} / {other}": {group: ratio(nlls[one][group] - nlls[other][group]) for group in TEXTS}
         for one in METHODS
         for other in ("window", "transformer_xl, faithful")
         if one != other
     }
     record = {"command": " ".join(sys.argv), "circumstances": circumstances(), "rows": rows, "ratios": pairs}
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _trained_on(file: Path, data: Path) -> bool:
-    """Whether this text, named after its number at Project Gutenberg, is one of those for training (10321 is)."""
-    return any((data / "train_books" / f"{number}.txt").is_file() for number in re.findall(r"\d{3,}", file.stem))
-
-
-def _ratio(difference: torch.Tensor) -> dict[str, float]:
-    """The ratio of two perplexities and its standard error over pieces taken as independent."""
-    pieces = torch.stack([piece.mean() for piece in difference.split(PIECE)])
-    ratio = math.exp(difference.mean())
-    return {"ratio": round(ratio, 4), "error": round(ratio * float(pieces.std()) / len(pieces) ** 0.5, 4)}
 
 
 if __name__ == "__main__":
