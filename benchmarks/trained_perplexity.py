@@ -13,6 +13,7 @@ the hidden states of all that was read.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -69,6 +70,28 @@ def trained(name: str, work: Path) -> dict[str, Any]:
     return json.loads((out / "result.json").read_text(encoding="utf-8"))
 
 
+def scored(name: str, work: Path, data: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """By way of reading (on; off: the window alone, where there is a memory) and group of texts: -log p of all tokens.
+
+    Kept in the run's folder, and read from there if that is done.
+    """
+    kept = work / folder_of(name) / "scores.pt"
+    if kept.is_file():
+        return torch.load(kept, weights_only=True)
+    loaded: Any = everlong.load(work / folder_of(name) / "model")
+    ways = {"on": loaded.method}
+    if loaded.method.memory != "off":
+        ways["off"] = dataclasses.replace(loaded.method, memory="off")
+    found: dict[str, dict[str, torch.Tensor]] = {way: {} for way in ways}
+    for group in TEXTS:
+        texts = [book_text(file) for file in sorted(data.glob(group)) if not trained_on(file, data)]
+        for way, method in ways.items():
+            found[way][group] = torch.cat([nll_of(loaded, method, text, FIRST, LAST, CHUNK) for text in texts])
+            print(f"{name}: read {group}, memory {way}", file=sys.stderr)
+    torch.save(found, kept)
+    return found
+
+
 def memory_numbers(name: str, config: Any) -> tuple[int, str]:
     """(numbers kept for what is no longer seen in full, over all layers; what they are)."""
     layers, width, D = config.num_hidden_layers, config.hidden_size, config.hidden_size // config.num_attention_heads
@@ -89,38 +112,33 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", help="train this method and stop")
+    parser.add_argument("--only", help="train and score this method and stop")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     os.environ["EVERLONG_DATA"] = str(args.data.resolve())  # the recipe's books
     if args.only:
         trained(args.only, args.work)
+        scored(args.only, args.work, args.data)
         return
-    texts = {
-        group: [file for file in sorted(args.data.glob(group)) if not trained_on(file, args.data)] for group in TEXTS
-    }
     rows: dict[str, Any] = {}
     nlls: dict[str, dict[str, torch.Tensor]] = {}
     for name, given in METHODS.items():
-        result = trained(name, args.work)
+        result, found = trained(name, args.work), scored(name, args.work, args.data)
         loaded = everlong.load(args.work / folder_of(name) / "model")
-        found = {
-            group: torch.cat([nll_of(loaded, loaded.method, book_text(file), FIRST, LAST, CHUNK) for file in files])
-            for group, files in texts.items()
-        }
-        nlls[name] = found
+        nlls[name], off = found["on"], found.get("off")
         numbers, what = memory_numbers(name, loaded.model.config)
         width, layers = loaded.model.config.hidden_size, loaded.model.config.num_hidden_layers
         rows[name] = {
             "method": str(make_method(given["name"], {k: v for k, v in given.items() if k != "name"})),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
-            "perplexity": {g: round(math.exp(x.mean()), 3) for g, x in found.items()},
-            "tokens": {g: len(x) for g, x in found.items()},
+            "perplexity": {g: round(math.exp(x.mean()), 3) for g, x in found["on"].items()},
+            "tokens": {g: len(x) for g, x in found["on"].items()},
             "memory_numbers": numbers,
             "memory": what,
             "memory_bytes": 4 * numbers,
             "compression": round(LAST * width * layers / numbers, 1) if numbers else None,
             "times_smaller_than_transformer_xl": round(LAST * width / numbers, 1) if numbers else None,
+            "on_over_off": {g: ratio(x - off[g]) for g, x in found["on"].items()} if off else None,
             "held_out": result["ablation"],
             "gates": result["gates"],
         }
