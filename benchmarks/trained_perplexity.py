@@ -42,7 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "infini, delta": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0, "update": "delta"},
 }
 TEXTS = ("pg19/*.txt", "books/*.txt", "math/*.tex")
-FIRST, LAST, CHUNK = 2048, 32768, 2048
+FIRST, LAST, CHUNK = 2048, 16384, 2048
 
 
 def recipe_of(name: str, work: Path) -> Path:
