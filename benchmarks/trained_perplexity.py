@@ -142,6 +142,8 @@ def main() -> None:
             "held_out": result["ablation"],
             "gates": result["gates"],
         }
+        if name.startswith("transformer_xl"):
+            del rows[name]["times_smaller_than_transformer_xl"]
         print(name, rows[name]["perplexity"], flush=True)
     pairs = {
         f"{one} / {other}": {group: ratio(nlls[one][group] - nlls[other][group]) for group in TEXTS}
