@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -183,6 +185,19 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, changes, message):
     with pytest.raises(everlong.EverlongError, match=message) as error:
         train(read_recipe(written(tmp_path, **changes)), tmp_path / "run")
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(run, tmp_path):
+    out, *_ = run
+    metrics = (out / "metrics.jsonl").read_bytes()
+    facts = (out / "run.json").read_text()
+    with contextlib.ExitStack() as held:
+        other = os.open(out, os.O_RDONLY)
+        held.callback(os.close, other)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(ConfigError, match="another process trains here"):
+            train(read_recipe(written(tmp_path)), out, resume=True)
+    assert ((out / "metrics.jsonl").read_bytes(), (out / "run.json").read_text()) == (metrics, facts)
 
 
 def test_a_folder_of_another_run_is_refused(run, tmp_path):

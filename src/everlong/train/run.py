@@ -10,15 +10,18 @@ OUT/result.json        the ablation at the end, and the gates
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import math
+import os
 import re
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +43,18 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = la
     """Trains by `recipe` into the folder `out`; what stands in its result.json.
 
     `resume` goes on from the last whole checkpoint, with the same losses as if it had not stopped. ConfigError for a
-    folder of another recipe, or one that holds a run and `resume` is not said.
+    folder of another recipe, one that holds a run and `resume` is not said, or one that another process trains in.
     """
+    with contextlib.ExitStack() as held:
+        return _train(recipe, Path(out), resume, tell, held)
+
+
+def _train(recipe: Recipe, out: Path, resume: bool, tell: Tell, held: contextlib.ExitStack) -> dict[str, Any]:
+    """As `train`, which lets go of the folder afterwards."""
     from everlong.train.trainer import MemoryTrainer, arguments, check_plan
 
-    out = Path(out)
     check_plan(recipe, arguments(recipe, out))
-    checkpoint = _from_first(lambda: _claim(recipe, out, resume))
+    checkpoint = _from_first(lambda: _claim(recipe, out, resume, held))
     for stage in recipe.stages:
         if stage.bptt_segments == 1:
             tell("warning: bptt_segments=1: no loss reaches what was written, so the memory never learns to write")
@@ -96,8 +104,8 @@ def _from_first(make: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def _claim(recipe: Recipe, out: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from, in a folder that belongs to this recipe."""
+def _claim(recipe: Recipe, out: Path, resume: bool, held: contextlib.ExitStack) -> Path | None:
+    """The checkpoint to go on from, in a folder that belongs to this recipe, and to this process while `held`."""
     resolved = json.loads(json.dumps(dataclasses.asdict(recipe)))
     if (out / RECIPE).is_file():
         if load_yaml(out / RECIPE) != resolved:
@@ -109,6 +117,7 @@ def _claim(recipe: Recipe, out: Path, resume: bool) -> Path | None:
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no run; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    held.enter_context(_alone(out))
     facts = {"command": sys.argv, "versions": versions(), "machine": machine(), "time": time.strftime("%F %T")}
     (out / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
     (out / RECIPE).write_text(dump_yaml(resolved), encoding="utf-8")
@@ -119,6 +128,24 @@ def _claim(recipe: Recipe, out: Path, resume: bool) -> Path | None:
         else:
             shutil.rmtree(folder)
     return max(whole, key=_number, default=None)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No other process trains in this folder meanwhile; ConfigError if one does. A killed process holds nothing."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        _lock(folder, out)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, out: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigError(f"{out}: another process trains here; wait for it, or choose another --out") from None
 
 
 def _is_whole(folder: Path) -> bool:
