@@ -5,8 +5,8 @@ r"""What a converted checkpoint loses and gains: perplexity before and after con
         --out benchmarks/results/converted_perplexity.json
 
 Each text is read from its beginning; tokens past FIRST count, where the memory holds something. "Off" is the same
-window alone, and dense sees all. Training on books makes any model better on books: what the memory does is the ratio
-of on to off, not of after to before.
+window alone, and dense sees all. Training on books makes any model better on books: what the memory holds does is
+the ratio of on to zeroed: off takes the gates away as well.
 """
 
 from __future__ import annotations
