@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import json
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import everlong
 from everlong.errors import ConfigError, InputError
 from everlong.evaluate.plan import Plan
 from everlong.evaluate.summary import summarised
+from everlong.locks import lock
 from everlong.machine import commit, machine, versions
 
 CONFIG, RECORDS, SUMMARY = "config.json", "records.jsonl", "summary.json"
@@ -36,7 +36,8 @@ class Folder(AbstractContextManager["Folder"]):
             _write(path / CONFIG, self.config)
         self._file = (path / RECORDS).open("a", encoding="utf-8")
         try:
-            _lock(self._file, path)
+            said = f"--out {path}: another process writes to it; wait for it, or give another folder"
+            lock(self._file.fileno(), ConfigError(said))
             self.records = _whole_lines(path / RECORDS)
         except BaseException:
             self._file.close()
@@ -97,14 +98,6 @@ def _whole_lines(file: Path) -> list[dict[str, Any]]:
     if whole < len(content):
         os.truncate(file, whole)
     return read_records(file.parent)
-
-
-def _lock(file: IO[str], path: Path) -> None:
-    """ConfigError if another process has the file; ends with this process or when the file is closed."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigError(f"--out {path}: another process writes to it; wait for it, or give another folder") from None
 
 
 def _same(path: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ process wrote after it is written again by the next.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
+from everlong.locks import lock
 from everlong.memory.volume import Volume
 from everlong.session import archive, compacting, erasing, repairing
 from everlong.session.compacting import Compacted
@@ -221,12 +221,8 @@ class Library:
         except OSError as error:
             raise SaveError(f"{path}: {error.strerror}; check the folder's rights") from error
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise SessionError(
-                    f"session {entry.name!r}: another process is writing to it; wait for it, or ask without --keep"
-                ) from error
+            said = f"session {entry.name!r}: another process is writing to it; wait for it, or ask without --keep"
+            lock(descriptor, SessionError(said))
             yield
         finally:
             os.close(descriptor)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from everlong.attach.adapter import write_model
 from everlong.attach.training import Training, attach_training
 from everlong.config import dump_yaml, load_yaml
 from everlong.errors import ConfigError, EverlongError
+from everlong.locks import lock
 from everlong.machine import machine, versions
 from everlong.models.load import Loaded
 from everlong.train.ablation import ablation, held_out
@@ -135,17 +135,11 @@ def _alone(out: Path) -> Iterator[None]:
     """No other process trains in this folder meanwhile; ConfigError if one does. A killed process holds nothing."""
     folder = os.open(out, os.O_RDONLY)
     try:
-        _lock(folder, out)
+        said = f"{out}: another process trains here; wait for it, or choose another --out"
+        lock(folder, ConfigError(said))
         yield
     finally:
         os.close(folder)
-
-
-def _lock(folder: int, out: Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigError(f"{out}: another process trains here; wait for it, or choose another --out") from None
 
 
 def _is_whole(folder: Path) -> bool:
