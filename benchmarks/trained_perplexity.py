@@ -7,7 +7,9 @@ Trains recipes/train/books.yaml once for each method below (goes on where it was
 LaTeX from their beginning and compares the log-probabilities of tokens past FIRST, paired by piece. A token sees at
 most 256 tokens exactly with every method. Memory is counted as the paper's Table 2 does: numbers kept for what is no
 longer seen in full (Infini: M and z; Transformer-XL: hidden states; the infinity-former: B), and compression against
-the hidden states of all that was read.
+the hidden states of all that was read. A Transformer-XL whose context is as long (each layer looks one memory further,
+so that L layers of N / L states reach N tokens back) would keep N x width numbers. `on_over` compares the same weights
+with the memory and without.
 """
 
 from __future__ import annotations
@@ -71,24 +73,25 @@ def trained(name: str, work: Path) -> dict[str, Any]:
 
 
 def scored(name: str, work: Path, data: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """By way of reading (on; off: the window alone, where there is a memory) and group of texts: -log p of all tokens.
+    """By way of reading and group of texts: -log p of all tokens.
 
-    Kept in the run's folder, and read from there if that is done.
+    Ways are on; off, the window alone; zeroed, Infini's gates with nothing behind them. Kept in the run's folder, and
+    read from there as far as they are done.
     """
     kept = work / folder_of(name) / "scores.pt"
-    if kept.is_file():
-        return torch.load(kept, weights_only=True)
+    found: dict[str, dict[str, torch.Tensor]] = torch.load(kept, weights_only=True) if kept.is_file() else {}
     loaded: Any = everlong.load(work / folder_of(name) / "model")
     ways = {"on": loaded.method}
     if loaded.method.memory != "off":
-        ways["off"] = dataclasses.replace(loaded.method, memory="off")
-    found: dict[str, dict[str, torch.Tensor]] = {way: {} for way in ways}
-    for group in TEXTS:
-        texts = [book_text(file) for file in sorted(data.glob(group)) if not trained_on(file, data)]
-        for way, method in ways.items():
-            found[way][group] = torch.cat([nll_of(loaded, method, text, FIRST, LAST, CHUNK) for text in texts])
+        controls = ("off", "zeroed") if name.startswith("infini,") else ("off",)
+        ways |= {way: dataclasses.replace(loaded.method, memory=way) for way in controls}
+    for way in [way for way in ways if way not in found]:
+        found[way] = {}
+        for group in TEXTS:
+            texts = [book_text(file) for file in sorted(data.glob(group)) if not trained_on(file, data)]
+            found[way][group] = torch.cat([nll_of(loaded, ways[way], text, FIRST, LAST, CHUNK) for text in texts])
             print(f"{name}: read {group}, memory {way}", file=sys.stderr)
-    torch.save(found, kept)
+        torch.save(found, kept)
     return found
 
 
@@ -125,7 +128,7 @@ def main() -> None:
     for name, given in METHODS.items():
         result, found = trained(name, args.work), scored(name, args.work, args.data)
         loaded = everlong.load(args.work / folder_of(name) / "model")
-        nlls[name], off = found["on"], found.get("off")
+        nlls[name] = found["on"]
         numbers, what = memory_numbers(name, loaded.model.config)
         width, layers = loaded.model.config.hidden_size, loaded.model.config.num_hidden_layers
         rows[name] = {
@@ -138,7 +141,9 @@ def main() -> None:
             "memory_bytes": 4 * numbers,
             "compression": round(LAST * width * layers / numbers, 1) if numbers else None,
             "times_smaller_than_transformer_xl": round(LAST * width / numbers, 1) if numbers else None,
-            "on_over_off": {g: ratio(x - off[g]) for g, x in found["on"].items()} if off else None,
+            "on_over": {
+                way: {g: ratio(x - found[way][g]) for g, x in found["on"].items()} for way in found if way != "on"
+            },
             "held_out": result["ablation"],
             "gates": result["gates"],
         }
