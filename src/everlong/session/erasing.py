@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlong.memory.rows import overwrite, wipe
+from everlong.session import recall_files
 
 if TYPE_CHECKING:
     from array import array
@@ -38,6 +39,7 @@ def erase(library: Library, entry: Entry) -> None:
         word = filler.to_bytes(4, "little")
         overwrite(library.place(entry) / "ids", [(4 * first, 4 * (end - first))], word)
     wipe_files(library, (v.path for v in library.volumes(entry)))
+    recall_files.wipe(library, entry)
     remove_states(library, entry)
     with library.database() as db:
         db.execute("UPDATE forgotten SET wiped = 1 WHERE session = ?", (entry.id,))

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
 from everlong.memory.disk import DiskStore
+from everlong.memory.recall.files import RecallFiles
 from everlong.methods.base import Method, make_method
 from everlong.models.fingerprint import fingerprint
-from everlong.session import erasing, sealed
+from everlong.session import erasing, recall_files, sealed
 from everlong.session.library import Entry, Library
 from everlong.session.save import FORMAT, differences
 from everlong.session.transcript import Stretch, Transcript
@@ -39,6 +40,7 @@ class Keeper:
             library.tidy(self.entry)
         self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
+        self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
         self._reuse()
 
     def _reuse(self) -> None:
@@ -120,6 +122,7 @@ class Keeper:
             raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
         entry, folder = self.entry, self.library.place(self.entry)
         self.store.flush()
+        self.recall_files.flush()
         tensors, meta = session.state(sealed=False)
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
@@ -158,6 +161,7 @@ class Keeper:
                 (time.time(), len(transcript.ids), blocks, self.store.row_bytes, state, entry.id),
             )
             self.library.keep_volumes(db, entry, self.store.volumes)
+            recall_files.keep(db, entry.id, self.recall_files.extents, self.recall_files.row_bytes)
             for place, source in enumerate(transcript.sources):
                 db.execute(
                     "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
@@ -179,6 +183,7 @@ class Keeper:
     def close(self) -> None:
         """Give the lock and the files back."""
         self.store.close()
+        self.recall_files.close()
         self._open.close()
 
 

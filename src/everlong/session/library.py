@@ -1,7 +1,8 @@
 """Sessions kept in a folder: a small SQLite database, files of blocks that forks share, and one state for each session.
 
-    FOLDER/everlong.db                 sessions, volumes, sources, marks, dropped, pins, forgotten, states
+    FOLDER/everlong.db                 sessions, volumes, sources, marks, dropped, pins, forgotten, recall, states
     FOLDER/blocks/<volume>.blocks      records (memory/disk.py), and <volume>.digests beside it
+    FOLDER/blocks/<file>.recall        the keys that questions are compared with (memory/recall/files.py)
     FOLDER/sessions/<id>/ids           token ids, int32
     FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint, and after the one before it
     FOLDER/sessions/<id>/lock          held by the one process that may write
@@ -28,7 +29,7 @@ from typing import Any
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
 from everlong.locks import lock
 from everlong.memory.volume import Volume
-from everlong.session import archive, compacting, erasing, repairing
+from everlong.session import archive, compacting, erasing, recall_files, repairing
 from everlong.session.compacting import Compacted
 from everlong.session.schema import FORMAT, SCHEMA, TABLES
 from everlong.session.transcript import Source, Stretch
@@ -83,7 +84,7 @@ class Library:
             raise ForeignError(
                 f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
             )
-        if "states" not in tables:
+        if not {"states", "recall"} <= tables:
             db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
         if found is None:
             db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
@@ -163,6 +164,7 @@ class Library:
                 ).fetchall():
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
+                recall_files.fork(db, old.id, twin.id)
                 for table in ("sources", "marks", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
@@ -178,6 +180,7 @@ class Library:
         entry = self.entry(name)
         with self.locked(entry):
             files = {v.path for v in self.volumes(entry)}
+            recall = {extent.path for extent in recall_files.extents(self, entry)}
             with self.database() as db:
                 for table, key in (TABLES | {"states": "session"}).items():
                     db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
@@ -186,6 +189,8 @@ class Library:
             for path in files - used:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".digests").unlink(missing_ok=True)
+            for path in recall_files.unused(self, recall):
+                path.unlink(missing_ok=True)
             erasing.wipe_files(self, files & used)
             shutil.rmtree(self.place(entry), ignore_errors=True)
 
@@ -229,7 +234,14 @@ class Library:
 
     def bytes(self, entry: Entry) -> int:
         """Bytes on the disk of all that the session needs, shared blocks included."""
-        return self.own_bytes(entry) + sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+        blocks = sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+        return self.own_bytes(entry) + blocks + self.recall_bytes(entry)
+
+    def recall_bytes(self, entry: Entry) -> int:
+        """Bytes of the session's recall index, rows that it shares included."""
+        with self.database() as db:
+            query = "SELECT sum((end - first) * (row_bytes + 4)) FROM recall WHERE session = ?"
+            return db.execute(query, (entry.id,)).fetchone()[0] or 0
 
     def own_bytes(self, entry: Entry) -> int:
         """Bytes of the session's own files: ids and states."""

@@ -17,25 +17,32 @@ from torch import Tensor
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.blocks.pins import Pin
+from everlong.memory.recall.scout import Queries
 from everlong.memory.report import MemoryReport
 from everlong.memory.store import HostStore
 from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
 from everlong.models.load import Loaded
-from everlong.session import budgets, forgetting, pinning
+from everlong.ops.spans import Ints
+from everlong.session import asking, budgets, forgetting, pinning
 from everlong.session.answer import Answer, Generation
+from everlong.session.asking import Again, Posed, Reply
 from everlong.session.forgetting import Forgotten
 from everlong.session.inputs import Input, chunks, id_pieces, with_tail
 from everlong.session.keeper import Keeper
 from everlong.session.library import Library
 from everlong.session.mark import Mark
 from everlong.session.reader import CacheReader, Forward, Reader, State
+from everlong.session.recall import Recall, Recalled
+from everlong.session.recall_index import index_maker
 from everlong.session.recent import Recent
 from everlong.session.recompute import RecomputeReader
 from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs
+from everlong.session.search import search
 from everlong.session.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Transcript
+from everlong.session.words import word_classes
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -103,6 +110,7 @@ class Session(AbstractContextManager["Session"]):
         fields = method.as_dict()
         self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
         self._budgets = budgets.Budgets(self._budget, self._reader, self.chunk)
+        self._word_classes: Ints | None = None
 
     @property
     def seen_tokens(self) -> int:
@@ -134,6 +142,8 @@ class Session(AbstractContextManager["Session"]):
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
         """
         start, self._source = self.seen_tokens, source
+        if not answering:
+            asking.let_go(self)
         for ids in self._chunks(x):
             self._read(ids, every=False, answering=answering)
         return self.seen_tokens - start
@@ -206,6 +216,56 @@ class Session(AbstractContextManager["Session"]):
             lost = "the last prediction was lost by an interrupt" if self.seen_tokens else "the session is empty"
             raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
         return Answer(self, settings)
+
+    def ask(
+        self, question: str, again: Again | None = None, raw: bool = False, keep: bool = False, **sampling: Any
+    ) -> Reply:
+        """The reply to a question about what was read, as an iterator of pieces of text; `text` is all of it.
+
+        `again`: how many passages are read again, the best last (default 2; "auto" lets their scores decide; 0 takes
+        the blocks' way: recalled blocks beside the window). `raw`: the question is a text to be continued, without the
+        chat template. The session stays as it is, unless it is to `keep` question and reply (not the passages).
+        `sampling` as in `generate`. For a method without recall the question is read behind the stream.
+        """
+        posed = asking.pose(self, question, again, raw, keep)
+        return Reply(self, posed, question, raw, keep, **sampling)
+
+    def pose(self, question: str, again: Again | None = None, raw: bool = False) -> Posed:
+        """A question put as `ask` puts it, and a session that is ready to answer; a context manager that closes it."""
+        return asking.pose(self, question, again, raw)
+
+    def recall(self, question: str) -> Recall:
+        """The passages that come back for a question, best first, without an answer."""
+        return asking.recall(self, question)
+
+    def search(self, words: str, top: int = 5) -> list[Recalled]:
+        """The passages that hold most of `words`, weighed by how rare they are; the model computes nothing."""
+        if not self.remembers:
+            raise CapabilityError(f"search: {self.method} keeps no record of what it read; use everlong.Blocks")
+        ids = asking.question_ids(self, words)
+        return search(self.transcript, self.word_classes, ids, top) if self.seen_tokens else []
+
+    @property
+    def word_classes(self) -> Ints:
+        """For each id the smallest id of the same word: what questions and passages are compared by."""
+        if self._word_classes is None:
+            self._word_classes = word_classes(self.tokenizer, self.vocabulary)
+        return self._word_classes
+
+    def scout(self, ids: Tensor) -> dict[int, Queries]:
+        """The queries that `ids` [n] would have in the layers of the recall index; the session stays as it is."""
+        reader = self._open()
+        if reader.blocks is not None and reader.blocks.wants_surprisals:
+            reader.blocks.tell_lost(reader.seen_tokens)
+        return reader.scout(ids)
+
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys of tokens that are in no block yet, before their rotation."""
+        return self._open().raw_keys(layer, first, end)
+
+    def ask_prompt(self, prompt: Input) -> None:
+        """Reads a prompt whose last tokens choose for themselves what they remember; what is recalled stays."""
+        self._ask(prompt, recall=False)
 
     def citations(self, top: int = 5) -> list[Citation]:
         """Where the last answer drew on what is stored: passages by falling share of its attention.
@@ -461,13 +521,24 @@ class Session(AbstractContextManager["Session"]):
         found = id_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
         return chunks(found, min(self.chunk, reader.chunk_limit))
 
-    def _ask(self, prompt: Input) -> None:
-        """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart."""
+    def _ask(self, prompt: Input, recall: bool = True) -> None:
+        """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart.
+
+        `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
+        """
         tail, self._source = ANSWERING_TOKENS if self.method.answers else 0, PROMPT
         if (blocks := self._open().blocks) is not None:
             blocks.forget_citations()
+        question: list[Tensor] = []
         for ids, answering in with_tail(self._chunks(prompt), tail):
-            self._read(ids, every=False, answering=answering)
+            if answering:
+                question.append(ids)
+            else:
+                self._read(ids, every=False)
+        if recall and question:
+            asking.hold(self, torch.cat(question).tolist())
+        for ids in question:
+            self._read(ids, every=False, answering=True)
 
     def _read(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
         """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun.
@@ -527,4 +598,5 @@ def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Re
     if isinstance(method, Recompute):
         return RecomputeReader(forward, method)
     make_store = HostStore if keeper is None else lambda: keeper.store
-    return CacheReader.attached(forward, method, chunk, make_store)
+    files = None if keeper is None else keeper.recall_files
+    return CacheReader.attached(forward, method, chunk, make_store, index_maker(model, method, files))

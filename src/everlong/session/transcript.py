@@ -51,9 +51,13 @@ class Passage:
 
 @dataclass(frozen=True)
 class Citation(Passage):
-    """A passage, and its share of the attention that an answer gave to what is stored."""
+    """A passage that an answer can be checked against, and how much of the evidence points to it (`mass`, 0 to 1).
+
+    `sentence` is the part of the passage that stands out, where that is known.
+    """
 
     mass: float
+    sentence: str = ""
 
 
 class Transcript:
