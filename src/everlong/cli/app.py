@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from everlong.cli.ask import ask
 from everlong.cli.bench import bench
+from everlong.cli.calibrate import calibrate
 from everlong.cli.chat import chat
 from everlong.cli.demo import demo
 from everlong.cli.doctor import doctor
@@ -43,7 +44,9 @@ class Verb(TyperCommand):
     context_class = typer.Context
 
 
-for verb in (read, ask, pin, unpin, forget, generate, chat, score, evaluate, report, train, merge, bench, doctor, demo):
+READING = (read, ask, pin, unpin, forget, generate, chat)
+MEASURING = (score, evaluate, report, train, merge, calibrate, bench, doctor, demo)
+for verb in READING + MEASURING:
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)
 
