@@ -66,6 +66,7 @@ def test_help_lists_the_commands(everlong):
         "report",
         "train",
         "merge",
+        "calibrate",
         "bench",
         "doctor",
         "demo",

@@ -77,4 +77,6 @@ def _tell(heads: RetrievalHeads, written: Path, console: Console) -> None:
     print(f"Wrote {written}")
     if heads.recall is not None and heads.recall < _WEAK:
         console.warn(f"recall {heads.recall:.2f}: these heads find little; this model may be too small for recall")
-    console.note(f"Next: `everlong doctor --model {heads.model}` names them; `everlong read` and `everlong ask` use them.")
+    console.note(
+        f"Next: `everlong doctor --model {heads.model}` names them; `everlong read` and `everlong ask` use them."
+    )

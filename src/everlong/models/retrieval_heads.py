@@ -110,17 +110,15 @@ def read(path: Path) -> RetrievalHeads:
 def save(heads: RetrievalHeads, path: Path) -> Path:
     """Write the heads to a file, wholly or not at all; its path. SaveError where it cannot be written."""
     content = {name: value for name, value in asdict(heads).items() if name != "shipped"}
-    text = json.dumps(content, indent=1) + "\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, suffix=".partial", delete=False
-        ) as file:
-            partial = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as partial:
+            new = Path(partial) / path.name
+            with new.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
     except OSError as error:
         raise SaveError(
             f"{path}: {error.strerror or error}; set EVERLONG_HOME to a folder with room and rights"

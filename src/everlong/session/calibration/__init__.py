@@ -23,10 +23,12 @@ from everlong.models.load import Loaded
 from everlong.models.retrieval_heads import BEST, KEPT, RetrievalHeads, key
 from everlong.session.calibration.attention import SINKS, Watched, block_at
 from everlong.session.calibration.ranking import margins, recall, scores, vote
-from everlong.session.calibration.texts import FactText, fact_text
+from everlong.session.calibration.texts import KINDS, TOKENS_PER_FACT, FactText, fact_text
 
 TOKENS = 4096
 """Tokens of a text, where the model was trained on as many."""
+LEAST = 2 * TOKENS_PER_FACT * len(KINDS)
+"""Tokens that a text must have: one fact of each kind in its half."""
 FIRST = 4
 """How many blocks of the vote count as found."""
 _ROOM = 128
@@ -56,20 +58,21 @@ def calibrate(
 ) -> RetrievalHeads:
     """The retrieval heads of the model, with how often the best eight find facts of another text.
 
-    `seed` makes the texts, `tokens` is their length (4,096, or what fits the trained length); `advance` is told the
-    per cent done and what is being done. The model is left as it was. CapabilityError for a model without a tokenizer
-    or one that does not show its attention, ConfigError for a length that does not fit.
+    `seed` makes the texts. The heads are found on a text of half as many `tokens` (4,096, or what fits the trained
+    length) and tried on one of all; `advance` is told the per cent done and what is being done. The model is left as
+    it was. CapabilityError for a model without a tokenizer or one that does not show its attention, ConfigError for a
+    length that does not fit.
     """
     if loaded.tokenizer is None:
         raise CapabilityError(f"{loaded.name}: has no tokenizer, so no text can be made for it; give it its tokenizer")
     length = text_tokens(loaded, tokens)
     tell = advance or (lambda done, words: None)
-    first = fact_text(loaded.tokenizer, seed, length, lead=SINKS)
-    seen = look(loaded.model, first, lambda share: tell(round(50 * share), "looking for heads"))
+    first = fact_text(loaded.tokenizer, seed, length // 2, lead=SINKS)
+    seen = look(loaded.model, first, lambda share: tell(round(33 * share), "looking for heads"))
     ranked = list(_ranked(seen))
     best = [head for head, _ in ranked[:BEST]]
     other = fact_text(loaded.tokenizer, seed + _OTHER_SEED, length, lead=SINKS)
-    proof = look(loaded.model, other, lambda share: tell(round(50 + 50 * share), "trying them on another text"))
+    proof = look(loaded.model, other, lambda share: tell(round(33 + 67 * share), "trying them on another text"))
     votes = vote(proof.masses, [(proof.layers.index(layer), head) for layer, head in best])
     return RetrievalHeads(
         heads=tuple(head for head, _ in ranked[:KEPT]),
@@ -90,15 +93,14 @@ def text_tokens(loaded: Loaded, tokens: int | None = None) -> int:
     """The length of a text: what was asked for if it fits, else 4,096 or what fits. ConfigError if it does not."""
     config = loaded.model.config.get_text_config(decoder=True)
     trained = getattr(config, "max_position_embeddings", None) or TOKENS + 2 * _ROOM
-    room = trained - 2 * _ROOM
-    if tokens is None:
-        return min(TOKENS, room)
-    if tokens > room:
+    most = trained - 2 * _ROOM
+    chosen = min(TOKENS, most) if tokens is None else tokens
+    if not LEAST <= chosen <= most:
         raise ConfigError(
-            f"tokens={tokens}: {loaded.name} was trained on {trained:,} tokens; give at most {room:,}, so that a "
-            "question has room behind the text"
+            f"tokens={chosen}: {loaded.name} was trained on {trained:,} tokens, and facts and questions need room; "
+            f"expected {LEAST:,} to {most:,}" + ("" if most >= LEAST else ", so this model cannot be calibrated")
         )
-    return tokens
+    return chosen
 
 
 def look(model: Any, text: FactText, advance: Callable[[float], None] = lambda share: None) -> Looked:
