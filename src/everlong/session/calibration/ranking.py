@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_FOUND = 0.01
+"""The mean margin that a kind's best head must have, so that it is not chance."""
+
 
 def margins(masses_QLHN: Tensor, golds: Sequence[Sequence[int]]) -> Tensor:
     """The mass [Q, L, H] on the fact's block, less the largest on any other.
@@ -25,15 +28,18 @@ def margins(masses_QLHN: Tensor, golds: Sequence[Sequence[int]]) -> Tensor:
 
 
 def scores(margins_QLH: Tensor, kinds: Sequence[str]) -> Tensor:
-    """A score [L, H]: the mean margin of each kind in units of that kind's best head, then the mean over kinds.
+    """A score [L, H] of -1 to 1: the mean margin of each kind over that of its best head, then the mean over kinds.
 
-    So no kind decides because its facts draw more attention than others.
+    So no kind decides because its facts draw more attention than others. A kind that no head finds has no say; where
+    none is found the scores are the mean margins.
     """
     found = []
     for kind in sorted(set(kinds)):
         mean_LH = margins_QLH[[n for n, one in enumerate(kinds) if one == kind]].mean(0)
-        found.append(mean_LH / mean_LH.max().clamp_min(1e-6))
-    return torch.stack(found).mean(0)
+        best = float(mean_LH.max())
+        if best > _FOUND:
+            found.append((mean_LH / best).clamp_min(-1))
+    return torch.stack(found).mean(0) if found else margins_QLH.mean(0)
 
 
 def vote(masses_QLHN: Tensor, heads: Sequence[tuple[int, int]]) -> Tensor:
