@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def calibrate(
         _tell(heads, written, console)
 
 
-def _facts(heads: RetrievalHeads, written: Path) -> dict[str, object]:
+def _facts(heads: RetrievalHeads, written: Path) -> dict[str, Any]:
     """What was found, ready for JSON."""
     from dataclasses import asdict
 
