@@ -18,6 +18,9 @@ from everlong.session.calibration import calibrate, look
 from everlong.session.calibration.attention import BLOCK, SINKS, Watched, block_at, block_masses, blocks_of
 from everlong.session.calibration.ranking import margins, recall, scores, vote
 from everlong.session.calibration.texts import ASKED, KINDS, Asked, FactText, documentation, fact_text
+from tests.families.configs import FAMILIES
+from tests.families.models import build
+from tests.families.models import tokens as tokens_of
 
 WORDS = 4096
 
@@ -75,6 +78,20 @@ def test_masses_are_those_of_a_slow_reference(tiny_llama, family, tokens):
     assert masses.dtype == torch.float32
     assert not torch.equal(first, masses)
     torch.testing.assert_close(masses, slow_masses(model, ids, question), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gpt_oss", "deepseek_v3", "llama4", "falcon alibi", "bloom", "exaone4"])
+def test_families_with_ways_of_their_own_show_their_attention(name):
+    family = next(family for family in FAMILIES if family.name == name)
+    model = build(family)
+    watched = Watched(model)
+    list(watched.read(tokens_of(100)[0].tolist()))
+    masses = watched.ask(tokens_of(4, seed=2)[0].tolist())
+    assert masses.shape[0] == model.config.get_text_config(decoder=True).num_hidden_layers
+    assert masses.shape[2:] == (1,)
+    assert bool((masses >= 0).all())
+    assert bool((masses <= 1 + 1e-5).all())
+    assert bool((masses > 0).any(-1).any(-1).all())
 
 
 def test_a_window_hides_the_blocks_before_it():

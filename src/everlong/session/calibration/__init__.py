@@ -31,6 +31,7 @@ LEAST = 2 * TOKENS_PER_FACT * len(KINDS)
 """Tokens that a text must have: one fact of each kind in its half."""
 FIRST = 4
 """How many blocks of the vote count as found."""
+_LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
 _ROOM = 128
 """Tokens that a question may take."""
 _OTHER_SEED = 1_000_003
@@ -92,7 +93,7 @@ def calibrate(
 def text_tokens(loaded: Loaded, tokens: int | None = None) -> int:
     """The length of a text: what was asked for if it fits, else 4,096 or what fits. ConfigError if it does not."""
     config = loaded.model.config.get_text_config(decoder=True)
-    trained = getattr(config, "max_position_embeddings", None) or TOKENS + 2 * _ROOM
+    trained = next((n for name in _LENGTHS if (n := getattr(config, name, None))), TOKENS + 2 * _ROOM)
     most = trained - 2 * _ROOM
     chosen = min(TOKENS, most) if tokens is None else tokens
     if not LEAST <= chosen <= most:
