@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from everlong.cli.ask import ask
 from everlong.cli.bench import bench
+from everlong.cli.calibrate import calibrate
 from everlong.cli.chat import chat
 from everlong.cli.demo import demo
 from everlong.cli.doctor import doctor
@@ -46,7 +47,7 @@ class Verb(TyperCommand):
 
 MEMORY = (read, ask, search, pin, unpin, forget)
 WRITING = (generate, chat, score)
-MEASURING = (evaluate, report, train, merge, bench, doctor, demo)
+MEASURING = (evaluate, report, train, merge, bench, calibrate, doctor, demo)
 for verb in (*MEMORY, *WRITING, *MEASURING):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 sessions = typer.Typer(
     name="sessions",
-    help="List, show, fork, delete, verify, compact or move kept sessions.",
+    help="List, show, fork, delete, verify, compact or move sessions.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

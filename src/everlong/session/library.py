@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from everlong.environment import home
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
 from everlong.locks import lock
 from everlong.memory.volume import Volume
@@ -53,11 +54,6 @@ class Entry:
     blocks: int
     row_bytes: int
     state: str | None
-
-
-def home() -> Path:
-    """The default folder: $EVERLONG_HOME, or ~/.everlong."""
-    return Path(os.environ.get("EVERLONG_HOME") or Path.home() / ".everlong")
 
 
 class Library:
