@@ -5,20 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from everlong.session.session import Session
-from everlong.session.transcript import Passage
+
+
+@dataclass(frozen=True)
+class FakeRecalled:
+    """A passage."""
+
+    source: str
+    start: int
+    end: int
+    text: str
+    share: float
 
 
 @dataclass(frozen=True)
 class FakeRecall:
     """What came back."""
 
-    passages: tuple[Passage, ...]
-    shown: tuple[Passage, ...]
+    passages: tuple[FakeRecalled, ...]
+    shown: tuple[FakeRecalled, ...]
     blocks: tuple[int, ...]
     stands_out: bool
     way: str
@@ -46,7 +56,7 @@ def pose(session: Session, question: str, again: Any = 2, raw: bool = False) -> 
 def by_words(session: Session, question: str, top: int) -> FakeRecall:
     memory = session.stored("recall")
     found = [
-        (len(words(passage.text) & words(question)), block, passage)
+        (len(words(passage.text) & words(question)), block, FakeRecalled(**asdict(passage), share=0.5))
         for block in range(memory.sealed())
         for passage in session.transcript.passages(*memory.block_range(block))
     ]

@@ -10,10 +10,9 @@ from typing import Any
 from everlong.evaluate.recall.cell import Question
 from everlong.evaluate.recall.forced import Forced, forced
 from everlong.evaluate.recall.places import Span, covered, fact_span, is_stored, passage_span, rank
-from everlong.evaluate.recall.posed import Asked
+from everlong.evaluate.recall.posed import Asked, Cited
 from everlong.evaluate.task import Outcome
 from everlong.methods.base import Method
-from everlong.session.transcript import Passage
 
 _FIRST = (1, 3)
 """The fact's passage is wanted first, or among so many."""
@@ -65,7 +64,7 @@ def _absent(asked: Asked, question: Question) -> Outcome:
     return Outcome(None, said, scores={"said_absent": said}, facts=facts | _recalled(asked, recall.passages))
 
 
-def _recalled(asked: Asked, cited: Sequence[Passage]) -> dict[str, Any]:
+def _recalled(asked: Asked, cited: Sequence[Cited]) -> dict[str, Any]:
     """What came back, as records hold it: numbers of blocks, or where passages begin where no vote was held."""
     first = cited[:_SHOWN]
     facts: dict[str, Any] = {"citations": [[one.start, one.end] for one in first]}
@@ -88,7 +87,7 @@ def _told(question: Question, context: str, found: Forced) -> dict[str, Any]:
 
 
 def _came_back(
-    asked: Asked, cited: Sequence[Passage], places: Sequence[Span], context: str
+    asked: Asked, cited: Sequence[Cited], places: Sequence[Span], context: str
 ) -> tuple[dict[str, float], int | None]:
     """Scores of what was shown and cited, and the rank of the best placed fact in the vote."""
     shown = asked.recall.shown if asked.recall is not None else cited[:_SHOWN]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from everlong.evaluate.recall.posed import Cited
 from everlong.methods.base import Method
 from everlong.session.text import token_ids
-from everlong.session.transcript import Passage
 
 _CHARS_PER_TOKEN = 8
 """Characters that hold so many tokens at the very least: those of a text are counted in a piece of it."""
@@ -35,7 +35,7 @@ def fact_span(text: str, fact: str) -> Span:
     return Span(start, start + len(fact))
 
 
-def passage_span(text: str, passage: Passage) -> Span:
+def passage_span(text: str, passage: Cited) -> Span:
     """Where the passage stands."""
     start = passage.start
     if text[start : passage.end] != passage.text and passage.text in text:

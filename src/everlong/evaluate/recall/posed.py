@@ -15,7 +15,7 @@ from everlong.evaluate.peer import PeerStream
 from everlong.evaluate.stream import Stream, too_long, trained_length
 from everlong.session.session import Session
 from everlong.session.text import token_ids
-from everlong.session.transcript import ANSWER, PROMPT, Passage
+from everlong.session.transcript import ANSWER, PROMPT
 
 Way = int | Literal["auto"]
 """How many passages are read again for a question (0: only blocks come back)."""
@@ -23,12 +23,37 @@ _ALL = 1 << 30
 
 
 @runtime_checkable
-class Recalled(Protocol):
+class Cited(Protocol):
+    """Characters `start` .. `end - 1` of a source, and the text of them: a citation, or a recalled passage."""
+
+    @property
+    def source(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """The first character."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The character behind the last."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What stands there."""
+        ...
+
+
+@runtime_checkable
+class Recollection(Protocol):
     """What a session recalls for a question."""
 
-    passages: Sequence[Passage]
+    passages: Sequence[Cited]
     """By falling vote."""
-    shown: Sequence[Passage]
+    shown: Sequence[Cited]
     """What the answer sees: passages that were read again, or blocks."""
     blocks: Sequence[int]
     """Numbers of the blocks of `shown`."""
@@ -40,7 +65,7 @@ class Recalled(Protocol):
 @runtime_checkable
 class _Posed(Protocol):
     session: Session
-    recall: Recalled | None
+    recall: Recollection | None
 
 
 @runtime_checkable
@@ -57,7 +82,7 @@ class Asked(Protocol):
     """A question that was read, and nothing written yet."""
 
     tokenizer: Any
-    recall: Recalled | None
+    recall: Recollection | None
 
     def predictions(self, ids: list[int]) -> Float[Tensor, "tokens vocabulary"]:
         """The logits before each of `ids`, which are read on the way, each as a token of an answer is."""
@@ -67,7 +92,7 @@ class Asked(Protocol):
         """The logits of the next token."""
         ...
 
-    def cited(self) -> list[Passage] | None:
+    def cited(self) -> list[Cited] | None:
         """What was drawn on so far, the most important first; None for a method that stores nothing."""
         ...
 
@@ -77,7 +102,7 @@ class SessionAsked(Asked):
     """On a session."""
 
     session: Session
-    recall: Recalled | None
+    recall: Recollection | None
 
     def __post_init__(self) -> None:
         self.tokenizer = self.session.tokenizer
@@ -100,7 +125,7 @@ class SessionAsked(Asked):
         assert self.session.prediction is not None
         return self.session.prediction
 
-    def cited(self) -> list[Passage] | None:
+    def cited(self) -> list[Cited] | None:
         """The vote's passages, else those that the answer's tokens attended to."""
         if self.recall is not None:
             return list(self.recall.passages)
@@ -115,7 +140,7 @@ class PeerAsked(Asked):
 
     peer: PeerStream
     ids: list[int]
-    recall: Recalled | None = None
+    recall: Recollection | None = None
 
     def __post_init__(self) -> None:
         self.tokenizer = self.peer.tokenizer
@@ -130,7 +155,7 @@ class PeerAsked(Asked):
         """The model's."""
         return next(iter(self.peer.predictions(self.ids, [])))[0]
 
-    def cited(self) -> list[Passage] | None:
+    def cited(self) -> list[Cited] | None:
         """Nothing is stored."""
         return None
 
