@@ -6,8 +6,8 @@ r"""Whether the right passage comes back for each question: the task `recall` on
 A method is NAME[:FIELD=VALUE,...][@WAYS]: WAYS are how many passages are read again (0: blocks alone; auto), asked of
 one reading. The first one is what the others are compared with, question by question: the mean difference of the gold
 answer's log-probability for each token (natural logarithm), with a 95 % bootstrap interval over texts, and a sign test
-of who is right. A text that the first one cannot take is not compared. What was done stays in --work after each text:
-the same command goes on from there. Columns: see `recall` in docs/tasks.md.
+of who is right. Where it can take no text at all (dense beyond the trained length), the next one is the first. What was
+done stays in --work after each text: the same command goes on from there. Columns: see `recall` in docs/tasks.md.
 """
 
 from __future__ import annotations
@@ -136,6 +136,16 @@ def plain(found: Any) -> Record:
     return {n: None if isinstance(x, float) and math.isnan(x) else x for n, x in fields.items()}
 
 
+def left_out(tried: Sequence[Tried], records: Sequence[Record]) -> list[str]:
+    """A line for each method that could not take some texts."""
+    found = []
+    for one in tried:
+        notes = [r["note"] for r in filter(one.owns, records) if r["status"] != "ok"]
+        if notes:
+            found.append(f"{one.spec}: {len(notes)} texts left out, the first because of {notes[0]}")
+    return found
+
+
 def mean(values: Sequence[float]) -> float | None:
     """None without values."""
     return sum(values) / len(values) if values else None
@@ -149,7 +159,8 @@ def tables(found: Sequence[Variant], kinds: Sequence[str]) -> dict[str, list[Rec
 
 def shown(name: str, rows: Sequence[Record]) -> str:
     """A Markdown table."""
-    head = ["variant", "right", "better/worse (p)", "logp", "logp less first (95 %)", *SHARES, "shared", "of citations"]
+    first = f"less {rows[0]['variant']}"
+    head = ["variant", "right", "better/worse (p)", "logp", f"{first} (95 %)", *SHARES, "shared", "of citations"]
     lines = [f"\n**{name}**\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in rows:
         right, logp = one["right_less_first"], one["logp_less_first"]
@@ -216,13 +227,17 @@ def main() -> None:
     plan = planned(args, tried)
     loaded = everlong.load(args.model, dtype=args.dtype)
     evaluate(plan, loaded, args.work, Data.given(args.data), said, args.store)
-    found = variants(tried, read_records(args.work))
+    records = read_records(args.work)
+    found = variants(tried, records)
     by_kind = tables(found, args.kinds.split(","))
     record = {"command": " ".join(sys.argv), "circumstances": circumstances(), "commit": commit(Path(__file__).parent)}
     print(f"{record['command']}\n{record['circumstances']}")
     for name, rows in by_kind.items():
-        print(shown(name, rows))
-    record |= {"plan": plan.as_dict(), "tables": by_kind}
+        if rows:
+            print(shown(name, rows))
+    missing = left_out(tried, records)
+    print("\n".join(["", *missing]))
+    record |= {"plan": plan.as_dict(), "left_out": missing, "tables": by_kind}
     args.out.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
     print(f"\nwrote {args.out}; records are in {args.work}")
 

@@ -73,6 +73,15 @@ def test_methods_are_compared_on_the_same_questions(
     assert (tmp_path / "work" / "records.jsonl").read_bytes() == before, "nothing is run again"
 
 
+def test_a_method_that_can_take_no_text_is_named(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save_folder(tmp_path / "model", max_position_embeddings=512)
+    record = run(script, monkeypatch, tmp_path, "--method", "dense", "--method", "sinks:window=200", "--kinds", "codes")
+    assert [one["variant"] for one in record["tables"]["codes"]] == ["sinks:window=200"]
+    (line,) = record["left_out"]
+    assert line.startswith("dense: 1 texts left out, the first because of ")
+    assert "trained length" in line
+
+
 def test_methods_are_read_from_their_description(script: Any):
     tried = script.Tried.parsed("blocks:top_k=4,codec=int8@0,auto")
     assert (tried.method.top_k, tried.method.codec, tried.ways) == (4, "int8", (0, "auto"))
