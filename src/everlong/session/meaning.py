@@ -2,8 +2,9 @@
 
 "Who works as a truck driver?" shares no word with "drives a lorry for a living"; a sentence encoder
 (models/encoder.py) finds one from the other. The text is cut at the ends of sentences and where a source begins, so
-that a vector stands for one statement: pieces of a fixed length mix several, and find a third as many facts
-(docs/methods/blocks.md). Where a piece ends depends on its own tokens alone, never on when it was encoded.
+that a vector stands for one statement: of 32 facts in novels, sentences had 23 as their best piece, pieces of 32 tokens
+10, and 7 with 8 more tokens on each side (benchmarks/meaning.py). Where a piece ends depends on its own tokens alone,
+never on when it was encoded.
 
     SESSION'S FOLDER/meaning-<first 8 characters of the encoder's fingerprint>
 """
