@@ -1,6 +1,6 @@
 """Sessions kept in a folder: a small SQLite database, files of blocks that forks share, and one state for each session.
 
-    FOLDER/everlong.db                 sessions, volumes, sources, marks, dropped, pins, forgotten, states
+    FOLDER/everlong.db                 sessions, volumes, sources, marks, lengths, dropped, pins, forgotten, states
     FOLDER/blocks/<volume>.blocks      records (memory/disk.py), and <volume>.digests beside it
     FOLDER/sessions/<id>/ids           token ids, int32
     FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint, and after the one before it
@@ -12,6 +12,7 @@ process wrote after it is written again by the next.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -83,7 +84,7 @@ class Library:
             raise ForeignError(
                 f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
             )
-        if "states" not in tables:
+        if not {"states", "lengths"} <= tables:
             db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
         if found is None:
             db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
@@ -163,7 +164,7 @@ class Library:
                 ).fetchall():
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
-                for table in ("sources", "marks", "dropped", "pins", "forgotten"):
+                for table in ("sources", "marks", "lengths", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -265,6 +266,13 @@ class Library:
                 query = "SELECT token, chars FROM marks WHERE session = ? AND source = ? ORDER BY token"
                 found.append(Source(name, first, digest, bool(done), db.execute(query, (entry.id, place)).fetchall()))
         return found
+
+    def lengths(self, entry: Entry) -> list[tuple[int, bytes]]:
+        """The lengths of the tokens that the session read, as (first token, a byte for each)."""
+        with self.database() as db:
+            query = "SELECT token, data FROM lengths WHERE session = ? AND token < ? ORDER BY token"
+            rows = db.execute(query, (entry.id, entry.tokens)).fetchall()
+        return [(token, base64.b64decode(data)) for token, data in rows]
 
     def dropped(self, entry: Entry) -> list[int]:
         """Blocks that were found damaged and given up by `verify`."""
