@@ -6,7 +6,7 @@ import itertools
 import sqlite3
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -38,7 +38,10 @@ def trimming() -> PreTrainedTokenizerFast:
     core = tokenizer.backend_tokenizer
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<s>"], show_progress=False
+        vocab_size=500,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<s>"],
+        show_progress=False,
     )
     core.train_from_iterator(["the Sea of the Sea  x " * 9, TEXT], trainer)
     core.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -59,7 +62,8 @@ def unigram() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
     core.train_from_iterator(
-        [TEXT], trainers.UnigramTrainer(vocab_size=150, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
+        [TEXT],
+        trainers.UnigramTrainer(vocab_size=150, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False),
     )
     return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
 
@@ -136,7 +140,7 @@ def check(transcript, text, name="a"):
     assert whole is None or (whole.start, whole.end, whole.text) == (0, len(text), text)
 
 
-@settings(max_examples=4, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", EXACT)
 def test_a_passage_is_the_text_at_its_offsets(name, text, chunk):
@@ -146,16 +150,18 @@ def test_a_passage_is_the_text_at_its_offsets(name, text, chunk):
     check(transcript, text)
 
 
-@settings(max_examples=4, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 def test_with_the_default_models_tokenizer(smollm2, text, chunk):
+    """But for texts with bytes that its vocabulary lacks, which it leaves out."""
     text = text.replace("<|end|>", "<|im_end|>").replace("<|turn|>", "<|im_start|>")
+    assume(smollm2.tokenizer.decode(token_ids(smollm2.tokenizer, text)) == text)
     transcript = Transcript(smollm2.tokenizer)
     read(transcript, text, chunk)
     check(transcript, text)
 
 
-@settings(max_examples=4, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(TEXTS, min_size=2, max_size=3), chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", ["bytes", "trimming", "llama", "metaspace"])
 def test_texts_that_are_fed_apart_are_one_source(name, texts, chunk):
@@ -165,7 +171,7 @@ def test_texts_that_are_fed_apart_are_one_source(name, texts, chunk):
     check(transcript, "".join(texts))
 
 
-@settings(max_examples=4, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", LOSSY)
 def test_where_the_text_is_changed_the_offsets_are_those_of_the_tokenizer(name, text, chunk):
@@ -184,7 +190,7 @@ def test_where_the_text_is_changed_the_offsets_are_those_of_the_tokenizer(name, 
         assert transcript.passages(0, len(transcript.ids))[0].end == len(text)
 
 
-@settings(max_examples=4, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", ["bytes", "llama", "nfc", "bert"])
 def test_the_text_of_ids_is_their_decoded_text(name, text, chunk):
@@ -196,7 +202,7 @@ def test_the_text_of_ids_is_their_decoded_text(name, text, chunk):
     check(transcript, tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-@settings(max_examples=4, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, size=st.sampled_from([40, 100]))
 @pytest.mark.parametrize("name", sorted(EXACT | LOSSY))
 def test_widths_do_not_depend_on_how_a_text_is_cut(name, text, size):
@@ -254,9 +260,11 @@ def test_kept_reopened_resumed_and_forked(tiny, tmp_path, document, chunk):
         with session.fork() as twin:
             twin.feed("and more", source="a.txt")
             expect(twin, text + "and more")
-        session.save(tmp_path / "one.session")
     with Session.open(tmp_path, "one", tiny, chunk=chunk) as session:
         expect(session, text)
+    with Session(tiny, Blocks(**SMALL), chunk=chunk) as session:
+        session.feed(iter([text[:100], text[100:]]), source="a.txt")
+        session.save(tmp_path / "one.session")
     with Session.load(tmp_path / "one.session", tiny, chunk=chunk) as session:
         expect(session, text)
     library = Library(tmp_path)

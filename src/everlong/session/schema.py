@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 FORMAT = 1
-TABLES = {"sessions": "id"} | dict.fromkeys(("volumes", "sources", "marks", "lengths", "dropped", "pins", "forgotten"), "session")
+TABLES = {"sessions": "id"} | dict.fromkeys(
+    ("volumes", "sources", "marks", "lengths", "dropped", "pins", "forgotten"), "session"
+)
 """What an archive holds of a session, and the column that names it."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -7,7 +7,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +59,9 @@ class Stretch(NamedTuple):
 class Passage:
     """Characters `start` .. `end - 1` of a source, and the text of them.
 
-    `start` and `end` count in the text that was given to be read. `text` is decoded from the tokens: where the tokenizer
-    changes its text (Unicode forms, upper case, white space, unknown characters), it reads as the model saw it.
+    `start` and `end` count in the text that was given to be read. `text` is decoded from the tokens: where the
+    tokenizer changes its text (Unicode forms, upper case, white space, unknown characters), it reads as the model saw
+    it, and its length may differ.
     """
 
     source: str
@@ -112,10 +112,10 @@ class Transcript:
         del self.lengths[first:]
         while source.marks[-1][0] > first:
             source.marks.pop()
-        if self._tokenizer is not None and source.marks[-1][0] < first:
-            # A run of tokens between two marks is counted in one way.
-            if measured == (self.lengths[first - 1] == UNKNOWN):
-                source.marks.append((first, self._place(source, first).chars))
+        # A run of tokens between two marks is counted in one way.
+        turns = source.marks[-1][0] < first and measured == (self.lengths[first - 1] == UNKNOWN)
+        if turns and self._tokenizer is not None:
+            source.marks.append((first, self._place(source, first).chars))
         if measured:
             begin = self._place(source, first).chars
             source.marks += _new_marks(rows, first, begin, source.marks[-1][0])
@@ -256,7 +256,9 @@ class Transcript:
         end = source.marks[at + 1][0] if at + 1 < len(source.marks) else after
         whole = self._behind(source, mark, end)
         text = self._behind(source, mark, token)
-        same = len(commonprefix([whole, text]))
+        same = next(
+            (n for n, (a, b) in enumerate(zip(whole, text, strict=False)) if a != b), min(len(whole), len(text))
+        )
         unfinished = int(same < len(text))
         return Place(chars + same + unfinished, unfinished)
 
