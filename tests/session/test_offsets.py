@@ -125,8 +125,8 @@ def check(transcript, text, name="a"):
     """Every passage of a few tokens has the characters that it says it has; found by them, it is found again."""
     source = next(s for s in transcript.sources if s.name == name)
     first, after = transcript.bounds(source)
-    for a, b in itertools.product(range(first, after, 3), (1, 2, 5, 70)):
-        b = min(after, a + b)
+    for a, count in itertools.product(range(first, after, 3), (1, 2, 5, 70)):
+        b = min(after, a + count)
         (found,) = transcript.passages(a, b)
         assert text[found.start : found.end] == found.text
         if found.start < found.end:
@@ -185,7 +185,6 @@ def test_where_the_text_is_changed_the_offsets_are_those_of_the_tokenizer(name, 
         assert found.start <= start
         if start < end and n + 1 < len(transcript.ids):
             assert found.end == max(e for _, e in encoded["offset_mapping"][: n + 1])
-            assert not text[found.start : start].strip() or found.start + 1 == start
     if transcript.ids:
         assert transcript.passages(0, len(transcript.ids))[0].end == len(text)
 
@@ -196,6 +195,7 @@ def test_where_the_text_is_changed_the_offsets_are_those_of_the_tokenizer(name, 
 def test_the_text_of_ids_is_their_decoded_text(name, text, chunk):
     tokenizer = made(name)
     ids = token_ids(tokenizer, text)
+    assume(ids)
     transcript = Transcript(tokenizer)
     for at in range(0, len(ids), chunk):
         transcript.add(ids[at : at + chunk], "a")

@@ -259,8 +259,12 @@ class Transcript:
         same = next(
             (n for n, (a, b) in enumerate(zip(whole, text, strict=False)) if a != b), min(len(whole), len(text))
         )
-        unfinished = int(same < len(text))
-        return Place(chars + same + unfinished, unfinished)
+        if same == len(text):
+            return Place(chars + same, 0)
+        # Broken bytes may undo good ones before them: what was whole some tokens ago counts too.
+        earlier = (self._behind(source, mark, t) for t in range(token - 1, max(mark, token - _LOOK_AHEAD_TOKENS), -1))
+        before = next((len(text) for text in earlier if whole.startswith(text)), 0)
+        return Place(chars + max(same, before) + 1, 1)
 
     def chars(self, source: Source, token: int) -> int:
         """Characters of a source before `token`."""
