@@ -204,7 +204,8 @@ def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcrip
     """What the last checkpoint of a session says that it read; fillers where it has forgotten."""
     found = Transcript(tokenizer)
     data = (library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
-    found.load_ids(array("i", data[: len(data) // 4 * 4]), library.lengths(entry))
+    lengths = [(first, base64.b64decode(part)) for first, part in library.lengths(entry)]
+    found.load_ids(array("i", data[: len(data) // 4 * 4]), lengths)
     erasing.blank(library, entry, found.ids)
     found.sources = library.sources(entry)
     return found

@@ -12,7 +12,6 @@ process wrote after it is written again by the next.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -267,12 +266,11 @@ class Library:
                 found.append(Source(name, first, digest, bool(done), db.execute(query, (entry.id, place)).fetchall()))
         return found
 
-    def lengths(self, entry: Entry) -> list[tuple[int, bytes]]:
-        """The lengths of the tokens that the session read, as (first token, a byte for each)."""
+    def lengths(self, entry: Entry) -> list[tuple[int, str]]:
+        """The lengths of the tokens that the session read, as (first token, a byte for each in Base64)."""
         with self.database() as db:
             query = "SELECT token, data FROM lengths WHERE session = ? AND token < ? ORDER BY token"
-            rows = db.execute(query, (entry.id, entry.tokens)).fetchall()
-        return [(token, base64.b64decode(data)) for token, data in rows]
+            return db.execute(query, (entry.id, entry.tokens)).fetchall()
 
     def dropped(self, entry: Entry) -> list[int]:
         """Blocks that were found damaged and given up by `verify`."""
