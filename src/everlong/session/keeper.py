@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import time
 import zlib
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
@@ -25,6 +26,9 @@ from everlong.session.transcript import Stretch, Transcript
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
+
+LENGTH_TOKENS = 8192
+"""Tokens whose lengths are one row of the database."""
 
 
 class Keeper:
@@ -173,6 +177,8 @@ class Keeper:
                     if spans or token >= entry.tokens - 128
                 ]
                 db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", new)
+            lengths = _length_rows(transcript, 0 if spans else entry.tokens)
+            db.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?)", [(entry.id, *row) for row in lengths])
         self.entry = self.library.entry(entry.name)
 
     def undo(self) -> None:
@@ -193,11 +199,18 @@ def _dropped(session: Session) -> frozenset[int]:
     return blocks.rows[0].dropped if blocks is not None and blocks.rows else frozenset()
 
 
+def _length_rows(transcript: Transcript, kept: int) -> Iterator[tuple[int, str]]:
+    """The lengths of the tokens of a transcript, for the database, from the row on that has token number `kept`."""
+    for first in range(kept - kept % LENGTH_TOKENS, len(transcript.ids), LENGTH_TOKENS):
+        yield first, base64.b64encode(transcript.lengths[first : first + LENGTH_TOKENS]).decode()
+
+
 def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcript:
     """What the last checkpoint of a session says that it read; fillers where it has forgotten."""
     found = Transcript(tokenizer)
     data = (library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
-    found.ids = array("i", data[: len(data) // 4 * 4])
+    lengths = [(first, base64.b64decode(part)) for first, part in library.lengths(entry)]
+    found.load_ids(array("i", data[: len(data) // 4 * 4]), lengths)
     erasing.blank(library, entry, found.ids)
     found.sources = library.sources(entry)
     return found

@@ -1,6 +1,6 @@
 """Sessions kept in a folder: a small SQLite database, files of blocks that forks share, and one state for each session.
 
-    FOLDER/everlong.db                 sessions, volumes, sources, marks, dropped, pins, forgotten, recall, states
+    FOLDER/everlong.db                 the tables of schema.py
     FOLDER/blocks/<volume>.blocks      records (memory/disk.py), and <volume>.digests beside it
     FOLDER/blocks/<file>.recall        the keys that questions are compared with (memory/recall/files.py)
     FOLDER/sessions/<id>/ids           token ids, int32
@@ -80,7 +80,7 @@ class Library:
             raise ForeignError(
                 f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
             )
-        if not {"states", "recall"} <= tables:
+        if not {*TABLES, "states"} <= tables:
             db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
         if found is None:
             db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
@@ -161,7 +161,7 @@ class Library:
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
                 recall_files.fork(db, old.id, twin.id)
-                for table in ("sources", "marks", "dropped", "pins", "forgotten"):
+                for table in ("sources", "marks", "lengths", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -273,6 +273,12 @@ class Library:
                 query = "SELECT token, chars FROM marks WHERE session = ? AND source = ? ORDER BY token"
                 found.append(Source(name, first, digest, bool(done), db.execute(query, (entry.id, place)).fetchall()))
         return found
+
+    def lengths(self, entry: Entry) -> list[tuple[int, str]]:
+        """The lengths of the tokens that the session read, as (first token, a byte for each in Base64)."""
+        with self.database() as db:
+            query = "SELECT token, data FROM lengths WHERE session = ? AND token < ? ORDER BY token"
+            return db.execute(query, (entry.id, entry.tokens)).fetchall()
 
     def dropped(self, entry: Entry) -> list[int]:
         """Blocks that were found damaged and given up by `verify`."""

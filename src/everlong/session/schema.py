@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FORMAT = 1
 TABLES = {"sessions": "id"} | dict.fromkeys(
-    ("volumes", "sources", "marks", "dropped", "pins", "forgotten", "recall"), "session"
+    ("volumes", "sources", "marks", "lengths", "dropped", "pins", "forgotten", "recall"), "session"
 )
 """What an archive holds of a session, and the column that names it."""
 SCHEMA = """
@@ -22,6 +22,8 @@ CREATE TABLE IF NOT EXISTS sources (
 CREATE TABLE IF NOT EXISTS marks (
     session TEXT NOT NULL, source INTEGER NOT NULL, token INTEGER NOT NULL, chars INTEGER NOT NULL,
     PRIMARY KEY (session, source, token)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lengths (
+    session TEXT NOT NULL, token INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (session, token));
 CREATE TABLE IF NOT EXISTS dropped (
     session TEXT NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (session, block)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pins (

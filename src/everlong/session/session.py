@@ -28,10 +28,11 @@ from everlong.session import asking, budgets, forgetting, pinning
 from everlong.session.answer import Answer, Generation
 from everlong.session.asking import Again, Posed, Reply
 from everlong.session.forgetting import Forgotten
-from everlong.session.inputs import Input, chunks, id_pieces, with_tail
+from everlong.session.inputs import Input, chunks, row_pieces, with_tail
 from everlong.session.keeper import Keeper
 from everlong.session.library import Library
 from everlong.session.mark import Mark
+from everlong.session.offsets import Awaited
 from everlong.session.reader import CacheReader, Forward, Reader, State
 from everlong.session.recall import Recall, Recalled
 from everlong.session.recall_index import index_maker
@@ -103,7 +104,7 @@ class Session(AbstractContextManager["Session"]):
         """An empty stream."""
         method = self.method
         self._reader: Reader | None = _reader(self.model, method, self.chunk, self._keeper)
-        self.transcript = Transcript(self.tokenizer)
+        self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
         self._remembers, self._source = method.answers or self._keeper is not None, SOURCE
         self._last: Tensor | None = None
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
@@ -399,6 +400,7 @@ class Session(AbstractContextManager["Session"]):
         twin = copy.copy(self)
         twin._reader, twin._recent, twin._marks = reader, self._recent.copy(), weakref.WeakSet()
         twin._keeper, twin.transcript = None, self.transcript.copy()
+        twin._awaited = Awaited()
         return twin
 
     def mark(self) -> Mark:
@@ -442,7 +444,8 @@ class Session(AbstractContextManager["Session"]):
         kept = {f"cache.{name}": tensor for name, tensor in tensors.items()} | {"recent": self._recent.ids()}
         facts: dict[str, Any] = {"cache": meta, "seen_tokens": self.seen_tokens}
         if sealed and self._remembers:
-            kept["ids"], facts["sources"] = self.transcript.state()
+            read, facts["sources"] = self.transcript.state()
+            kept |= read
         return kept | ({} if last is None else {"prediction": last}), facts
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -453,7 +456,7 @@ class Session(AbstractContextManager["Session"]):
         reader.load_state(cache, meta["cache"])
         self._recent = Recent.restored(self._recent.size, tensors["recent"], meta["seen_tokens"])
         if "sources" in meta:
-            self.transcript.load_state(tensors["ids"], meta["sources"])
+            self.transcript.load_state(tensors, meta["sources"])
         last = tensors.get("prediction")
         self._last = None if last is None else last.to(self.model.get_input_embeddings().weight.device)
 
@@ -518,8 +521,11 @@ class Session(AbstractContextManager["Session"]):
     def _chunks(self, x: Input) -> Iterator[Tensor]:
         """The ids of `x` in chunks."""
         reader = self._open()
-        found = id_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
-        return chunks(found, min(self.chunk, reader.chunk_limit))
+        found = row_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
+        self._awaited.clear()
+        for rows in chunks(found, min(self.chunk, reader.chunk_limit)):
+            self._awaited.add(rows, reader.seen_tokens)
+            yield rows[:, 0].contiguous()
 
     def _ask(self, prompt: Input, recall: bool = True) -> None:
         """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart.
@@ -577,7 +583,7 @@ class Session(AbstractContextManager["Session"]):
     def _note(self, ids: Tensor) -> None:
         """Takes down what was read."""
         if self._remembers and len(self.transcript.ids) == self._recent.seen:
-            self.transcript.add(ids.tolist(), self._source)
+            self.transcript.add(ids.tolist(), self._source, self._awaited.rows(self._recent.seen, ids))
         self._recent.add(ids)
 
     def _score(self, ids: Tensor) -> tuple[Tensor, Tensor]:
