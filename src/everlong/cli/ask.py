@@ -31,6 +31,7 @@ def ask(
     ] = None,
     cite: Annotated[bool, typer.Option("--cite", help="Show which stored passages the answer drew on.")] = False,
     top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 3,
+    encoder: options.Encoder = None,
     host_budget: options.HostBudget = None,
     when_full: options.WhenFull = "refuse",
     keep: Annotated[bool, typer.Option("--keep", help="Let the session remember question and answer.")] = False,
@@ -59,6 +60,7 @@ def ask(
     """
     from everlong.attach import attach
     from everlong.cli.console import Console
+    from everlong.cli.encoding import use_encoder
     from everlong.cli.setup import load_model
     from everlong.errors import InputError
     from everlong.methods import make_method
@@ -77,6 +79,7 @@ def ask(
         start = time.perf_counter()
         opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep, **budgets))
         opening = time.perf_counter() - start
+        use_encoder(opened, encoder or Library(store).noted_encoder(session), encoder is not None, console)
         start, first = time.perf_counter(), None
         with closing(opened.ask(question, again=passages, raw=raw, keep=keep, **sampling)) as reply:
             for piece in reply:

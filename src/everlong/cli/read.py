@@ -28,6 +28,7 @@ def read(
     ] = False,
     host_budget: options.HostBudget = None,
     disk_budget: options.DiskBudget = None,
+    encoder: options.Encoder = None,
     when_full: options.WhenFull = "refuse",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
     model: options.Model = "smollm2",
@@ -53,6 +54,7 @@ def read(
     """
     from everlong.cli.console import Console
     from everlong.cli.documents import check, document, expand
+    from everlong.cli.encoding import use_encoder
     from everlong.cli.setup import load_model
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
@@ -69,6 +71,7 @@ def read(
         _read_changed(loaded, store, session, chunk, documents, console)
     with _opened(loaded, chosen, chunk, store, session, budgets, console) as opened:
         result = _read(opened, documents, console) | {"session": session}
+        use_encoder(opened, encoder, True, console)
     if json:
         console.result(result)
         return

@@ -80,7 +80,7 @@ class Blocks(Method):
     recall_heads: int = field(default=8, metadata={"help": HELP["recall_heads"]})
     recall_slots: int = field(default=4, metadata={"help": HELP["recall_slots"]})
     keep: Literal["blocks", "ids"] = field(default="blocks", metadata={"help": HELP["keep"]})
-    codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="native", metadata={"help": HELP["codec"]})
+    codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="int8", metadata={"help": HELP["codec"]})
     cut: Literal["even", "surprise"] = field(default="even", metadata={"help": HELP["cut"]})
     surprise_gamma: float = field(default=1.0, metadata={"help": HELP["surprise_gamma"]})
     surprise_window: int = field(default=128, metadata={"help": HELP["surprise_window"]})

@@ -65,7 +65,7 @@ def pose(session: Session, question: str, again: Again | None = None, raw: bool 
             raise ConfigError(f"again={again}: {session.method} does not recall passages; use Blocks(recall=question)")
         return _put(session, question, raw, keep, None)
     begun = time.perf_counter()
-    found = _Found(Ballot(session, ids))
+    found = _Found(Ballot(session, ids, question))
     count = wanted(found.candidates, PASSAGES if again is None else again)
     if not count and keeps_ids(session):
         raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
@@ -84,7 +84,7 @@ def recall(session: Session, question: str) -> Recall:
     if not recalls(session):
         raise CapabilityError(f"recall: {session.method} does not recall passages; use Blocks(recall=question)")
     begun = time.perf_counter()
-    return _Found(Ballot(session, ids)).recall("again", (), (), begun)
+    return _Found(Ballot(session, ids, question)).recall("again", (), (), begun)
 
 
 class _Found:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from everlong.memory.rows import overwrite, wipe
 from everlong.session import recall_files
+from everlong.session.meaning import forget_in_folder
+from everlong.session.transcript import Stretch
 
 if TYPE_CHECKING:
     from array import array
@@ -40,6 +42,7 @@ def erase(library: Library, entry: Entry) -> None:
         overwrite(library.place(entry) / "ids", [(4 * first, 4 * (end - first))], word)
     wipe_files(library, (v.path for v in library.volumes(entry)))
     recall_files.wipe(library, entry)
+    forget_in_folder(library.place(entry), [Stretch(first, end) for first, end, _ in spans])
     remove_states(library, entry)
     with library.database() as db:
         db.execute("UPDATE forgotten SET wiped = 1 WHERE session = ?", (entry.id,))

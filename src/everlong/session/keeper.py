@@ -60,6 +60,15 @@ class Keeper:
         identity = fingerprint(session.model, session.tokenizer)
         return cls(library, library.create(name, session.name, identity, method))
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the session's own files."""
+        return self.library.place(self.entry)
+
+    def note_encoder(self, name: str) -> None:
+        """Note down which sentence encoder the session's vectors are of."""
+        self.library.note_encoder(self.entry, name)
+
     def method(self) -> Method:
         """The method that the session was made with."""
         return make_method(self.entry.method["name"], self.entry.method["fields"])

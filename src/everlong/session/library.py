@@ -32,6 +32,7 @@ from everlong.locks import lock
 from everlong.memory.volume import Volume
 from everlong.session import archive, compacting, erasing, recall_files, repairing
 from everlong.session.compacting import Compacted
+from everlong.session.meaning import is_meaning_file
 from everlong.session.schema import FORMAT, SCHEMA, TABLES
 from everlong.session.transcript import Source, Stretch
 
@@ -180,7 +181,7 @@ class Library:
             with self.database() as db:
                 for table, key in (TABLES | {"states": "session"}).items():
                     db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
-                db.execute("DELETE FROM facts WHERE name = ?", (f"reread {entry.id}",))
+                db.execute("DELETE FROM facts WHERE name IN (?, ?)", (f"reread {entry.id}", f"encoder {entry.id}"))
                 used = {self.block_file(row[0]) for row in db.execute("SELECT file FROM volumes")}
             for path in files - used:
                 path.unlink(missing_ok=True)
@@ -246,7 +247,8 @@ class Library:
     def tidy(self, entry: Entry) -> None:
         """Remove what a killed process left half-written among the session's own files; for who holds the lock."""
         for path in self.place(entry).iterdir():
-            if path.name not in ("ids", "lock", entry.state, erasing.previous_state(self, entry)):
+            known = path.name in ("ids", "lock", entry.state, erasing.previous_state(self, entry))
+            if not known and not is_meaning_file(path.name):
                 path.unlink(missing_ok=True)
 
     def keep_volumes(self, db: sqlite3.Connection, entry: Entry, volumes: list[Volume]) -> None:
@@ -317,6 +319,14 @@ class Library:
         with self.database() as db:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
+
+    def noted_encoder(self, name: str) -> str | None:
+        """The sentence encoder that the session of this name was read with."""
+        return self.noted(f"encoder {self.entry(name).id}")
+
+    def note_encoder(self, entry: Entry, encoder: str) -> None:
+        """Note down which sentence encoder a session was read with."""
+        self.note(f"encoder {entry.id}", encoder)
 
     def forgotten(self, entry: Entry) -> list[Stretch]:
         """The spans that the session has forgotten."""

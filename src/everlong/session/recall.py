@@ -16,6 +16,7 @@ from everlong.memory.recall.rebuild import catch_up
 from everlong.memory.recall.vote import HeadVotes
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
+from everlong.session.meaning import Voted
 from everlong.session.quoting import around, whole
 from everlong.session.transcript import Passage, Stretch, Transcript
 
@@ -75,7 +76,7 @@ class Recall:
 class Ballot:
     """One question put to the voters of a session that stores blocks."""
 
-    def __init__(self, session: Session, question: list[int]) -> None:
+    def __init__(self, session: Session, question: list[int], text: str = "") -> None:
         self.session, self._memory = session, session.stored("recall")
         self.question = question
         self.starts = _starts(self._memory, session.seen_tokens)
@@ -83,6 +84,7 @@ class Ballot:
         self._hidden = [n for n in row.dropped if n < len(self.starts) - 1]
         self.words = self._word_votes()
         self.heads = self._head_votes()
+        self.meaning = self._meaning_votes(text)
 
     def _word_votes(self) -> WordVotes:
         classes = self.session.word_classes
@@ -90,6 +92,19 @@ class Ballot:
         found = WordVotes(classes[ids], self.starts, classes[np.array(self.question, np.int64)].tolist())
         found.scores[self._hidden] = 0
         return found
+
+    def _meaning_votes(self, text: str) -> list[Voted]:
+        """The pieces nearest in meaning to the question, best first; none without an encoder."""
+        meaning = self.session.meaning
+        if meaning is None or not text.strip():
+            return []
+        for _ in meaning.update(self.session.transcript):
+            pass
+        found = meaning.vote(text, self.session.transcript, CANDIDATES)
+        return [v for v in found if self.starts[0] <= v.first and self._block(v.first) not in self._hidden]
+
+    def _block(self, token: int) -> int:
+        return int(np.searchsorted(self.starts, token, "right")) - 1
 
     def _head_votes(self) -> HeadVotes | None:
         """None where the model has no retrieval heads, or keys are missing."""

@@ -22,6 +22,7 @@ from everlong.memory.report import MemoryReport
 from everlong.memory.store import HostStore
 from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
+from everlong.models.encoder import SentenceEncoder
 from everlong.models.load import Loaded
 from everlong.ops.spans import Ints
 from everlong.session import asking, budgets, forgetting, pinning
@@ -32,6 +33,7 @@ from everlong.session.inputs import Input, chunks, row_pieces, with_tail
 from everlong.session.keeper import Keeper
 from everlong.session.library import Library
 from everlong.session.mark import Mark
+from everlong.session.meaning import Meaning
 from everlong.session.offsets import Awaited
 from everlong.session.reader import CacheReader, Forward, Reader, State
 from everlong.session.recall import Recall, Recalled
@@ -42,7 +44,7 @@ from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs
 from everlong.session.search import search
-from everlong.session.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Transcript
+from everlong.session.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Stretch, Transcript
 from everlong.session.words import word_classes
 
 CHUNK_TOKENS = 512
@@ -112,6 +114,7 @@ class Session(AbstractContextManager["Session"]):
         self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
         self._budgets = budgets.Budgets(self._budget, self._reader, self.chunk)
         self._word_classes: Ints | None = None
+        self._meaning: Meaning | None = None
 
     @property
     def seen_tokens(self) -> int:
@@ -239,6 +242,29 @@ class Session(AbstractContextManager["Session"]):
         """The passages that come back for a question, best first, without an answer."""
         return asking.recall(self, question)
 
+    @property
+    def meaning(self) -> Meaning | None:
+        """The vectors of what was read, where a sentence encoder was given."""
+        return self._meaning
+
+    def use_encoder(self, encoder: SentenceEncoder) -> Iterator[int]:
+        """Let questions be answered by meaning too: encodes what was read; the tokens done so far, now and then.
+
+        Nothing happens until the iterator is asked. What is read later is encoded when a question needs it, or by
+        another call. In a kept session the vectors are kept beside it, and `Session.open` needs the encoder again.
+        """
+        if not self.remembers or self.tokenizer is None:
+            raise CapabilityError(
+                f"encoder: {self.method} keeps no record of text; use everlong.Blocks and a tokenizer"
+            )
+        if self._meaning is None or self._meaning.encoder is not encoder:
+            folder = None if self._keeper is None else self._keeper.folder
+            writable = self._keeper is not None and self._keeper.writable
+            self._meaning = Meaning.open(encoder, folder, writable)
+            if self._keeper is not None and writable:
+                self._keeper.note_encoder(encoder.name)
+        yield from self._meaning.update(self.transcript)
+
     def search(self, words: str, top: int = 5) -> list[Recalled]:
         """The passages that hold most of `words`, weighed by how rare they are; the model computes nothing."""
         if not self.remembers:
@@ -333,6 +359,8 @@ class Session(AbstractContextManager["Session"]):
 
     def forget_recent(self, first: int, end: int) -> None:
         """Puts a filler in the place of the ids `first` .. `end - 1`, wherever they were taken down."""
+        if self._meaning is not None:
+            self._meaning.forget([Stretch(first, end)])
         self.transcript.forget(first, end)
         self._recent.forget(first, end, self.transcript.filler())
 
@@ -400,6 +428,7 @@ class Session(AbstractContextManager["Session"]):
         twin = copy.copy(self)
         twin._reader, twin._recent, twin._marks = reader, self._recent.copy(), weakref.WeakSet()
         twin._keeper, twin.transcript = None, self.transcript.copy()
+        twin._meaning = None if self._meaning is None else self._meaning.fork()
         twin._awaited = Awaited()
         return twin
 
@@ -502,6 +531,9 @@ class Session(AbstractContextManager["Session"]):
         self._marks.clear()
         if reader is not None:
             reader.close()
+        meaning, self._meaning = self._meaning, None
+        if meaning is not None:
+            meaning.close()
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.close()
