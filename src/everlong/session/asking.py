@@ -34,8 +34,10 @@ PASSAGES = 2
 """Passages read again unless said otherwise."""
 MOST_PASSAGES = 4
 """What `auto` takes at most."""
-SCORE_GAP = 0.5
+SCORE_GAP = 0.7
 """`auto` takes passages while each has at least this share of the vote of the one before it."""
+NEARLY = 0.75
+"""A passage with this share of the best one's vote is nearly as good."""
 AROUND_TOKENS = 112
 """A passage reaches so far to either side of the vote's peak, before it is cut to whole sentences."""
 BORDER_TOKENS = 32
@@ -70,7 +72,7 @@ def pose(session: Session, question: str, again: Again | None = None, raw: bool 
     if not count and keeps_ids(session):
         raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
     if count:
-        shown = found.merged(count)
+        shown = found.shown(count)
         recall = found.recall("again", shown, [c.block for c in found.candidates[:count]], begun)
         return Posed(_read_again(session, question, shown, raw), recall)
     blocks = _slots(session, found.candidates)
@@ -88,25 +90,37 @@ def recall(session: Session, question: str) -> Recall:
 
 
 class _Found:
-    """The candidates of a ballot with their passages."""
+    """The candidates of a ballot with their passages: the best first, none with its peak in a better one's passage."""
 
     def __init__(self, ballot: Ballot) -> None:
         self._ballot = ballot
-        self.candidates = ballot.candidates()
-        self._spans = [_span(ballot, c) for c in self.candidates]
+        self.candidates: list[Candidate] = []
+        self._spans: list[Stretch] = []
+        for candidate in ballot.candidates():
+            if all(not span.first <= candidate.token < span.end for span in self._spans):
+                self.candidates.append(candidate)
+                self._spans.append(_span(ballot, candidate))
         text = ballot.session.transcript
         self.passages = [recalled(text, c, s) for c, s in zip(self.candidates, self._spans, strict=True)]
 
-    def merged(self, count: int) -> list[Recalled]:
-        """The best `count` passages without what an earlier one holds already."""
+    def shown(self, count: int) -> list[Recalled]:
+        """The best `count` passages as they are read: those far behind the best first, by rising vote.
+
+        Those that are nearly as good as the best keep their order in the stream, so that of two statements that differ
+        the later one is read last.
+        """
         spans = merged(self._spans[:count])
-        return [recalled(self._ballot.session.transcript, c, s) for c, s in zip(self.candidates, spans, strict=False)]
+        text, best = self._ballot.session.transcript, self.candidates[0].strength
+        found = list(zip(self.candidates, spans, strict=False))
+        near = sorted((f for f in found if f[0].strength >= NEARLY * best), key=lambda f: f[1].first)
+        far = sorted((f for f in found if f[0].strength < NEARLY * best), key=lambda f: f[0].strength)
+        return [recalled(text, candidate, span) for candidate, span in [*far, *near]]
 
     def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
         """What came back, and what of it is shown."""
-        stands_out = self._ballot.stands_out(self.candidates)
         seconds = time.perf_counter() - begun
-        return Recall(tuple(self.passages), stands_out, way, tuple(shown), tuple(blocks), seconds)
+        passages = tuple(self.passages)
+        return Recall(passages, self._ballot.stands_out(), way, tuple(shown), tuple(blocks), seconds)
 
 
 def recalls(session: Session) -> bool:
@@ -149,9 +163,9 @@ def question_ids(session: Session, question: str) -> list[int]:
 def wanted(candidates: Sequence[Candidate], again: Again) -> int:
     """How many passages are read again; ConfigError for what is neither a number nor auto."""
     if again == "auto":
-        shares = [c.share for c in candidates[:MOST_PASSAGES]]
-        pairs = zip(shares[1:], shares, strict=False)
-        return 1 + next((n for n, (this, before) in enumerate(pairs) if this < SCORE_GAP * before), len(shares) - 1)
+        strengths = [c.strength for c in candidates[:MOST_PASSAGES]]
+        pairs = zip(strengths[1:], strengths, strict=False)
+        return next((n for n, (this, before) in enumerate(pairs, 1) if this < SCORE_GAP * before), len(strengths))
     if isinstance(again, bool) or not isinstance(again, int) or again < 0:
         raise ConfigError(f"again={again!r}: expected a number of passages (0: the blocks' way), or auto")
     return min(again, len(candidates))
@@ -208,9 +222,12 @@ def _read_again(session: Session, question: str, passages: Sequence[Recalled], r
 
 
 def again_ids(session: Session, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:
-    """The ids of that stream; with the chat template all is one user's turn, and the template's words are the sinks."""
+    """The ids of that stream, with the passages in the order given.
+
+    With the chat template all of it is one user's turn, and the template's own words are the sinks.
+    """
     tokenizer, found = session.tokenizer, list[int]()
-    for n, passage in enumerate(reversed(passages), 1):
+    for n, passage in enumerate(passages, 1):
         found += token_ids(tokenizer, heading(n, passage.source))
         found += content(session, passage.first, passage.last)
     if raw:

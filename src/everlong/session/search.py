@@ -32,7 +32,8 @@ def search(transcript: Transcript, classes: Ints, words: list[int], top: int) ->
     found: list[Recalled] = []
     for run in best_first(votes.scores):
         token = int(starts[run]) + votes.peak(run)
-        candidate = Candidate(run, token, float(votes.scores[run]) / total, "words")
+        score = float(votes.scores[run])
+        candidate = Candidate(run, token, score / total, "words", score / float(votes.scores.max()))
         passage = recalled(transcript, candidate, _around(transcript, token))
         # Words on both sides of a run's border are found twice.
         if all(passage.last <= other.first or other.last <= passage.first for other in found):
