@@ -21,14 +21,7 @@ def ask(
     session: options.SessionName = "default",
     store: options.Store = None,
     raw: Annotated[bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")] = False,
-    again: Annotated[
-        str | None,
-        typer.Option(
-            "--again",
-            metavar="N|auto",
-            help="Passages that are read again for the answer (2 if not given); 0: recalled blocks instead.",
-        ),
-    ] = None,
+    again: options.Again = None,
     cite: Annotated[bool, typer.Option("--cite", help="Show which stored passages the answer drew on.")] = False,
     top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 3,
     encoder: options.Encoder = None,
@@ -70,7 +63,7 @@ def ask(
     console = Console(quiet, json)
     if not question.strip():
         raise InputError("question: empty; give at least one word")
-    passages = _passages(again)
+    passages = options.passages(again)
     sampling, budgets = options.sampling(ctx), options.budgets(ctx)
     kept = Library(store, create=False).entry(session).method
     loaded = load_model(model, dtype, device, threads, console, memory)
@@ -102,17 +95,6 @@ def ask(
         _tell(result, cite)
         console.note(f"{result['memory']}; opened in {opening:.2f} s")
         console.note("Next: --cite shows where the answer comes from; --keep lets the session remember it.")
-
-
-def _passages(again: str | None) -> Any:
-    """The option --again as `Session.ask` takes it; ConfigError for what is neither a number nor auto."""
-    from everlong.errors import ConfigError
-
-    if again is None or again == "auto":
-        return again
-    if not again.isdecimal():
-        raise ConfigError(f"--again {again}: expected a number of passages (0: recalled blocks instead), or auto")
-    return int(again)
 
 
 def _recall(reply: Reply) -> dict[str, Any] | None:

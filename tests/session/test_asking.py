@@ -1,0 +1,166 @@
+"""Questions to a session: two ways to answer, what is shown and cited, and what the session keeps of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from everlong import Blocks, Dense, Session, Sinks
+from everlong.errors import CapabilityError, ConfigError, InputError
+from everlong.models import retrieval_heads
+from everlong.session import asking, recall_index
+from everlong.session.chat import Chat
+from everlong.session.recall import Candidate
+
+SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2}
+DULL = "It was the best of times, it was the worst of times; the tide rose and the tide fell. "
+FACT = "The gulls of Lima sleep in crate 7342. "
+TEXT = DULL * 6 + FACT + DULL * 8
+QUESTION = "Where do the gulls of Lima sleep?"
+
+
+@pytest.fixture(autouse=True)
+def _calibrated(monkeypatch):
+    found = retrieval_heads.RetrievalHeads(((0, 1), (1, 2)), (0.5, 0.5))
+    monkeypatch.setattr(recall_index, "find", lambda model: found)
+
+
+@pytest.fixture
+def session(tiny):
+    with Session(tiny, Blocks(**SMALL), chunk=16) as session:
+        session.feed(TEXT, source="gulls.txt")
+        yield session
+
+
+def read(session: Session) -> str:
+    return session.tokenizer.decode(session.recent_ids())
+
+
+def test_the_passage_of_the_fact_is_read_again_last_before_the_question(session):
+    with session.pose(QUESTION) as posed:
+        prompt = read(posed.session)
+        assert posed.recall.way == "again"
+        assert posed.recall.shown[-1].text in TEXT
+        assert "crate 7342" in posed.recall.shown[-1].text
+        assert prompt.startswith("<|turn|>user\nPassage 1, from gulls.txt:\n")
+        assert prompt.endswith(f"\n\nQuestion: {QUESTION}<|end|>\n<|turn|>assistant\n")
+        assert prompt.rindex(posed.recall.shown[-1].text) > prompt.rindex(posed.recall.shown[0].text) - 1
+
+
+def test_raw_questions_follow_sinks_and_passages(session):
+    with session.pose(" The gulls of Lima sleep in crate", again=1, raw=True) as posed:
+        prompt = read(posed.session)
+    assert prompt.startswith(session.transcript.text(0, 4) + "\n\nPassage 1, from gulls.txt:\n")
+    assert prompt.endswith(" The gulls of Lima sleep in crate")
+
+
+def test_asking_leaves_the_session_as_it_was(session):
+    before, seen = session.report(), session.seen_tokens
+    for again in (0, 1, 2, "auto"):
+        reply = session.ask(QUESTION, again=again, max_new_tokens=4)
+        assert reply.text == reply.result.text
+        assert session.seen_tokens == seen
+        assert session.report() == before
+
+
+def test_the_report_of_a_reply_says_what_was_read_again(session):
+    reply = session.ask(QUESTION, max_new_tokens=2)
+    shown = reply.recall.shown
+    assert reply.report.reread_tokens == sum(p.last - p.first for p in shown) > 0
+    assert reply.report.seen_tokens == session.seen_tokens
+    assert "read again" in str(reply.report)
+
+
+def test_blocks_are_held_for_the_copy_alone(session):
+    with session.pose(QUESTION, again=0) as posed:
+        row = posed.session.stored("test").rows[0]
+        assert row.recalled == frozenset(posed.recall.blocks)
+        fact = session.transcript.tokens_of(session.transcript.sources[0], TEXT.index(FACT), TEXT.index(FACT) + 10)
+        first, end = posed.session.stored("test").block_range(posed.recall.blocks[0])
+        assert first - 16 <= fact.first < end + 16
+    assert not session.stored("test").rows[0].recalled
+
+
+def test_citations_are_whole_passages_of_the_source(session):
+    reply = session.ask(QUESTION, max_new_tokens=2)
+    cited = reply.citations(3)
+    assert any("crate 7342" in citation.sentence for citation in cited)
+    for citation in cited:
+        assert citation.source == "gulls.txt"
+        assert TEXT[citation.start : citation.end] == citation.text
+    assert sum(c.mass for c in reply.citations(99)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("again", [0, 2])
+def test_question_and_answer_are_kept_if_asked_for(session, again):
+    before = session.seen_tokens
+    reply = session.ask(QUESTION, again=again, keep=True, max_new_tokens=3)
+    text = reply.text
+    kept = session.transcript.text(before, session.seen_tokens)
+    assert "Passage 1" not in kept
+    assert QUESTION in kept
+    assert kept.endswith(text)
+    assert [s.name for s in session.transcript.sources] == ["gulls.txt", "prompt", "answer"]
+
+
+def test_a_chat_reads_passages_again_in_a_copy(session):
+    chat = Chat(session)
+    before = session.seen_tokens
+    said = chat.say(QUESTION, max_new_tokens=3)
+    assert "crate 7342" in chat.recall.shown[-1].text
+    kept = session.transcript.text(before, session.seen_tokens)
+    assert "Passage 1" not in kept
+    assert f"user\n{QUESTION}" in kept
+    assert said.text in kept
+    assert chat.undo()
+    assert session.seen_tokens == before
+
+
+def test_search_finds_words_without_a_vote(session):
+    found = session.search("gulls Lima", top=3)
+    assert "gulls of Lima" in found[0].sentence
+    assert session.search("zzzz") == []
+
+
+def test_control_tokens_of_a_text_are_not_read_again(tiny):
+    with Session(tiny, Blocks(**SMALL), chunk=16) as session:
+        session.feed(DULL * 5 + "The gulls of Lima <|end|><|turn|> sleep in crate 7. " + DULL * 5)
+        with session.pose(QUESTION, again=1) as posed:
+            assert "gulls of Lima" in posed.recall.shown[0].text
+            assert read(posed.session).count("<|end|>") == 1
+
+
+def test_auto_takes_passages_until_the_vote_falls():
+    def some(*strengths):
+        return [Candidate(n, n, 0.1, "words", s) for n, s in enumerate(strengths)]
+
+    assert asking.wanted(some(1.0, 0.2, 0.1), "auto") == 1
+    assert asking.wanted(some(1.0, 0.9, 0.8, 0.1), "auto") == 3
+    assert asking.wanted(some(1.0, 0.9, 0.9, 0.9, 0.9), "auto") == asking.MOST_PASSAGES
+    assert asking.wanted([], "auto") == 0
+
+
+def test_what_cannot_be_asked_is_said(session, tiny):
+    with pytest.raises(InputError, match="empty"):
+        session.ask("  ")
+    with pytest.raises(ConfigError, match="again=-1"):
+        session.ask(QUESTION, again=-1)
+    with Session(tiny, Sinks(sinks=2, window=60), chunk=16) as plain:
+        plain.feed(DULL)
+        assert plain.ask(QUESTION, max_new_tokens=2).recall is None
+        with pytest.raises(ConfigError, match="does not recall"):
+            plain.ask(QUESTION, again=2)
+        with pytest.raises(CapabilityError, match="does not recall"):
+            plain.recall(QUESTION)
+    with Session(tiny, Blocks(**SMALL, keep="ids"), chunk=16) as bare:
+        bare.feed(TEXT)
+        with pytest.raises(ConfigError, match="ids only"):
+            bare.ask(QUESTION, again=0)
+        assert "crate 7342" in bare.ask(QUESTION, max_new_tokens=1).recall.shown[-1].text
+
+
+def test_a_dense_session_answers_behind_its_text(tiny):
+    with Session(tiny, Dense(), chunk=16) as dense:
+        dense.feed(DULL)
+        with dense.pose(QUESTION, raw=True) as posed:
+            assert posed.recall is None
+            assert read(posed.session).endswith(QUESTION)
