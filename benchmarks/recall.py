@@ -197,7 +197,10 @@ def planned(args: argparse.Namespace, tried: Sequence[Tried]) -> Plan:
     for kind in args.kinds.split(","):
         for one in tried:
             fields = {"kinds": kind, "lengths": args.lengths, "texts": args.texts, "questions": args.questions}
-            task = make_task("recall", fields | {"again": one.ways, "tail": args.tail, "filler": args.filler})
+            task = make_task(
+                "recall",
+                fields | {"again": one.ways, "tail": args.tail, "filler": args.filler, "encoder": args.encoder},
+            )
             entries.append(Entry(task, (one.method,)))
     return Plan(tuple(entries), args.model, dtype=args.dtype, chunk=args.chunk, threads=args.threads, seed=args.seed)
 
@@ -215,6 +218,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--tail", type=int, default=1280)
     parser.add_argument("--filler", default="books")
+    parser.add_argument("--encoder", default="", help="a sentence encoder that votes too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)

@@ -103,6 +103,8 @@ class _Found:
             if all(not span.first <= candidate.token < span.end for span in self._spans):
                 self.candidates.append(candidate)
                 self._spans.append(_span(ballot, candidate))
+        total = sum(c.share for c in self.candidates)
+        self.candidates = [replace(c, share=c.share / total) for c in self.candidates]
         text = ballot.session.transcript
         self.passages = [recalled(text, c, s) for c, s in zip(self.candidates, self._spans, strict=True)]
 

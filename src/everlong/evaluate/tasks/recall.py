@@ -19,6 +19,7 @@ first three passages).
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from everlong.evaluate.recall.kinds import IN_BOOKS, KINDS, MOST_QUESTIONS
 from everlong.evaluate.recall.posed import Way, posed
 from everlong.evaluate.stream import Stream
 from everlong.evaluate.task import Outcome, Sample, Setting, Task
+from everlong.models.encoder import SentenceEncoder
 
 _BOOKS = 1000
 _SENTENCES = 1000
@@ -56,6 +58,9 @@ class RecallTask(Task):
     questions: int = field(default=8, metadata={"help": f"questions on each text, at most {MOST_QUESTIONS}"})
     again: Ways = field(default=(2,), metadata={"help": "passages read again, or auto; several: asked in each way"})
     tail: int = field(default=1280, metadata={"help": "tokens at the end without a fact, so that facts are not recent"})
+    encoder: str = field(
+        default="", metadata={"help": "a sentence encoder that votes too: a package, folder or hub id"}
+    )
     filler: str = field(default="books", metadata={"help": f"of {', '.join(IN_BOOKS)}: books (--data) or noise"})
 
     def __post_init__(self) -> None:
@@ -89,6 +94,7 @@ class RecallTask(Task):
         if not sources.cites(stream):
             yield from self._asked(stream, sample, 0, "")
             return
+        self._encode(stream)
         for way in self.again:
             name = "" if len(self.again) == 1 else f", again={way}"
             found = list[Outcome]()
@@ -96,6 +102,13 @@ class RecallTask(Task):
                 found.append(outcome)
                 yield outcome
             yield _shared(found, sample.group + name, f"shared{name}")
+
+    def _encode(self, stream: Stream) -> None:
+        """Lets the encoder read the text, if there is one."""
+        if self.encoder and stream.session is not None:
+            with stream.clock.running():
+                for _ in stream.session.use_encoder(_encoder(self.encoder)):
+                    pass
 
     def score(self, prediction: str, sample: Sample) -> float:
         """Whether an answer to the first question begins with what is right."""
@@ -118,6 +131,12 @@ class RecallTask(Task):
         """A book's sentences, from some sentence on."""
         start = rng.randrange(_BOOKS)
         return itertools.islice(books(setting.data, start), rng.randrange(_SENTENCES), None)
+
+
+@functools.cache
+def _encoder(name: str) -> SentenceEncoder:
+    """An encoder, loaded once."""
+    return SentenceEncoder.load(name)
 
 
 def _shared(found: list[Outcome], group: str, part: str) -> Outcome:
