@@ -15,7 +15,16 @@ from everlong.session.recall import Ballot
 from tests.conftest import tiny_random_llama
 
 HEADS = ((0, 1), (1, 2), (1, 3))
-SIZES = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2, "codec": "native"}
+SIZES = {
+    "sinks": 4,
+    "window": 32,
+    "block": 16,
+    "top_k": 4,
+    "exec_chunk": 32,
+    "pool": 8,
+    "recall_slots": 2,
+    "codec": "native",
+}
 
 
 @pytest.fixture

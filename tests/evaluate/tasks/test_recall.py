@@ -15,18 +15,11 @@ from everlong.evaluate.recall.judge import overlap
 from everlong.evaluate.runner import evaluate
 from everlong.evaluate.task import Setting, make_task
 from everlong.evaluate.tasks.recall import RecallTask
-from everlong.session.session import Session
 from tests.evaluate import layouts
-from tests.evaluate.recalling import pose
 from tests.models.tiny import save_folder
 
 BLOCKS = Blocks(sinks=2, window=60, block=64, top_k=2, exec_chunk=16, pool=8, repr_topk=2)
 TASK = RecallTask(("named", "list", "absent"), (1500,), questions=3, tail=200, filler="noise")
-
-
-@pytest.fixture(autouse=True)
-def _poses(monkeypatch):
-    monkeypatch.setattr(Session, "pose", pose, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +74,11 @@ def test_blocks_say_what_came_back_in_each_way(model, tmp_path):
         assert {"hit", "found", "rank1", "stands_out", "likelihood"} <= set(record["scores"])
     assert 0 <= voted[2]["scores"]["shared"] <= 1
     assert voted[2]["score"] is None
-    unvoted = of(records, "blocks", "named, again=0")[:2]
-    assert all("stands_out" not in r["scores"] and r["facts"]["citations"] for r in unvoted)
+    held = of(records, "blocks", "named, again=0")[:2]
+    assert all(r["facts"]["way"] == "blocks" and r["facts"]["citations"] for r in held)
     said = of(records, "blocks", "absent, again=2")[:2]
     assert all(r["score"] == r["scores"]["said_absent"] and r["gold"] is None for r in said)
-    assert [r["score"] for r in of(records, "blocks", "absent, again=0")[:2]] == [None] * 2
+    assert [r["score"] for r in of(records, "blocks", "absent, again=0")[:2]] == [r["score"] for r in said]
     assert {row["group"] for row in rows} == {f"{kind}, again={n}" for kind in ("named", "absent") for n in (2, 0)}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from everlong.evaluate.peer import PeerStream
 from everlong.evaluate.stream import Stream, too_long, trained_length
+from everlong.session.recall import Recall
 from everlong.session.session import Session
 from everlong.session.text import token_ids
 from everlong.session.transcript import ANSWER, PROMPT
@@ -48,41 +49,11 @@ class Cited(Protocol):
 
 
 @runtime_checkable
-class Recollection(Protocol):
-    """What a session recalls for a question."""
-
-    passages: Sequence[Cited]
-    """By falling vote."""
-    shown: Sequence[Cited]
-    """What the answer sees: passages that were read again, or blocks."""
-    blocks: Sequence[int]
-    """Numbers of the blocks of `shown`."""
-    stands_out: bool
-    """Whether the vote found something."""
-    way: str
-
-
-@runtime_checkable
-class _Posed(Protocol):
-    session: Session
-    recall: Recollection | None
-
-
-@runtime_checkable
-class _Poses(Protocol):
-    """What is used of a session."""
-
-    def pose(self, question: str, again: Way = 2, raw: bool = False) -> AbstractContextManager[_Posed]:
-        """A session that has read the question, and what was recalled for it."""
-        ...
-
-
-@runtime_checkable
 class Asked(Protocol):
     """A question that was read, and nothing written yet."""
 
     tokenizer: Any
-    recall: Recollection | None
+    recall: Recall | None
 
     def predictions(self, ids: list[int]) -> Float[Tensor, "tokens vocabulary"]:
         """The logits before each of `ids`, which are read on the way, each as a token of an answer is."""
@@ -102,7 +73,7 @@ class SessionAsked(Asked):
     """On a session."""
 
     session: Session
-    recall: Recollection | None
+    recall: Recall | None
 
     def __post_init__(self) -> None:
         self.tokenizer = self.session.tokenizer
@@ -140,7 +111,7 @@ class PeerAsked(Asked):
 
     peer: PeerStream
     ids: list[int]
-    recall: Recollection | None = None
+    recall: Recall | None = None
 
     def __post_init__(self) -> None:
         self.tokenizer = self.peer.tokenizer
@@ -176,5 +147,5 @@ def posed(stream: Stream, question: str, again: Way) -> Iterator[Asked]:
     if session.method.name == "dense":
         coming = len(token_ids(session.tokenizer, question))
         too_long(stream.seen_tokens + coming, trained_length(session.model))
-    with cast(_Poses, session).pose(question, again=again, raw=True) as found:
+    with session.pose(question, again=again, raw=True) as found:
         yield SessionAsked(found.session, found.recall)

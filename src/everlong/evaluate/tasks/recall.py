@@ -58,9 +58,7 @@ class RecallTask(Task):
     questions: int = field(default=8, metadata={"help": f"questions on each text, at most {MOST_QUESTIONS}"})
     again: Ways = field(default=(2,), metadata={"help": "passages read again, or auto; several: asked in each way"})
     tail: int = field(default=1280, metadata={"help": "tokens at the end without a fact, so that facts are not recent"})
-    encoder: str = field(
-        default="", metadata={"help": "a sentence encoder that votes too: a package, folder or hub id"}
-    )
+    encoder: str = field(default="", metadata={"help": "a sentence encoder that votes too (none if empty)"})
     filler: str = field(default="books", metadata={"help": f"of {', '.join(IN_BOOKS)}: books (--data) or noise"})
 
     def __post_init__(self) -> None:
