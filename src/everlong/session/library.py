@@ -1,6 +1,6 @@
 """Sessions kept in a folder: a small SQLite database, files of blocks that forks share, and one state for each session.
 
-    FOLDER/everlong.db                 sessions, volumes, sources, marks, dropped, pins, forgotten, states
+    FOLDER/everlong.db                 sessions, volumes, sources, marks, places, dropped, pins, forgotten, states
     FOLDER/blocks/<volume>.blocks      records (memory/disk.py), and <volume>.digests beside it
     FOLDER/sessions/<id>/ids           token ids, int32
     FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint, and after the one before it
@@ -30,6 +30,7 @@ from everlong.locks import lock
 from everlong.memory.volume import Volume
 from everlong.session import archive, compacting, erasing, repairing
 from everlong.session.compacting import Compacted
+from everlong.session.places import Place
 from everlong.session.schema import FORMAT, SCHEMA, TABLES
 from everlong.session.transcript import Source, Stretch
 
@@ -83,7 +84,7 @@ class Library:
             raise ForeignError(
                 f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
             )
-        if "states" not in tables:
+        if not {*TABLES, "states"} <= tables:
             db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
         if found is None:
             db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
@@ -163,7 +164,7 @@ class Library:
                 ).fetchall():
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
-                for table in ("sources", "marks", "dropped", "pins", "forgotten"):
+                for table in ("sources", "marks", "places", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -263,7 +264,10 @@ class Library:
             query = "SELECT place, name, first, digest, done FROM sources WHERE session = ? ORDER BY place"
             for place, name, first, digest, done in db.execute(query, (entry.id,)).fetchall():
                 query = "SELECT token, chars FROM marks WHERE session = ? AND source = ? ORDER BY token"
-                found.append(Source(name, first, digest, bool(done), db.execute(query, (entry.id, place)).fetchall()))
+                marks = db.execute(query, (entry.id, place)).fetchall()
+                query = "SELECT kind, title, start, level FROM places WHERE session = ? AND source = ? ORDER BY start"
+                places = tuple(Place(*row) for row in db.execute(query, (entry.id, place)).fetchall())
+                found.append(Source(name, first, digest, bool(done), marks, places))
         return found
 
     def dropped(self, entry: Entry) -> list[int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 FORMAT = 1
-TABLES = {"sessions": "id"} | dict.fromkeys(("volumes", "sources", "marks", "dropped", "pins", "forgotten"), "session")
+TABLES = {"sessions": "id"} | dict.fromkeys(
+    ("volumes", "sources", "marks", "dropped", "pins", "forgotten", "places"), "session"
+)
 """What an archive holds of a session, and the column that names it."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -28,6 +30,9 @@ CREATE TABLE IF NOT EXISTS pins (
 CREATE TABLE IF NOT EXISTS forgotten (
     session TEXT NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, filler INTEGER NOT NULL,
     wiped INTEGER NOT NULL, PRIMARY KEY (session, first, end)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS places (
+    session TEXT NOT NULL, source INTEGER NOT NULL, start INTEGER NOT NULL, kind TEXT NOT NULL,
+    level INTEGER NOT NULL, title TEXT NOT NULL, PRIMARY KEY (session, source, start, kind)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS states (
     session TEXT PRIMARY KEY, state TEXT NOT NULL, tokens INTEGER NOT NULL, blocks INTEGER NOT NULL);
 """

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from everlong.errors import CapabilityError, InputError
+from everlong.session.places import Place
 
 SOURCE, PROMPT, ANSWER = "text", "prompt", "answer"
 """What citations call a text without a name, a prompt, and what was written."""
@@ -23,13 +24,17 @@ MARK_TOKENS = 64
 
 @dataclass
 class Source:
-    """A text that was read: tokens from `first` on. `marks` are pairs (token, characters of the source before it)."""
+    """A text that was read: tokens from `first` on. `marks` are pairs (token, characters of the source before it).
+
+    `places` are its chapters, headings and pages, as far as they were found.
+    """
 
     name: str
     first: int
     digest: str = ""
     done: bool = False
     marks: list[tuple[int, int]] = field(default_factory=list)
+    places: tuple[Place, ...] = ()
 
 
 class Stretch(NamedTuple):
@@ -98,7 +103,16 @@ class Transcript:
     def load_state(self, ids: Tensor, sources: list[dict[str, Any]]) -> None:
         """Take a saved state."""
         self.ids = array("i", ids.tolist())
-        self.sources = [Source(**s | {"marks": [tuple(m) for m in s["marks"]]}) for s in sources]
+        self.sources = [
+            Source(
+                **s
+                | {
+                    "marks": [tuple(m) for m in s["marks"]],
+                    "places": tuple(Place(**p) for p in s.get("places", ())),
+                }
+            )
+            for s in sources
+        ]
 
     def text(self, first: int, end: int) -> str:
         """The text of the tokens `first` .. `end - 1`, as they read behind the token before them."""
@@ -164,8 +178,16 @@ class Transcript:
             begin, after = self.bounds(source)
             if begin >= end or after <= first or begin == after:
                 continue
+            if source.places:
+                low, high = (self._chars(source, token) for token in (max(first, begin), min(end, after)))
+                source.places = tuple(p for p in source.places if not _meets(p, low, high))
             if self._tokenizer is not None and end < after:
                 source.marks = sorted({*source.marks, (end, self._chars(source, end))})
             if first <= begin and after <= end:
                 source.digest, source.done = GONE, False
         self.ids[first:end] = array("i", [self.filler()]) * (end - first)
+
+
+def _meets(place: Place, low: int, high: int) -> bool:
+    """Whether the line of a heading lies in the characters `low` .. `high - 1`, in part at least."""
+    return place.start < high and place.start + max(1, len(place.title)) > low
