@@ -122,6 +122,11 @@ class Session(AbstractContextManager["Session"]):
         """Whether `transcript` has what was read: for a method that stores blocks, and for kept sessions."""
         return self._remembers
 
+    @property
+    def kept(self) -> bool:
+        """Whether the session is kept in a store, so that `checkpoint` can be called."""
+        return self._keeper is not None and self._keeper.writable
+
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
         return self._recent.ids()
