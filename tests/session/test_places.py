@@ -226,7 +226,7 @@ def test_a_reading_that_was_cut_off_finds_its_places_when_it_goes_on(tiny, tmp_p
         reading = read_document(session, document(BOOK), every=64)
         for _ in range(3):
             next(reading)
-        reading.close()
+        session.checkpoint()
         assert spoken(session, "the last chapter") == []
     with Session.open(tmp_path, "default", tiny, chunk=16) as session:
         read(session, document(BOOK))

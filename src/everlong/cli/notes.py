@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
+    from everlong.session.note_plan import NoteSettings
     from everlong.session.reading import Document
     from everlong.session.session import Session
 
@@ -40,14 +41,23 @@ def write_notes_on(session: Session, documents: Iterable[Document], loaded: Load
     return took
 
 
-def estimated(trial: Session, tokens: Iterable[int], token_s: float) -> dict[str, Any]:
+def fitted(loaded: Loaded) -> NoteSettings:
+    """The settings of notes by this model; ConfigError where it can write none."""
+    from everlong.session.note_plan import NoteSettings
+    from everlong.session.note_writer import NoteWriter
+
+    with NoteWriter(loaded, NoteSettings()) as writer:
+        return writer.settings
+
+
+def estimated(settings: NoteSettings, trial: Session, tokens: Iterable[int], token_s: float) -> dict[str, Any]:
     """What notes on texts of so many tokens would take at most; a token that is read takes `token_s` seconds.
 
     What a token that is written takes is tried out in the session `trial`.
     """
-    from everlong.session.note_plan import NoteSettings, estimated_cost
+    from everlong.session.note_plan import estimated_cost
 
-    costs = [asdict(estimated_cost(count, NoteSettings())) for count in tokens]
+    costs = [asdict(estimated_cost(count, settings)) for count in tokens]
     took = {name: sum(cost[name] for cost in costs) for name in COSTS[:-1]}
     start = time.perf_counter()
     for _ in range(_TRIAL_TOKENS):

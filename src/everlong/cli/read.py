@@ -14,6 +14,7 @@ from everlong.cli import options
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
+    from everlong.session.note_plan import NoteSettings
     from everlong.session.reading import Document
     from everlong.session.session import Session
 
@@ -59,7 +60,7 @@ def read(
     """
     from everlong.cli.console import Console
     from everlong.cli.documents import check, document, expand
-    from everlong.cli.notes import told, write_notes_on
+    from everlong.cli.notes import fitted, told, write_notes_on
     from everlong.cli.setup import load_model
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
@@ -69,8 +70,9 @@ def read(
     documents = [document(path, console) for path in paths]
     chosen = options.chosen_method(ctx, method, option)
     loaded = load_model(model, dtype, device, threads, console, memory)
+    note_settings = fitted(loaded) if notes else None
     if dry_run:
-        _tell_plan(_plan(loaded, chosen, documents, chunk, store, session, budgets, notes), console)
+        _tell_plan(_plan(loaded, chosen, documents, chunk, store, session, budgets, note_settings), console)
         return
     if reread:
         _read_changed(loaded, store, session, chunk, documents, console)
@@ -170,7 +172,7 @@ def _plan(
     store: Path | None,
     name: str,
     budgets: dict[str, Any],
-    notes: bool,
+    notes: NoteSettings | None,
 ) -> dict[str, Any]:
     """Tokens, bytes by tier and seconds that reading would take, with what the session holds already."""
     from everlong.cli.notes import estimated
@@ -188,7 +190,7 @@ def _plan(
         trial.feed([0] * chunk)
         token_s = (time.perf_counter() - start) / chunk
         seconds = token_s * sum(tokens.values())
-        planned = estimated(trial, tokens.values(), token_s) if notes else None
+        planned = None if notes is None else estimated(notes, trial, tokens.values(), token_s)
         held = 0 if entry is None else entry.tokens
         needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())

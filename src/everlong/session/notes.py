@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -51,7 +51,7 @@ def notes_name(source: str) -> str:
 
 def write_notes(
     session: Session, source: Source, loaded: Loaded, settings: NoteSettings | None = None
-) -> Iterator[NoteProgress]:
+) -> Generator[NoteProgress, None, None]:
     """Writes the notes on a source that `session` has read, giving each when the session holds it.
 
     Notes that were written before, by the same settings on the same text, are not written again; those on what the
@@ -67,7 +67,7 @@ def write_notes(
         yield from _write(session, source, writer, shelf)
 
 
-def _write(session: Session, source: Source, writer: NoteWriter, shelf: _Shelf) -> Iterator[NoteProgress]:
+def _write(session: Session, source: Source, writer: NoteWriter, shelf: _Shelf) -> Generator[NoteProgress, None, None]:
     plan = plan_notes(session.transcript, source, writer.settings)
     texts = [session.transcript.text(*piece.tokens) if not piece.made_of else "" for piece in plan]
     known, begun, kept = shelf.known(), time.perf_counter(), 0
