@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from contextlib import closing
 
 import pytest
@@ -108,6 +109,7 @@ def test_pages_of_a_pdf(tmp_path):
 def test_looking_at_the_beginning_only_leaves_the_places_of_the_reading_alone(tmp_path):
     (tmp_path / "a.txt").write_text(TEXT * 5000)
     found = document(tmp_path / "a.txt", Console(quiet=True))
+    assert isinstance(found.texts, Generator)
     with closing(found.texts) as texts:
         next(texts)
     assert 0 < len(found.places) < 10000

@@ -31,8 +31,8 @@ class NoteWriter(AbstractContextManager["NoteWriter"]):
         self._template = Template(loaded.tokenizer) if getattr(loaded.tokenizer, "chat_template", None) else None
         template_ends = () if self._template is None else self._template.end_tokens()
         self._ends = end_tokens(loaded.model, loaded.tokenizer) | {*template_ends}
-        self._stream = Session(loaded, Dense())
         self.settings = self._fitting(loaded, settings)
+        self._stream = Session(loaded, Dense())
         self.read_tokens = self.written_tokens = 0
 
     def note(self, text: str) -> str:
