@@ -39,7 +39,7 @@ def places_named(places: Sequence[Place], question: str) -> list[Place]:
     two, chapter 3"), only what lies in it counts. A question about the whole names a place called `WHOLE`, if no other.
     """
     named = _by_number(places, question) + _by_ordinal(places, question) + _by_title(places, question)
-    found = _without_contents(places, named) or [p for p in places if p.title == WHOLE and asks_whole(question)]
+    found = without_contents(places, named) or [p for p in places if p.title == WHOLE and asks_whole(question)]
     highest = [p for p in found if p.kind != "page" and p.level == min(f.level for f in found)]
     inside = [p for p in found if p not in highest and any(_holds(places, outer, p) for outer in highest)]
     return sorted(set(inside or found), key=lambda p: (p.start, p.level))
@@ -156,7 +156,7 @@ def _plain(text: str, fold: bool = True) -> str:
     return words.casefold() if fold else words
 
 
-def _without_contents(places: Sequence[Place], found: Iterable[Place]) -> list[Place]:
+def without_contents(places: Sequence[Place], found: Iterable[Place]) -> list[Place]:
     """The places that were found, each once, without those that a table of contents names."""
     listed = _contents(places)
     once = list(dict.fromkeys(found))

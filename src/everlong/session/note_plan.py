@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from everlong.errors import ConfigError
-from everlong.session.named_places import WHOLE, tokens_of_place
+from everlong.session.named_places import WHOLE, without_contents
 from everlong.session.places import Place
 from everlong.session.transcript import Source, Stretch, Transcript
 
@@ -18,6 +18,8 @@ PROMPT_TOKENS = 40
 _LABEL_CHARS = 80
 _SMALLEST = {"chapter": 8, "heading": 2, "page": 2}
 """A part of a text shorter than a piece divided by this goes together with the next."""
+Names = tuple[str, str]
+"""Of the first and of the last part of a text that belong together."""
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*\s*$|\n\s*$")
 
 
@@ -90,30 +92,35 @@ def plan_notes(transcript: Transcript, source: Source, settings: NoteSettings) -
     if first == end:
         return []
     plan = _Plan(transcript, source, settings)
-    units = [plan.unit(title, tokens) for title, tokens in _units(transcript, source, settings)]
+    units = [plan.unit(names, tokens) for names, tokens in _units(transcript, source, settings)]
     if not units:
-        plan.unit(WHOLE, Stretch(first, end))
+        plan.unit((WHOLE, WHOLE), Stretch(first, end))
     else:
         plan.reduce(units, WHOLE)
     return plan.pieces
 
 
 class _Plan:
-    """Pieces as they are found."""
+    """Pieces as they are found, each with the names of the first and the last part of the source that it is about."""
 
     def __init__(self, transcript: Transcript, source: Source, settings: NoteSettings) -> None:
         self._transcript, self._source, self._settings = transcript, source, settings
         self.pieces: list[Piece] = []
+        self._names: list[Names] = []
 
-    def unit(self, title: str, tokens: Stretch) -> int:
+    def unit(self, names: Names, tokens: Stretch) -> int:
         """Plan the notes on a part of the text up to one for all of it; where that one stands in the plan."""
+        title = _from_to(names)
         parts = list(_cut(self._transcript, tokens, self._settings.piece_tokens))
         if len(parts) == 1:
-            return self._add(title, title, tokens)
-        before = "" if title == WHOLE else f"{title}, "
-        named = [f"{before}piece {n} of {len(parts)}" for n in range(1, len(parts) + 1)]
-        titles = named if title == WHOLE else [title] * len(parts)
-        found = [self._add(*row) for row in zip(named, titles, parts, strict=True)]
+            return self._add(title, title, names, tokens)
+        found = []
+        for n, part in enumerate(parts, 1):
+            label = f"piece {n} of {len(parts)}"
+            if title == WHOLE:
+                found.append(self._add(label, label, (label, label), part))
+            else:
+                found.append(self._add(f"{title}, {label}", title, names, part))
         return self.reduce(found, title)
 
     def reduce(self, found: Sequence[int], title: str) -> int:
@@ -126,14 +133,22 @@ class _Plan:
         return found[0]
 
     def _over(self, group: Sequence[int], title: str | None) -> int:
-        one, other = self.pieces[group[0]], self.pieces[group[-1]]
-        label = title or (one.label if one is other else f"from {one.label} to {other.label}")
-        return self._add(label, label, Stretch(one.tokens.first, other.tokens.end), tuple(group))
+        first, last = group[0], group[-1]
+        names = self._names[first][0], self._names[last][1]
+        label = title or _from_to(names)
+        tokens = Stretch(self.pieces[first].tokens.first, self.pieces[last].tokens.end)
+        return self._add(label, label, names, tokens, tuple(group))
 
-    def _add(self, label: str, title: str, tokens: Stretch, made_of: tuple[int, ...] = ()) -> int:
+    def _add(self, label: str, title: str, names: Names, tokens: Stretch, made_of: tuple[int, ...] = ()) -> int:
         start, end = (self._transcript.chars(self._source, token) for token in tokens)
-        self.pieces.append(Piece(label[: 2 * _LABEL_CHARS], title[: 2 * _LABEL_CHARS], tokens, start, end, made_of))
+        self.pieces.append(Piece(label, title, tokens, start, end, made_of))
+        self._names.append(names)
         return len(self.pieces) - 1
+
+
+def _from_to(names: Names) -> str:
+    first, last = names
+    return first if first == last else f"from {first} to {last}"
 
 
 def _groups(found: Sequence[int], fan_in: int) -> Iterator[Sequence[int]]:
@@ -144,8 +159,8 @@ def _groups(found: Sequence[int], fan_in: int) -> Iterator[Sequence[int]]:
         yield found[first:end]
 
 
-def _units(transcript: Transcript, source: Source, settings: NoteSettings) -> Iterator[tuple[str, Stretch]]:
-    """The chapters of a source (else its headings, or pages) as titles and tokens; nothing where it has none."""
+def _units(transcript: Transcript, source: Source, settings: NoteSettings) -> Iterator[tuple[Names, Stretch]]:
+    """The chapters of a source (else its headings, or pages) as names and tokens; nothing where it has none."""
     first, end = transcript.bounds(source)
     places = _divisions(transcript, source)
     if not places:
@@ -156,28 +171,26 @@ def _units(transcript: Transcript, source: Source, settings: NoteSettings) -> It
     for token, after in zip(starts, [*starts[1:], end], strict=True):
         titles += [p.title[:_LABEL_CHARS] for t, p in places if t == token or (token == first and t <= first)]
         if after - begin >= smallest or after == end:
-            yield _title(titles, places[0][1]), Stretch(begin, after)
+            yield _names(titles, places[0][1]), Stretch(begin, after)
             begin, titles = after, []
 
 
 def _divisions(transcript: Transcript, source: Source) -> list[tuple[int, Place]]:
     """The places that divide a source, by their first token; what stands before the first of them is a part too."""
-    first, _ = transcript.bounds(source)
+    first, after = transcript.bounds(source)
+    low, high = transcript.chars(source, first), transcript.chars(source, after)
     for kind in ("chapter", "heading", "page"):
-        chosen = [p for p in source.places if p.kind == kind]
-        spans = [(tokens_of_place(transcript, source, p), p) for p in chosen]
-        found = [(span.first, p) for span, p in spans if span is not None]
+        chosen = [p for p in without_contents(source.places, source.places) if p.kind == kind and low <= p.start < high]
+        found = [(transcript.tokens_of(source, p.start, p.start + 1).first, p) for p in chosen]
         if len(found) > 1:
-            begins = Place(kind, "the beginning", transcript.chars(source, first), 0)
+            begins = Place(kind, "the beginning", low, 0)
             return ([(first, begins)] if found[0][0] > first else []) + found
     return []
 
 
-def _title(titles: Sequence[str], like: Place) -> str:
+def _names(titles: Sequence[str], like: Place) -> Names:
     """What small parts are called together: chapters by the last, as those before it are no more than names."""
-    if like.kind == "chapter" or len(titles) == 1:
-        return titles[-1]
-    return f"from {titles[0]} to {titles[-1]}"
+    return (titles[-1] if like.kind == "chapter" else titles[0]), titles[-1]
 
 
 def _cut(transcript: Transcript, tokens: Stretch, most: int) -> Iterator[Stretch]:
