@@ -4,7 +4,8 @@
 
 SQuALITY's development stories (CC BY 4.0; `EVERLONG_DATA`/squality) and their first question, "What is the plot of the
 story?", with four answers each. A quarter, a half and all of a story is read (as pieces, rounded up), and notes are
-written on that. Scored, by F1 against the reference that suits best: the top note; the notes on pieces one after the
+written on that. Scored, by F1 against the reference that suits best: the top note, as kept and as the model wrote it
+(where it only copied one of the notes, the first sentences of all are kept instead); the notes on pieces one after the
 other; and as baselines what stands in the first piece, summarised directly by the same model at more length,
 and the story's first words, as many as the top note or all notes have.
 """
@@ -27,11 +28,11 @@ import everlong
 from everlong.evaluate.tasks.booksum import rouge
 from everlong.machine import circumstances
 from everlong.session.note_plan import NoteSettings, Piece, plan_notes
-from everlong.session.note_writer import NOTHING, NoteWriter
+from everlong.session.note_writer import NOTHING, NoteWriter, first_sentences, is_copied
 from everlong.session.transcript import Transcript
 
 SHARES = (0.25, 0.5, 1.0)
-LONG_TOKENS = 256
+LONG_TOKENS = 192
 """Tokens of the summary that is written in one go, at most."""
 
 
@@ -75,7 +76,8 @@ def measured(loaded: Any, story: dict[str, Any]) -> dict[str, Any]:
         texts: dict[str, str] = {}
         for share in SHARES:
             read = notes[: math.ceil(share * len(notes))]
-            texts[f"top note, {share:.0%} read"] = top_note(writer, read)
+            own, texts[f"top note, {share:.0%} read"] = top_note(writer, read)
+            texts[f"top note in the model's own words, {share:.0%} read"] = own
             texts[f"piece notes, {share:.0%} read"] = "\n".join(read)
         cost = {"read_tokens": writer.read_tokens, "written_tokens": writer.written_tokens}
     seconds = time.process_time() - begun
@@ -94,17 +96,22 @@ def measured(loaded: Any, story: dict[str, Any]) -> dict[str, Any]:
         "cpu_seconds": round(seconds, 1),
         **cost,
         "scores": scores,
-        "top_notes": [texts[f"top note, {share:.0%} read"] for share in SHARES],
     }
 
 
-def top_note(writer: NoteWriter, notes: list[str]) -> str:
-    """The note on all these notes, as `write_notes` makes it: in groups, up to one."""
+def top_note(writer: NoteWriter, notes: list[str]) -> tuple[str, str]:
+    """The note on all these notes: as the model wrote it, and as `write_notes` keeps it; in groups, up to one."""
+    own = notes[0]
     while len(notes) > 1:
         size = writer.settings.fan_in
-        groups = [notes[i : i + size] for i in range(0, len(notes), size)]
-        notes = [writer.note("\n".join(n for n in group if n != NOTHING)) for group in groups]
-    return notes[0]
+        groups = [[n for n in notes[i : i + size] if n != NOTHING] for i in range(0, len(notes), size)]
+        written = [writer.note("\n".join(group)) for group in groups]
+        own = written[0]
+        notes = [
+            first_sentences(group) if len(group) > 1 and is_copied(text, group) else text
+            for text, group in zip(written, groups, strict=True)
+        ]
+    return own, notes[0]
 
 
 def in_one_go(loaded: Any, transcript: Transcript, piece: Piece) -> str:

@@ -9,7 +9,7 @@ from everlong.errors import CapabilityError, ConfigError
 from everlong.session.library import Library
 from everlong.session.named_places import WHOLE, named_spans
 from everlong.session.note_plan import NoteSettings, estimated_cost, plan_notes
-from everlong.session.note_writer import NOTHING, NoteWriter, tidied
+from everlong.session.note_writer import NOTHING, NoteWriter, first_sentences, is_copied, tidied
 from everlong.session.notes import notes_name, write_notes
 from everlong.session.places import found_in
 from everlong.session.reading import Document, read_document
@@ -225,6 +225,23 @@ def test_notes_are_one_line_without_repeated_or_unfinished_sentences():
     assert tidied("It rose.\n It  fell. It rose. It", whole=False) == "It rose. It fell."
     assert tidied("It rose and", whole=False) == "It rose and"
     assert tidied("It rose. It", whole=True) == "It rose. It"
+
+
+def test_a_note_that_only_repeats_another_gives_way_to_the_first_sentences():
+    notes = ["It rose. Gulls cried.", "It fell. Nobody knew."]
+    assert is_copied("It fell.", notes)
+    assert is_copied(NOTHING, notes)
+    assert not is_copied("It rose and fell.", notes)
+    assert first_sentences([*notes, "It rose."]) == "It rose. It fell."
+
+
+def test_a_note_on_notes(long_tiny, monkeypatch):
+    with NoteWriter(long_tiny, SETTINGS) as writer:
+        said = []
+        monkeypatch.setattr(writer, "note", lambda text: said.append(text) or text.split("\n")[0])
+        assert writer.note_on(["It rose. Gulls cried.", NOTHING, "It fell."]) == "It rose. It fell."
+        assert writer.note_on(["It rose. Gulls cried."]) == "It rose. Gulls cried."
+        assert said == ["It rose. Gulls cried.\nIt fell.", "It rose. Gulls cried."]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -50,6 +51,16 @@ class NoteWriter(AbstractContextManager["NoteWriter"]):
         self.written_tokens += len(ids)
         return tidied(self._decoded(ids), whole=ended) or NOTHING
 
+    def note_on(self, notes: Sequence[str]) -> str:
+        """A note on these notes.
+
+        A small model may only say the first of them again. Then the first sentences of all of them stand for it, which
+        says at least something of every part.
+        """
+        notes = [note for note in notes if note != NOTHING]
+        text = self.note("\n".join(notes))
+        return first_sentences(notes) if len(notes) > 1 and is_copied(text, notes) else text
+
     def _written(self) -> tuple[list[int], bool]:
         """The likeliest tokens of a note, and whether the model ended it.
 
@@ -93,7 +104,21 @@ class NoteWriter(AbstractContextManager["NoteWriter"]):
 
 def tidied(text: str, whole: bool) -> str:
     """A note in one line, without sentences that were said before; not `whole`: up to its last full sentence."""
-    sentences = re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
+    sentences = _sentences(text)
     if not whole and len(sentences) > 1 and not sentences[-1].endswith((".", "!", "?")):
         sentences = sentences[:-1]
     return " ".join(dict.fromkeys(sentences))
+
+
+def is_copied(text: str, notes: Sequence[str]) -> bool:
+    """Whether a text says nothing but what one of the notes says, word by word."""
+    return text == NOTHING or any(all(sentence in note for sentence in _sentences(text)) for note in notes)
+
+
+def first_sentences(notes: Sequence[str]) -> str:
+    """The first sentence of each note, those that are equal once."""
+    return " ".join(dict.fromkeys(_sentences(note)[0] for note in notes if note))
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+", " ".join(text.split()))

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from everlong.errors import CapabilityError
 from everlong.models.load import Loaded
 from everlong.session.note_plan import NoteSettings, Piece, plan_notes
-from everlong.session.note_writer import NOTHING, NoteWriter
+from everlong.session.note_writer import NoteWriter
 from everlong.session.places import Kind, Place
 from everlong.session.session import Session
 from everlong.session.transcript import GONE, Source
@@ -75,8 +75,7 @@ def _write(session: Session, source: Source, writer: NoteWriter, shelf: _Shelf) 
     for n, piece in enumerate(plan):
         text = known.get(_head(source.name, piece))
         if is_new := text is None:
-            below = [notes[i] for i in piece.made_of if notes[i] != NOTHING]
-            text = writer.note(texts[n] or "\n".join(below))
+            text = writer.note_on([notes[i] for i in piece.made_of]) if piece.made_of else writer.note(texts[n])
             kept += shelf.add(piece, text)
         notes.append(text)
         spent = (writer.read_tokens, writer.written_tokens, kept, time.perf_counter() - begun)
