@@ -7,10 +7,10 @@ import pytest
 from everlong import Blocks, Session, Sinks
 from everlong.errors import CapabilityError, ConfigError
 from everlong.session.library import Library
-from everlong.session.named_places import WHOLE, named_spans
+from everlong.session.named_places import WHOLE, named_spans, notes_name
 from everlong.session.note_plan import NoteSettings, estimated_cost, plan_notes
 from everlong.session.note_writer import NOTHING, NoteWriter, first_sentences, is_copied, tidied
-from everlong.session.notes import notes_name, write_notes
+from everlong.session.notes import write_notes
 from everlong.session.places import found_in
 from everlong.session.reading import Document, read_document
 from tests.session.conftest import interrupt
@@ -172,6 +172,17 @@ def test_notes_of_a_changed_text_replace_the_old_ones(long_tiny, tmp_path):
     library = Library(tmp_path)
     names = [(s.name, s.digest == "gone") for s in library.sources(library.entry("default"))]
     assert names == [(name, gone) for gone in (True, False) for name in ("books/tide.txt", "notes: books/tide.txt")]
+
+
+def test_forgetting_a_source_forgets_the_notes_on_it(long_tiny, tmp_path):
+    with Session(long_tiny, Blocks(**SMALL), chunk=16, store=tmp_path) as session:
+        session.feed(PLAIN, source="before")
+        list(write_notes(session, read(session, BOOK), long_tiny, SETTINGS))
+        session.feed(PLAIN, source="after")
+        session.forget("books/tide.txt")
+        assert named_spans(session.transcript, "Summarise the story.") == []
+        gone = [s for s in session.transcript.sources if s.digest == "gone"]
+        assert [(s.name, s.places) for s in gone] == [("books/tide.txt", ()), ("notes: books/tide.txt", ())]
 
 
 def test_a_session_without_a_store_or_blocks(long_tiny, tmp_path):

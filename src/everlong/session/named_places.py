@@ -13,6 +13,7 @@ from everlong.session.transcript import GONE, Source, Stretch, Transcript
 WHOLE = "the whole text"
 """The title of what is said about a source as a whole."""
 _NAMES = "|".join((*DIVISIONS, "page"))
+_NOTES = "notes: "
 _FIRST_TEN = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _ORDINALS = {word: n for n, word in enumerate(_FIRST_TEN, 1)} | {"last": -1, "final": -1}
 _NUMBERED = re.compile(
@@ -43,6 +44,11 @@ def places_named(places: Sequence[Place], question: str) -> list[Place]:
     highest = [p for p in found if p.kind != "page" and p.level == min(f.level for f in found)]
     inside = [p for p in found if p not in highest and any(_holds(places, outer, p) for outer in highest)]
     return sorted(set(inside or found), key=lambda p: (p.start, p.level))
+
+
+def notes_name(source: str) -> str:
+    """The name of the source that holds the notes on another."""
+    return f"{_NOTES}{source}"
 
 
 def asks_whole(question: str) -> bool:
@@ -182,7 +188,7 @@ def _holds(places: Sequence[Place], outer: Place, inner: Place) -> bool:
 
 
 def _is_named(source: Source, question: str) -> bool:
-    path = PurePath(source.name.removeprefix("notes: "))
+    path = PurePath(source.name.removeprefix(_NOTES))
     names = {source.name, path.name, path.stem if len(path.stem) > 3 else path.name}
     return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", question, re.IGNORECASE) for name in names)
 

@@ -14,6 +14,7 @@ from pathlib import PurePath
 
 from everlong.errors import CapabilityError
 from everlong.models.load import Loaded
+from everlong.session.named_places import notes_name
 from everlong.session.note_plan import NoteSettings, Piece, plan_notes
 from everlong.session.note_writer import NoteWriter
 from everlong.session.places import Kind, Place
@@ -42,11 +43,6 @@ class NoteProgress:
     written_tokens: int = 0
     kept_tokens: int = 0
     seconds: float = 0.0
-
-
-def notes_name(source: str) -> str:
-    """The name of the source that holds the notes on another."""
-    return f"notes: {source}"
 
 
 def write_notes(
