@@ -36,7 +36,7 @@ def test_help_is_instant():
 
 
 @pytest.mark.parametrize(
-    "verb", ["read", "ask", "generate", "chat", "score", "report", "bench", "doctor", "demo", "sessions"]
+    "verb", ["read", "ask", "generate", "chat", "score", "report", "calibrate", "bench", "doctor", "demo", "sessions"]
 )
 def test_help_of_a_command_loads_nothing_heavy(verb):
     code = (
@@ -66,6 +66,7 @@ def test_help_lists_the_commands(everlong):
         "report",
         "train",
         "merge",
+        "calibrate",
         "bench",
         "doctor",
         "demo",

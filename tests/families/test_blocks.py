@@ -11,7 +11,7 @@ from everlong.errors import AttachError, CapabilityError
 from tests.families.configs import FAMILIES, TRAINED
 from tests.families.models import build, plain, stream, tokens
 
-SMALL = {"sinks": 3, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6}
+SMALL = {"sinks": 3, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6, "codec": "native"}
 REFUSED = ("MLA", "ALiBi", "share their keys", "native window")
 FITS = 48
 TEXT = tokens(120)

@@ -19,6 +19,7 @@ from tests.reference import SlowBlocks
 IDS = torch.randint(97, (1, 150), generator=torch.Generator().manual_seed(3))
 SMALL = {"sinks": 3, "window": 12, "block": 8, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6} | {
     "choose_every": 1,
+    "codec": "native",
     "digest": "mean",
     "cut": "surprise",
     "surprise_gamma": 0.5,

@@ -15,6 +15,7 @@ from tests.reference import SlowBlocks
 IDS = torch.randint(97, (1, 140), generator=torch.Generator().manual_seed(3))
 SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6} | {
     "choose_every": 1,
+    "codec": "native",
     "positions": "far",
     "digest": "mean",
 }

@@ -15,7 +15,7 @@ from everlong.errors import ConfigError
 from everlong.methods import make_method, method_class, method_names
 
 SMALL = {"window": 12, "sinks": 4, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6, "segment": 8, "beta": 0.0}
-SMALL |= {"basis": 16, "points": 20}
+SMALL |= {"basis": 16, "points": 20, "codec": "native"}
 FITS = {"window": 60, "segment": 60, "mem_len": 60}
 IDS = torch.randint(97, (1, 300), generator=torch.Generator().manual_seed(5))
 CHUNKS = (1, 7, 64, 512)

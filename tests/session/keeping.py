@@ -6,7 +6,9 @@ import torch
 
 from everlong import Blocks, Session
 
-SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6}
+SMALL = {"sinks": 3, "window": 12, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6} | {
+    "codec": "native"
+}
 IDS = torch.randint(97, (500,), generator=torch.Generator().manual_seed(3)).tolist()
 
 

@@ -135,7 +135,7 @@ def test_the_cache_changes_no_number(model, tmp_path, slabs):
         memory = session._open().blocks
         room = Room.of(memory, Budget(), 32, 0)
         one, held = SLAB_RECORDS * room.record_bytes // 2, 90
-        host = None if slabs is None else room.host_bytes(session._keeper.store, held) + slabs * one
+        host = None if slabs is None else room.host_bytes(session._keeper.store, held, 400) + slabs * one
     with (
         made(model, fields={"choose_every": 1}) as free,
         Session.open(tmp_path, "one", model, 32, host_budget=host) as session,
@@ -337,7 +337,7 @@ def anonymous():
 store, budget = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
 model = tiny_random_llama(num_hidden_layers=2, hidden_size=256, max_position_embeddings=512)
-method = Blocks(sinks=4, window=64, block=64, top_k=4, exec_chunk=64, pool=8)
+method = Blocks(sinks=4, window=64, block=64, top_k=4, exec_chunk=64, pool=8, codec="native")
 draw, found = torch.Generator().manual_seed(1), []
 with Session(model, method, chunk=64, store=store, host_budget=budget, when_full="oldest") as session:
     for step in range(int(sys.argv[3])):

@@ -200,7 +200,7 @@ def test_spans_are_checked(model, tmp_path):
 def test_sources_and_characters(smollm2, tmp_path):
     filler = "The grass is green. The sky is blue. " * 12
     text = f"{filler}Señor Ōe's pass key is 71432 🙂. Remember it. {filler}"
-    method = Blocks(sinks=4, window=48, block=8, top_k=4, exec_chunk=32, pool=8)
+    method = Blocks(sinks=4, window=48, block=8, top_k=4, exec_chunk=32, pool=8, codec="native")
     with Session(smollm2, method, store=tmp_path, name="keys") as session:
         session.feed("A preface of another kind.\n", source="preface.txt")
         session.feed(text, source="keys.txt")

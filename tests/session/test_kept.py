@@ -178,7 +178,7 @@ def test_citations_name_source_and_characters(smollm2):
     loaded = smollm2
     filler = "The grass is green. The sky is blue. " * 12
     text = f"{filler}The pass key is 71432. Remember it. {filler}"
-    method = Blocks(sinks=4, window=48, block=32, top_k=2, exec_chunk=32, pool=8)
+    method = Blocks(sinks=4, window=48, block=32, top_k=2, exec_chunk=32, pool=8, codec="native")
     with Session(loaded, method) as session:
         session.feed("A preface of another kind.\n", source="preface.txt")
         session.feed(text, source="keys.txt")

@@ -10,7 +10,7 @@ from everlong.errors import CapabilityError
 from everlong.session.library import Library
 from tests.session.keeping import answer
 
-SMALL = {"sinks": 3, "window": 40, "block": 8, "top_k": 3, "exec_chunk": 16, "pool": 6}
+SMALL = {"sinks": 3, "window": 40, "block": 8, "top_k": 3, "exec_chunk": 16, "pool": 6, "codec": "native"}
 IDS = torch.randint(97, (900,), generator=torch.Generator().manual_seed(3)).tolist()
 DISK = {"even": 520_000, "surprise": 700_000}
 """So that blocks give way after some hundred tokens: three states take the greater part."""

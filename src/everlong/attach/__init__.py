@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from everlong.attach.plug import Plug
 from everlong.attach.stock import decoder_of
 from everlong.errors import AttachError, CapabilityError
-from everlong.memory.blocks.memory import BlockMemory
+from everlong.memory.blocks.memory import BlockMemory, MakeRecall, no_recall
 from everlong.memory.cache import StreamCache
 from everlong.memory.plan import RotaryPlan
 from everlong.memory.recurrent.memory import RecurrentMemory
@@ -37,12 +37,17 @@ class Handle:
         """By which way the model's attention reaches ours."""
         return self._plug.route.title
 
-    def new_cache(self, chunk: int = 512, make_store: Callable[[], Store] = HostStore) -> StreamCache:
+    def new_cache(
+        self,
+        chunk: int = 512,
+        make_store: Callable[[], Store] = HostStore,
+        make_recall: MakeRecall = no_recall,
+    ) -> StreamCache:
         """An empty cache, to be passed as past_key_values.
 
         `chunk` is how many tokens a forward usually brings: longer forwards work and need more memory for their
-        duration. `make_store` makes the place for stored blocks, for each row (method blocks). The cache keeps the
-        model attached until it is closed or collected.
+        duration. `make_store` makes the place for stored blocks, for each row, and `make_recall` the index that
+        questions are compared with (method blocks). The cache keeps the model attached until it is closed or collected.
         """
         if not self._attached:
             raise CapabilityError("handle: is detached; call attach(model, method) again")
@@ -51,7 +56,7 @@ class Handle:
         sinks, window = self.method.layout()
         memory = self.method.stream_memory(self.plan, self._plug.parameters(self.method))
         if isinstance(memory, BlockMemory):
-            memory.make_store = make_store
+            memory.make_store, memory.make_recall = make_store, make_recall
         if isinstance(memory, RecurrentMemory) and memory.core.wants_hidden:
             self._plug.keep_inputs()
         return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)

@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from everlong.cli.ask import ask
 from everlong.cli.bench import bench
+from everlong.cli.calibrate import calibrate
 from everlong.cli.chat import chat
 from everlong.cli.demo import demo
 from everlong.cli.doctor import doctor
@@ -19,6 +20,7 @@ from everlong.cli.pin import pin, unpin
 from everlong.cli.read import read
 from everlong.cli.report import report
 from everlong.cli.score import score
+from everlong.cli.search import search
 from everlong.cli.sessions import sessions
 from everlong.cli.train import merge, train
 
@@ -43,7 +45,10 @@ class Verb(TyperCommand):
     context_class = typer.Context
 
 
-for verb in (read, ask, pin, unpin, forget, generate, chat, score, evaluate, report, train, merge, bench, doctor, demo):
+MEMORY = (read, ask, search, pin, unpin, forget)
+WRITING = (generate, chat, score)
+MEASURING = (evaluate, report, train, merge, bench, calibrate, doctor, demo)
+for verb in (*MEMORY, *WRITING, *MEASURING):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)
 

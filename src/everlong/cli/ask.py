@@ -12,7 +12,7 @@ import typer
 from everlong.cli import options
 
 if TYPE_CHECKING:
-    from everlong.session.session import Session
+    from everlong.session.asking import Reply
 
 
 def ask(
@@ -21,8 +21,17 @@ def ask(
     session: options.SessionName = "default",
     store: options.Store = None,
     raw: Annotated[bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(
+            "--again",
+            metavar="N|auto",
+            help="Passages that are read again for the answer (2 if not given); 0: recalled blocks instead.",
+        ),
+    ] = None,
     cite: Annotated[bool, typer.Option("--cite", help="Show which stored passages the answer drew on.")] = False,
     top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 3,
+    encoder: options.Encoder = None,
     host_budget: options.HostBudget = None,
     when_full: options.WhenFull = "refuse",
     keep: Annotated[bool, typer.Option("--keep", help="Let the session remember question and answer.")] = False,
@@ -46,10 +55,12 @@ def ask(
     """Ask a kept session; it stays as it is unless --keep is given.
 
     --json prints one object: text, seconds_to_open (the model being loaded and attached), seconds_to_first_token,
-    citations (source, start, end, text, mass) and the memory report.
+    citations (source, start, end, text, mass, sentence), recall (what came back and by which voter) and the memory
+    report.
     """
     from everlong.attach import attach
     from everlong.cli.console import Console
+    from everlong.cli.encoding import use_encoder
     from everlong.cli.setup import load_model
     from everlong.errors import InputError
     from everlong.methods import make_method
@@ -59,6 +70,7 @@ def ask(
     console = Console(quiet, json)
     if not question.strip():
         raise InputError("question: empty; give at least one word")
+    passages = _passages(again)
     sampling, budgets = options.sampling(ctx), options.budgets(ctx)
     kept = Library(store, create=False).entry(session).method
     loaded = load_model(model, dtype, device, threads, console, memory)
@@ -67,43 +79,64 @@ def ask(
         start = time.perf_counter()
         opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep, **budgets))
         opening = time.perf_counter() - start
-        prompt = question if raw else _templated(opened, question, sampling)
+        use_encoder(opened, encoder or Library(store).noted_encoder(session), encoder is not None, console)
         start, first = time.perf_counter(), None
-        with closing(opened.stream(prompt, **sampling)) as answer:
-            for piece in answer:
+        with closing(opened.ask(question, again=passages, raw=raw, keep=keep, **sampling)) as reply:
+            for piece in reply:
                 first = first or time.perf_counter() - start
                 if not json:
                     print(piece, end="", flush=True)
         result: dict[str, Any] = {
-            "text": answer.result.text,
+            "text": reply.result.text,
             "seconds_to_open": opening,
             "seconds_to_first_token": first,
-            "citations": [asdict(c) for c in _citations(opened, top)],
-            "report": opened.report().as_dict(),
-            "memory": str(opened.report()),
+            "citations": [asdict(c) for c in reply.citations(top)],
+            "recall": _recall(reply),
+            "report": reply.report.as_dict(),
+            "memory": str(reply.report),
         }
         if json:
             console.result(result)
             return
         print()
-        for c in result["citations"] if cite else ():
-            print(f"  [{c['mass']:.0%}] {c['source']}:{c['start']}-{c['end']}  {_short(c['text'])}")
-        console.note(f"{opened.report()}; opened in {opening:.2f} s")
+        _tell(result, cite)
+        console.note(f"{result['memory']}; opened in {opening:.2f} s")
         console.note("Next: --cite shows where the answer comes from; --keep lets the session remember it.")
 
 
-def _templated(session: Session, question: str, sampling: dict[str, Any]) -> list[int]:
-    """The ids of a question through the model's chat template; its end tokens end the answer."""
-    from everlong.session.template import Template
+def _passages(again: str | None) -> Any:
+    """The option --again as `Session.ask` takes it; ConfigError for what is neither a number nor auto."""
+    from everlong.errors import ConfigError
 
-    template = Template(session.tokenizer)
-    sampling["ends"] = template.end_tokens()
-    return template.opening(question)
+    if again is None or again == "auto":
+        return again
+    if not again.isdecimal():
+        raise ConfigError(f"--again {again}: expected a number of passages (0: recalled blocks instead), or auto")
+    return int(again)
 
 
-def _citations(session: Session, top: int) -> list[Any]:
-    """What the answer drew on; nothing for a method that stores nothing."""
-    return session.citations(top) if session.method.answers else []
+def _recall(reply: Reply) -> dict[str, Any] | None:
+    """What came back for the question, for machines."""
+    found = reply.recall
+    if found is None:
+        return None
+    return {
+        "way": found.way,
+        "stands_out": found.stands_out,
+        "seconds": found.seconds,
+        "shown": [asdict(p) for p in found.shown],
+        "blocks": list(found.blocks),
+    }
+
+
+def _tell(result: dict[str, Any], cite: bool) -> None:
+    """The citations as lines, if they are wanted."""
+    if not cite:
+        return
+    for c in result["citations"]:
+        print(f"  [{c['mass']:.0%}] {c['source']}:{c['start']}-{c['end']}  {_short(c['sentence'] or c['text'])}")
+    if not result["citations"]:
+        print("  No passage stands out.")
 
 
 def _short(text: str, width: int = 90) -> str:

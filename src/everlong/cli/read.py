@@ -33,6 +33,7 @@ def read(
     ] = False,
     host_budget: options.HostBudget = None,
     disk_budget: options.DiskBudget = None,
+    encoder: options.Encoder = None,
     when_full: options.WhenFull = "refuse",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
     model: options.Model = "smollm2",
@@ -60,6 +61,7 @@ def read(
     """
     from everlong.cli.console import Console
     from everlong.cli.documents import check, document, expand
+    from everlong.cli.encoding import use_encoder
     from everlong.cli.notes import fitted, told, write_notes_on
     from everlong.cli.setup import load_model
 
@@ -80,6 +82,7 @@ def read(
         result = _read(opened, documents, console) | {"session": session}
         if notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
+        use_encoder(opened, encoder, True, console)
     if json:
         console.result(result)
         return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 sessions = typer.Typer(
     name="sessions",
-    help="List, show, fork, delete, verify, compact or move kept sessions.",
+    help="List, show, fork, delete, verify, compact or move sessions.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -107,7 +107,7 @@ def verify(
         _print(found)
     else:
         print(f"{name}: {_verdict(found, repair)}")
-    if (found["damaged_blocks"] or found["damaged_files"]) and not repair:
+    if (found["damaged_blocks"] or found["damaged_files"] or found["damaged_recall_rows"]) and not repair:
         raise typer.Exit(2)
 
 
@@ -153,9 +153,12 @@ def import_session(
 def _verdict(found: dict[str, Any], repaired: bool) -> str:
     """What was checked and what was found."""
     words = f"{found['blocks']:,} blocks checked, "
-    if not found["damaged_blocks"] and not found["damaged_files"]:
+    recall = len(found["damaged_recall_rows"])
+    if not found["damaged_blocks"] and not found["damaged_files"] and not recall:
         return words + "whole"
     words += f"damaged: {[*found['damaged_files'], *found['damaged_blocks']]}"
+    words += f"; {recall} damaged rows of the recall index" if recall else ""
+    words += ", which is built again from the stored keys" if recall and repaired else ""
     if repaired and found["damaged_files"]:
         words += f"; back at the checkpoint of {found['tokens']:,} tokens, read on from there"
     return words + ("; damaged blocks are dropped now" if repaired and found["damaged_blocks"] else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -37,6 +37,8 @@ Depths = Annotated[tuple[float, ...], BeforeValidator(_words)]
 """Places in a text: .1,.5,.9."""
 Names = Annotated[tuple[str, ...], BeforeValidator(_words)]
 """Names with commas."""
+Ways = Annotated[tuple[int | Literal["auto"], ...], BeforeValidator(_words)]
+"""How many passages are read again for a question: 0,2,auto."""
 
 
 def lengths(given: tuple[int, ...]) -> None:
@@ -65,3 +67,10 @@ def among(known: Sequence[str], **given: str | tuple[str, ...]) -> None:
     for name in names or ("",):
         if name not in known:
             raise ConfigError(f"{option}={name}: does not exist; {nearest(name, known)}")
+
+
+def ways(**given: tuple[int | str, ...]) -> None:
+    """ConfigError unless the one named option has at least one number of passages, or auto."""
+    ((option, got),) = given.items()
+    if not got or any(way != "auto" and (isinstance(way, str) or way < 0) for way in got):
+        raise ConfigError(f"{option}={','.join(map(str, got))}: expected numbers from 0 on, or auto, for example 0,2")

@@ -39,6 +39,11 @@ _NOUNS = """
     valley vase village vine violin volcano waffle wagon walnut walrus water whale wheat whistle willow window winter
     wolf yacht zebra
 """
+PLACES = (
+    *("Lisbon", "Oslo", "Cairo", "Lima", "Kyoto", "Dublin", "Havana", "Prague", "Nairobi", "Quebec", "Warsaw", "Perth"),
+    *("Athens", "Bogota", "Geneva", "Madrid", "Jakarta", "Riga", "Tunis", "Vienna", "Manila", "Boston", "Sofia"),
+    "Bergen",
+)
 ADJECTIVES, NOUNS = tuple(_ADJECTIVES.split()), tuple(_NOUNS.split())
 _SYLLABLES = tuple(a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou"))
 

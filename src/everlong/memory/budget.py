@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from everlong.errors import ConfigError
 
-WHEN_FULL = ("refuse", "oldest", "least-used")
+WHEN_FULL = ("refuse", "oldest", "least-used", "ids")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Hard limits in bytes, None for none; `when_full` is what gives way: the input (refuse), or stored blocks."""
+    """Hard limits in bytes, None for none; `when_full` is what gives way: the input (refuse), or stored blocks.
+
+    Of blocks that give way nothing is left (oldest, least-used), or (ids) their ids and recall rows, the oldest first.
+    """
 
     host: int | None = None
     disk: int | None = None

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -19,6 +20,7 @@ from everlong.memory.report import MemoryReport
 from everlong.memory.step import Segment, Step
 from everlong.memory.store import Traffic
 from everlong.ops.attend import Scratch
+from everlong.ops.rotary import turn_by, turned
 from everlong.ops.spans import Ints
 
 
@@ -274,6 +276,29 @@ class StreamCache(Cache):
         total = sum((c or 0) * plans[i].numbers_per_token * size for i, c in capacities.items())
         return total + (0 if self.memory is None else self.memory.planned_bytes(self.chunk))
 
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys of the tokens `first` .. `end` - 1, as they were before they were rotated; of a single row.
+
+        For tokens that a block memory has not sealed yet, in a layer that it serves.
+        """
+        assert self.blocks is not None
+        done, rotation = self.blocks.done(0, layer), self.plan.layers[layer].rotation
+        held = 0 if done is None else done.held
+        found = []
+        if done is not None and first < held:
+            column = done.at - done.pending
+            found.append(done.tail.k[0, :, first + column : min(end, held) + column])
+        arena, ends = self.arenas[layer], [*(s.start for s in self.segments[1:]), self.seen_tokens]
+        for segment, after in zip(self.segments, ends, strict=True):
+            a, b = max(first, held, segment.start), min(end, after)
+            if a < b:
+                keys = arena.pair[0][:, :, a - arena.shift : b - arena.shift]
+                if rotation is not None:
+                    back = turn_by(rotation, -torch.arange(a - segment.base, b - segment.base), keys)
+                    keys = turned(keys, rotation, back)
+                found.append(keys[0])
+        return torch.cat(found, 1)
+
     def report(self) -> MemoryReport:
         """What the stream has seen, keeps and lost."""
         seen, dropped = self.seen_tokens, self.dropped_tokens
@@ -292,6 +317,7 @@ class StreamCache(Cache):
             self.method,
             *(seen, sinks, window, stored, dropped, retrieved, tiers),
             compressed_tokens=compressed,
+            ids_tokens=0 if blocks is None else blocks.ids_tokens(),
             read_bytes=traffic.read_bytes,
             written_bytes=traffic.written_bytes,
             cache_hits=traffic.hits,
@@ -348,7 +374,9 @@ class StreamCache(Cache):
         if facts["pads"] is not None:
             self._set_pads(np.array(facts["pads"], dtype=np.int64))
         for index, arena in self.arenas.items():
-            arena.shift = arena.lane.shift = facts["shifts"][str(index)]
+            arena.shift = facts["shifts"][str(index)]
+            # A forward that was abandoned has moved the columns of some layers; the others follow when next written.
+            arena.lane.shift = max(arena.lane.shift, arena.shift)
             if str(index) in facts["columns"]:
                 k, v = (tensors[f"layer{index}.{name}"].to(device) for name in "kv")
                 arena.restore(k, v, facts["columns"][str(index)], self.seen_tokens)

@@ -14,7 +14,7 @@ import os
 import sys
 import weakref
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -228,13 +228,13 @@ class DiskStore:
         end = max(used, default=-1) + 1
         self._free = [*sorted(set(range(end)).difference(used)), end]
 
-    def absent(self) -> Ints:
-        """The blocks that have no row: given up, or compacted away; DamagedError if they were not dropped."""
+    def absent(self, bare: Collection[int] = ()) -> Ints:
+        """The blocks that have no row: given up, or compacted away; DamagedError if neither dropped nor `bare`."""
         here = np.zeros(self.blocks, bool)
         for v in self.volumes:
             here[v.first : v.end] = True
         gone = np.flatnonzero(~here)
-        if lost := sorted(set(gone.tolist()) - self.dropped):
+        if lost := sorted(set(gone.tolist()) - self.dropped - set(bare)):
             raise DamagedError(f"{self.volumes[-1].path.parent}: no file has block {lost[0]}; restore it from a copy")
         return gone
 

@@ -12,10 +12,12 @@ class MemoryReport:
     """Counts in tokens and bytes; `seen = sink + window + stored + compressed + dropped` always holds.
 
     `retrieved_tokens` is how many stored tokens the newest token attended to; `compressed_tokens` are
-    there only as a part of a memory of constant size. `bytes` counts what the cache holds
-    per tier: `device` where the model computes, `host` memory, `disk`; `budget_bytes` the limits that were set. The
-    store's traffic counts from when it was opened: bytes read from the disk and written to it, and how often a block
-    that came back was found in host memory (hit) or read from the disk (miss).
+    there only as a part of a memory of constant size. Of `ids_tokens` of the stored ones only ids and recall rows are
+    kept: they are attended to when they are read again for a question, as `reread_tokens` were for the last reply.
+    `bytes` counts what the cache holds per tier: `device` where the model computes, `host` memory, `disk`;
+    `budget_bytes` the limits that were set. The store's traffic counts from when it was opened: bytes read from the
+    disk and written to it, and how often a block that came back was found in host memory (hit) or read from the disk
+    (miss).
     """
 
     method: str
@@ -32,6 +34,8 @@ class MemoryReport:
     cache_hits: int = 0
     cache_misses: int = 0
     compressed_tokens: int = 0
+    ids_tokens: int = 0
+    reread_tokens: int = 0
 
     @property
     def cache_hit_rate(self) -> float | None:
@@ -46,7 +50,9 @@ class MemoryReport:
     def __str__(self) -> str:
         held = " + ".join(f"{n / 2**20:.1f} MiB {tier}" for tier, n in self.bytes.items() if n) or "0 bytes"
         compressed = f" + compressed {self.compressed_tokens:,}" if self.compressed_tokens else ""
+        stored = f"{self.stored_tokens:,}" + (f" (as ids {self.ids_tokens:,})" if self.ids_tokens else "")
+        again = f" (read again {self.reread_tokens:,})" if self.reread_tokens else ""
         return (
             f"{self.method}: seen {self.seen_tokens:,} = sinks {self.sink_tokens:,} + window {self.window_tokens:,}"
-            f" + stored {self.stored_tokens:,}{compressed} + dropped {self.dropped_tokens:,} tokens; {held}"
+            f" + stored {stored}{compressed} + dropped {self.dropped_tokens:,} tokens{again}; {held}"
         )

@@ -39,6 +39,12 @@ HELP = {
     "digest": "what stands for a block: mean (of its most attended keys) or bounds (the range of each channel)",
     "per_head": "whether each kv head chooses for itself",
     "neighbours": "blocks taken on either side of a chosen one, within top_k",
+    "recall": "what comes back for a question: question (what retrieval heads and the question's words choose, for all"
+    " layers, beside each layer's own choice) or layer (InfLLM's rule alone)",
+    "recall_heads": "retrieval heads that vote (everlong calibrate)",
+    "recall_slots": "of the top_k blocks, those that the vote for the question fills",
+    "keep": "what is kept of what left the window: blocks, or ids (and the recall index) only: far smaller; questions"
+    " are then answered by reading passages again",
     "codec": "how blocks are stored: native, bfloat16, int8 or int4",
     "cut": "where blocks begin: even (each of block tokens) or surprise (before a token that surprises the model; block"
     " is then the longest, a quarter of it the shortest)",
@@ -70,7 +76,11 @@ class Blocks(Method):
     digest: Literal["mean", "bounds"] = field(default="bounds", metadata={"help": HELP["digest"]})
     per_head: bool = field(default=False, metadata={"help": HELP["per_head"]})
     neighbours: int = field(default=0, metadata={"help": HELP["neighbours"]})
-    codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="native", metadata={"help": HELP["codec"]})
+    recall: Literal["question", "layer"] = field(default="question", metadata={"help": HELP["recall"]})
+    recall_heads: int = field(default=8, metadata={"help": HELP["recall_heads"]})
+    recall_slots: int = field(default=4, metadata={"help": HELP["recall_slots"]})
+    keep: Literal["blocks", "ids"] = field(default="blocks", metadata={"help": HELP["keep"]})
+    codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="int8", metadata={"help": HELP["codec"]})
     cut: Literal["even", "surprise"] = field(default="even", metadata={"help": HELP["cut"]})
     surprise_gamma: float = field(default=1.0, metadata={"help": HELP["surprise_gamma"]})
     surprise_window: int = field(default=128, metadata={"help": HELP["surprise_window"]})
@@ -84,6 +94,8 @@ class Blocks(Method):
         for name in ("block", "top_k", "repr_topk", "exec_chunk", "pool", "choose_every"):
             at_least(1, why=HELP[name], **{name: getattr(self, name)})
         at_least(0, neighbours=self.neighbours, why=HELP["neighbours"])
+        at_least(1, recall_heads=self.recall_heads, why=HELP["recall_heads"])
+        at_least(0, recall_slots=self.recall_slots, why=HELP["recall_slots"])
         if self.resident is not None:
             at_least(1, resident=self.resident, why=HELP["resident"])
         if not 0 < self.score_decay <= 1:
@@ -91,7 +103,17 @@ class Blocks(Method):
         check_choices(self)
         if self.evict == "lru" and self.score_decay != type(self).score_decay:
             raise ConfigError(f"score_decay={self.score_decay}: has no effect with evict=lru; add evict=score")
+        self._check_recall()
         self._check_cut()
+
+    def _check_recall(self) -> None:
+        if self.recall == "question":
+            return
+        if self.keep == "ids":
+            raise ConfigError("keep=ids: passages are found by recall=question; leave recall=layer out, or keep=blocks")
+        for name in ("recall_heads", "recall_slots"):
+            if (got := getattr(self, name)) != getattr(type(self), name):
+                raise ConfigError(f"{name}={got}: has no effect with recall=layer; leave it out, or recall=question")
 
     def _check_cut(self) -> None:
         at_least(2, surprise_window=self.surprise_window, why=HELP["surprise_window"])

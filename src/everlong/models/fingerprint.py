@@ -40,6 +40,22 @@ def weights_digest(model: Any, without: str | None = None) -> str:
     return found.hexdigest()
 
 
+@torch.inference_mode()
+def checkpoint_digest(model: Any, without: str | None = None) -> str:
+    """A digest of configuration and weights that is the same in whichever floating type they were loaded.
+
+    Samples are compared as bfloat16, so a checkpoint in bfloat16 and its float32 or bfloat16 load agree; parameters of
+    the submodule `without` do not count.
+    """
+    found = hashlib.sha256(configuration_digest(model).encode())
+    for name, weight in sorted(model.named_parameters()):
+        if without in name.split("."):
+            continue
+        found.update(f"{name} {tuple(weight.shape)}".encode())
+        found.update(_sample(weight.detach(), torch.bfloat16))
+    return found.hexdigest()
+
+
 def tokenizer_digest(tokenizer: Any) -> str:
     """A digest of all that decides which ids a text gets (truncation and padding, which come first, do not)."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -49,9 +65,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(lasting.encode()).hexdigest()
 
 
-def _sample(weight: Tensor) -> bytes:
+def _sample(weight: Tensor, dtype: torch.dtype | None = None) -> bytes:
+    """The bytes of values at equal strides, as they are or as `dtype`."""
     flat = weight.reshape(-1)
-    picked = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous()
+    picked = flat[:: max(1, flat.numel() // _SAMPLES)].to(dtype or flat.dtype).contiguous()
     return picked.view(torch.uint8).cpu().numpy().tobytes()
 
 

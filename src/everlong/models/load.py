@@ -56,6 +56,23 @@ def _read(name: str, dtype: Any) -> tuple[Any, Any]:
     return _from_hub(name, dtype)
 
 
+def load_tokenizer(name_or_path: str | Path = DEFAULT) -> Any:
+    """The tokenizer of a model, without the model; LoadError where it has none that transformers reads."""
+    from transformers import AutoTokenizer
+
+    name = str(name_or_path)
+    path = model_folder(name) or Path(name).expanduser()
+    found = gguf.package_gguf(DEFAULT_PACKAGE) if name == DEFAULT and not path.exists() else None
+    if found is not None or (path.is_file() and gguf.is_gguf(path)):
+        path = gguf.converted(found or path.absolute())
+    where = str(path) if path.is_dir() else (DEFAULT_HUB_ID if name == DEFAULT else name)
+    try:
+        return AutoTokenizer.from_pretrained(where, local_files_only=path.is_dir())
+    except Exception as error:
+        reason = one_line(error, 100)
+        raise LoadError(f"{name}: no tokenizer can be read ({reason}); give the model that the session has") from error
+
+
 def model_folder(name: str) -> Path | None:
     """The folder that `name` stands for: a path, or a model that comes with everlong; None for other names."""
     path = Path(name).expanduser()

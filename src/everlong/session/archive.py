@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
-from everlong.session import compacting
+from everlong.session import compacting, recall_files
 from everlong.session.schema import FORMAT, TABLES
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def export(library: Library, entry: Entry, file: Path) -> None:
             for path in (library.place(entry) / part for part in ("ids", entry.state) if part):
                 archive.add(path, f"session/{path.name}")
             compacting.archive_volumes(library, entry, archive, draft)
+            recall_files.archive(library, entry, archive, draft)
         draft.replace(file)
     except OSError as error:
         raise SaveError(f"{file}: {error.strerror or error}; give another place with room") from error
@@ -55,6 +56,8 @@ def take(library: Library, file: Path, name: str | None) -> str:
             if library.find(name) is not None:
                 raise SessionError(f"session {name!r}: exists already; give another --name")
             files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in facts["tables"]["volumes"]}
+            recall = facts["tables"].get("recall", ())
+            files |= {row[2]: f"{secrets.token_hex(8)}{recall_files.SUFFIX}" for row in recall}
             folder.mkdir(mode=0o700)
             for member in archive.getmembers():
                 place = _place_of(library, member.name, folder, files)
@@ -74,7 +77,7 @@ def take(library: Library, file: Path, name: str | None) -> str:
                 row[0] = identity
                 if table == "sessions":
                     row[1] = name
-                if table == "volumes":
+                if table in ("volumes", "recall"):
                     row[2] = files[row[2]]
                 db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
     return name
@@ -86,6 +89,8 @@ def _place_of(library: Library, member: str, folder: Path, files: dict[str, str]
     if part == "session" and leaf and "/" not in leaf and not leaf.startswith("."):
         return folder / leaf
     stem, _, suffix = leaf.partition(".")
+    if part == "blocks" and leaf in files and suffix == "recall":
+        return library.block_file(files[leaf])
     if part == "blocks" and f"{stem}.blocks" in files and suffix in ("blocks", "digests"):
         return library.block_file(files[f"{stem}.blocks"]).with_suffix(f".{suffix}")
     return None

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlong.memory.rows import overwrite, wipe
+from everlong.session import recall_files
+from everlong.session.meaning import forget_in_folder
+from everlong.session.transcript import Stretch
 
 if TYPE_CHECKING:
     from array import array
@@ -38,6 +41,8 @@ def erase(library: Library, entry: Entry) -> None:
         word = filler.to_bytes(4, "little")
         overwrite(library.place(entry) / "ids", [(4 * first, 4 * (end - first))], word)
     wipe_files(library, (v.path for v in library.volumes(entry)))
+    recall_files.wipe(library, entry)
+    forget_in_folder(library.place(entry), [Stretch(first, end) for first, end, _ in spans])
     remove_states(library, entry)
     with library.database() as db:
         db.execute("UPDATE forgotten SET wiped = 1 WHERE session = ?", (entry.id,))

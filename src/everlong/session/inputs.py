@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from everlong.errors import CapabilityError, InputError
-from everlong.session.text import pieces
+from everlong.session import text
+from everlong.session.offsets import plain_rows
 
-Input = str | Tensor | np.ndarray | Sequence[int] | Iterable[str]
-"""Text, ids (list, tuple, one-dimensional integer tensor or array), or an iterable of text."""
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens whose text is known: `rows` int64 [n, 3] of id, width and shared characters, as in offsets.py."""
+
+    rows: Int[Tensor, "tokens 3"]
+
+
+Input = str | Tensor | np.ndarray | Sequence[int] | Iterable[str] | Tokens
+"""Text, ids (list, tuple, one-dimensional integer tensor or array), an iterable of text, or tokens of a known text."""
 
 _FLOATING = "whole numbers expected; pass the ids that the tokenizer gave"
 
@@ -24,17 +35,36 @@ def id_pieces(x: Input, tokenizer: Any, vocabulary: int, special: bool) -> Itera
     Ids come as one tensor, text in pieces of bounded length. `special`: text gets the tokens that the
     tokenizer adds by itself. InputError for ids outside 0..vocabulary-1 and for what is neither text nor ids.
     """
-    if is_text(x):
-        if tokenizer is None:
-            raise CapabilityError("text: this session has no tokenizer; pass ids, or a model that everlong.load gave")
-        texts = [x] if isinstance(x, str) else x
-        found: Iterable[Any] = pieces(texts, tokenizer, special)  # pyrefly: ignore
+    if isinstance(x, Tokens):
+        found: Iterable[Any] = [x.rows[:, 0]]
+    elif is_text(x):
+        found = text.pieces(_texts(x, tokenizer), tokenizer, special)
     else:
         found = [x]
     for ids in found:
         tensor = as_ids(ids, vocabulary)
         if tensor.numel():
             yield tensor
+
+
+def row_pieces(x: Input, tokenizer: Any, vocabulary: int, special: bool) -> Iterator[Int[Tensor, "tokens 3"]]:
+    """The same tokens as `id_pieces`, as rows (id, width, shared) of offsets.py; width -1 for those given as ids."""
+    if isinstance(x, Tokens):
+        found: Iterable[Any] = [x.rows.numpy()]
+    elif is_text(x):
+        found = text.token_rows(_texts(x, tokenizer), tokenizer, special)
+    else:
+        found = [plain_rows(as_ids(x, vocabulary).numpy(), width=-1)]
+    for rows in found:
+        as_ids(rows[:, 0], vocabulary)
+        if len(rows):
+            yield torch.from_numpy(rows)
+
+
+def _texts(x: Any, tokenizer: Any) -> Iterable[str]:
+    if tokenizer is None:
+        raise CapabilityError("text: this session has no tokenizer; pass ids, or a model that everlong.load gave")
+    return [x] if isinstance(x, str) else x
 
 
 def is_text(x: Any) -> bool:
@@ -71,14 +101,14 @@ def as_ids(x: Any, vocabulary: int) -> Tensor:
 
 
 def chunks(found: Iterable[Tensor], tokens: int) -> Iterator[Tensor]:
-    """The same ids in tensors of exactly `tokens`, but for the last, so that calls have the same shapes."""
-    waiting = torch.empty(0, dtype=torch.int64)
+    """The same ids (or rows) in tensors of exactly `tokens`, but for the last, so that calls have the same shapes."""
+    waiting: Tensor | None = None
     for new in found:
-        ids = torch.cat([waiting, new]) if waiting.numel() else new
-        whole = ids.numel() - ids.numel() % tokens
+        ids = new if waiting is None else torch.cat([waiting, new])
+        whole = len(ids) - len(ids) % tokens
         yield from ids[:whole].split(tokens) if whole else ()
         waiting = ids[whole:]
-    if waiting.numel():
+    if waiting is not None and len(waiting):
         yield waiting
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import sqlite3
 import time
 import zlib
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
@@ -16,15 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
 from everlong.memory.disk import DiskStore
+from everlong.memory.recall.files import RecallFiles
 from everlong.methods.base import Method, make_method
 from everlong.models.fingerprint import fingerprint
-from everlong.session import erasing, sealed
+from everlong.session import erasing, recall_files, sealed
 from everlong.session.library import Entry, Library
 from everlong.session.save import FORMAT, differences
 from everlong.session.transcript import Source, Stretch, Transcript
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
+
+LENGTH_TOKENS = 8192
+"""Tokens whose lengths are one row of the database."""
 
 
 class Keeper:
@@ -40,6 +45,7 @@ class Keeper:
             library.tidy(self.entry)
         self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
+        self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
         self._reuse()
 
     def _reuse(self) -> None:
@@ -54,6 +60,15 @@ class Keeper:
         method = {"name": session.method.name, "fields": session.method.as_dict()}
         identity = fingerprint(session.model, session.tokenizer)
         return cls(library, library.create(name, session.name, identity, method))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the session's own files."""
+        return self.library.place(self.entry)
+
+    def note_encoder(self, name: str) -> None:
+        """Note down which sentence encoder the session's vectors are of."""
+        self.library.note_encoder(self.entry, name)
 
     def method(self) -> Method:
         """The method that the session was made with."""
@@ -121,6 +136,7 @@ class Keeper:
             raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
         entry, folder = self.entry, self.library.place(self.entry)
         self.store.flush()
+        self.recall_files.flush()
         tensors, meta = session.state(sealed=False)
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
@@ -159,6 +175,7 @@ class Keeper:
                 (time.time(), len(transcript.ids), blocks, self.store.row_bytes, state, entry.id),
             )
             self.library.keep_volumes(db, entry, self.store.volumes)
+            recall_files.keep(db, entry.id, self.recall_files.extents, self.recall_files.row_bytes)
             for place, source in enumerate(transcript.sources):
                 db.execute(
                     "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
@@ -171,6 +188,8 @@ class Keeper:
                 ]
                 db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", new)
             keep_places(db, entry.id, transcript.sources)
+            lengths = _length_rows(transcript, 0 if spans else entry.tokens)
+            db.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?)", [(entry.id, *row) for row in lengths])
         self.entry = self.library.entry(entry.name)
 
     def undo(self) -> None:
@@ -181,6 +200,7 @@ class Keeper:
     def close(self) -> None:
         """Give the lock and the files back."""
         self.store.close()
+        self.recall_files.close()
         self._open.close()
 
 
@@ -201,11 +221,18 @@ def keep_places(db: sqlite3.Connection, session: str, sources: Sequence[Source])
     db.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?, ?)", sorted(rows - old))
 
 
+def _length_rows(transcript: Transcript, kept: int) -> Iterator[tuple[int, str]]:
+    """The lengths of the tokens of a transcript, for the database, from the row on that has token number `kept`."""
+    for first in range(kept - kept % LENGTH_TOKENS, len(transcript.ids), LENGTH_TOKENS):
+        yield first, base64.b64encode(transcript.lengths[first : first + LENGTH_TOKENS]).decode()
+
+
 def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcript:
     """What the last checkpoint of a session says that it read; fillers where it has forgotten."""
     found = Transcript(tokenizer)
     data = (library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
-    found.ids = array("i", data[: len(data) // 4 * 4])
+    lengths = [(first, base64.b64decode(part)) for first, part in library.lengths(entry)]
+    found.load_ids(array("i", data[: len(data) // 4 * 4]), lengths)
     erasing.blank(library, entry, found.ids)
     found.sources = library.sources(entry)
     return found

@@ -1,7 +1,8 @@
 """Sessions kept in a folder: a small SQLite database, files of blocks that forks share, and one state for each session.
 
-    FOLDER/everlong.db                 sessions, volumes, sources, marks, places, dropped, pins, forgotten, states
+    FOLDER/everlong.db                 the tables of schema.py
     FOLDER/blocks/<volume>.blocks      records (memory/disk.py), and <volume>.digests beside it
+    FOLDER/blocks/<file>.recall        the keys that questions are compared with (memory/recall/files.py)
     FOLDER/sessions/<id>/ids           token ids, int32
     FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint, and after the one before it
     FOLDER/sessions/<id>/lock          held by the one process that may write
@@ -25,11 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from everlong.environment import home
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
 from everlong.locks import lock
 from everlong.memory.volume import Volume
-from everlong.session import archive, compacting, erasing, repairing
+from everlong.session import archive, compacting, erasing, recall_files, repairing
 from everlong.session.compacting import Compacted
+from everlong.session.meaning import is_meaning_file
 from everlong.session.places import Place
 from everlong.session.schema import FORMAT, SCHEMA, TABLES
 from everlong.session.transcript import Source, Stretch
@@ -53,11 +56,6 @@ class Entry:
     blocks: int
     row_bytes: int
     state: str | None
-
-
-def home() -> Path:
-    """The default folder: $EVERLONG_HOME, or ~/.everlong."""
-    return Path(os.environ.get("EVERLONG_HOME") or Path.home() / ".everlong")
 
 
 class Library:
@@ -164,7 +162,8 @@ class Library:
                 ).fetchall():
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
-                for table in ("sources", "marks", "places", "dropped", "pins", "forgotten"):
+                recall_files.fork(db, old.id, twin.id)
+                for table in ("sources", "marks", "lengths", "places", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -179,14 +178,17 @@ class Library:
         entry = self.entry(name)
         with self.locked(entry):
             files = {v.path for v in self.volumes(entry)}
+            recall = {extent.path for extent in recall_files.extents(self, entry)}
             with self.database() as db:
                 for table, key in (TABLES | {"states": "session"}).items():
                     db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
-                db.execute("DELETE FROM facts WHERE name = ?", (f"reread {entry.id}",))
+                db.execute("DELETE FROM facts WHERE name IN (?, ?)", (f"reread {entry.id}", f"encoder {entry.id}"))
                 used = {self.block_file(row[0]) for row in db.execute("SELECT file FROM volumes")}
             for path in files - used:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".digests").unlink(missing_ok=True)
+            for path in recall_files.unused(self, recall):
+                path.unlink(missing_ok=True)
             erasing.wipe_files(self, files & used)
             shutil.rmtree(self.place(entry), ignore_errors=True)
 
@@ -230,7 +232,14 @@ class Library:
 
     def bytes(self, entry: Entry) -> int:
         """Bytes on the disk of all that the session needs, shared blocks included."""
-        return self.own_bytes(entry) + sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+        blocks = sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+        return self.own_bytes(entry) + blocks + self.recall_bytes(entry)
+
+    def recall_bytes(self, entry: Entry) -> int:
+        """Bytes of the session's recall index, rows that it shares included."""
+        with self.database() as db:
+            query = "SELECT sum((end - first) * (row_bytes + 4)) FROM recall WHERE session = ?"
+            return db.execute(query, (entry.id,)).fetchone()[0] or 0
 
     def own_bytes(self, entry: Entry) -> int:
         """Bytes of the session's own files: ids and states."""
@@ -239,7 +248,8 @@ class Library:
     def tidy(self, entry: Entry) -> None:
         """Remove what a killed process left half-written among the session's own files; for who holds the lock."""
         for path in self.place(entry).iterdir():
-            if path.name not in ("ids", "lock", entry.state, erasing.previous_state(self, entry)):
+            known = path.name in ("ids", "lock", entry.state, erasing.previous_state(self, entry))
+            if not known and not is_meaning_file(path.name):
                 path.unlink(missing_ok=True)
 
     def keep_volumes(self, db: sqlite3.Connection, entry: Entry, volumes: list[Volume]) -> None:
@@ -269,6 +279,12 @@ class Library:
                 places = tuple(Place(*row) for row in db.execute(query, (entry.id, place)).fetchall())
                 found.append(Source(name, first, digest, bool(done), marks, places))
         return found
+
+    def lengths(self, entry: Entry) -> list[tuple[int, str]]:
+        """The lengths of the tokens that the session read, as (first token, a byte for each in Base64)."""
+        with self.database() as db:
+            query = "SELECT token, data FROM lengths WHERE session = ? AND token < ? ORDER BY token"
+            return db.execute(query, (entry.id, entry.tokens)).fetchall()
 
     def dropped(self, entry: Entry) -> list[int]:
         """Blocks that were found damaged and given up by `verify`."""
@@ -307,6 +323,14 @@ class Library:
         with self.database() as db:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
+
+    def noted_encoder(self, name: str) -> str | None:
+        """The sentence encoder that the session of this name was read with."""
+        return self.noted(f"encoder {self.entry(name).id}")
+
+    def note_encoder(self, entry: Entry, encoder: str) -> None:
+        """Note down which sentence encoder a session was read with."""
+        self.note(f"encoder {entry.id}", encoder)
 
     def forgotten(self, entry: Entry) -> list[Stretch]:
         """The spans that the session has forgotten."""

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.attach import attach
-from everlong.memory.blocks.memory import BlockMemory
+from everlong.memory.blocks.memory import BlockMemory, MakeRecall, no_recall
 from everlong.memory.cache import StreamCache
+from everlong.memory.recall.scout import LONGEST, Queries, Scout, ScoutDone
 from everlong.memory.report import MemoryReport
 from everlong.memory.store import HostStore, Store
 from everlong.methods.base import Method
@@ -76,6 +77,14 @@ class Reader(Protocol):
         """Bytes that the state without sealed blocks takes at most; 0 if that is not bounded."""
         ...
 
+    def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
+        """The queries that `ids` would have at the layers of the recall index, by layer; changes nothing."""
+        ...
+
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys of tokens that are in no block yet, before their rotation."""
+        ...
+
     def close(self) -> None:
         """Gives memory and the hold on the model back."""
         ...
@@ -102,18 +111,29 @@ class CacheReader:
     """Reads through the method's cache, attached to the model for as long as the reader lives."""
 
     def __init__(
-        self, forward: Forward, method: Method, cache: StreamCache, make_store: Callable[[], Store] = HostStore
+        self,
+        forward: Forward,
+        method: Method,
+        cache: StreamCache,
+        make_store: Callable[[], Store] = HostStore,
+        make_recall: MakeRecall = no_recall,
     ) -> None:
-        self._forward, self._method, self._cache, self._make_store = forward, method, cache, make_store
+        self._forward, self._method, self._cache = forward, method, cache
+        self._make_store, self._make_recall = make_store, make_recall
 
     @classmethod
     def attached(
-        cls, forward: Forward, method: Method, chunk: int, make_store: Callable[[], Store] = HostStore
+        cls,
+        forward: Forward,
+        method: Method,
+        chunk: int,
+        make_store: Callable[[], Store] = HostStore,
+        make_recall: MakeRecall = no_recall,
     ) -> CacheReader:
         """A reader that has read nothing, with room for chunks of `chunk`; AttachError for a model of another kind."""
         with attach(forward.model, method) as handle:
-            cache = handle.new_cache(min(chunk, handle.plan.frame_length), make_store)
-            return cls(forward, method, cache, make_store)
+            cache = handle.new_cache(min(chunk, handle.plan.frame_length), make_store, make_recall)
+            return cls(forward, method, cache, make_store, make_recall)
 
     @property
     def seen_tokens(self) -> int:
@@ -132,6 +152,29 @@ class CacheReader:
         keep = len(ids) if every else 1
         return self._forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
 
+    def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
+        """The queries that `ids` would have at the layers of the recall index, by layer; the cache stays as it was.
+
+        Their last tokens only, where they are more than one forward takes. Only for a cache with an index.
+        """
+        memory = self._cache.blocks
+        assert memory is not None
+        assert memory.rows[0].recall is not None
+        scout = memory.scout = Scout(memory.rows[0].recall.layers)
+        most = min(LONGEST, self.chunk_limit)
+        try:
+            self._forward(ids[None, -most:], 1, past_key_values=self._cache, use_cache=True)
+        except ScoutDone:
+            pass
+        finally:
+            memory.scout = None
+        return scout.found
+
+    @torch.inference_mode()
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys that are in no block yet, before their rotation."""
+        return self._cache.raw_keys(layer, first, end)
+
     def predict(self) -> None:
         """None: the last token would have to be read again."""
 
@@ -142,7 +185,8 @@ class CacheReader:
 
     def fresh(self) -> CacheReader:
         """A reader over a new cache."""
-        return CacheReader.attached(self._forward, self._method, self._cache.chunk, self._make_store)
+        chunk = self._cache.chunk
+        return CacheReader.attached(self._forward, self._method, chunk, self._make_store, self._make_recall)
 
     def report(self) -> MemoryReport:
         """The cache's own report."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from everlong.session.inputs import id_pieces
+from everlong.session.inputs import Tokens, row_pieces
 from everlong.session.places import Place
 from everlong.session.transcript import GONE, Source
 
@@ -61,10 +61,10 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
             session.forget_source(source)
         source = transcript.begin(document.name, document.digest)
     done, kept_at = session.seen_tokens - source.first, session.seen_tokens
-    found = id_pieces(document.texts, session.tokenizer, session.vocabulary, special=source.first == 0)
-    for ids in _after(found, done):
-        for piece in ids.split(every):
-            session.feed(piece, source=document.name)
+    found = row_pieces(document.texts, session.tokenizer, session.vocabulary, special=source.first == 0)
+    for rows in _after(found, done):
+        for piece in rows.split(every):
+            session.feed(Tokens(piece), source=document.name)
             if session.seen_tokens - kept_at >= every:
                 source.places = _sorted(document.places)
                 session.checkpoint()
@@ -80,8 +80,8 @@ def _sorted(places: Iterable[Place]) -> tuple[Place, ...]:
 
 
 def _after(found: Iterable[Tensor], skipped: int) -> Iterator[Tensor]:
-    """The ids behind the first `skipped`."""
-    for ids in found:
-        if skipped < len(ids):
-            yield ids[skipped:]
-        skipped = max(0, skipped - len(ids))
+    """The tokens behind the first `skipped`."""
+    for rows in found:
+        if skipped < len(rows):
+            yield rows[skipped:]
+        skipped = max(0, skipped - len(rows))

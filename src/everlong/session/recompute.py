@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from everlong.errors import ConfigError
+from everlong.errors import CapabilityError, ConfigError
+from everlong.memory.recall.scout import Queries
 from everlong.memory.report import MemoryReport
 from everlong.methods.recompute import Recompute
 from everlong.session.reader import Forward, State
@@ -84,6 +85,14 @@ class RecomputeReader:
             retrieved_tokens=0,
             bytes={"device": 0, "host": held.numel() * held.element_size(), "disk": 0},
         )
+
+    def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
+        """Refused: there is no recall index."""
+        raise CapabilityError(f"recall: {self._method} stores nothing; use everlong.Blocks")
+
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Refused: there are no keys."""
+        raise CapabilityError(f"recall: {self._method} keeps no keys; use everlong.Blocks")
 
     def state(self, sealed: bool = True) -> State:
         """The ids that are held, and the count."""

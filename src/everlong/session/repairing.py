@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlong.errors import DamagedError, InputError
 from everlong.memory.volume import damaged_rows
-from everlong.session import erasing, sealed
+from everlong.session import erasing, recall_files, sealed
 
 if TYPE_CHECKING:
     from everlong.session.library import Entry, Library
@@ -32,6 +32,10 @@ def verify(library: Library, entry: Entry, repair: bool) -> dict[str, Any]:
         entry = fallback
     gone, width = set(library.dropped(entry)), _digest_bytes(library, entry)
     found = [n for v in library.volumes(entry) for n in damaged_rows(v, entry.row_bytes, width) if n not in gone]
+    lost = recall_files.damaged(library, entry)
+    if repair and lost:
+        with library.locked(entry), library.database() as db:
+            recall_files.go_back(db, entry.id, lost[0])
     if repair and found:
         with library.locked(entry), library.database() as db:
             db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in found])
@@ -40,6 +44,7 @@ def verify(library: Library, entry: Entry, repair: bool) -> dict[str, Any]:
         "blocks": entry.blocks,
         "damaged_files": [str(path) for path in files],
         "damaged_blocks": found,
+        "damaged_recall_rows": lost,
         "dropped_before": sorted(gone),
         "tokens": entry.tokens,
     }
@@ -97,6 +102,7 @@ def _go_back(db: sqlite3.Connection, entry: Entry) -> None:
         "UPDATE volumes SET first = min(first, ?), end = min(end, ?) WHERE session = ?",
         (entry.blocks, entry.blocks, entry.id),
     )
+    recall_files.go_back(db, entry.id, entry.blocks)
     db.execute("DELETE FROM dropped WHERE session = ? AND block >= ?", (entry.id, entry.blocks))
     db.execute("DELETE FROM pins WHERE session = ? AND end > ?", tokens)
     db.execute("DELETE FROM sources WHERE session = ? AND first > ?", tokens)

@@ -11,13 +11,16 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from everlong.errors import ConfigError, SessionError
 from everlong.memory.blocks.pins import Pin
 from everlong.models.load import Loaded
+from everlong.session.inputs import Tokens
 from everlong.session.keeper import kept_transcript
 from everlong.session.library import Entry, Library
+from everlong.session.offsets import plain_rows
 from everlong.session.places import Place
 from everlong.session.reading import CHECKPOINT_TOKENS, Document, is_read, known, read_document
 from everlong.session.session import ANSWERING_TOKENS, Session
@@ -153,10 +156,11 @@ class _Rebuild:
                 at = self._end_of(part.document)
                 continue
             lead = self._lead(part) if at == 0 else []
-            ids = torch.tensor([*lead, *self.old.ids[part.first : part.end]])
+            kept = self.old.rows(part.source, part.first, part.end)
+            rows = torch.from_numpy(np.concatenate([plain_rows(lead), kept]))
             self.places.append((part.first, part.end, at + len(lead)))
-            yield from self._read_part(part, ids, at)
-            at += len(ids)
+            yield from self._read_part(part, rows, at)
+            at += len(rows)
 
     def pin(self, pins: Iterable[Pin]) -> int:
         """Pins the same text as before; how many pins have no text, or found no room, any more."""
@@ -178,7 +182,7 @@ class _Rebuild:
         before = [] if self.new.tokenizer is None else special_ids(self.new.tokenizer)[0]
         return before if part.first and self.old.ids[: len(before)].tolist() == before else []
 
-    def _read_part(self, part: Part, ids: torch.Tensor, at: int) -> Iterator[Progress]:
+    def _read_part(self, part: Part, rows: torch.Tensor, at: int) -> Iterator[Progress]:
         transcript, seen = self.new.transcript, self.new.seen_tokens
         if seen <= at:
             source = transcript.begin(part.source.name)
@@ -187,8 +191,8 @@ class _Rebuild:
         else:
             source = next(s for s in transcript.sources if s.first == at and transcript.bounds(s)[1] > at)
         source.places = self._places(part)
-        for piece, answering in self._cut(part, ids, max(0, seen - at)):
-            self.new.feed(piece, answering, source.name)
+        for piece, answering in self._cut(part, rows, max(0, seen - at)):
+            self.new.feed(Tokens(piece), answering, source.name)
             yield self._noted()
         whole = (part.first, part.end) == self.old.bounds(part.source)
         source.digest = part.source.digest if part.source.done or whole else ""
@@ -202,12 +206,12 @@ class _Rebuild:
         return tuple(p for p in part.source.places if low <= p.start < high)
 
     @staticmethod
-    def _cut(part: Part, ids: torch.Tensor, done: int) -> Iterator[tuple[torch.Tensor, bool]]:
-        """The ids behind the first `done` in pieces; those that chose for themselves do so again."""
-        tail = {ANSWER: len(ids), PROMPT: min(len(ids), ANSWERING_TOKENS)}.get(part.source.name, 0)
-        early = len(ids) - tail
-        for first, end, answering in ((min(done, early), early, False), (max(done, early), len(ids), True)):
-            for piece in ids[first:end].split(CHECKPOINT_TOKENS) if first < end else ():
+    def _cut(part: Part, rows: torch.Tensor, done: int) -> Iterator[tuple[torch.Tensor, bool]]:
+        """The tokens behind the first `done` in pieces; those that chose for themselves do so again."""
+        tail = {ANSWER: len(rows), PROMPT: min(len(rows), ANSWERING_TOKENS)}.get(part.source.name, 0)
+        early = len(rows) - tail
+        for first, end, answering in ((min(done, early), early, False), (max(done, early), len(rows), True)):
+            for piece in rows[first:end].split(CHECKPOINT_TOKENS) if first < end else ():
                 yield piece, answering
 
     def _read_document(self, document: Document) -> Iterator[Progress]:

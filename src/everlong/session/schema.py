@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FORMAT = 1
 TABLES = {"sessions": "id"} | dict.fromkeys(
-    ("volumes", "sources", "marks", "dropped", "pins", "forgotten", "places"), "session"
+    ("volumes", "sources", "marks", "lengths", "places", "dropped", "pins", "forgotten", "recall"), "session"
 )
 """What an archive holds of a session, and the column that names it."""
 SCHEMA = """
@@ -22,6 +22,8 @@ CREATE TABLE IF NOT EXISTS sources (
 CREATE TABLE IF NOT EXISTS marks (
     session TEXT NOT NULL, source INTEGER NOT NULL, token INTEGER NOT NULL, chars INTEGER NOT NULL,
     PRIMARY KEY (session, source, token)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lengths (
+    session TEXT NOT NULL, token INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (session, token));
 CREATE TABLE IF NOT EXISTS dropped (
     session TEXT NOT NULL, block INTEGER NOT NULL, PRIMARY KEY (session, block)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pins (
@@ -33,6 +35,9 @@ CREATE TABLE IF NOT EXISTS forgotten (
 CREATE TABLE IF NOT EXISTS places (
     session TEXT NOT NULL, source INTEGER NOT NULL, start INTEGER NOT NULL, kind TEXT NOT NULL,
     level INTEGER NOT NULL, title TEXT NOT NULL, PRIMARY KEY (session, source, start, kind)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS recall (
+    session TEXT NOT NULL, place INTEGER NOT NULL, file TEXT NOT NULL, first INTEGER NOT NULL,
+    end INTEGER NOT NULL, row_bytes INTEGER NOT NULL, PRIMARY KEY (session, place));
 CREATE TABLE IF NOT EXISTS states (
     session TEXT PRIMARY KEY, state TEXT NOT NULL, tokens INTEGER NOT NULL, blocks INTEGER NOT NULL);
 """

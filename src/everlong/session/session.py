@@ -17,25 +17,35 @@ from torch import Tensor
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.blocks.pins import Pin
+from everlong.memory.recall.scout import Queries
 from everlong.memory.report import MemoryReport
 from everlong.memory.store import HostStore
 from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
+from everlong.models.encoder import SentenceEncoder
 from everlong.models.load import Loaded
-from everlong.session import budgets, forgetting, pinning
+from everlong.ops.spans import Ints
+from everlong.session import asking, budgets, forgetting, pinning
 from everlong.session.answer import Answer, Generation
+from everlong.session.asking import Again, Posed, Reply
 from everlong.session.forgetting import Forgotten
-from everlong.session.inputs import Input, chunks, id_pieces, with_tail
+from everlong.session.inputs import Input, chunks, row_pieces, with_tail
 from everlong.session.keeper import Keeper
 from everlong.session.library import Library
 from everlong.session.mark import Mark
+from everlong.session.meaning import Meaning
+from everlong.session.offsets import Awaited
 from everlong.session.reader import CacheReader, Forward, Reader, State
+from everlong.session.recall import Recall, Recalled
+from everlong.session.recall_index import index_maker
 from everlong.session.recent import Recent
 from everlong.session.recompute import RecomputeReader
 from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs
-from everlong.session.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Transcript
+from everlong.session.search import search
+from everlong.session.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Stretch, Transcript
+from everlong.session.words import word_classes
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -96,13 +106,15 @@ class Session(AbstractContextManager["Session"]):
         """An empty stream."""
         method = self.method
         self._reader: Reader | None = _reader(self.model, method, self.chunk, self._keeper)
-        self.transcript = Transcript(self.tokenizer)
+        self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
         self._remembers, self._source = method.answers or self._keeper is not None, SOURCE
         self._last: Tensor | None = None
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         fields = method.as_dict()
         self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
         self._budgets = budgets.Budgets(self._budget, self._reader, self.chunk)
+        self._word_classes: Ints | None = None
+        self._meaning: Meaning | None = None
 
     @property
     def seen_tokens(self) -> int:
@@ -139,6 +151,8 @@ class Session(AbstractContextManager["Session"]):
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
         """
         start, self._source = self.seen_tokens, source
+        if not answering:
+            asking.let_go(self)
         for ids in self._chunks(x):
             self._read(ids, every=False, answering=answering)
         return self.seen_tokens - start
@@ -212,6 +226,79 @@ class Session(AbstractContextManager["Session"]):
             raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
         return Answer(self, settings)
 
+    def ask(
+        self, question: str, again: Again | None = None, raw: bool = False, keep: bool = False, **sampling: Any
+    ) -> Reply:
+        """The reply to a question about what was read, as an iterator of pieces of text; `text` is all of it.
+
+        `again`: how many passages are read again, the best last (default 2; "auto" lets their scores decide; 0 takes
+        the blocks' way: recalled blocks beside the window). `raw`: the question is a text to be continued, without the
+        chat template. The session stays as it is, unless it is to `keep` question and reply (not the passages).
+        `sampling` as in `generate`. For a method without recall the question is read behind the stream.
+        """
+        posed = asking.pose(self, question, again, raw, keep)
+        return Reply(self, posed, question, raw, keep, **sampling)
+
+    def pose(self, question: str, again: Again | None = None, raw: bool = False) -> Posed:
+        """A question put as `ask` puts it, and a session that is ready to answer; a context manager that closes it."""
+        return asking.pose(self, question, again, raw)
+
+    def recall(self, question: str) -> Recall:
+        """The passages that come back for a question, best first, without an answer."""
+        return asking.recall(self, question)
+
+    @property
+    def meaning(self) -> Meaning | None:
+        """The vectors of what was read, where a sentence encoder was given."""
+        return self._meaning
+
+    def use_encoder(self, encoder: SentenceEncoder) -> Iterator[int]:
+        """Let questions be answered by meaning too: encodes what was read; the tokens done so far, now and then.
+
+        Nothing happens until the iterator is asked. What is read later is encoded when a question needs it, or by
+        another call. In a kept session the vectors are kept beside it, and `Session.open` needs the encoder again.
+        """
+        if not self.remembers or self.tokenizer is None:
+            raise CapabilityError(
+                f"encoder: {self.method} keeps no record of text; use everlong.Blocks and a tokenizer"
+            )
+        if self._meaning is None or self._meaning.encoder is not encoder:
+            folder = None if self._keeper is None else self._keeper.folder
+            writable = self._keeper is not None and self._keeper.writable
+            self._meaning = Meaning.open(encoder, folder, writable)
+            if self._keeper is not None and writable:
+                self._keeper.note_encoder(encoder.name)
+        yield from self._meaning.update(self.transcript)
+
+    def search(self, words: str, top: int = 5) -> list[Recalled]:
+        """The passages that hold most of `words`, weighed by how rare they are; the model computes nothing."""
+        if not self.remembers:
+            raise CapabilityError(f"search: {self.method} keeps no record of what it read; use everlong.Blocks")
+        ids = asking.question_ids(self, words)
+        return search(self.transcript, self.word_classes, ids, top) if self.seen_tokens else []
+
+    @property
+    def word_classes(self) -> Ints:
+        """For each id the smallest id of the same word: what questions and passages are compared by."""
+        if self._word_classes is None:
+            self._word_classes = word_classes(self.tokenizer, self.vocabulary)
+        return self._word_classes
+
+    def scout(self, ids: Tensor) -> dict[int, Queries]:
+        """The queries that `ids` [n] would have in the layers of the recall index; the session stays as it is."""
+        reader = self._open()
+        if reader.blocks is not None and reader.blocks.wants_surprisals:
+            reader.blocks.tell_lost(reader.seen_tokens)
+        return reader.scout(ids)
+
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys of tokens that are in no block yet, before their rotation."""
+        return self._open().raw_keys(layer, first, end)
+
+    def ask_prompt(self, prompt: Input) -> None:
+        """Reads a prompt whose last tokens choose for themselves what they remember; what is recalled stays."""
+        self._ask(prompt, recall=False)
+
     def citations(self, top: int = 5) -> list[Citation]:
         """Where the last answer drew on what is stored: passages by falling share of its attention.
 
@@ -277,6 +364,8 @@ class Session(AbstractContextManager["Session"]):
 
     def forget_recent(self, first: int, end: int) -> None:
         """Puts a filler in the place of the ids `first` .. `end - 1`, wherever they were taken down."""
+        if self._meaning is not None:
+            self._meaning.forget([Stretch(first, end)])
         self.transcript.forget(first, end)
         self._recent.forget(first, end, self.transcript.filler())
 
@@ -344,6 +433,8 @@ class Session(AbstractContextManager["Session"]):
         twin = copy.copy(self)
         twin._reader, twin._recent, twin._marks = reader, self._recent.copy(), weakref.WeakSet()
         twin._keeper, twin.transcript = None, self.transcript.copy()
+        twin._meaning = None if self._meaning is None else self._meaning.fork()
+        twin._awaited = Awaited()
         return twin
 
     def mark(self) -> Mark:
@@ -387,7 +478,8 @@ class Session(AbstractContextManager["Session"]):
         kept = {f"cache.{name}": tensor for name, tensor in tensors.items()} | {"recent": self._recent.ids()}
         facts: dict[str, Any] = {"cache": meta, "seen_tokens": self.seen_tokens}
         if sealed and self._remembers:
-            kept["ids"], facts["sources"] = self.transcript.state()
+            read, facts["sources"] = self.transcript.state()
+            kept |= read
         return kept | ({} if last is None else {"prediction": last}), facts
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -398,7 +490,7 @@ class Session(AbstractContextManager["Session"]):
         reader.load_state(cache, meta["cache"])
         self._recent = Recent.restored(self._recent.size, tensors["recent"], meta["seen_tokens"])
         if "sources" in meta:
-            self.transcript.load_state(tensors["ids"], meta["sources"])
+            self.transcript.load_state(tensors, meta["sources"])
         last = tensors.get("prediction")
         self._last = None if last is None else last.to(self.model.get_input_embeddings().weight.device)
 
@@ -444,6 +536,9 @@ class Session(AbstractContextManager["Session"]):
         self._marks.clear()
         if reader is not None:
             reader.close()
+        meaning, self._meaning = self._meaning, None
+        if meaning is not None:
+            meaning.close()
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.close()
@@ -463,16 +558,30 @@ class Session(AbstractContextManager["Session"]):
     def _chunks(self, x: Input) -> Iterator[Tensor]:
         """The ids of `x` in chunks."""
         reader = self._open()
-        found = id_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
-        return chunks(found, min(self.chunk, reader.chunk_limit))
+        found = row_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
+        self._awaited.clear()
+        for rows in chunks(found, min(self.chunk, reader.chunk_limit)):
+            self._awaited.add(rows, reader.seen_tokens)
+            yield rows[:, 0].contiguous()
 
-    def _ask(self, prompt: Input) -> None:
-        """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart."""
+    def _ask(self, prompt: Input, recall: bool = True) -> None:
+        """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart.
+
+        `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
+        """
         tail, self._source = ANSWERING_TOKENS if self.method.answers else 0, PROMPT
         if (blocks := self._open().blocks) is not None:
             blocks.forget_citations()
+        question: list[Tensor] = []
         for ids, answering in with_tail(self._chunks(prompt), tail):
-            self._read(ids, every=False, answering=answering)
+            if answering:
+                question.append(ids)
+            else:
+                self._read(ids, every=False)
+        if recall and question:
+            asking.hold(self, torch.cat(question).tolist())
+        for ids in question:
+            self._read(ids, every=False, answering=True)
 
     def _read(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
         """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun.
@@ -511,7 +620,7 @@ class Session(AbstractContextManager["Session"]):
     def _note(self, ids: Tensor) -> None:
         """Takes down what was read."""
         if self._remembers and len(self.transcript.ids) == self._recent.seen:
-            self.transcript.add(ids.tolist(), self._source)
+            self.transcript.add(ids.tolist(), self._source, self._awaited.rows(self._recent.seen, ids))
         self._recent.add(ids)
 
     def _score(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -532,4 +641,5 @@ def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Re
     if isinstance(method, Recompute):
         return RecomputeReader(forward, method)
     make_store = HostStore if keeper is None else lambda: keeper.store
-    return CacheReader.attached(forward, method, chunk, make_store)
+    files = None if keeper is None else keeper.recall_files
+    return CacheReader.attached(forward, method, chunk, make_store, index_maker(model, method, files))

@@ -50,6 +50,11 @@ class Template:
         """The ids of a conversation's beginning: system prompt, first user message, start of the answer."""
         return token_ids(self._tokenizer, self._render([_message("user", text)], prompt=True))
 
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids before the first user message, system prompt included, and those behind it, start of the answer."""
+        before, _, after = self._render([_message("user", _ASKED)], prompt=True).partition(_ASKED)
+        return token_ids(self._tokenizer, before), ids_behind(self._tokenizer, _ASKED, after)
+
     def turn(self, text: str) -> list[int]:
         """The ids of a later user message and of the start of its answer, behind what `closing` gives."""
         messages = [*_exchange(), _message("user", text)]

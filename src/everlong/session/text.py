@@ -9,9 +9,13 @@ beginning there. Where a text has no such space for long, other places are tried
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import BatchEncoding
 
 from everlong.errors import InputError
+from everlong.session.offsets import Rows, Spans, plain_rows, text_rows
 
 PIECE_CHARS = 8192
 """Characters tokenised at a time."""
@@ -19,27 +23,67 @@ MARGIN_CHARS = 512
 """Characters that must be known behind a cut, and that are kept before it."""
 
 
-def token_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]:
-    """The ids of `text`; with `special`, the tokens that the tokenizer itself adds are among them.
+class Encoded(NamedTuple):
+    """The ids of a text, and what the tokenizer knows of them beside (None for tokenizers written in Python)."""
 
-    InputError for text that is not Unicode (lone surrogates).
-    """
+    ids: list[int]
+    encoding: Any = None
+
+    def spans(self, first: int, end: int, skipped: int = 0) -> Spans | None:
+        """The characters [n, 2] of the tokens `first` .. `end - 1`, behind the first `skipped` of the text."""
+        if self.encoding is None:
+            return None
+        return np.array(self.encoding.offsets[first:end], dtype=np.int64).reshape(-1, 2) - skipped
+
+
+class Piece(NamedTuple):
+    """A piece of a text and its tokens; `encoded` has them from number `first` on, behind `skipped` characters."""
+
+    text: str
+    ids: list[int]
+    encoded: Encoded
+    first: int = 0
+    skipped: int = 0
+
+    def rows(self, tokenizer: Any) -> Rows:
+        """The tokens with their characters."""
+        spans = self.encoded.spans(self.first, self.first + len(self.ids), self.skipped)
+        return text_rows(tokenizer, self.ids, self.text, spans)
+
+
+def _encoded(tokenizer: Any, text: str, special: bool = False) -> Encoded:
     try:
-        encoded = tokenizer(text, add_special_tokens=special, return_attention_mask=False, verbose=False)
+        found = tokenizer(text, add_special_tokens=special, return_attention_mask=False, verbose=False)
     except (TypeError, UnicodeEncodeError) as error:
         if _is_unicode(text):
             raise
         raise InputError(
             "text: holds half of a surrogate pair; decode the bytes with errors='replace' before feeding"
         ) from error
-    return list(encoded["input_ids"])
+    encodings = found.encodings if isinstance(found, BatchEncoding) else None
+    return Encoded(list(found["input_ids"]), encodings[0] if encodings else None)
+
+
+def token_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]:
+    """The ids of `text`; with `special`, the tokens that the tokenizer itself adds are among them.
+
+    InputError for text that is not Unicode (lone surrogates).
+    """
+    return _encoded(tokenizer, text, special).ids
 
 
 def ids_behind(tokenizer: Any, context: str, text: str) -> list[int]:
     """The ids of `text` as they are where it follows `context`, without special tokens."""
+    return _piece_behind(tokenizer, context, text).ids
+
+
+def _piece_behind(tokenizer: Any, context: str, text: str) -> Piece:
     before = token_ids(tokenizer, context) if context else []
-    whole = token_ids(tokenizer, context + text)
-    return whole[len(before) :] if _begins(whole, before) else token_ids(tokenizer, text)
+    whole = _encoded(tokenizer, context + text)
+    if _begins(whole.ids, before):
+        return Piece(text, whole.ids[len(before) :], whole, len(before), len(context))
+    alone = _encoded(tokenizer, text)
+    return Piece(text, alone.ids, alone)
 
 
 def special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -64,6 +108,39 @@ def pieces(
     4 * piece_chars + margin_chars characters are held; a text without any place to cut for so long is cut
     anyway, and only there the ids may differ from those of the whole.
     """
+    for found in _pieces(texts, tokenizer, special, piece_chars, margin_chars):
+        yield found if isinstance(found, list) else found.ids
+
+
+def token_rows(
+    texts: Iterable[str],
+    tokenizer: Any,
+    special: bool = False,
+    piece_chars: int = PIECE_CHARS,
+    margin_chars: int = MARGIN_CHARS,
+) -> Iterator[Rows]:
+    """The same tokens as `pieces`, each with its characters: rows (id, width, shared), as in offsets.py.
+
+    Characters of a piece without tokens (white space that a tokenizer drops) belong to the next token.
+    """
+    dropped = 0
+    for found in _pieces(texts, tokenizer, special, piece_chars, margin_chars):
+        if isinstance(found, list):
+            yield plain_rows(found)
+            continue
+        rows = found.rows(tokenizer)
+        if len(rows):
+            rows[0, 1] += dropped
+            dropped = 0
+        else:
+            dropped += len(found.text)
+        yield rows
+
+
+def _pieces(
+    texts: Iterable[str], tokenizer: Any, special: bool, piece_chars: int, margin_chars: int
+) -> Iterator[Piece | list[int]]:
+    """The pieces of a text, and around them the ids that the tokenizer adds by itself."""
     before, after = special_ids(tokenizer) if special else ([], [])
     context, waiting, begun = "", "", False
     for part in _parts(texts, piece_chars):
@@ -72,14 +149,15 @@ def pieces(
         begun = True
         waiting += part
         while len(waiting) >= piece_chars + margin_chars:
-            found = _cut(tokenizer, context, waiting, len(waiting) - margin_chars)
-            if found is None and len(waiting) < 4 * piece_chars:
+            piece = _cut(tokenizer, context, waiting, len(waiting) - margin_chars)
+            if piece is None and len(waiting) < 4 * piece_chars:
                 break
-            cut, ids = found or (piece_chars, ids_behind(tokenizer, context, waiting[:piece_chars]))
-            context, waiting = _context(tokenizer, context + waiting[:cut], ids, margin_chars), waiting[cut:]
-            yield ids
+            piece = piece or _piece_behind(tokenizer, context, waiting[:piece_chars])
+            context = _context(tokenizer, context + piece.text, piece.ids, margin_chars)
+            waiting = waiting[len(piece.text) :]
+            yield piece
     if waiting:
-        yield ids_behind(tokenizer, context, waiting)
+        yield _piece_behind(tokenizer, context, waiting)
     if begun and after:
         yield after
 
@@ -93,14 +171,14 @@ def _parts(texts: Iterable[str], limit: int) -> Iterator[str]:
             yield text[start : start + limit]
 
 
-def _cut(tokenizer: Any, context: str, text: str, limit: int) -> tuple[int, list[int]] | None:
-    """The last sure place to cut up to `limit` and the ids of the text before it; None without one."""
-    whole = token_ids(tokenizer, context + text)
+def _cut(tokenizer: Any, context: str, text: str, limit: int) -> Piece | None:
+    """The text before the last sure place to cut up to `limit`, and its tokens; None without such a place."""
+    whole = _encoded(tokenizer, context + text)
     start = token_ids(tokenizer, context) if context else []
     for cut in _places(text, limit, limit // 2):
         head = token_ids(tokenizer, context + text[:cut])
-        if len(head) > len(start) and _begins(whole, head) and _begins(head, start):
-            return cut, head[len(start) :]
+        if len(head) > len(start) and _begins(whole.ids, head) and _begins(head, start):
+            return Piece(text[:cut], head[len(start) :], whole, len(start), len(context))
     return None
 
 

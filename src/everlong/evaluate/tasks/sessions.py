@@ -23,13 +23,9 @@ from everlong.evaluate.filler import FILLERS, Hidden, hay, measured, pieces
 from everlong.evaluate.lengths import Lengths, among, at_least_one, lengths
 from everlong.evaluate.stream import Stream
 from everlong.evaluate.task import Outcome, Sample, Setting, Task
+from everlong.evaluate.words import PLACES
 from everlong.session.transcript import Citation
 
-PLACES = (
-    *("Lisbon", "Oslo", "Cairo", "Lima", "Kyoto", "Dublin", "Havana", "Prague", "Nairobi", "Quebec", "Warsaw", "Perth"),
-    *("Athens", "Bogota", "Geneva", "Madrid", "Jakarta", "Riga", "Tunis", "Vienna", "Manila", "Boston", "Sofia"),
-    "Bergen",
-)
 MAX_NEW_TOKENS = 8
 _OPENING = "These are the files of several archives. Each has a code. Keep all codes in mind.\n"
 _FACT = " The code of the {place} archive is {code}. Remember it. {code} is the code of the {place} archive."

@@ -21,6 +21,7 @@ from torch import Tensor
 from everlong.memory.blocks.boundaries import Cuts
 from everlong.memory.blocks.index import Index
 from everlong.memory.blocks.settings import BlockSettings
+from everlong.memory.recall.index import RecallIndex
 from everlong.memory.store import Store
 from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
@@ -77,8 +78,17 @@ class Progress:
 class LayerMemory:
     """Sinks, pending tokens and slots of chosen blocks, with the index; the store is shared by the layers."""
 
-    def __init__(self, settings: BlockSettings, layer: int, shape: Shape, store: Store, cuts: Cuts) -> None:
+    def __init__(
+        self,
+        settings: BlockSettings,
+        layer: int,
+        shape: Shape,
+        store: Store,
+        cuts: Cuts,
+        recall: RecallIndex | None = None,
+    ) -> None:
         self.settings, self.layer, self.shape, self.store, self.cuts = settings, layer, shape, store, cuts
+        self.recall = recall if recall is not None and layer in recall.layers else None
         self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim)
         S, K, L = settings.sinks, settings.top_k, settings.block
         self.front = self._pair(K * L + S)
@@ -166,8 +176,11 @@ class LayerMemory:
             length = self.cuts.start(n + 1) - self.now.pending
             columns = slice(self.now.at, self.now.at + length)
             k, v = (x[0, :, columns] for x in (self.now.tail.k, self.now.tail.v))
-            self.store.put(self.layer, n, k, v)
-            self.index.put(n, k, self.now.tail.mass[:, columns])
+            if self.settings.keep == "blocks":
+                self.store.put(self.layer, n, k, v)
+                self.index.put(n, k, self.now.tail.mass[:, columns])
+            if self.recall is not None:
+                self.recall.put(self.layer, n, k)
             self.now = replace(self.now, pending=self.now.pending + length, at=self.now.at + length)
 
     def choose(
@@ -278,9 +291,9 @@ class LayerMemory:
         pairs += [] if self.raw_sinks is self.front else self.raw_sinks
         return sum(x.untyped_storage().nbytes() for x in pairs if x is not None)
 
-    def fork(self, done: Progress, store: Store, cuts: Cuts) -> LayerMemory:
-        """An independent memory that has come as far as `done`; `store` and `cuts` are the fork's."""
-        other = LayerMemory(self.settings, self.layer, self.shape, store, cuts)
+    def fork(self, done: Progress, store: Store, cuts: Cuts, recall: RecallIndex | None) -> LayerMemory:
+        """An independent memory that has come as far as `done`; `store`, `cuts` and `recall` are the fork's."""
+        other = LayerMemory(self.settings, self.layer, self.shape, store, cuts, recall)
         other.index = self.index.fork()
         S, first = self.settings.sinks, self.first_sink if self.raw_sinks is self.front else 0
         for mine, theirs in zip(self.raw_sinks, other.raw_sinks, strict=True):

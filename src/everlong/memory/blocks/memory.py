@@ -7,7 +7,7 @@ dims, S sinks, W window, L tokens per block at most, K chosen blocks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,9 @@ from everlong.memory.codec import Codec
 from everlong.memory.disk import DiskStore
 from everlong.memory.lane import ENDLESS, Lane
 from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
+from everlong.memory.recall.files import CHECKSUM_BYTES
+from everlong.memory.recall.index import KeyPair, RecallIndex
+from everlong.memory.recall.scout import Scout
 from everlong.memory.store import HostStore, Store, Traffic
 from everlong.ops.spans import Ints
 
@@ -54,6 +57,8 @@ class BlockMemory:
         self.rows: list[Row] = []
         self.answering = False
         self.make_store: Callable[[], Store] = HostStore
+        self.make_recall: MakeRecall = no_recall
+        self.scout: Scout | None = None
         self._done = Done([], [], [])
         self._step: BlockStep | None = None
 
@@ -120,8 +125,10 @@ class BlockMemory:
     ) -> Float[Tensor, "B T H E"]:
         """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
         assert self._step is not None
-        self._make_rows(len(q))
         call = Call(self._step, layer, scale, softcap, s_aux)
+        if self.scout is not None:
+            return call.scouted(self.scout, self.rows[0], q, k, v)
+        self._make_rows(len(q))
         out = [call.row(n, row, q[n : n + 1], k[n : n + 1], v[n : n + 1]) for n, row in enumerate(self.rows)]
         return out[0] if len(out) == 1 else torch.cat(out)
 
@@ -130,7 +137,8 @@ class BlockMemory:
             n = len(self.rows)
             pads = self._step.pads if self._step is not None else None
             pad = 0 if pads is None else int(pads[n])
-            self.rows.append(Row(self.make_store(), {}, pad=pad, cuts=make_cuts(self.settings, pad)))
+            recall = self.make_recall(self, None)
+            self.rows.append(Row(self.make_store(), {}, pad=pad, cuts=make_cuts(self.settings, pad), recall=recall))
 
     def layer_memory(self, row: Row, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerMemory:
         """The memory of a layer, made at the first step."""
@@ -153,7 +161,7 @@ class BlockMemory:
 
     def add_layer(self, row: Row, layer: int, shape: Shape) -> None:
         """Make an empty memory for a layer of a row."""
-        row.layers[layer] = LayerMemory(self.settings, layer, shape, row.store, row.cuts)
+        row.layers[layer] = LayerMemory(self.settings, layer, shape, row.store, row.cuts, row.recall)
 
     def done(self, row: int, layer: int) -> Progress | None:
         """What was committed of a layer; None before its first commit."""
@@ -181,6 +189,8 @@ class BlockMemory:
         parts = [row.layers[i] for i in sorted(row.layers)]
         blocks = min((part.sealed for part in parts), default=0)
         row.store.commit(blocks, lambda n: torch.cat([part.index.digests.row(n) for part in parts]))
+        if row.recall is not None:
+            row.recall.commit(blocks)
 
     def drop(self, blocks: Iterable[int], row: int = 0) -> None:
         """Let these blocks never come back; the report counts their tokens as dropped, and they are not cited."""
@@ -188,6 +198,10 @@ class BlockMemory:
         if gone <= mine.dropped:
             return
         mine.dropped |= gone
+        mine.bare -= gone
+        mine.recalled -= gone
+        if mine.recall is not None:
+            mine.recall.erase(gone)
         self.set_pins(mine.pins, row)
         cited = [{b: m for b, m in found.items() if n != row or b not in gone} for n, found in enumerate(self._cited())]
         self._done = replace(self._done, cited=cited)
@@ -198,6 +212,11 @@ class BlockMemory:
         ConfigError where more would always be attended to than there are slots, CapabilityError for a dropped block.
         """
         mine, touched = self.rows[row], self.blocks_touching(pin.first, pin.end, row)
+        if self.settings.keep == "ids" or mine.bare.intersection(touched):
+            raise CapabilityError(
+                f"pin: of the tokens {pin.first}:{pin.end} only ids are kept, and no block to attend to; ask for them, "
+                "or read them again with keep=blocks and more room"
+            )
         if mine.cuts.known < pin.end:
             raise CapabilityError(
                 f"pin: the blocks of the tokens {pin.first}:{pin.end} are not cut yet (cut=surprise, "
@@ -220,10 +239,32 @@ class BlockMemory:
         cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
         self._done = replace(self._done, cursors=cursors)
 
-    def give_up(self, blocks: Collection[int], row: int = 0) -> None:
-        """Drop these sealed blocks, and let others use their room (on the disk: after `DiskStore.reuse`)."""
+    def hold_recalled(self, blocks: Iterable[int], row: int = 0) -> tuple[int, ...]:
+        """Let every query attend to these blocks too, as far as pins leave slots, until others are held; which.
+
+        The next token chooses anew. The first of `blocks` come first.
+        """
+        mine = self.rows[row]
+        room = self.settings.top_k - len(mine.pinned)
+        absent = mine.dropped | mine.bare | mine.pinned
+        taken = [n for n in blocks if n not in absent and self.settings.keep == "blocks"][: max(0, room)]
+        if frozenset(taken) != mine.recalled:
+            mine.recalled = frozenset(taken)
+            cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
+            self._done = replace(self._done, cursors=cursors)
+        return tuple(taken)
+
+    def give_up(self, blocks: Collection[int], row: int = 0, ids: bool = False) -> None:
+        """Drop these sealed blocks, and let others use their room (on the disk: after `DiskStore.reuse`).
+
+        With `ids` they are not dropped: their ids and their recall rows stay, so that they can be read again.
+        """
         here = self.rows[row]
-        self.drop(blocks, row)
+        if ids:
+            here.bare |= frozenset(blocks)
+            here.recalled -= here.bare
+        else:
+            self.drop(blocks, row)
         here.gone = np.union1d(here.gone, np.fromiter(blocks, np.int64))
         self.settle()
         for block in blocks:
@@ -254,6 +295,13 @@ class BlockMemory:
         """Tokens of dropped blocks (of the row with most of them)."""
         return max((row.cuts.tokens(row.dropped) for row in self.rows), default=0)
 
+    def ids_tokens(self) -> int:
+        """Stored tokens of which only ids and recall rows are kept (of the row with most of them)."""
+        if self.settings.keep == "ids":
+            sealed = [(row, frozenset(range(self.sealed(n)))) for n, row in enumerate(self.rows)]
+            return max((row.cuts.tokens(every - row.dropped) for row, every in sealed), default=0)
+        return max((row.cuts.tokens(row.bare) for row in self.rows), default=0)
+
     def _cited(self) -> list[dict[int, float]]:
         return self._done.cited or [{} for _ in self.rows]
 
@@ -262,7 +310,7 @@ class BlockMemory:
         self._step = None
         if not self._done.progress:
             self.rows = []
-        for row in self.rows:
+        for row in self.rows if self.scout is None else ():
             for memory in row.layers.values():
                 memory.empty_slots()
 
@@ -321,6 +369,8 @@ class BlockMemory:
 
     def row_bytes(self) -> tuple[int, int]:
         """Bytes of one block over all layers, in host memory and on the disk."""
+        if self.settings.keep == "ids":
+            return 0, 0
         stores = HostStore(), DiskStore([], writable=False)
         for store in stores:
             self.prepare(store, self.plan.dtype)
@@ -328,18 +378,26 @@ class BlockMemory:
 
     def index_row_bytes(self) -> int:
         """Bytes of the digests of one block over all layers."""
+        if self.settings.keep == "ids":
+            return 0
         keys = [self.plan.layers[index].key or (0, 0) for index in self.layers]
         bounds = self.settings.digest == "bounds"
         return sum(4 * dim * (2 * heads if bounds else self.plan.heads) for heads, dim in keys)
+
+    def recall_row_bytes(self) -> int:
+        """Bytes of one block in the recall index; 0 without one."""
+        recall = self.rows[0].recall if self.rows else self.make_recall(self, None)
+        return 0 if recall is None else recall.row_bytes + CHECKSUM_BYTES
 
     def bytes(self) -> dict[str, int]:
         """Bytes allocated by tier."""
         device = sum(m.nbytes for row in self.rows for m in row.layers.values())
         index = sum(m.index.digests.nbytes for row in self.rows for m in row.layers.values())
+        recalls = [row.recall for row in self.rows if row.recall is not None]
         return {
             "device": device,
-            "host": index + sum(row.store.nbytes for row in self.rows),
-            "disk": sum(row.store.disk_bytes for row in self.rows),
+            "host": index + sum(row.store.nbytes for row in self.rows) + sum(r.nbytes for r in recalls),
+            "disk": sum(row.store.disk_bytes for row in self.rows) + sum(r.disk_bytes for r in recalls),
         }
 
     @property
@@ -367,7 +425,7 @@ class BlockMemory:
     def fresh(self) -> BlockMemory:
         """A memory of the same model and settings that holds nothing."""
         other = BlockMemory(self.settings, self.plan)
-        other.make_store = self.make_store
+        other.make_store, other.make_recall = self.make_store, self.make_recall
         return other
 
     def fork(self, rows: list[int] | None = None) -> BlockMemory:
@@ -377,12 +435,23 @@ class BlockMemory:
         for n in range(len(self.rows)) if rows is None else rows:
             old, store = self.rows[n], self.rows[n].store.fork()
             cuts = old.cuts.copy()
-            layers = {i: m.fork(self._done.progress[n][i], store, cuts) for i, m in old.layers.items()}
-            other.rows.append(replace(old, store=store, layers=layers, cuts=cuts, used=Counter(old.used)))
+            recall = None if old.recall is None else old.recall.fork()
+            layers = {i: m.fork(self._done.progress[n][i], store, cuts, recall) for i, m in old.layers.items()}
+            made = {"store": store, "layers": layers, "cuts": cuts, "recall": recall, "used": Counter(old.used)}
+            other.rows.append(replace(old, **made))
             other._done.progress.append({i: m.now for i, m in layers.items()})
             other._done.cursors.append(self.cursor(n))
             other._done.cited.append(dict(self._done.cited[n]))
         return other
+
+
+MakeRecall = Callable[[BlockMemory, Sequence[KeyPair] | None], RecallIndex | None]
+"""An index for a new row of the memory, of these pairs, or (None) of those of the model's retrieval heads."""
+
+
+def no_recall(memory: BlockMemory, pairs: Sequence[KeyPair] | None) -> RecallIndex | None:
+    """An index in host memory where a saved state had one; questions are not compared with keys otherwise."""
+    return None if pairs is None else RecallIndex(pairs, memory.settings.block)
 
 
 def _added(old: dict[int, float], new: dict[int, float]) -> dict[int, float]:

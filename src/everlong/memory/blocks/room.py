@@ -15,6 +15,7 @@ from everlong.memory.blocks.cells import cells
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.budget import Budget
 from everlong.memory.disk import DiskStore
+from everlong.memory.recall import index as recalls
 from everlong.memory.resident import DEFAULT_BYTES
 from everlong.memory.slabs import allocated_rows
 from everlong.memory.store import FIRST_SLAB, LARGEST_SLAB, Store
@@ -39,6 +40,7 @@ class Room:
     record_bytes: int
     row_bytes: int
     digest_bytes: int
+    recall_bytes: int
     queue_rows: int
     state_bytes: int
 
@@ -54,13 +56,15 @@ class Room:
         shortest = shortest_block(s)
         queue = -(-(chunk + cell) // shortest) + 1 + QUEUED_ROWS + 1
         state = planned_bytes + STATE_BYTES + STATE_BYTES_PER_LAYER * len(memory.layers)
-        room = cls(budget, shortest, records, rows, memory.index_row_bytes(), queue, state)
+        index_bytes = memory.index_row_bytes(), memory.recall_row_bytes()
+        room = cls(budget, shortest, records, rows, *index_bytes, queue, state)
         room._check(memory, s.top_k + -(-cell // shortest) + room.spare(memory), cell)
         return room
 
     def _check(self, memory: BlockMemory, blocks: int, tokens: int) -> None:
         store = memory.rows[0].store if memory.rows else memory.make_store()
-        for tier, need in (("host", self.host_bytes(store, blocks)), ("disk", self.disk_bytes(store, blocks, tokens))):
+        needs = self.host_bytes(store, blocks, blocks * self.block_tokens), self.disk_bytes(store, blocks, tokens)
+        for tier, need in zip(("host", "disk"), needs, strict=True):
             limit = self.budget.as_dict().get(tier)
             if limit is not None and limit < need:
                 raise ConfigError(
@@ -68,31 +72,37 @@ class Room:
                     "come back and what is on its way; give more, a smaller chunk, or a smaller codec (int8, int4)"
                 )
 
-    def host_bytes(self, store: Store, blocks: int) -> int:
-        """Bytes of host memory that so many blocks take at most: the index, records, the queue for the disk."""
+    def host_bytes(self, store: Store, blocks: int, tokens: int) -> int:
+        """Bytes of host memory that so many blocks take at most: the index, records, the queue for the disk.
+
+        Of `tokens` tokens the recall rows stay, also of blocks that gave way.
+        """
         digests = allocated_rows(blocks, index.FIRST_SLAB, index.LARGEST_SLAB) * self.digest_bytes
         if not isinstance(store, DiskStore):
-            return digests + allocated_rows(blocks, FIRST_SLAB, LARGEST_SLAB) * self.record_bytes
+            recall = allocated_rows(tokens // self.block_tokens, recalls.FIRST_SLAB, recalls.LARGEST_SLAB)
+            records = allocated_rows(blocks, FIRST_SLAB, LARGEST_SLAB) * self.record_bytes
+            return digests + records + recall * self.recall_bytes
         unwritten = 0 if store.writable else max(0, blocks - store.disk_blocks)
-        return digests + (self.queue_rows + unwritten) * self.row_bytes
+        return digests + (self.queue_rows + unwritten) * self.row_bytes + self.queue_rows * self.recall_bytes
 
     def disk_bytes(self, store: Store, blocks: int, tokens: int) -> int:
         """Bytes on the disk that so many blocks and ids take at most, while a third state is written beside the two."""
         if not isinstance(store, DiskStore) or not store.writable:
             return 0
         state = self.state_bytes + STATE_BYTES_PER_BLOCK * (blocks + tokens // self.block_tokens)
-        return blocks * (self.row_bytes + self.digest_bytes + 4) + 4 * tokens + STATES * state
+        recall = self.recall_bytes * -(-tokens // self.block_tokens)
+        return blocks * (self.row_bytes + self.digest_bytes + 4) + 4 * tokens + recall + STATES * state
 
     def planned_bytes(self, tokens: int, spare: int) -> dict[str, int]:
         """Bytes by tier that a stream of so many tokens takes, its blocks being on the disk, with `spare` to go."""
         store = DiskStore([])
         blocks = tokens // self.block_tokens + spare
-        return {"host": self.host_bytes(store, blocks), "disk": self.disk_bytes(store, blocks, tokens)}
+        return {"host": self.host_bytes(store, blocks, tokens), "disk": self.disk_bytes(store, blocks, tokens)}
 
     def over(self, store: Store, blocks: int, tokens: int) -> str | None:
         """The tier whose budget so many blocks and tokens would pass."""
         host, disk = self.budget.host, self.budget.disk
-        if host is not None and self.host_bytes(store, blocks) > host:
+        if host is not None and self.host_bytes(store, blocks, tokens) > host:
             return "host"
         return "disk" if disk is not None and self.disk_bytes(store, blocks, tokens) > disk else None
 
@@ -113,7 +123,8 @@ class Room:
                 break
             wanted = max(wanted, more)
         if isinstance(store, DiskStore):
-            rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - self.host_bytes(store, wanted)
+            used = self.host_bytes(store, wanted, seen + tokens)
+            rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - used
             store.resident.shrink(max(0, rest))
         return fit
 
@@ -131,9 +142,12 @@ class Room:
         """Give up dropped blocks that still take room, or else some that the policy names; whether there were any."""
         if not memory.rows:
             return False
-        victims = self._forgotten(memory) or self._victims(memory)
+        if forgotten := self._forgotten(memory):
+            memory.give_up(forgotten)
+            return True
+        victims = self._victims(memory)
         if victims:
-            memory.give_up(victims)
+            memory.give_up(victims, ids=self.budget.when_full == "ids")
         return bool(victims)
 
     @staticmethod
@@ -146,7 +160,7 @@ class Room:
         row, count = memory.rows[0], max(1, self.held(memory) // BATCH)
         if self.budget.when_full == "refuse":
             return []
-        spared = row.dropped | row.kept | row.pinned
+        spared = row.dropped | row.kept | row.pinned | row.bare
         found = [n for n in range(memory.sealed()) if n not in spared]
         if self.budget.when_full == "least-used":
             older = found[: max(count, len(found) // 2)]

@@ -19,6 +19,7 @@ from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.blocks.pins import Pin, held
 from everlong.memory.blocks.step import Row
 from everlong.memory.disk import DiskStore
+from everlong.memory.recall.index import KeyPair
 from everlong.memory.store import HostStore
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -40,7 +41,12 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
         tensors[f"row{n}.used"] = torch.tensor(sorted(row.used.items()), dtype=torch.int64).reshape(-1, 2)
         cited = [[block, mass] for block, mass in memory.citations(n).items()]
         kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
-        rows.append(kept | {"cited": cited, "layers": facts, "pins": [asdict(pin) for pin in row.pins]})
+        kept |= {"bare": sorted(row.bare), "cited": cited, "layers": facts, "pins": [asdict(pin) for pin in row.pins]}
+        if row.recall is not None:
+            kept |= {"recall": [asdict(pair) for pair in row.recall.pairs], "recalled": sorted(row.recalled)}
+            if sealed:
+                tensors[f"row{n}.recall"] = row.recall.joined()
+        rows.append(kept)
     return tensors, {"answering": memory.answering, "rows": rows}
 
 
@@ -56,7 +62,7 @@ def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> S
         "sinks_k": part.raw_sinks[0][:, :, first : first + held],
         "sinks_v": part.raw_sinks[1][:, :, first : first + held],
     }
-    if sealed:
+    if sealed and part.settings.keep == "blocks":
         assert isinstance(part.store, HostStore)
         tensors["digests"] = part.index.digests.joined(part.sealed)
         tensors["records"] = part.store.records(part.layer, part.sealed)
@@ -85,6 +91,11 @@ def restored(
         cuts = make_cuts(memory.settings)
         cuts.load_state(_named(tensors, f"row{n}.cuts."))
         row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]), cuts=cuts)
+        row.recall = fresh.make_recall(fresh, _pairs(saved_row.get("recall")))
+        row.bare = frozenset(saved_row.get("bare", ()))
+        row.recalled = frozenset(saved_row.get("recalled", ()))
+        if row.recall is not None and f"row{n}.recall" in tensors:
+            row.recall.restore(tensors[f"row{n}.recall"])
         row.pins = tuple(Pin(**pin) for pin in saved_row.get("pins", ()))
         row.pinned, row.kept = held(row.pins, partial(touching, cuts), row.dropped)
         if f"row{n}.gone" in tensors:
@@ -97,7 +108,7 @@ def restored(
             placed = {name: x if name in ("digests", "records") else x.to(device) for name, x in part.items()}
             _restore_layer(fresh, row, layer, placed, saved_row["layers"][str(layer)])
         if isinstance(row.store, DiskStore):
-            row.gone = row.store.absent()
+            row.gone = row.store.absent(row.bare)
             widths = {i: part.index.digests.columns for i, part in sorted(row.layers.items())}
             rows = row.store.blocks - len(row.gone)
             for layer, load in row.store.digests(widths).items():
@@ -108,6 +119,13 @@ def restored(
         cited.append({int(block): mass for block, mass in saved_row["cited"]})
     fresh.resume(progress, cursors, cited)
     return fresh
+
+
+def _pairs(saved: list[dict[str, Any]] | None) -> list[KeyPair] | None:
+    """The pairs of a saved index; None for a state without one."""
+    if saved is None:
+        return None
+    return [KeyPair(p["layer"], p["kv_head"], p["dim"], tuple(p["heads"])) for p in saved]
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -21,6 +21,8 @@ from everlong.memory.blocks.layer import LayerMemory
 from everlong.memory.blocks.pins import Pin
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan
+from everlong.memory.recall.index import RecallIndex
+from everlong.memory.recall.scout import Scout
 from everlong.memory.slabs import NONE
 from everlong.memory.store import Store
 from everlong.ops.attend import Part, attend
@@ -45,14 +47,20 @@ class Row:
     """Blocks that every query attends to."""
     kept: frozenset[int] = frozenset()
     """Blocks that are never given up for room."""
+    bare: frozenset[int] = frozenset()
+    """Blocks that gave way and of which ids and the recall row are kept."""
     gone: Ints = field(default_factory=lambda: NONE)
-    """Dropped blocks whose room is used by others, ascending."""
+    """Dropped and bare blocks whose room is used by others, ascending."""
     used: Counter[int] = field(default_factory=Counter)
     """How often each block was chosen, over cells and layers."""
     pins: tuple[Pin, ...] = ()
     """The spans that `pinned` and `kept` come from; blocks of them may still have to be sealed."""
     cuts: Cuts = field(kw_only=True)
     """Where its blocks begin."""
+    recall: RecallIndex | None = None
+    """The keys that questions are compared with, where the model's retrieval heads are known."""
+    recalled: frozenset[int] = frozenset()
+    """Blocks that were recalled for a question; every query attends to them until the next one."""
 
 
 class BlockStep:
@@ -148,6 +156,20 @@ class Call:
         self.lane = self.step.arenas[plan.index].lane
         self.how = (scale, softcap, s_aux, self.step.scratch)
 
+    def scouted(self, scout: Scout, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
+        """Outputs over sinks and window alone, after `scout` took the queries; changes nothing in the row."""
+        first, end = self.shared.bounds(row)
+        q_far = self._far(q, first + row.pad)
+        scout.take(self.plan.index, q_far, *self.how[:2])
+        memory, window = row.layers[self.plan.index], self.settings.window
+        done = self.shared.memory.done(0, self.plan.index) or memory.now
+        parts = [Part(p.turned(q, self.rotation, 0), k, v, p.span, p.start) for p in self.step.pieces(self.lane)]
+        held = min(self.settings.sinks, done.held)
+        seen = np.clip(np.arange(first, end, dtype=np.int64)[None] - window + 1, 0, held)
+        column = memory.first_sink if memory.raw_sinks is memory.front else 0
+        parts.append(Part(q_far, *memory.raw_sinks, Span(np.zeros_like(seen), seen), column))
+        return attend([p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1]], *self.how)
+
     def row(self, n: int, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
         """One row's outputs; padding gets 0."""
         memory = self.shared.memory.layer_memory(row, self.plan.index, q, k, v)
@@ -229,7 +251,8 @@ class Call:
             query = q_far[0].double().mean(1)
         elif cell.answering:
             query = q_far[0, :, 0]
-        memory.choose(query, cell.sealed, row.dropped, row.pinned)
+        blocks = cell.sealed if s.keep == "blocks" else 0
+        memory.choose(query, blocks, row.dropped | row.bare, row.pinned | row.recalled)
         memory.assign(self.step.base)
 
     def _places(self, memory: LayerMemory, view: View) -> Ints | None:

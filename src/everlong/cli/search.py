@@ -1,0 +1,68 @@
+"""`everlong search`: the passages of a kept session that hold some words, without a model and without an answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everlong.cli import options
+
+if TYPE_CHECKING:
+    from everlong.session.recall import Recalled
+
+
+def search(
+    ctx: typer.Context,
+    words: Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")],
+    session: options.SessionName = "default",
+    store: options.Store = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 5,
+    model: options.Model = "smollm2",
+    config: options.Config = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the passages of a kept session that hold these words, the best first.
+
+    Only the tokenizer of the model is read: nothing is computed by the model, and nothing in the session changes. What
+    is not yet in the last checkpoint is not found. --json prints a list of objects: source, start, end, text, share.
+    """
+    from everlong.cli.console import Console
+    from everlong.errors import InputError
+    from everlong.models.load import load_tokenizer
+    from everlong.session.library import Library
+    from everlong.session.search import search_kept
+
+    console = Console(quiet, json)
+    if not words.strip():
+        raise InputError("words: empty; give at least one word")
+    begun = time.perf_counter()
+    library = Library(store, create=False)
+    entry = library.entry(session)
+    found = search_kept(library, entry, load_tokenizer(model), words, top)
+    if json:
+        console.result([asdict(passage) for passage in found])
+        return
+    for passage in found:
+        _tell(passage)
+    if not found:
+        print("No passage holds any of these words.")
+    console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
+    console.note(f"Next: everlong ask {_quoted(words)} --session {session}" + (f" --store {store}" if store else ""))
+
+
+def _tell(passage: Recalled) -> None:
+    print(f"{passage.source}:{passage.start}-{passage.end}")
+    for line in passage.text.strip().splitlines():
+        print(f"    {line}")
+    print()
+
+
+def _quoted(words: str) -> Any:
+    import shlex
+
+    return shlex.quote(words)

@@ -1,0 +1,1 @@
+"""Texts with facts and the questions for them, and what of a text came back for each question."""

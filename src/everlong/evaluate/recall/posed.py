@@ -1,0 +1,180 @@
+"""A question read by a copy of a stream, whatever the stream is: what was recalled, and what the model says then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.evaluate.peer import PeerStream
+from everlong.evaluate.stream import Stream, too_long, trained_length
+from everlong.session.session import Session
+from everlong.session.text import token_ids
+from everlong.session.transcript import ANSWER, PROMPT
+
+Way = int | Literal["auto"]
+"""How many passages are read again for a question (0: only blocks come back)."""
+_ALL = 1 << 30
+
+
+@runtime_checkable
+class Cited(Protocol):
+    """Characters `start` .. `end - 1` of a source, and the text of them: a citation, or a recalled passage."""
+
+    @property
+    def source(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """The first character."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The character behind the last."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What stands there."""
+        ...
+
+
+@runtime_checkable
+class Recollection(Protocol):
+    """What a session recalls for a question."""
+
+    passages: Sequence[Cited]
+    """By falling vote."""
+    shown: Sequence[Cited]
+    """What the answer sees: passages that were read again, or blocks."""
+    blocks: Sequence[int]
+    """Numbers of the blocks of `shown`."""
+    stands_out: bool
+    """Whether the vote found something."""
+    way: str
+
+
+@runtime_checkable
+class _Posed(Protocol):
+    session: Session
+    recall: Recollection | None
+
+
+@runtime_checkable
+class _Poses(Protocol):
+    """What is used of a session."""
+
+    def pose(self, question: str, again: Way = 2, raw: bool = False) -> AbstractContextManager[_Posed]:
+        """A session that has read the question, and what was recalled for it."""
+        ...
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """A question that was read, and nothing written yet."""
+
+    tokenizer: Any
+    recall: Recollection | None
+
+    def predictions(self, ids: list[int]) -> Float[Tensor, "tokens vocabulary"]:
+        """The logits before each of `ids`, which are read on the way, each as a token of an answer is."""
+        ...
+
+    def upcoming(self) -> Float[Tensor, " vocabulary"]:
+        """The logits of the next token."""
+        ...
+
+    def cited(self) -> list[Cited] | None:
+        """What was drawn on so far, the most important first; None for a method that stores nothing."""
+        ...
+
+
+@dataclass
+class SessionAsked(Asked):
+    """On a session."""
+
+    session: Session
+    recall: Recollection | None
+
+    def __post_init__(self) -> None:
+        self.tokenizer = self.session.tokenizer
+
+    def predictions(self, ids: list[int]) -> Float[Tensor, "tokens vocabulary"]:
+        """Token by token where tokens of an answer see other things than those that are only read."""
+        session = self.session
+        assert session.prediction is not None
+        if not session.method.answers:
+            before = session.prediction[None]
+            return torch.cat([before, session.score(ids, logits=True)[1][:-1].to(before)])
+        found = []
+        for token in ids:
+            found.append(session.prediction)
+            session.feed([token], answering=True, source=ANSWER)
+        return torch.stack(found)
+
+    def upcoming(self) -> Float[Tensor, " vocabulary"]:
+        """The session's prediction."""
+        assert self.session.prediction is not None
+        return self.session.prediction
+
+    def cited(self) -> list[Cited] | None:
+        """The vote's passages, else those that the answer's tokens attended to."""
+        if self.recall is not None:
+            return list(self.recall.passages)
+        if not self.session.method.answers:
+            return None
+        return [one for one in self.session.citations(_ALL) if one.source not in (PROMPT, ANSWER)]
+
+
+@dataclass
+class PeerAsked(Asked):
+    """On plain transformers: the ids of the prompt so far."""
+
+    peer: PeerStream
+    ids: list[int]
+    recall: Recollection | None = None
+
+    def __post_init__(self) -> None:
+        self.tokenizer = self.peer.tokenizer
+
+    def predictions(self, ids: list[int]) -> Float[Tensor, "tokens vocabulary"]:
+        """The model's; its cache goes on from what it has in common with the prompt."""
+        found = torch.cat(list(self.peer.predictions(self.ids, ids)))
+        self.ids = self.ids + ids
+        return found
+
+    def upcoming(self) -> Float[Tensor, " vocabulary"]:
+        """The model's."""
+        return next(iter(self.peer.predictions(self.ids, [])))[0]
+
+    def cited(self) -> list[Cited] | None:
+        """Nothing is stored."""
+        return None
+
+
+@contextmanager
+def posed(stream: Stream, question: str, again: Way) -> Iterator[Asked]:
+    """The question as plain completion on a copy of the stream, which stays as it was.
+
+    TooLongError if it and what was read pass what dense attention was trained for.
+    """
+    if isinstance(stream, PeerStream):
+        ids = stream.ids + token_ids(stream.tokenizer, question)
+        too_long(len(ids), stream.limit)
+        yield PeerAsked(stream, ids)
+        return
+    session = stream.session
+    assert session is not None
+    if session.method.name == "dense":
+        coming = len(token_ids(session.tokenizer, question))
+        too_long(stream.seen_tokens + coming, trained_length(session.model))
+    with cast(_Poses, session).pose(question, again=again, raw=True) as found:
+        yield SessionAsked(found.session, found.recall)

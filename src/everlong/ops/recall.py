@@ -1,0 +1,123 @@
+"""Votes for stored blocks: the attention mass that a few heads give to each, and the words that it shares.
+
+Heads: vote_b = sum over heads of max over t of sum over j in b of softmax_j(q_t . k_j / sqrt(D)), over all stored
+tokens j (QRHead, arXiv 2506.09944). Words: BM25 (Robertson and Zaragoza 2009, equation 3.15) over ids, single, in
+pairs and in threes.
+
+N blocks, L tokens per block at most, D head dim, T question tokens, h heads that share the keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from everlong.ops.spans import Ints
+
+BM25_K1, BM25_B = 1.2, 0.75
+LONGEST_GRAM = 3
+"""Ids in a row that count as one word at most."""
+
+
+def logits(
+    q_QD: Float[Tensor, "Q D"],
+    codes_NLD: UInt8[Tensor, "N L D"],
+    scale_ND: Float16[Tensor, "N D"],
+    low_ND: Float16[Tensor, "N D"],
+    softcap: float | None = None,
+) -> Float[Tensor, "N L Q"]:
+    """Scores in float32 of scaled queries against keys `codes * scale + low`, quantised per block and channel.
+
+    The scale goes into the queries, so that no key is made in float.
+    """
+    q_QD = q_QD.float()
+    scaled_NDQ = (q_QD[None] * scale_ND.float()[:, None]).transpose(1, 2)
+    offset_NQ = low_ND.float() @ q_QD.T
+    found = torch.baddbmm(offset_NQ[:, None], codes_NLD.float(), scaled_NDQ)
+    return found if softcap is None else softcap * torch.tanh(found / softcap)
+
+
+def block_mass(scores_NLQ: Float[Tensor, "N L Q"], lengths: Sequence[int] | None = None) -> Float[Tensor, "N Q"]:
+    """The logarithm of the sum of exp(score) over each block; `lengths` says how many of its L tokens it has."""
+    if lengths is not None:
+        place = torch.arange(scores_NLQ.shape[1])
+        scores_NLQ = scores_NLQ.masked_fill((place >= torch.tensor(lengths)[:, None])[..., None], -torch.inf)
+    return scores_NLQ.logsumexp(1)
+
+
+def head_votes(mass_NhT: Float[Tensor, "N h T"]) -> Float[Tensor, "N h"]:
+    """For each head the largest share of a question token's attention that a block gets, from `block_mass`."""
+    return (mass_NhT - mass_NhT.logsumexp(0)).exp().amax(2)
+
+
+def grams(ids: Sequence[int]) -> list[tuple[int, ...]]:
+    """The different runs of one to three ids of a question, in order."""
+    found = dict.fromkeys(
+        tuple(ids[n : n + size]) for size in range(1, LONGEST_GRAM + 1) for n in range(len(ids) - size + 1)
+    )
+    return list(found)
+
+
+def places(ids: Ints, gram: tuple[int, ...], first: Ints) -> Ints:
+    """Where `gram` begins in `ids`; `first` are the places of its first id."""
+    here = first[first <= len(ids) - len(gram)]
+    for n, one in enumerate(gram[1:], 1):
+        here = here[ids[here + n] == one]
+    return here
+
+
+class WordVotes:
+    """BM25 of every block for one question. `ids` [n] begin at the first token of block 0; `starts` [N + 1].
+
+    Nothing is kept beside the ids: each different id of the question costs one comparison with all of them, 3 to 5 ms
+    per million.
+    """
+
+    def __init__(self, ids: Ints, starts: Ints, question: Sequence[int]) -> None:
+        self._ids, self._starts = ids[: starts[-1] - starts[0]], starts - starts[0]
+        blocks = len(starts) - 1
+        lengths = np.diff(starts).astype(np.float64)
+        norm = BM25_K1 * (1 - BM25_B + BM25_B * lengths / max(1.0, lengths.mean() if blocks else 1.0))
+        self.scores: NDArray[np.float64] = np.zeros(blocks)
+        self.possible = 0.0
+        """The sum of the weights of all that the question holds: what a block with every word of it would have."""
+        self._found: list[tuple[Ints, float, int]] = []
+        first = {one: np.flatnonzero(self._ids == one) for one in set(question)}
+        for gram in grams(question):
+            at = places(self._ids, gram, first[gram[0]])
+            counts = np.bincount(np.searchsorted(self._starts, at, "right") - 1, minlength=blocks)[:blocks]
+            holding = int(np.count_nonzero(counts))
+            weight = math.log(1 + (blocks - holding + 0.5) / (holding + 0.5)) if blocks else 0.0
+            self.possible += weight * (BM25_K1 + 1)
+            if holding:
+                self.scores += weight * counts * (BM25_K1 + 1) / (counts + norm)
+                self._found.append((at, weight, len(gram)))
+
+    def peak(self, block: int) -> int:
+        """The token of a block (counted from its first) around which most of the question's words stand."""
+        first, end = int(self._starts[block]), int(self._starts[block + 1])
+        weights = np.zeros(end - first)
+        for at, weight, size in self._found:
+            here = at[(at >= first) & (at < end)] - first
+            weights[np.minimum(here + size // 2, end - first - 1)] += weight
+        return int(_smooth(weights).argmax())
+
+
+def _smooth(weights: NDArray[np.float64], reach: int = 16) -> NDArray[np.float64]:
+    """For each token the sum over the `reach` tokens on either side of it."""
+    upto = np.concatenate(([0.0], weights.cumsum()))
+    place = np.arange(len(weights))
+    return upto[np.minimum(place + reach + 1, len(weights))] - upto[np.maximum(place - reach, 0)]
+
+
+def best_first(votes: NDArray[Any]) -> list[int]:
+    """Numbers of the votes above zero, the largest first, the earlier of equals first."""
+    order = np.argsort(-votes, kind="stable")
+    return order[votes[order] > 0].tolist()

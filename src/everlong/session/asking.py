@@ -1,0 +1,296 @@
+"""A question to a session: what comes back for it, how it is put to the model, and the reply.
+
+Two ways. "blocks": the recalled blocks lie in slots beside the window, as keys and values. "again": the passages around
+the peaks of the vote are read again, in a short stream of their own that begins with the sinks' tokens, the best
+passage last, right before the question; nothing else distracts (docs/methods/blocks.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from everlong.errors import CapabilityError, ConfigError, InputError
+from everlong.methods.sinks import Sinks
+from everlong.models.load import Loaded
+from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
+from everlong.session.template import Template
+from everlong.session.text import token_ids
+from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Citation, Stretch
+
+if TYPE_CHECKING:
+    from everlong.memory.report import MemoryReport
+    from everlong.session.answer import Answer, Generation
+    from everlong.session.session import Session
+
+Again = int | Literal["auto"]
+PASSAGES = 2
+"""Passages read again unless said otherwise."""
+MOST_PASSAGES = 4
+"""What `auto` takes at most."""
+SCORE_GAP = 0.5
+"""`auto` takes passages while each has at least this share of the vote of the one before it."""
+AROUND_TOKENS = 112
+"""A passage reaches so far to either side of the vote's peak, before it is cut to whole sentences."""
+BORDER_TOKENS = 32
+"""Where the vote peaks so near to a block's border, the neighbour comes too."""
+ROOM_TOKENS = 1024
+"""Tokens that may be written behind passages and question before the first of them leave the window."""
+
+
+@dataclass(frozen=True)
+class Posed(AbstractContextManager["Posed"]):
+    """A question that was put: `session` is ready to answer; `recall` says what came back (None: nothing is stored)."""
+
+    session: Session
+    recall: Recall | None
+    owned: bool = True
+
+    def __exit__(self, *exc: object) -> None:
+        if self.owned:
+            self.session.close()
+
+
+def pose(session: Session, question: str, again: Again | None = None, raw: bool = False, keep: bool = False) -> Posed:
+    """Put `question` to a session, which itself stays as it is (unless it is to `keep` it, in the blocks' way)."""
+    ids = question_ids(session, question)
+    if not recalls(session):
+        if again:
+            raise ConfigError(f"again={again}: {session.method} does not recall passages; use Blocks(recall=question)")
+        return _put(session, question, raw, keep, None)
+    begun = time.perf_counter()
+    found = _Found(Ballot(session, ids, question))
+    count = wanted(found.candidates, PASSAGES if again is None else again)
+    if not count and keeps_ids(session):
+        raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
+    if count:
+        shown = found.merged(count)
+        recall = found.recall("again", shown, [c.block for c in found.candidates[:count]], begun)
+        return Posed(_read_again(session, question, shown, raw), recall)
+    blocks = _slots(session, found.candidates)
+    shown = [p for p, c in zip(found.passages, found.candidates, strict=True) if c.block in blocks]
+    return _put(session, question, raw, keep, found.recall("blocks", shown, blocks, begun))
+
+
+def recall(session: Session, question: str) -> Recall:
+    """What comes back for `question`; nothing is shown to the model."""
+    ids = question_ids(session, question)
+    if not recalls(session):
+        raise CapabilityError(f"recall: {session.method} does not recall passages; use Blocks(recall=question)")
+    begun = time.perf_counter()
+    return _Found(Ballot(session, ids, question)).recall("again", (), (), begun)
+
+
+class _Found:
+    """The candidates of a ballot with their passages."""
+
+    def __init__(self, ballot: Ballot) -> None:
+        self._ballot = ballot
+        self.candidates = ballot.candidates()
+        self._spans = [_span(ballot, c) for c in self.candidates]
+        text = ballot.session.transcript
+        self.passages = [recalled(text, c, s) for c, s in zip(self.candidates, self._spans, strict=True)]
+
+    def merged(self, count: int) -> list[Recalled]:
+        """The best `count` passages without what an earlier one holds already."""
+        spans = merged(self._spans[:count])
+        return [recalled(self._ballot.session.transcript, c, s) for c, s in zip(self.candidates, spans, strict=False)]
+
+    def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
+        """What came back, and what of it is shown."""
+        stands_out = self._ballot.stands_out(self.candidates)
+        seconds = time.perf_counter() - begun
+        return Recall(tuple(self.passages), stands_out, way, tuple(shown), tuple(blocks), seconds)
+
+
+def recalls(session: Session) -> bool:
+    """Whether questions to this session are put to the voters."""
+    fields = session.method.as_dict()
+    return session.method.answers and fields.get("recall") == "question" and session.seen_tokens > 0
+
+
+def keeps_ids(session: Session) -> bool:
+    """Whether no blocks are kept, so that passages can only be read again."""
+    return session.method.as_dict().get("keep") == "ids"
+
+
+def hold(session: Session, question: list[int]) -> None:
+    """Let a prompt that is read next, and what is written behind it, attend to the blocks that the vote chooses."""
+    let_go(session)
+    if recalls(session):
+        memory = session.stored("ask")
+        if memory.rows and memory.sealed() > memory.settings.top_k:
+            _slots(session, Ballot(session, question).candidates())
+
+
+def let_go(session: Session) -> None:
+    """Hold no recalled blocks any more: other text is read."""
+    memory = session.stored("ask") if session.method.answers else None
+    if memory is not None and memory.rows:
+        memory.hold_recalled(())
+
+
+def question_ids(session: Session, question: str) -> list[int]:
+    """The ids of a question's own words; InputError for none."""
+    if session.tokenizer is None:
+        raise InputError("question: this session has no tokenizer; use a model that everlong.load gave")
+    ids = token_ids(session.tokenizer, question)
+    if not question.strip() or not ids:
+        raise InputError("question: empty; give at least one word")
+    return ids
+
+
+def wanted(candidates: Sequence[Candidate], again: Again) -> int:
+    """How many passages are read again; ConfigError for what is neither a number nor auto."""
+    if again == "auto":
+        shares = [c.share for c in candidates[:MOST_PASSAGES]]
+        pairs = zip(shares[1:], shares, strict=False)
+        return 1 + next((n for n, (this, before) in enumerate(pairs) if this < SCORE_GAP * before), len(shares) - 1)
+    if isinstance(again, bool) or not isinstance(again, int) or again < 0:
+        raise ConfigError(f"again={again!r}: expected a number of passages (0: the blocks' way), or auto")
+    return min(again, len(candidates))
+
+
+def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
+    return ballot.trimmed(candidate.token - AROUND_TOKENS, candidate.token + AROUND_TOKENS, candidate)
+
+
+def _slots(session: Session, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+    """The blocks that the vote puts into slots: the best, and the neighbour of one with its peak at a border."""
+    memory = session.stored("ask")
+    sealed, most = memory.sealed(), min(memory.settings.recall_slots, memory.settings.top_k)
+    found: list[int] = []
+    for c in candidates:
+        first, end = memory.block_range(c.block) if c.block < sealed else (0, 0)
+        near = [c.block]
+        near += [c.block - 1] if c.token - first < BORDER_TOKENS else []
+        near += [c.block + 1] if end - c.token <= BORDER_TOKENS else []
+        found += [n for n in near if 0 <= n < sealed and n not in found]
+    return memory.hold_recalled(found[:most])
+
+
+def _put(session: Session, question: str, raw: bool, keep: bool, recall: Recall | None) -> Posed:
+    """The question read into the session, or into a fork of it."""
+    target = session if keep else session.fork()
+    if not keep and recall is not None:
+        session.stored("ask").hold_recalled(())
+    prompt: Any = question if raw else Template(session.tokenizer).opening(question)
+    try:
+        target.ask_prompt(prompt)
+    except BaseException:
+        if not keep:
+            target.close()
+        raise
+    return Posed(target, recall, owned=not keep)
+
+
+def _read_again(session: Session, question: str, passages: Sequence[Recalled], raw: bool) -> Session:
+    """A new short stream: the first tokens of the old one, the passages by rising vote, the question."""
+    ids = again_ids(session, question, passages, raw)
+    sinks = min(int(session.method.as_dict()["sinks"]), len(ids))
+    fresh = type(session)(
+        Loaded(session.model, session.tokenizer, session.name),
+        Sinks(sinks=sinks, window=len(ids) + ROOM_TOKENS),
+        session.chunk,
+    )
+    try:
+        fresh.feed(ids, source=PROMPT)
+    except BaseException:
+        fresh.close()
+        raise
+    return fresh
+
+
+def again_ids(session: Session, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:
+    """The ids of that stream; with the chat template all is one user's turn, and the template's words are the sinks."""
+    tokenizer, found = session.tokenizer, list[int]()
+    for n, passage in enumerate(reversed(passages), 1):
+        found += token_ids(tokenizer, heading(n, passage.source))
+        found += content(session, passage.first, passage.last)
+    if raw:
+        sinks = content(session, 0, int(session.method.as_dict()["sinks"]))
+        return [*sinks, *token_ids(tokenizer, "\n\n"), *found, *token_ids(tokenizer, question)]
+    before, after = Template(tokenizer).around()
+    return [*before, *found, *token_ids(tokenizer, f"\n\nQuestion: {question}"), *after]
+
+
+def heading(number: int, source: str) -> str:
+    """What stands before a passage: its number, and where it is from if its source has a name."""
+    where = "" if source in (SOURCE, PROMPT, ANSWER) else f", from {source}"
+    return ("" if number == 1 else "\n\n") + f"Passage {number}{where}:\n"
+
+
+def content(session: Session, first: int, last: int) -> list[int]:
+    """The ids of the tokens `first` .. `last` - 1, as text: without control tokens."""
+    ids = np.frombuffer(session.transcript.ids, np.int32)[first:last]
+    special = np.array(session.tokenizer.all_special_ids, np.int32)
+    return ids[~np.isin(ids, special)].tolist()
+
+
+class Reply(Iterator[str]):
+    """A reply as pieces of text while it is written; `result`, `recall` and `citations` speak of all so far."""
+
+    def __init__(self, session: Session, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any) -> None:
+        self._session, self._posed, self._keep = session, posed, keep
+        self._question, self._raw = question, raw
+        self.recall = posed.recall
+        ends = {} if raw else {"ends": Template(session.tokenizer).end_tokens()}
+        self._answer: Answer = posed.session.stream(None, **ends | sampling)
+        self._citations: list[Citation] | None = None
+
+    def __next__(self) -> str:
+        try:
+            return next(self._answer)
+        except StopIteration:
+            self.close()
+            raise
+
+    @property
+    def text(self) -> str:
+        """The whole reply; writes what is not written yet."""
+        for _ in self:
+            pass
+        return self.result.text
+
+    @property
+    def result(self) -> Generation:
+        """What was written so far."""
+        return self._answer.result
+
+    def citations(self, top: int = 5) -> list[Citation]:
+        """The passages that the reply can be checked against, best first; none where no passage stands out."""
+        if self._citations is None:
+            self._citations = self._cited()
+        return self._citations[:top]
+
+    def _cited(self) -> list[Citation]:
+        if self.recall is None:
+            return self._posed.session.citations(16) if self._session.method.answers else []
+        if not self.recall.stands_out:
+            return []
+        return [Citation(p.source, p.start, p.end, p.text, p.share, p.sentence) for p in self.recall.passages]
+
+    @property
+    def report(self) -> MemoryReport:
+        """That of the session that was asked, with what was read again for the reply."""
+        shown = self.recall.shown if self.recall is not None and self.recall.way == "again" else ()
+        found = self._session if self._posed.owned and shown else self._posed.session
+        return replace(found.report(), reread_tokens=sum(p.last - p.first for p in shown))
+
+    def close(self) -> None:
+        """End the reply here; a session that is to keep question and reply reads them now."""
+        self._answer.close()
+        if self._citations is None:
+            self._citations = self._cited()
+        if self._keep and self._posed.owned:
+            asked: Any = self._question if self._raw else Template(self._session.tokenizer).opening(self._question)
+            self._session.feed(asked, source=PROMPT)
+            self._session.feed(torch.tensor(self.result.token_ids, dtype=torch.int64), source=ANSWER)
+        self._keep = False
+        self._posed.__exit__()

@@ -1,0 +1,65 @@
+"""Passages that hold some words, found in the ids of what a session read: no model, no answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everlong.ops.recall import WordVotes, best_first
+from everlong.ops.spans import Ints
+from everlong.session.keeper import kept_transcript
+from everlong.session.recall import Candidate, Recalled, recalled
+from everlong.session.text import token_ids
+from everlong.session.transcript import Stretch, Transcript
+from everlong.session.words import word_classes
+
+if TYPE_CHECKING:
+    from everlong.session.library import Entry, Library
+
+RUN_TOKENS = 128
+"""The ids are looked through in runs of so many tokens."""
+AROUND_TOKENS = 64
+"""What is shown reaches so far to either side of where the words stand, before it is cut to whole sentences."""
+
+
+def search(transcript: Transcript, classes: Ints, words: list[int], top: int) -> list[Recalled]:
+    """The `top` passages that hold most of `words` (ids), weighed by how rare they are (BM25); the best first."""
+    ids = np.frombuffer(transcript.ids, np.int32)
+    starts = np.array([*range(0, len(ids), RUN_TOKENS), len(ids)], np.int64)
+    votes = WordVotes(classes[ids], starts, classes[np.array(words, np.int64)].tolist())
+    total = float(votes.scores.sum())
+    found: list[Recalled] = []
+    for run in best_first(votes.scores):
+        token = int(starts[run]) + votes.peak(run)
+        candidate = Candidate(run, token, float(votes.scores[run]) / total, "words")
+        passage = recalled(transcript, candidate, _around(transcript, token))
+        # Words on both sides of a run's border are found twice.
+        if all(passage.last <= other.first or other.last <= passage.first for other in found):
+            found.append(passage)
+        if len(found) == top:
+            break
+    return found
+
+
+def _around(transcript: Transcript, token: int) -> Stretch:
+    source = max((s for s in transcript.sources if s.first <= token), key=lambda s: s.first)
+    first, end = transcript.bounds(source)
+    return Stretch(max(first, token - AROUND_TOKENS), min(end, token + AROUND_TOKENS))
+
+
+def search_kept(library: Library, entry: Entry, tokenizer: Any, words: str, top: int) -> list[Recalled]:
+    """The same in a kept session, as its last checkpoint left it; ForeignError for another model's tokenizer."""
+    from everlong.errors import ForeignError
+    from everlong.models.fingerprint import tokenizer_digest
+
+    if entry.fingerprint["tokenizer"] != tokenizer_digest(tokenizer):
+        raise ForeignError(
+            f"session {entry.name!r}: kept with model {entry.model}; this tokenizer is another; give that model with -m"
+        )
+    transcript = kept_transcript(library, entry, tokenizer)
+    if not transcript.ids:
+        return []
+    ids = token_ids(tokenizer, words)
+    vocabulary = max(len(tokenizer), 1 + max(*transcript.ids, *ids))
+    return search(transcript, word_classes(tokenizer, vocabulary), ids, top)

@@ -1,0 +1,74 @@
+"""Votes of words and of heads, against slow versions in the order of their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from everlong.ops import recall
+
+
+def slow_bm25(ids, starts, question):
+    """Equation 3.15 of Robertson and Zaragoza, with every run of one to three ids as a word, block by block."""
+    words = {tuple(question[n : n + size]) for size in (1, 2, 3) for n in range(len(question) - size + 1)}
+    blocks = len(starts) - 1
+    lengths = [starts[b + 1] - starts[b] for b in range(blocks)]
+    mean = sum(lengths) / blocks
+    total = np.zeros(blocks)
+    for word in words:
+        begins = [n for n in range(len(ids) - len(word) + 1) if tuple(ids[n : n + len(word)]) == word]
+        counts = [sum(starts[b] <= n < starts[b + 1] for n in begins) for b in range(blocks)]
+        holding = sum(count > 0 for count in counts)
+        idf = math.log(1 + (blocks - holding + 0.5) / (holding + 0.5))
+        for b, count in enumerate(counts):
+            norm = recall.BM25_K1 * (1 - recall.BM25_B + recall.BM25_B * lengths[b] / mean)
+            total[b] += idf * count * (recall.BM25_K1 + 1) / (count + norm)
+    return total
+
+
+@pytest.mark.parametrize("sizes", [[7] * 9, [5, 1, 12, 3, 8], [4]])
+def test_words_equal_the_slow_formula(sizes):
+    rng = np.random.default_rng(3)
+    starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    ids = rng.integers(0, 6, starts[-1]).astype(np.int64)
+    question = rng.integers(0, 7, 5).tolist()
+    found = recall.WordVotes(ids, starts, question)
+    assert np.allclose(found.scores, slow_bm25(ids.tolist(), starts.tolist(), question), atol=1e-12)
+    assert found.scores.max() <= found.possible + 1e-12
+
+
+def test_words_peak_where_the_question_stands():
+    ids = np.zeros(300, np.int64)
+    ids[210:213] = [5, 6, 7]
+    found = recall.WordVotes(ids, np.array([0, 100, 200, 300]), [5, 6, 7])
+    assert found.scores.argmax() == 2
+    assert abs(found.peak(2) - 11) <= 16
+
+
+def test_words_that_stand_nowhere_vote_for_nothing():
+    found = recall.WordVotes(np.zeros(20, np.int64), np.array([0, 10, 20]), [5, 6])
+    assert recall.best_first(found.scores) == []
+
+
+def test_best_first_keeps_the_order_of_equals_and_leaves_zeros_out():
+    assert recall.best_first(np.array([0.0, 2.0, 1.0, 2.0])) == [1, 3, 2]
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_head_votes_equal_a_softmax_over_all_tokens(softcap):
+    N, L, D, T = 5, 6, 8, 3
+    codes = torch.randint(0, 256, (N, L, D), dtype=torch.uint8)
+    scale, low = torch.rand(N, D).half() * 0.01, -torch.rand(N, D).half()
+    q = torch.randn(T, D)
+    lengths = [6, 6, 2, 6, 1]
+    keys = codes.double() * scale.double()[:, None] + low.double()[:, None]
+    scores = torch.einsum("td,nld->tnl", q.double(), keys)
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    for n, length in enumerate(lengths):
+        scores[:, n, length:] = -torch.inf
+    wanted = scores.flatten(1).softmax(1).view(T, N, L).sum(2).amax(0)
+    mass = recall.block_mass(recall.logits(q, codes, scale, low, softcap), lengths)
+    assert torch.allclose(recall.head_votes(mass[:, None])[:, 0].double(), wanted, atol=1e-6)
