@@ -211,6 +211,18 @@ def test_places_are_kept_forked_exported_and_found_as_tokens(tiny, tmp_path):
     assert library.sources(library.take(tmp_path / "out.tar", "back"))[0].places == places
 
 
+def test_without_a_tokenizer_no_title_of_what_is_partly_forgotten_stays(tiny, tmp_path):
+    with Session(tiny, Blocks(**SMALL), chunk=16, store=tmp_path) as session:
+        read(session, document(BOOK), document("# Ebb\n\n" + "It fell. " * 30, "ebb.md"))
+        ebb = session.transcript.sources[1].places
+        first = session.transcript.tokens_of(session.transcript.sources[0], BOOK.index("best of times"), len(BOOK))[0]
+    with Session.open(tmp_path, "default", tiny.model, chunk=16) as session:
+        session.forget((first, first + 2))
+        assert [source.places for source in session.transcript.sources] == [(), ebb]
+    library = Library(tmp_path)
+    assert [source.places for source in library.sources(library.entry("default"))] == [(), ebb]
+
+
 def test_places_are_saved_in_a_file(tiny, tmp_path):
     with Session(tiny, Blocks(**SMALL), chunk=16) as session:
         list(read_document(session, document(BOOK)))
