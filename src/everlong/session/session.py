@@ -497,9 +497,10 @@ class Session(AbstractContextManager["Session"]):
     def save(self, path: str | Path) -> Path:
         """Writes the session to one file, wholly or not at all; the path written. SaveError says why it failed.
 
-        The file is bound to the model, the tokenizer and the method, and checksummed.
+        The file is bound to the model, the tokenizer and the method, and checksummed. SessionError for a session whose
+        blocks lie in a store: `checkpoint` keeps it there, and `everlong sessions export` writes it to one file.
         """
-        return save(self, path)
+        return save(self, path, self._keeper)
 
     @classmethod
     def load(
