@@ -112,8 +112,10 @@ class Characters:
 
     def _between(self, first: int, end: int) -> str:
         """The text of tokens with whole characters; where it is not as long as it should be, character by character."""
-        text = self._behind(first, end)
-        if len(text) == self.at(end).chars - self.at(first).chars:
+        text, ids = self._behind(first, end), self._visible(first, end)
+        # A space that decoding leaves out at a beginning, and one that it puts in later, would make the length right.
+        bare = not self._before(first) and bool(ids) and self.detokenizer.begins_with_space(ids[0])
+        if len(text) == self.at(end).chars - self.at(first).chars and not bare:
             return text
         offsets = [self.at(t) for t in range(first, end + 1)]
         cuts = [n for n, offset in enumerate(offsets) if not n or not offset.shared or n == end - first]
@@ -130,8 +132,11 @@ class Characters:
 
     def _behind(self, first: int, end: int) -> str:
         """The text of the tokens `first` .. `end - 1` as it reads behind the tokens of the source before them."""
-        before = self._visible(max(self.first, first - _LOOK_AHEAD_TOKENS), first)
-        return self.detokenizer.text(self._visible(first, end), before)
+        return self.detokenizer.text(self._visible(first, end), self._before(first))
+
+    def _before(self, first: int) -> list[int]:
+        """The ids of the source in front of token `first`, as many as may change how it reads."""
+        return self._visible(max(self.first, first - _LOOK_AHEAD_TOKENS), first)
 
     def _visible(self, first: int, end: int) -> list[int]:
         """The ids `first` .. `end - 1` without special tokens that stand for no text of the source."""
