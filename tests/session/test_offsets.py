@@ -171,6 +171,13 @@ def test_texts_that_are_fed_apart_are_one_source(name, texts, chunk):
     check(transcript, "".join(texts))
 
 
+def test_a_space_that_is_left_out_and_one_that_is_put_in_do_not_hide_each_other():
+    transcript = Transcript(made("metaspace"))
+    for text in ("    日本語", "\x18ab"):
+        read(transcript, text, 7)
+    check(transcript, "    日本語\x18ab")
+
+
 @settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", LOSSY)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 import torch
 
-from everlong import Dense, Recompute, Session, Sinks, Window
-from everlong.errors import DamagedError, ForeignError, InputError, SaveError
+from everlong import Blocks, Dense, Recompute, Session, Sinks, Window
+from everlong.cli.main import run
+from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
 from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
 from everlong.session import save, sealed
+from everlong.session.library import Library
 
 from .conftest import TEXT, byte_level, interrupt, names, prefix_space
+from .keeping import answer, kept
 
 IDS = [(7 * i * i + 3 * i) % 400 for i in range(150)]
 METHODS = [Dense(), Window(window=24), Sinks(sinks=4, window=20), Recompute(window=12)]
@@ -190,3 +195,36 @@ def test_the_default_model_goes_on_after_a_night(smollm2, tmp_path):
             assert restored.name == "smollm2"
             assert torch.equal(restored.prediction, session.prediction)
             assert restored.generate(max_new_tokens=6).token_ids == session.generate(max_new_tokens=6).token_ids
+
+
+def test_a_session_whose_blocks_lie_in_a_store_says_where_and_how_it_becomes_one_file(tiny, tmp_path):
+    with kept(tiny, tmp_path / "a store") as session:
+        with pytest.raises(SessionError, match=r"save: session 'one' is kept in .*a store") as said:
+            session.save(tmp_path / "file")
+        with session.fork() as twin:
+            with pytest.raises(SessionError, match="everlong sessions fork NAME NEW"):
+                twin.save(tmp_path / "file")
+            expected = answer(twin)
+    assert not (tmp_path / "file").exists()
+    # What the message tells to type is typed.
+    words = shlex.split(str(said.value).split("`")[1].replace("FILE", str(tmp_path / "out.tar")))
+    assert run(words[1:]) == 0
+    Library(tmp_path / "other").take(tmp_path / "out.tar")
+    with Session.open(tmp_path / "other", "one", tiny, chunk=16) as session:
+        assert session.seen_tokens == 150
+        assert answer(session) == expected
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Window(window=24), Blocks(sinks=3, window=12, block=5, top_k=3, exec_chunk=16, pool=6, keep="ids")],
+    ids=["window", "ids"],
+)
+def test_a_kept_session_without_stored_blocks_can_be_saved(tiny, tmp_path, method):
+    with Session(tiny, method, chunk=16, store=tmp_path / "store") as session:
+        session.feed(IDS)
+        session.save(tmp_path / "file")
+        expected = session.generate(max_new_tokens=9).token_ids
+    with Session.load(tmp_path / "file", tiny, chunk=16) as restored:
+        assert restored.seen_tokens == len(IDS)
+        assert restored.generate(max_new_tokens=9).token_ids == expected

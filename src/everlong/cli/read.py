@@ -14,6 +14,7 @@ from everlong.cli import options
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
+    from everlong.session.note_plan import NoteSettings
     from everlong.session.reading import Document
     from everlong.session.session import Session
 
@@ -25,6 +26,10 @@ def read(
     store: options.Store = None,
     reread: Annotated[
         bool, typer.Option("--reread", help="Where a file has changed, build the session anew: reads all of it again.")
+    ] = False,
+    notes: Annotated[
+        bool,
+        typer.Option("--notes", help="Let the model write notes: on each part, and on the notes, up to the whole."),
     ] = False,
     host_budget: options.HostBudget = None,
     disk_budget: options.DiskBudget = None,
@@ -49,12 +54,15 @@ def read(
     Reading goes on where it stopped, and files that were read already are skipped unless they have changed. What a
     changed file was is dropped, and it is read at the end; files that were read after it keep traces of what it was.
     With --reread there are none: the whole session is read again, which takes as long as reading took and twice the
-    room on the disk until it is done. --json prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes
-    and the memory report.
+    room on the disk until it is done. --notes helps with questions on whole chapters and texts, as far as the model can
+    summarise; it takes longer than reading (--dry-run says how long), goes on where it was interrupted, and its notes
+    are the source "notes: FILE". --json prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes
+    and the memory report; with --notes also what they took.
     """
     from everlong.cli.console import Console
     from everlong.cli.documents import check, document, expand
     from everlong.cli.encoding import use_encoder
+    from everlong.cli.notes import fitted, told, write_notes_on
     from everlong.cli.setup import load_model
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
@@ -64,18 +72,23 @@ def read(
     documents = [document(path, console) for path in paths]
     chosen = options.chosen_method(ctx, method, option)
     loaded = load_model(model, dtype, device, threads, console, memory)
+    note_settings = fitted(loaded) if notes else None
     if dry_run:
-        _tell_plan(_plan(loaded, chosen, documents, chunk, store, session, budgets), console)
+        _tell_plan(_plan(loaded, chosen, documents, chunk, store, session, budgets, note_settings), console)
         return
     if reread:
         _read_changed(loaded, store, session, chunk, documents, console)
     with _opened(loaded, chosen, chunk, store, session, budgets, console) as opened:
         result = _read(opened, documents, console) | {"session": session}
+        if notes:
+            result |= {"notes": write_notes_on(opened, documents, loaded, console)}
         use_encoder(opened, encoder, True, console)
     if json:
         console.result(result)
         return
     console.note(f"{result['read_tokens']:,} tokens read at {result['tokens_per_s']:.0f} a second; {result['memory']}")
+    if notes:
+        console.note(told(result["notes"]))
     console.note(f"Next: everlong ask 'A question?' --session {session}" + (f" --store {store}" if store else ""))
 
 
@@ -162,8 +175,10 @@ def _plan(
     store: Path | None,
     name: str,
     budgets: dict[str, Any],
+    notes: NoteSettings | None,
 ) -> dict[str, Any]:
     """Tokens, bytes by tier and seconds that reading would take, with what the session holds already."""
+    from everlong.cli.notes import estimated
     from everlong.session.inputs import id_pieces
     from everlong.session.library import Library, home
     from everlong.session.session import Session
@@ -176,9 +191,11 @@ def _plan(
         trial.feed([0] * chunk)
         start = time.perf_counter()
         trial.feed([0] * chunk)
-        seconds = (time.perf_counter() - start) / chunk * sum(tokens.values())
+        token_s = (time.perf_counter() - start) / chunk
+        seconds = token_s * sum(tokens.values())
+        planned = None if notes is None else estimated(notes, trial, tokens.values(), token_s)
         held = 0 if entry is None else entry.tokens
-        needed = trial.planned_bytes(held + sum(tokens.values()))
+        needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     room = shutil.disk_usage(existing).free
     limits = {tier: budgets[f"{tier}_budget"] for tier in ("host", "disk")}
@@ -194,10 +211,11 @@ def _plan(
         "when_full": budgets["when_full"],
         "free_disk_bytes": room,
         "fits": min(needed["disk"], limits["disk"] or needed["disk"]) < room,
-    }
+    } | ({} if planned is None else {"notes": planned})
 
 
 def _tell_plan(plan: dict[str, Any], console: Console) -> None:
+    from everlong.cli.notes import told
     from everlong.errors import BudgetError, CapabilityError
 
     if not plan["fits"]:
@@ -217,6 +235,8 @@ def _tell_plan(plan: dict[str, Any], console: Console) -> None:
     for name, tokens in plan["by_file"].items():
         print(f"{tokens:>12,} tokens  {name}")
     print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
+    if "notes" in plan:
+        print(told(plan["notes"], "at most "))
     places = {
         "disk": "on the disk",
         "host": "of host memory for blocks",

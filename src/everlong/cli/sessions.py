@@ -48,7 +48,7 @@ def show(name: Name, store: options.Store = None, json: options.Json = False, de
     library = _library(store)
     entry = library.entry(name)
     found = _row(library, entry) | {
-        "sources": [asdict(s) | {"marks": len(s.marks)} for s in library.sources(entry)],
+        "sources": [asdict(s) | {"marks": len(s.marks), "places": len(s.places)} for s in library.sources(entry)],
         "volumes": [{"path": str(v.path), "first": v.first, "end": v.end} for v in library.volumes(entry)],
         "dropped_blocks": library.dropped(entry),
         "pins": library.pins(entry),

@@ -37,6 +37,8 @@ class Detokenizer:
 
     def begins_with_space(self, token: int) -> bool:
         """Whether a token is spelt with a space in front, which decoding leaves out at a beginning."""
+        if self._tokenizer is None:
+            return False
         return str(self._tokenizer.convert_ids_to_tokens([token])[0]).startswith("▁")
 
     def _decoded(self, ids: list[int]) -> str:

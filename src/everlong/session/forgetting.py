@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from everlong.errors import CapabilityError
 from everlong.session import pinning
-from everlong.session.transcript import Stretch
+from everlong.session.named_places import notes_name
+from everlong.session.transcript import GONE, Stretch
 
 if TYPE_CHECKING:
     from everlong.session.keeper import Keeper
@@ -30,9 +31,11 @@ class Forgotten:
 
 
 def stretches(session: Session, what: str | tuple[int, int], start: int | None, end: int | None) -> list[Stretch]:
-    """The spans that are meant; of a source that was read in several parts, all of them."""
+    """The spans that are meant; of a whole source all that was read of it, and the notes on it."""
     if isinstance(what, str) and start is None and end is None:
-        found = [session.transcript.bounds(source) for source in pinning.named(session, what)]
+        meant = pinning.named(session, what)
+        meant += [s for s in session.transcript.sources if s.name == notes_name(what) and s.digest != GONE]
+        found = [session.transcript.bounds(source) for source in meant]
         return [Stretch(*bounds) for bounds in found if bounds[0] < bounds[1]]
     return [pinning.span(session, what, start, end)]
 

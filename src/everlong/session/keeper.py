@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import sqlite3
 import time
 import zlib
 from array import array
@@ -22,7 +23,7 @@ from everlong.models.fingerprint import fingerprint
 from everlong.session import erasing, recall_files, sealed
 from everlong.session.library import Entry, Library
 from everlong.session.save import FORMAT, differences
-from everlong.session.transcript import Stretch, Transcript
+from everlong.session.transcript import Source, Stretch, Transcript
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
@@ -186,6 +187,7 @@ class Keeper:
                     if spans or token >= entry.tokens - 128
                 ]
                 db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", new)
+            keep_places(db, entry.id, transcript.sources)
             lengths = _length_rows(transcript, 0 if spans else entry.tokens)
             db.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?)", [(entry.id, *row) for row in lengths])
         self.entry = self.library.entry(entry.name)
@@ -206,6 +208,17 @@ def _dropped(session: Session) -> frozenset[int]:
     """The blocks that the session has dropped, for whatever reason."""
     blocks = session.stored("checkpoint") if session.method.answers else None
     return blocks.rows[0].dropped if blocks is not None and blocks.rows else frozenset()
+
+
+def keep_places(db: sqlite3.Connection, session: str, sources: Sequence[Source]) -> None:
+    """Put down where the chapters, headings and pages of these sources begin; titles that went are overwritten."""
+    rows = {(session, n, p.start, p.kind, p.level, p.title) for n, source in enumerate(sources) for p in source.places}
+    old = set(db.execute("SELECT * FROM places WHERE session = ?", (session,)).fetchall())
+    if old - rows:
+        db.execute("PRAGMA secure_delete = ON")
+    key = "session = ? AND source = ? AND start = ? AND kind = ?"
+    db.executemany(f"DELETE FROM places WHERE {key}", [row[:4] for row in old - rows])
+    db.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?, ?)", sorted(rows - old))
 
 
 def _length_rows(transcript: Transcript, kept: int) -> Iterator[tuple[int, str]]:

@@ -33,6 +33,7 @@ from everlong.memory.volume import Volume
 from everlong.session import archive, compacting, erasing, recall_files, repairing
 from everlong.session.compacting import Compacted
 from everlong.session.meaning import is_meaning_file
+from everlong.session.places import Place
 from everlong.session.schema import FORMAT, SCHEMA, TABLES
 from everlong.session.transcript import Source, Stretch
 
@@ -162,7 +163,7 @@ class Library:
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
                 recall_files.fork(db, old.id, twin.id)
-                for table in ("sources", "marks", "lengths", "dropped", "pins", "forgotten"):
+                for table in ("sources", "marks", "lengths", "places", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -273,7 +274,10 @@ class Library:
             query = "SELECT place, name, first, digest, done FROM sources WHERE session = ? ORDER BY place"
             for place, name, first, digest, done in db.execute(query, (entry.id,)).fetchall():
                 query = "SELECT token, chars FROM marks WHERE session = ? AND source = ? ORDER BY token"
-                found.append(Source(name, first, digest, bool(done), db.execute(query, (entry.id, place)).fetchall()))
+                marks = db.execute(query, (entry.id, place)).fetchall()
+                query = "SELECT kind, title, start, level FROM places WHERE session = ? AND source = ? ORDER BY start"
+                places = tuple(Place(*row) for row in db.execute(query, (entry.id, place)).fetchall())
+                found.append(Source(name, first, digest, bool(done), marks, places))
         return found
 
     def lengths(self, entry: Entry) -> list[tuple[int, str]]:

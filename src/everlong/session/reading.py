@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from everlong.session.inputs import Tokens, row_pieces
+from everlong.session.places import Place
 from everlong.session.transcript import GONE, Source
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Document:
     name: str
     digest: str
     texts: Iterable[str]
+    places: list[Place] = field(default_factory=list)
+    """Its chapters, headings and pages: those that are found while `texts` go by."""
 
 
 def known(session: Session, document: Document) -> Source | None:
@@ -63,10 +66,17 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
         for piece in rows.split(every):
             session.feed(Tokens(piece), source=document.name)
             if session.seen_tokens - kept_at >= every:
+                source.places = _sorted(document.places)
                 session.checkpoint()
                 kept_at = session.seen_tokens
             yield session.seen_tokens - source.first
-    source.done = True
+    source.done, source.places = True, _sorted(document.places)
+
+
+def _sorted(places: Iterable[Place]) -> tuple[Place, ...]:
+    """The places by where they begin, those of the same kind at the same character once."""
+    once = {(p.start, p.kind): p for p in places}
+    return tuple(once[key] for key in sorted(once))
 
 
 def _after(found: Iterable[Tensor], skipped: int) -> Iterator[Tensor]:

@@ -21,6 +21,7 @@ from everlong.session.inputs import Tokens
 from everlong.session.keeper import kept_transcript
 from everlong.session.library import Entry, Library
 from everlong.session.offsets import plain_rows
+from everlong.session.places import Place
 from everlong.session.reading import CHECKPOINT_TOKENS, Document, is_read, known, read_document
 from everlong.session.session import ANSWERING_TOKENS, Session
 from everlong.session.text import special_ids
@@ -189,12 +190,20 @@ class _Rebuild:
             source.marks = [(source.first, chars)]
         else:
             source = next(s for s in transcript.sources if s.first == at and transcript.bounds(s)[1] > at)
+        source.places = self._places(part)
         for piece, answering in self._cut(part, rows, max(0, seen - at)):
             self.new.feed(Tokens(piece), answering, source.name)
             yield self._noted()
         whole = (part.first, part.end) == self.old.bounds(part.source)
         source.digest = part.source.digest if part.source.done or whole else ""
         source.done = part.source.done
+
+    def _places(self, part: Part) -> tuple[Place, ...]:
+        """The chapters and headings that begin in a part."""
+        if self.new.tokenizer is None:
+            return ()
+        low, high = (self.old.chars(part.source, token) for token in (part.first, part.end))
+        return tuple(p for p in part.source.places if low <= p.start < high)
 
     @staticmethod
     def _cut(part: Part, rows: torch.Tensor, done: int) -> Iterator[tuple[torch.Tensor, bool]]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 import everlong
-from everlong.errors import ConfigError, ForeignError
+from everlong.errors import ConfigError, ForeignError, SessionError
 from everlong.methods.base import Method, make_method
 from everlong.models.fingerprint import fingerprint
 from everlong.session import sealed
 
 if TYPE_CHECKING:
+    from everlong.session.keeper import Keeper
     from everlong.session.session import Session
 
 FORMAT = 2
 """The layout of what is saved; raised whenever a cache or a session keeps something else."""
 
 
-def save(session: Session, path: str | Path) -> Path:
-    """Writes `session` to the file `path`; SaveError if it cannot be, and then nothing is written."""
+def save(session: Session, path: str | Path, keeper: Keeper | None = None) -> Path:
+    """Writes `session` to the file `path`; SaveError if it cannot be, and then nothing is written.
+
+    SessionError for one whose blocks lie in a store, where `keeper` keeps it (None: a fork of one that is kept).
+    """
+    if session.method.answers and session.stored("save").lies_on_disk:
+        raise SessionError(_in_store(keeper))
     tensors, meta = session.state()
     document = {
         "format": FORMAT,
@@ -34,6 +41,20 @@ def save(session: Session, path: str | Path) -> Path:
     path = Path(path)
     sealed.write(path, tensors, document)
     return path
+
+
+def _in_store(keeper: Keeper | None) -> str:
+    """Why a session whose blocks lie in a store is not saved, and what to do instead."""
+    if keeper is None:
+        return (
+            "save: this is a fork of a session that is kept in a store, and its blocks lie there; make a kept fork "
+            "with `everlong sessions fork NAME NEW` and read on in that"
+        )
+    name, folder = keeper.entry.name, keeper.library.folder
+    return (
+        f"save: session {name!r} is kept in {folder}, and its blocks lie there; checkpoint() keeps it as it is, and "
+        f"`everlong sessions export {shlex.quote(name)} FILE --store {shlex.quote(str(folder))}` writes it to one file"
+    )
 
 
 def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str, Tensor], dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FORMAT = 1
 TABLES = {"sessions": "id"} | dict.fromkeys(
-    ("volumes", "sources", "marks", "lengths", "dropped", "pins", "forgotten", "recall"), "session"
+    ("volumes", "sources", "marks", "lengths", "places", "dropped", "pins", "forgotten", "recall"), "session"
 )
 """What an archive holds of a session, and the column that names it."""
 SCHEMA = """
@@ -32,6 +32,9 @@ CREATE TABLE IF NOT EXISTS pins (
 CREATE TABLE IF NOT EXISTS forgotten (
     session TEXT NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, filler INTEGER NOT NULL,
     wiped INTEGER NOT NULL, PRIMARY KEY (session, first, end)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS places (
+    session TEXT NOT NULL, source INTEGER NOT NULL, start INTEGER NOT NULL, kind TEXT NOT NULL,
+    level INTEGER NOT NULL, title TEXT NOT NULL, PRIMARY KEY (session, source, start, kind)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS recall (
     session TEXT NOT NULL, place INTEGER NOT NULL, file TEXT NOT NULL, first INTEGER NOT NULL,
     end INTEGER NOT NULL, row_bytes INTEGER NOT NULL, PRIMARY KEY (session, place));

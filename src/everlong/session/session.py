@@ -134,6 +134,11 @@ class Session(AbstractContextManager["Session"]):
         """Whether `transcript` has what was read: for a method that stores blocks, and for kept sessions."""
         return self._remembers
 
+    @property
+    def kept(self) -> bool:
+        """Whether the session is kept in a store, so that `checkpoint` can be called."""
+        return self._keeper is not None and self._keeper.writable
+
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
         return self._recent.ids()
@@ -492,9 +497,10 @@ class Session(AbstractContextManager["Session"]):
     def save(self, path: str | Path) -> Path:
         """Writes the session to one file, wholly or not at all; the path written. SaveError says why it failed.
 
-        The file is bound to the model, the tokenizer and the method, and checksummed.
+        The file is bound to the model, the tokenizer and the method, and checksummed. SessionError for a session whose
+        blocks lie in a store: `checkpoint` keeps it there, and `everlong sessions export` writes it to one file.
         """
-        return save(self, path)
+        return save(self, path, self._keeper)
 
     @classmethod
     def load(

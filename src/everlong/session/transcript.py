@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +12,15 @@ import torch
 from torch import Tensor
 
 from everlong.errors import CapabilityError, InputError
+from everlong.session.characters import Characters, new_marks
 from everlong.session.detokenize import Detokenizer
 from everlong.session.offsets import UNKNOWN, WIDE, Rows, packed, plain_rows, shared_of, width_of
+from everlong.session.places import Place
 
 SOURCE, PROMPT, ANSWER = "text", "prompt", "answer"
 """What citations call a text without a name, a prompt, and what was written."""
 GONE = "gone"
 """Stands for the digest of a source that was forgotten, or read anew since."""
-MARK_TOKENS = 64
-"""About every so many tokens the number of characters is noted down."""
-_LOOK_AHEAD_TOKENS = 8
-"""How many tokens a character may have: so far on a place between two characters is looked for."""
 
 
 @dataclass
@@ -32,6 +28,7 @@ class Source:
     """A text that was read: tokens from `first` on. `marks` are pairs (token, characters of the source before it).
 
     A mark stands before a token that begins with a character of its own; the first one before the first token.
+    `places` are its chapters, headings and pages, as far as they were found.
     """
 
     name: str
@@ -39,13 +36,7 @@ class Source:
     digest: str = ""
     done: bool = False
     marks: list[tuple[int, int]] = field(default_factory=list)
-
-
-class Place(NamedTuple):
-    """How many characters of a source end before a token, and of how many of them the token holds a part."""
-
-    chars: int
-    shared: int
+    places: tuple[Place, ...] = ()
 
 
 class Stretch(NamedTuple):
@@ -119,25 +110,14 @@ class Transcript:
         # A run of tokens between two marks is counted in one way.
         turns = source.marks[-1][0] < first and measured == (self.lengths[first - 1] == UNKNOWN)
         if turns and self._tokenizer is not None:
-            source.marks.append((first, self._place(source, first).chars))
+            source.marks.append((first, self.chars(source, first)))
         if measured:
-            begin = self._place(source, first).chars
-            source.marks += _new_marks(rows, first, begin, source.marks[-1][0])
+            begin = self.chars(source, first)
+            source.marks += new_marks(rows, first, begin, source.marks[-1][0])
         self.lengths += packed(rows)
         self.ids.extend(rows[:, 0].tolist())
         if not measured and self._tokenizer is not None:
-            self._mark_decoded(source)
-
-    def _mark_decoded(self, source: Source) -> None:
-        """Set the marks that are due where the characters are those of the decoded text."""
-        token, chars = source.marks[-1]
-        while len(self.ids) - token >= MARK_TOKENS + _LOOK_AHEAD_TOKENS:
-            for end in range(token + MARK_TOKENS, token + MARK_TOKENS + _LOOK_AHEAD_TOKENS + 1):
-                text = self._behind(source, token, end)
-                if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                    break
-            token, chars = end, chars + len(text)
-            source.marks.append((token, chars))
+            source.marks.extend(self._characters(source).decoded_marks())
 
     def copy(self) -> Transcript:
         """An independent transcript of the same."""
@@ -157,7 +137,7 @@ class Transcript:
         self.load_ids(array("i", tensors["ids"].tolist()))
         if "lengths" in tensors:
             self.lengths = bytearray(tensors["lengths"].numpy().tobytes())
-        self.sources = [Source(**s | {"marks": [tuple(m) for m in s["marks"]]}) for s in sources]
+        self.sources = [_source(s) for s in sources]
 
     def load_ids(self, ids: array[int], lengths: Iterable[tuple[int, bytes]] = ()) -> None:
         """Take these ids, and of them the lengths that are given as (first token, bytes)."""
@@ -173,11 +153,11 @@ class Transcript:
 
     def rows(self, source: Source, first: int, end: int) -> Rows:
         """The tokens `first` .. `end - 1` of a source with their characters, as `add` takes them."""
-        rows = plain_rows(self.ids[first:end])
+        rows, characters = plain_rows(self.ids[first:end]), self._characters(source)
         for n, code in enumerate(self.lengths[first:end]):
             rows[n, 1:] = (-1, 0) if code == UNKNOWN else (width_of(code), shared_of(code))
             if rows[n, 1] == WIDE:
-                rows[n, 1] = self._place(source, first + n + 1).chars - self._place(source, first + n).chars
+                rows[n, 1] = characters.at(first + n + 1).chars - characters.at(first + n).chars
         return rows
 
     def bounds(self, source: Source) -> tuple[int, int]:
@@ -192,104 +172,31 @@ class Transcript:
         for source, after in zip(self.sources, ends, strict=True):
             a, b = max(first, source.first), min(end, after)
             if a < b:
-                place = self._place(source, a, after)
-                start, stop = place.chars - place.shared, self._place(source, b, after).chars
-                found.append(Passage(source.name, start, stop, self._text(source, Stretch(a, b), after, start, stop)))
+                characters = self._characters(source, after)
+                start, stop = characters.at(a).begins, characters.at(b).chars
+                found.append(Passage(source.name, start, stop, characters.text(a, b, start, stop)))
         return found
-
-    def _text(self, source: Source, tokens: Stretch, after: int, start: int, end: int) -> str:
-        """The text of tokens of a source, which are its characters `start` .. `end - 1`."""
-        first, last = tokens
-        while first > source.first and self._place(source, first, after).shared:
-            first -= 1
-        while last < after and self._place(source, last, after).shared:
-            last += 1
-        marks = source.marks[_at(source, first) + 1 : _at(source, last) + 1]
-        cuts = [first, *(t for t, _ in marks if t < last and not self._place(source, t, after).shared), last]
-        text = "".join(self._between(source, a, b, after) for a, b in pairwise(cuts))
-        begin = self._place(source, first, after).chars
-        exact = len(text) == self._place(source, last, after).chars - begin
-        return text[start - begin : end - begin] if exact else text
-
-    def _between(self, source: Source, first: int, end: int, after: int) -> str:
-        """The text of tokens with whole characters; where it is not as long as it should be, character by character."""
-        text = self._behind(source, first, end)
-        if len(text) == self._place(source, end, after).chars - self._place(source, first, after).chars:
-            return text
-        places = [self._place(source, t, after) for t in range(first, end)] + [self._place(source, end, after)]
-        cuts = [n for n, place in enumerate(places) if not n or not place.shared or n == end - first]
-        pairs = pairwise(cuts)
-        return "".join(self._fitted(source, first + a, first + b, places[b].chars - places[a].chars) for a, b in pairs)
-
-    def _fitted(self, source: Source, first: int, end: int, chars: int) -> str:
-        """The text of a few tokens, which are `chars` characters, with as many spaces in front as there were."""
-        text, ids = self._behind(source, first, end), self._visible(first, end)
-        if len(text) == chars - 1 and ids and self._detokenizer.begins_with_space(ids[0]):
-            return " " + text
-        # Some tokenizers put a space between what was fed apart.
-        return text[max(0, len(text) - chars) :]
-
-    def _behind(self, source: Source, first: int, end: int) -> str:
-        """The text of the tokens `first` .. `end - 1` as it reads behind the tokens of the source before them."""
-        before = self._visible(max(source.first, first - _LOOK_AHEAD_TOKENS), first)
-        return self._detokenizer.text(self._visible(first, end), before)
-
-    def _visible(self, first: int, end: int) -> list[int]:
-        """The ids `first` .. `end - 1` without special tokens that stand for no text of the source."""
-        special = self._detokenizer.special
-        return [
-            token
-            for token, code in zip(self.ids[first:end], self.lengths[first:end], strict=True)
-            if token not in special or code not in (0, UNKNOWN)
-        ]
-
-    def _place(self, source: Source, token: int, after: int | None = None) -> Place:
-        """Where `token` stands in `source`, whose last token is the one before `after`."""
-        after = self.bounds(source)[1] if after is None else after
-        mark, chars = source.marks[_at(source, token)]
-        codes = self.lengths[mark:token]
-        if UNKNOWN in codes:
-            return self._decoded_place(source, token, after)
-        shared = shared_of(self.lengths[token]) if token < after else 0
-        return Place(chars + sum(map(width_of, codes)), shared)
-
-    def _decoded_place(self, source: Source, token: int, after: int) -> Place:
-        """The same by the decoded text: an unfinished character counts, and is shared by what is behind it."""
-        at = _at(source, token)
-        mark, chars = source.marks[at]
-        end = source.marks[at + 1][0] if at + 1 < len(source.marks) else after
-        whole = self._behind(source, mark, end)
-        text = self._behind(source, mark, token)
-        same = next(
-            (n for n, (a, b) in enumerate(zip(whole, text, strict=False)) if a != b), min(len(whole), len(text))
-        )
-        if same == len(text):
-            return Place(chars + same, 0)
-        # Broken bytes may undo good ones before them: what was whole some tokens ago counts too.
-        earlier = (self._behind(source, mark, t) for t in range(token - 1, max(mark, token - _LOOK_AHEAD_TOKENS), -1))
-        before = next((len(text) for text in earlier if whole.startswith(text)), 0)
-        return Place(chars + max(same, before) + 1, 1)
 
     def chars(self, source: Source, token: int) -> int:
         """Characters of a source before `token`."""
-        return self._place(source, token).chars
+        return self._characters(source).at(token).chars
+
+    def _characters(self, source: Source, after: int | None = None) -> Characters:
+        """The characters of a source, whose last token is the one before `after`."""
+        after = self.bounds(source)[1] if after is None else after
+        return Characters(self.ids, self.lengths, self._detokenizer, source.marks, source.first, after)
 
     def tokens_of(self, source: Source, start: int, end: int) -> Stretch:
         """The tokens that hold the characters `start` .. `end - 1` of a source; InputError outside it."""
         if self._tokenizer is None:
             raise CapabilityError("characters: this session has no tokenizer to count them with; give tokens")
-        first, after = self.bounds(source)
-        low, high = source.marks[0][1], self._place(source, after, after).chars
+        characters = self._characters(source)
+        low, high = source.marks[0][1], characters.at(characters.after).chars
         if not low <= start < end <= high:
             raise InputError(
                 f"source {source.name!r}: characters {start}:{end}, expected a start and a later end in {low}:{high}"
             )
-        tokens = range(first, after)
-        begin = bisect_right(tokens, start, key=lambda t: self._place(source, t, after).chars) - 1
-        stop = first + bisect_left(tokens, end, key=lambda t: self._place(source, t, after).chars)
-        while stop < after and _begins(self._place(source, stop, after)) < end:
-            stop += 1
-        return Stretch(first + begin, stop)
+        return Stretch(*characters.tokens(start, end))
 
     def filler(self) -> int:
         """The id that stands where one was forgotten: a special token, which no text shows."""
@@ -302,34 +209,32 @@ class Transcript:
             begin, after = self.bounds(source)
             if begin >= end or after <= first or begin == after:
                 continue
+            gone, characters = Stretch(max(begin, first), min(end, after)), self._characters(source, after)
+            if source.places:
+                source.places = self._places_left(source.places, gone, characters)
             if self._tokenizer is not None:
-                ends = [(t, self._place(source, t, after).chars) for t in (max(begin, first), min(end, after))]
-                source.marks = sorted({*source.marks, *ends})
+                source.marks = sorted({*source.marks, *((t, characters.at(t).chars) for t in gone)})
             if first <= begin and after <= end:
                 source.digest, source.done = GONE, False
         self.ids[first:end] = array("i", [self.filler()]) * (end - first)
         self.lengths[first:end] = bytes(end - first)
 
-
-def _at(source: Source, token: int) -> int:
-    """The number of the last mark at or before `token`."""
-    return bisect_right(source.marks, token, key=lambda mark: mark[0]) - 1
-
-
-def _begins(place: Place) -> int:
-    """The first character that a token holds a part of."""
-    return place.chars - place.shared
+    def _places_left(self, places: Iterable[Place], gone: Stretch, characters: Characters) -> tuple[Place, ...]:
+        """The places of a source whose titles lie in none of the tokens `gone`."""
+        if self._tokenizer is None:
+            # Where titles stand cannot be told here, and none of what is forgotten may stay.
+            return ()
+        low, high = characters.at(gone.first).begins, characters.at(gone.end).chars
+        return tuple(p for p in places if not _meets(p, low, high))
 
 
-def _new_marks(rows: Rows, first: int, chars: int, last: int) -> Iterator[tuple[int, int]]:
-    """The marks within new tokens, which are number `first` and on, behind `chars` characters and a mark at `last`."""
-    ends = chars + np.concatenate([[0], np.cumsum(rows[:, 1])])
-    whole = first + np.flatnonzero(rows[:, 2] == 0)
-    wide = first + 1 + np.flatnonzero(rows[:, 1] >= WIDE)
-    while True:
-        due = whole[np.searchsorted(whole, last + MARK_TOKENS) :][:1]
-        found = np.concatenate([due, wide[np.searchsorted(wide, last, side="right") :][:1]])
-        if not len(found):
-            return
-        last = int(found.min())
-        yield last, int(ends[last - first])
+def _source(saved: dict[str, Any]) -> Source:
+    """A source as `state` gave it; one that was saved before there were places has none."""
+    marks = [(token, chars) for token, chars in saved["marks"]]
+    places = tuple(Place(**place) for place in saved.get("places", ()))
+    return Source(**saved | {"marks": marks, "places": places})
+
+
+def _meets(place: Place, low: int, high: int) -> bool:
+    """Whether the line of a heading lies in the characters `low` .. `high - 1`, in part at least."""
+    return place.start < high and place.start + max(1, len(place.title)) > low

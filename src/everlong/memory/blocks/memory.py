@@ -376,6 +376,11 @@ class BlockMemory:
             self.prepare(store, self.plan.dtype)
         return stores[0].row_bytes, stores[1].row_bytes
 
+    @property
+    def lies_on_disk(self) -> bool:
+        """Whether stored blocks are in files, so that `state` cannot hold them."""
+        return self.settings.keep == "blocks" and any(isinstance(row.store, DiskStore) for row in self.rows)
+
     def index_row_bytes(self) -> int:
         """Bytes of the digests of one block over all layers."""
         if self.settings.keep == "ids":
