@@ -19,6 +19,7 @@ from everlong.memory.recall.vote import HeadVotes
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
 from everlong.session.meaning import Voted
+from everlong.session.named_places import named_spans
 from everlong.session.quoting import around, whole
 from everlong.session.transcript import Passage, Stretch, Transcript
 
@@ -100,23 +101,37 @@ class Recall:
 
 
 class Ballot:
-    """One question put to the voters of a session that stores blocks."""
+    """One question put to the voters of a session that stores blocks.
+
+    Where the question names a part of what was read (a chapter, a page, a heading), only blocks of it take part.
+    """
 
     def __init__(self, session: Session, question: list[int], text: str = "") -> None:
         self.session, self._memory = session, session.stored("recall")
         self.question = question
         self.starts = _starts(self._memory, session.seen_tokens)
         row = self._memory.rows[0]
-        self._hidden = [n for n in row.dropped if n < len(self.starts) - 1]
+        self.places = [s for s in named_spans(session.transcript, text) if s.end > self.starts[0]]
+        self._hidden = {n for n in row.dropped if n < len(self.starts) - 1} | self._elsewhere()
         self.words = self._word_votes()
         self.heads = self._head_votes()
         self.meaning = self._meaning_votes(text)
+
+    def _elsewhere(self) -> set[int]:
+        """The blocks that hold nothing of the places that the question names, if it names any."""
+        if not self.places:
+            return set()
+        inside: set[int] = set()
+        for span in self.places:
+            first = max(span.first, int(self.starts[0]))
+            inside.update(range(self._block(first), self._block(span.end - 1) + 1))
+        return set(range(len(self.starts) - 1)) - inside
 
     def _word_votes(self) -> WordVotes:
         classes = self.session.word_classes
         ids = np.frombuffer(self.session.transcript.ids, np.int32)[self.starts[0] : self.starts[-1]]
         found = WordVotes(classes[ids], self.starts, classes[np.array(self.question, np.int64)].tolist())
-        found.scores[self._hidden] = 0
+        found.scores[list(self._hidden)] = 0
         return found
 
     def _meaning_votes(self, text: str) -> list[Voted]:
@@ -126,8 +141,10 @@ class Ballot:
             return []
         for _ in meaning.update(self.session.transcript):
             pass
-        found = meaning.vote(text, self.session.transcript, CANDIDATES)
-        return [v for v in found if self.starts[0] <= v.first and self._block(v.first) not in self._hidden]
+        most = len(self.starts) * CANDIDATES if self.places else 2 * CANDIDATES
+        found = meaning.vote(text, self.session.transcript, most)
+        here = [v for v in found if self.starts[0] <= v.first and self._block(v.first) not in self._hidden]
+        return here[:CANDIDATES]
 
     def _block(self, token: int) -> int:
         return int(np.searchsorted(self.starts, token, "right")) - 1
@@ -162,8 +179,8 @@ class Ballot:
     def candidates(self) -> list[Candidate]:
         """The best blocks: by heads and words, or where the words do not count by meaning and heads in turn."""
         strengths = self._strengths()
-        order = best_first(strengths)[:CANDIDATES]
-        total = float(strengths[order].sum())
+        order = best_first(strengths)[:CANDIDATES] or self._beginnings()
+        total = float(strengths[order].sum()) or 1.0
         found = [
             Candidate(b, self._peak(b), float(strengths[b]) / total, self._voter(b), float(strengths[b])) for b in order
         ]
@@ -172,6 +189,12 @@ class Ballot:
             return in_turn(found, meant)
         # Heads alone find little where the words do not count: behind what the encoder found.
         return in_turn(meant, [replace(c, strength=c.strength * meant[-1].strength) for c in found])
+
+    def _beginnings(self) -> list[int]:
+        """The first block of each place that was named, where nobody votes for any in it."""
+        return [
+            n for n in (self._block(max(s.first, int(self.starts[0]))) for s in self.places) if n not in self._hidden
+        ]
 
     def _strengths(self) -> NDArray[np.float64]:
         """For each block the mean of its words' and its heads' vote, each over the best one's."""
@@ -215,6 +238,8 @@ class Ballot:
 
     def stands_out(self) -> bool:
         """Whether one passage is much more likely than others to hold an answer, to one of the voters."""
+        if self.places:
+            return True
         if self.meaning and self.meaning[0].similarity >= MEANING_PEAK and not self.words_count:
             return True
         if self.heads is not None and self.heads.votes.max(initial=0.0) >= HEADS_PEAK * len(self.heads.by_head):
