@@ -33,6 +33,8 @@ def ask(everlong, tiny, store):
 
 
 def test_read_then_ask_then_look(everlong, read, ask, store, text_file):
+    text = text_file.read_text()
+    text_file.write_text(f"{text}What came? A gull came, and {text}")
     found = read(text_file, "--json")
     assert found.code == 0, found.err
     assert found.json["session"] == "default"

@@ -9,6 +9,7 @@ from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
 from everlong.session import asking, recall_index
 from everlong.session.chat import Chat
+from everlong.session.places import Place
 from everlong.session.recall import Candidate
 
 SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2}
@@ -113,6 +114,25 @@ def test_a_chat_reads_passages_again_in_a_copy(session):
     assert said.text in kept
     assert chat.undo()
     assert session.seen_tokens == before
+
+
+def test_a_named_chapter_is_where_passages_come_from(tiny):
+    numbers = ("I", "II", "III")
+    chapters = [f"CHAPTER {n}\n\nThe gulls of port {n} sleep in crate {n}42. {DULL * 3}\n\n" for n in numbers]
+    text = DULL * 2 + "".join(chapters) + DULL * 3
+    with Session(tiny, Blocks(**SMALL), chunk=16) as session:
+        session.feed(text, source="ports.txt")
+        starts = [text.index(chapter) for chapter in chapters]
+        places = [Place("chapter", f"CHAPTER {n}", at, 1) for n, at in zip(numbers, starts, strict=True)]
+        session.transcript.sources[0].places = tuple(places)
+        found = session.recall("Where do the gulls sleep in chapter 2?")
+        assert found.stands_out
+        assert found.passages
+        for passage in found.passages:
+            assert starts[1] - 20 <= passage.start
+            assert passage.end <= starts[2] + 20
+        everywhere = session.recall("Where do the gulls sleep?")
+        assert any(passage.end <= starts[1] for passage in everywhere.passages)
 
 
 def test_search_finds_words_without_a_vote(session):

@@ -278,6 +278,7 @@ class Reply(Iterator[str]):
         ends = {} if raw else {"ends": Template(session.tokenizer).end_tokens()}
         self._answer: Answer = posed.session.stream(None, **ends | sampling)
         self._citations: list[Citation] | None = None
+        self._report: MemoryReport | None = None
 
     def __next__(self) -> str:
         try:
@@ -314,18 +315,22 @@ class Reply(Iterator[str]):
     @property
     def report(self) -> MemoryReport:
         """That of the session that was asked, with what was read again for the reply."""
+        return self._reported() if self._report is None else self._report
+
+    def _reported(self) -> MemoryReport:
         shown = self.recall.shown if self.recall is not None and self.recall.way == "again" else ()
-        found = self._session if self._posed.owned and shown else self._posed.session
-        return replace(found.report(), reread_tokens=sum(p.last - p.first for p in shown))
+        asked = self._session if shown else self._posed.session
+        return replace(asked.report(), reread_tokens=sum(p.last - p.first for p in shown))
 
     def close(self) -> None:
         """End the reply here; a session that is to keep question and reply reads them now."""
         self._answer.close()
-        if self._citations is None:
-            self._citations = self._cited()
+        if self._report is not None:
+            return
+        self._citations = self._cited()
         if self._keep and self._posed.owned:
             asked: Any = self._question if self._raw else Template(self._session.tokenizer).opening(self._question)
             self._session.feed(asked, source=PROMPT)
             self._session.feed(torch.tensor(self.result.token_ids, dtype=torch.int64), source=ANSWER)
-        self._keep = False
+        self._report = self._reported()
         self._posed.__exit__()

@@ -182,13 +182,25 @@ class Ballot:
         order = best_first(strengths)[:CANDIDATES] or self._beginnings()
         total = float(strengths[order].sum()) or 1.0
         found = [
-            Candidate(b, self._peak(b), float(strengths[b]) / total, self._voter(b), float(strengths[b])) for b in order
+            Candidate(
+                b, self._within(self._peak(b), b), float(strengths[b]) / total, self._voter(b), float(strengths[b])
+            )
+            for b in order
         ]
         meant = self._meant()
         if self.words_count or not meant:
             return in_turn(found, meant)
         # Heads alone find little where the words do not count: behind what the encoder found.
         return in_turn(meant, [replace(c, strength=c.strength * meant[-1].strength) for c in found])
+
+    def _within(self, token: int, block: int) -> int:
+        """The token, or where it lies in none of the places that were named the nearest of its block that does."""
+        if not self.places or any(span.first <= token < span.end for span in self.places):
+            return token
+        first, end = int(self.starts[block]), int(self.starts[block + 1])
+        edges = [edge for span in self.places for edge in (max(span.first, first), min(span.end, end) - 1)]
+        inside = [edge for edge in edges if first <= edge < end and any(s.first <= edge < s.end for s in self.places)]
+        return min(inside, key=lambda edge: abs(edge - token))
 
     def _beginnings(self) -> list[int]:
         """The first block of each place that was named, where nobody votes for any in it."""
@@ -255,6 +267,7 @@ class Ballot:
             edge = int(self.starts[block + 1]) if block < candidate.block else int(self.starts[block])
             bounds.append(edge)
         bounds += [source.first for source in self.session.transcript.sources]
+        bounds += [edge for span in self.places for edge in span]
         before = [b for b in bounds if b <= candidate.token]
         after = [b for b in bounds if b > candidate.token]
         return Stretch(max(first, *before), min(end, *after))
