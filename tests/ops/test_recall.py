@@ -70,5 +70,5 @@ def test_head_votes_equal_a_softmax_over_all_tokens(softcap):
     for n, length in enumerate(lengths):
         scores[:, n, length:] = -torch.inf
     wanted = scores.flatten(1).softmax(1).view(T, N, L).sum(2).amax(0)
-    mass = recall.block_mass(recall.logits(q, codes, scale, low, softcap), lengths)
-    assert torch.allclose(recall.head_votes(mass[:, None])[:, 0].double(), wanted, atol=1e-6)
+    mass = recall.block_mass(recall.logits(q, codes, scale, low, softcap), lengths)[:, None]
+    assert torch.allclose(recall.head_votes(mass, mass.logsumexp(0))[:, 0].double(), wanted, atol=1e-6)

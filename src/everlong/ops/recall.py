@@ -52,9 +52,12 @@ def block_mass(scores_NLQ: Float[Tensor, "N L Q"], lengths: Sequence[int] | None
     return scores_NLQ.logsumexp(1)
 
 
-def head_votes(mass_NhT: Float[Tensor, "N h T"]) -> Float[Tensor, "N h"]:
-    """For each head the largest share of a question token's attention that a block gets, from `block_mass`."""
-    return (mass_NhT - mass_NhT.logsumexp(0)).exp().amax(2)
+def head_votes(mass_NhT: Float[Tensor, "N h T"], total_hT: Float[Tensor, "h T"]) -> Float[Tensor, "N h"]:
+    """For each head the largest share of a question token's attention that a block gets.
+
+    `mass_NhT` as `block_mass` gives it, `total_hT` the logarithm of all that the softmax sums over.
+    """
+    return (mass_NhT - total_hT).exp().amax(2)
 
 
 def grams(ids: Sequence[int]) -> list[tuple[int, ...]]:

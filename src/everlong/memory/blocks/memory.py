@@ -239,6 +239,13 @@ class BlockMemory:
         cursors = [replace(c, changed=n == row or c.changed) for n, c in enumerate(self._done.cursors)]
         self._done = replace(self._done, cursors=cursors)
 
+    def sink_keys(self, layer: int, row: int = 0) -> Float[Tensor, "G n D"]:
+        """The raw keys of the sinks that have left the window."""
+        part, done = self.rows[row].layers[layer], self.done(row, layer)
+        first = part.first_sink if part.raw_sinks is part.front else 0
+        held = 0 if done is None else min(self.settings.sinks, done.held)
+        return part.raw_sinks[0][0, :, first : first + held]
+
     def hold_recalled(self, blocks: Iterable[int], row: int = 0) -> tuple[int, ...]:
         """Let every query attend to these blocks too, as far as pins leave slots, until others are held; which.
 

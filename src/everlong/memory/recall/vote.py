@@ -5,7 +5,7 @@ N blocks, L tokens per block at most, T question tokens, D head dim, Q = T times
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,16 +22,18 @@ Lengths = Callable[[int, int], list[int]]
 
 
 class HeadVotes:
-    """vote_b = sum over heads of max_t sum over j in b of softmax_j(q_t . k_j), over the tokens of all stored blocks.
+    """vote_b = sum over heads of max_t sum over j in b of softmax_j(q_t . k_j), over sinks and all stored blocks.
 
-    `lengths` is needed where blocks are not all of the index's length. `dropped` blocks get no vote, and their tokens
-    take no part in the softmax.
+    `sinks` gives the raw keys [G, n, D] of the sinks in a layer: a head that finds nothing looks there, and then has
+    no vote to give. `lengths` is needed where blocks are not all of the index's length. `dropped` blocks get no vote,
+    and their tokens take no part in the softmax.
     """
 
     def __init__(
         self,
         index: RecallIndex,
         queries: dict[int, Queries],
+        sinks: Callable[[int], Tensor],
         dropped: Collection[int] = (),
         lengths: Lengths | None = None,
     ) -> None:
@@ -44,8 +46,10 @@ class HeadVotes:
         for pair, mass in zip(index.pairs, masses, strict=True):
             mass[self._dropped] = -torch.inf
             by_head = mass.unflatten(1, (len(pair.heads), -1))
-            self._totals.append(by_head.logsumexp(0))
-            self.by_head += list(head_votes(by_head).T.numpy())
+            asked = queries[pair.layer]
+            elsewhere = _sink_mass(sinks(pair.layer)[pair.kv_head], asked, pair.heads)
+            self._totals.append(torch.logaddexp(by_head.logsumexp(0), elsewhere))
+            self.by_head += list(head_votes(by_head, self._totals[-1]).T.numpy())
         self.votes: NDArray[np.float32] = np.stack(self.by_head).sum(0)
 
     def _masses(self) -> Iterator[list[Float[Tensor, "n Q"]]]:
@@ -70,3 +74,10 @@ class HeadVotes:
             total += share[:, torch.arange(len(pair.heads)), best].sum(1)
         end = self._index.tokens if self._lengths is None else self._lengths(block, block + 1)[0]
         return int(total[:end].argmax())
+
+
+def _sink_mass(k_SD: Float[Tensor, "S D"], asked: Queries, heads: Sequence[int]) -> Float[Tensor, "h T"]:
+    """The logarithm of the sum of exp(score) over the sinks; -inf without any."""
+    scores = asked.q[list(heads)] @ k_SD.float().cpu().T * asked.scale
+    scores = scores if asked.softcap is None else asked.softcap * torch.tanh(scores / asked.softcap)
+    return scores.logsumexp(2)
