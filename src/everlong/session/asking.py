@@ -65,19 +65,17 @@ def pose(session: Session, question: str, again: Again | None = None, raw: bool 
     if not recalls(session):
         if again:
             raise ConfigError(f"again={again}: {session.method} does not recall passages; use Blocks(recall=question)")
-        return _put(session, question, raw, keep, None)
+        return _put(session, question, raw, keep)
     begun = time.perf_counter()
     found = _Found(Ballot(session, ids, question))
     count = wanted(found.candidates, PASSAGES if again is None else again)
-    if not count and keeps_ids(session):
+    if again == 0 and keeps_ids(session):
         raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
     if count:
         shown = found.shown(count)
         recall = found.recall("again", shown, [c.block for c in found.candidates[:count]], begun)
         return Posed(_read_again(session, question, shown, raw), recall)
-    blocks = _slots(session, found.candidates)
-    shown = [p for p, c in zip(found.passages, found.candidates, strict=True) if c.block in blocks]
-    return _put(session, question, raw, keep, found.recall("blocks", shown, blocks, begun))
+    return _put(session, question, raw, keep, found, begun)
 
 
 def recall(session: Session, question: str, again: Again = PASSAGES) -> Recall:
@@ -109,17 +107,9 @@ class _Found:
         self.passages = [recalled(text, c, s) for c, s in zip(self.candidates, self._spans, strict=True)]
 
     def shown(self, count: int) -> list[Recalled]:
-        """The best `count` passages as they are read: those far behind the best first, by rising vote.
-
-        Those that are nearly as good as the best keep their order in the stream, so that of two statements that differ
-        the later one is read last.
-        """
-        spans = merged(self._spans[:count])
-        text, best = self._ballot.session.transcript, self.candidates[0].strength
-        found = list(zip(self.candidates, spans, strict=False))
-        near = sorted((f for f in found if f[0].strength >= NEARLY * best), key=lambda f: f[1].first)
-        far = sorted((f for f in found if f[0].strength < NEARLY * best), key=lambda f: f[0].strength)
-        return [recalled(text, candidate, span) for candidate, span in [*far, *near]]
+        """The best `count` passages as they are read."""
+        text = self._ballot.session.transcript
+        return [recalled(text, c, span) for c, span in in_order(self.candidates[:count], self._spans[:count])]
 
     def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
         """What came back, and what of it is shown."""
@@ -128,10 +118,23 @@ class _Found:
         return Recall(passages, self._ballot.stands_out(), way, tuple(shown), tuple(blocks), seconds)
 
 
+def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:
+    """Passages as they are read, best first in `candidates`: those far behind the best first, by rising vote.
+
+    Those that are nearly as good as the best keep their order in the stream, so that of two statements that differ the
+    later one is read last.
+    """
+    found = [(c, span) for c, span in zip(candidates, merged(spans), strict=True) if span.first < span.end]
+    least = NEARLY * candidates[0].strength
+    near = sorted((f for f in found if f[0].strength >= least), key=lambda f: f[1].first)
+    far = sorted((f for f in found if f[0].strength < least), key=lambda f: f[0].strength)
+    return [*far, *near]
+
+
 def recalls(session: Session) -> bool:
     """Whether questions to this session are put to the voters."""
     fields = session.method.as_dict()
-    return session.method.answers and fields.get("recall") == "question" and session.seen_tokens > 0
+    return session.method.answers and fields.get("recall") == "question" and session.seen_tokens > fields["sinks"]
 
 
 def keeps_ids(session: Session) -> bool:
@@ -188,12 +191,12 @@ def trained_length(session: Session) -> int:
 
 
 def _slots(session: Session, candidates: Sequence[Candidate]) -> tuple[int, ...]:
-    """The blocks that the vote puts into slots: the best, and the neighbour of one with its peak at a border."""
+    """Let the vote fill slots: with the best blocks, and the neighbour of one whose peak lies at its border; which."""
     memory = session.stored("ask")
     sealed, most = memory.sealed(), min(memory.settings.recall_slots, memory.settings.top_k)
     found: list[int] = []
-    for c in candidates:
-        first, end = memory.block_range(c.block) if c.block < sealed else (0, 0)
+    for c in (c for c in candidates if c.block < sealed):
+        first, end = memory.block_range(c.block)
         near = [c.block]
         near += [c.block - 1] if c.token - first < BORDER_TOKENS else []
         near += [c.block + 1] if end - c.token <= BORDER_TOKENS else []
@@ -201,19 +204,26 @@ def _slots(session: Session, candidates: Sequence[Candidate]) -> tuple[int, ...]
     return memory.hold_recalled(found[:most])
 
 
-def _put(session: Session, question: str, raw: bool, keep: bool, recall: Recall | None) -> Posed:
-    """The question read into the session, or into a fork of it."""
+def _put(
+    session: Session, question: str, raw: bool, keep: bool, found: _Found | None = None, begun: float = 0.0
+) -> Posed:
+    """The question read into the session, or into a fork of it, with what was `found` in its slots."""
     target = session if keep else session.fork()
-    if not keep and recall is not None:
-        session.stored("ask").hold_recalled(())
-    prompt: Any = question if raw else Template(session.tokenizer).opening(question)
     try:
-        target.ask_prompt(prompt)
+        recall = None if found is None else _held(target, found, begun)
+        target.ask_prompt(question if raw else Template(session.tokenizer).opening(question))
     except BaseException:
         if not keep:
             target.close()
         raise
     return Posed(target, recall, owned=not keep)
+
+
+def _held(session: Session, found: _Found, begun: float) -> Recall:
+    """What was found, its best blocks in the slots of the session."""
+    blocks = _slots(session, found.candidates)
+    shown = [p for p, c in zip(found.passages, found.candidates, strict=True) if c.block in blocks]
+    return found.recall("blocks", shown, blocks, begun)
 
 
 def _read_again(session: Session, question: str, passages: Sequence[Recalled], raw: bool) -> Session:

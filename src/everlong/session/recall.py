@@ -313,7 +313,7 @@ def recalled(transcript: Transcript, candidate: Candidate, span: Stretch) -> Rec
 
 
 def merged(spans: list[Stretch]) -> list[Stretch]:
-    """The spans without those that lie in an earlier one; what overlaps an earlier one is cut off."""
+    """The spans, each without what an earlier one holds already; empty where nothing is left."""
     kept: list[Stretch] = []
     for span in spans:
         first, end = span
@@ -322,6 +322,5 @@ def merged(spans: list[Stretch]) -> list[Stretch]:
                 first = min(end, other.end)
             elif other.first < end <= other.end:
                 end = other.first
-        if first < end:
-            kept.append(Stretch(first, end))
+        kept.append(Stretch(first, max(first, end)))
     return kept
