@@ -40,10 +40,11 @@ def search(
     console = Console(quiet, json)
     if not words.strip():
         raise InputError("words: empty; give at least one word")
-    begun = time.perf_counter()
     library = Library(store, create=False)
     entry = library.entry(session)
-    found = search_kept(library, entry, load_tokenizer(model), words, top)
+    tokenizer = load_tokenizer(model)
+    begun = time.perf_counter()
+    found = search_kept(library, entry, tokenizer, words, top)
     if json:
         console.result([asdict(passage) for passage in found])
         return

@@ -104,12 +104,14 @@ class _Found:
         total = sum(c.share for c in self.candidates)
         self.candidates = [replace(c, share=c.share / total) for c in self.candidates]
         text = ballot.session.transcript
-        self.passages = [recalled(text, c, s) for c, s in zip(self.candidates, self._spans, strict=True)]
+        found = zip(self.candidates, self._spans, strict=True)
+        self.passages = [recalled(text, candidate, span, ballot.text) for candidate, span in found]
 
     def shown(self, count: int) -> list[Recalled]:
         """The best `count` passages as they are read."""
         text = self._ballot.session.transcript
-        return [recalled(text, c, span) for c, span in in_order(self.candidates[:count], self._spans[:count])]
+        found = in_order(self.candidates[:count], self._spans[:count])
+        return [recalled(text, candidate, span, self._ballot.text) for candidate, span in found]
 
     def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
         """What came back, and what of it is shown."""

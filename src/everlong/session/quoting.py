@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
-_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”』」）]*|\n\s*\n)\s*")
-"""The end of a sentence, or of a paragraph, with the space behind it."""
+_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*$)|[。！？]+[”』」）]*|\n\s*\n)\s*")
+"""The end of a sentence, or of a paragraph, with the space behind it; none where a small letter follows."""
+_WORD = re.compile(r"\w+")
+SHORT = 3
+"""Words of so many letters are mostly articles and prepositions."""
 LOOSE = 3
 """Up to one part in so many may be cut off at either end of a passage to begin and end with a sentence."""
 
@@ -23,9 +27,23 @@ def whole(text: str) -> tuple[int, int]:
     return (early[0] if early else 0), (late[-1] if late else len(text))
 
 
-def around(text: str, at: int) -> tuple[int, int]:
-    """The sentence that holds character `at`, as (start, end); cut where the text is."""
-    found = [0, *starts(text), len(text)]
-    start = max(place for place in found if place <= at)
-    end = min((place for place in found if place > at), default=len(text))
-    return start, end
+def quoted(text: str, question: str, at: int) -> str:
+    """The sentence of `text` with most of a question's words; of equals the one nearest to character `at`.
+
+    Words of three letters and fewer do not count.
+    """
+    asked = words(question)
+    edges = [0, *starts(text), len(text)]
+    sentences = [(a, text[a:b]) for a, b in pairwise(edges) if text[a:b].strip()]
+    best = max(sentences, key=lambda s: (len(words(s[1]) & asked), -_apart(*s, at)), default=(0, text))
+    return best[1].strip()
+
+
+def words(text: str) -> set[str]:
+    """The different words and numbers of a text, in lower case, those of three letters and fewer left out."""
+    return {word for word in _WORD.findall(text.lower()) if len(word) > SHORT or word.isdecimal()}
+
+
+def _apart(start: int, sentence: str, at: int) -> int:
+    """Characters between a sentence and a place."""
+    return max(0, start - at, at - start - len(sentence) + 1)

@@ -20,7 +20,7 @@ from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
 from everlong.session.meaning import Voted
 from everlong.session.named_places import named_spans
-from everlong.session.quoting import around, whole
+from everlong.session.quoting import quoted, whole
 from everlong.session.transcript import Passage, Stretch, Transcript
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ CANDIDATES = 16
 class Recalled(Passage):
     """A passage that came back: tokens `first` .. `last` - 1 of the stream, and its share of the vote (0 to 1).
 
-    `sentence` is the one around which the vote was largest.
+    `sentence` is the one with most of the question's words, or else the one where the vote was largest.
     """
 
     first: int
@@ -108,7 +108,7 @@ class Ballot:
 
     def __init__(self, session: Session, question: list[int], text: str = "") -> None:
         self.session, self._memory = session, session.stored("recall")
-        self.question = question
+        self.question, self.text = question, text
         self.starts = _starts(self._memory, session.seen_tokens)
         row = self._memory.rows[0]
         self.places = [s for s in named_spans(session.transcript, text) if s.end > self.starts[0]]
@@ -295,7 +295,7 @@ def _starts(memory: BlockMemory, seen: int) -> Ints:
     return np.array([*found, seen] if found[-1] < seen else found, dtype=np.int64)
 
 
-def recalled(transcript: Transcript, candidate: Candidate, span: Stretch) -> Recalled:
+def recalled(transcript: Transcript, candidate: Candidate, span: Stretch, question: str) -> Recalled:
     """A candidate with the whole sentences of its span, which lies in one source."""
     source = max((x for x in transcript.sources if x.first <= span.first), key=lambda x: x.first)
     (passage,) = transcript.passages(*span)[:1]
@@ -306,8 +306,7 @@ def recalled(transcript: Transcript, candidate: Candidate, span: Stretch) -> Rec
         (passage,) = transcript.passages(*kept)[:1]
     peak = min(max(candidate.token, kept.first), kept.end - 1)
     before = len(transcript.text(kept.first, peak)) if peak > kept.first else 0
-    first, end = around(passage.text, before)
-    sentence = passage.text[first:end].strip()
+    sentence = quoted(passage.text, question, before)
     place = passage.source, passage.start, passage.end, passage.text
     return Recalled(*place, kept.first, kept.end, candidate.share, candidate.voter, sentence)
 

@@ -23,8 +23,11 @@ AROUND_TOKENS = 64
 """What is shown reaches so far to either side of where the words stand, before it is cut to whole sentences."""
 
 
-def search(transcript: Transcript, classes: Ints, words: list[int], top: int) -> list[Recalled]:
-    """The `top` passages that hold most of `words` (ids), weighed by how rare they are (BM25); the best first."""
+def search(transcript: Transcript, classes: Ints, words: list[int], said: str, top: int) -> list[Recalled]:
+    """The `top` passages that hold most of `words`, weighed by how rare they are (BM25); the best first.
+
+    `words` are the ids of what was `said`.
+    """
     ids = np.frombuffer(transcript.ids, np.int32)
     starts = np.array([*range(0, len(ids), RUN_TOKENS), len(ids)], np.int64)
     votes = WordVotes(classes[ids], starts, classes[np.array(words, np.int64)].tolist())
@@ -34,7 +37,7 @@ def search(transcript: Transcript, classes: Ints, words: list[int], top: int) ->
         token = int(starts[run]) + votes.peak(run)
         score = float(votes.scores[run])
         candidate = Candidate(run, token, score / total, "words", score / float(votes.scores.max()))
-        passage = recalled(transcript, candidate, _around(transcript, token))
+        passage = recalled(transcript, candidate, _around(transcript, token), said)
         # Words on both sides of a run's border are found twice.
         if all(passage.last <= other.first or other.last <= passage.first for other in found):
             found.append(passage)
@@ -63,4 +66,4 @@ def search_kept(library: Library, entry: Entry, tokenizer: Any, words: str, top:
         return []
     ids = token_ids(tokenizer, words)
     vocabulary = max(len(tokenizer), 1 + max(*transcript.ids, *ids))
-    return search(transcript, word_classes(tokenizer, vocabulary), ids, top)
+    return search(transcript, word_classes(tokenizer, vocabulary), ids, words, top)

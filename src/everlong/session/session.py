@@ -275,7 +275,7 @@ class Session(AbstractContextManager["Session"]):
         if not self.remembers:
             raise CapabilityError(f"search: {self.method} keeps no record of what it read; use everlong.Blocks")
         ids = asking.question_ids(self, words)
-        return search(self.transcript, self.word_classes, ids, top) if self.seen_tokens else []
+        return search(self.transcript, self.word_classes, ids, words, top) if self.seen_tokens else []
 
     @property
     def word_classes(self) -> Ints:

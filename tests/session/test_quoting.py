@@ -1,0 +1,44 @@
+"""Whole sentences: where a passage is cut, and which sentence of it is quoted."""
+
+from __future__ import annotations
+
+import pytest
+
+from everlong.session.quoting import quoted, whole
+
+TEXT = "of the tide. The gulls of Lima sleep in crate 7342. “Who knows?” said he.\n\nNobody did; the tide"
+
+
+def test_a_passage_begins_and_ends_with_a_sentence():
+    first, end = whole(TEXT)
+    assert TEXT[first:end] == "The gulls of Lima sleep in crate 7342. “Who knows?” said he.\n\n"
+
+
+@pytest.mark.parametrize("text", ["", "no end", "one. " + "long " * 50, "。" * 9, "a\n\n" * 3])
+def test_what_has_no_sentence_stays_nearly_whole(text):
+    first, end = whole(text)
+    assert 0 <= first <= end <= len(text)
+    assert end - first >= len(text) / 3
+
+
+def test_japanese_sentences_end_too():
+    text = "最初の文。" + "二番目の文はここにあります。" * 2 + "終わり"
+    assert quoted(text, "", 7) == "二番目の文はここにあります。"
+
+
+@pytest.mark.parametrize(
+    ("question", "at", "wanted"),
+    [
+        ("Where do the gulls sleep?", 0, "The gulls of Lima sleep in crate 7342."),
+        ("What is in 7342?", 90, "The gulls of Lima sleep in crate 7342."),
+        ("Is it so?", 60, "“Who knows?” said he."),
+        ("tide", 95, "Nobody did; the tide"),
+        ("tide", 2, "of the tide."),
+    ],
+)
+def test_the_sentence_with_most_of_the_question_is_quoted(question, at, wanted):
+    assert quoted(TEXT, question, at) == wanted
+
+
+def test_nothing_is_quoted_of_nothing():
+    assert quoted("  ", "gulls", 0) == ""
