@@ -100,7 +100,7 @@ class EchoStream(Stream):
 class EchoSession:
     """What stands behind an EchoStream whose method stores blocks: it cites the texts that hold its last answer."""
 
-    method = SimpleNamespace(name="blocks", answers=True)
+    method = SimpleNamespace(name="blocks", answers=True, as_dict=dict)
 
     def __init__(self) -> None:
         self.stream: Any = None

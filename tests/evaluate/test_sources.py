@@ -40,7 +40,7 @@ def test_citations_are_taken_before_the_stream_goes_back(keep):
 
 
 def test_a_real_session_cites_and_is_as_it_was(tiny):
-    method = Blocks(sinks=2, window=20, block=8, top_k=2, exec_chunk=16, pool=8)
+    method = Blocks(sinks=2, window=20, block=8, top_k=2, exec_chunk=16, pool=8, recall="layer")
     with Session(tiny, method, chunk=16) as session:
         stream = MethodStream(tiny, session, Clock())
         sources.feed(stream, *sources.joined([("one", "The tide rose and fell. " * 4), ("two", "Gulls cried. " * 4)]))
@@ -54,3 +54,16 @@ def test_a_real_session_cites_and_is_as_it_was(tiny):
         kept = sources.ask(stream, " Who cried?", 4, keep=True)
         assert kept == (first, cited)
         assert stream.seen_tokens > seen
+
+
+def test_a_session_that_recalls_reads_passages_again(tiny):
+    with Session(tiny, Blocks(sinks=2, window=20, block=8, top_k=2, exec_chunk=16, pool=8), chunk=16) as session:
+        stream = MethodStream(tiny, session, Clock())
+        parts = sources.joined([("one", "The tide rose and fell. " * 4), ("two", "Gulls cried over Lima. " * 4)])
+        sources.feed(stream, *parts)
+        seen = stream.seen_tokens
+        text, cited = sources.ask(stream, " Who cried over Lima?", 4)
+        assert text == session.ask(" Who cried over Lima?", raw=True, max_new_tokens=4).text
+        assert {c.source for c in cited} <= {"one", "two"}
+        assert stream.seen_tokens == seen
+        assert stream.clock.new_tokens == 4

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from everlong.evaluate.stream import Stream
+from everlong.session.asking import recalls
 from everlong.session.transcript import ANSWER, PROMPT, Citation
 
 TOP = 5
@@ -48,10 +49,20 @@ def ask(
 ) -> tuple[str, list[Citation] | None]:
     """The answer, and its first `top` citations of what was fed, by falling share; None where the stream has none.
 
-    Not `keep`: the stream is afterwards as if it had never been asked.
+    Not `keep`: the stream is afterwards as if it had never been asked, and passages are read again where it recalls
+    them.
     """
     if not cites(stream):
         return stream.ask(question, max_new_tokens, stop, keep=keep), None
+    session = stream.session
+    if session is not None and not keep and recalls(session):
+        with stream.clock.running():
+            reply = session.ask(question, raw=True, max_new_tokens=max_new_tokens, stop=tuple(stop))
+            text = reply.text
+        stream.clock.prompt_tokens = stream.seen_tokens
+        stream.clock.new_tokens += len(reply.result.token_ids)
+        stream.clock.tick(len(question))
+        return text, _of_what_was_fed(reply.citations(_ALL))[:top]
     with nullcontext(stream) if keep else stream.forked() as asked:
         answer = asked.ask(question, max_new_tokens, stop)
         assert asked.session is not None
