@@ -56,6 +56,7 @@ def test_help_lists_the_commands(everlong):
     assert listed == [
         "read",
         "ask",
+        "search",
         "pin",
         "unpin",
         "forget",

@@ -72,3 +72,16 @@ def test_head_votes_equal_a_softmax_over_all_tokens(softcap):
     wanted = scores.flatten(1).softmax(1).view(T, N, L).sum(2).amax(0)
     mass = recall.block_mass(recall.logits(q, codes, scale, low, softcap), lengths)[:, None]
     assert torch.allclose(recall.head_votes(mass, mass.logsumexp(0))[:, 0].double(), wanted, atol=1e-6)
+
+
+def test_rare_words_are_covered_by_their_weight():
+    ids = np.zeros(1000, np.int64)
+    ids[[410, 420]] = [5, 6]
+    ids[910] = 6
+    starts = np.arange(0, 1001, 100)
+    found = recall.WordVotes(ids, starts, [0, 5, 6, 7])
+    weights = {5: math.log(1 + 9.5 / 1.5), 6: math.log(1 + 8.5 / 2.5), 7: math.log(1 + 10.5 / 0.5)}
+    # 6 stands in two blocks of ten: too many to be rare.
+    assert found.rare_cover(4) == pytest.approx(weights[5] / (weights[5] + weights[7]))
+    assert found.rare_cover(9) == 0
+    assert recall.WordVotes(ids, starts, [0]).rare_cover(0) == 1

@@ -47,7 +47,7 @@ class Verb(TyperCommand):
 
 MEMORY = (read, ask, search, pin, unpin, forget)
 WRITING = (generate, chat, score)
-MEASURING = (evaluate, report, train, merge, bench, calibrate, doctor, demo)
+MEASURING = (evaluate, report, train, merge, calibrate, bench, doctor, demo)
 for verb in (*MEMORY, *WRITING, *MEASURING):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)

@@ -158,6 +158,8 @@ def _show_answer(answer: dict[str, Any], key: int) -> None:
         at = c["text"].find(str(key))
         near = " ".join(c["text"][max(0, at - 30) :][:90].split())
         print(f"  [{c['mass']:.0%}] {Path(c['source']).name}:{c['start']}-{c['end']}  ...{near}...")
+    if not answer["citations"]:
+        print("  No passage stands out.")
     print(f"Memory report: {answer['memory']}")
 
 

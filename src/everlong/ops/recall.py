@@ -22,6 +22,8 @@ from torch import Tensor
 from everlong.ops.spans import Ints
 
 BM25_K1, BM25_B = 1.2, 0.75
+RARE = 8
+"""A word is rare that stands in at most one block of so many."""
 LONGEST_GRAM = 3
 """Ids in a row that count as one word at most."""
 
@@ -92,6 +94,7 @@ class WordVotes:
         self.possible = 0.0
         """The sum of the weights of all that the question holds: what a block with every word of it would have."""
         self._found: list[tuple[Ints, float, int]] = []
+        self._rare: list[tuple[Ints, float]] = []
         first = {one: np.flatnonzero(self._ids == one) for one in set(question)}
         for gram in grams(question):
             at = places(self._ids, gram, first[gram[0]])
@@ -99,9 +102,18 @@ class WordVotes:
             holding = int(np.count_nonzero(counts))
             weight = math.log(1 + (blocks - holding + 0.5) / (holding + 0.5)) if blocks else 0.0
             self.possible += weight * (BM25_K1 + 1)
+            if len(gram) == 1 and RARE * holding <= blocks:
+                self._rare.append((at, weight))
             if holding:
                 self.scores += weight * counts * (BM25_K1 + 1) / (counts + norm)
                 self._found.append((at, weight, len(gram)))
+
+    def rare_cover(self, block: int) -> float:
+        """How much of the question's rare words, by weight, a block holds (0 to 1); 1 where none is rare."""
+        first, end = int(self._starts[block]), int(self._starts[block + 1])
+        total = sum(weight for _, weight in self._rare)
+        held = sum(weight for at, weight in self._rare if ((at >= first) & (at < end)).any())
+        return held / total if total else 1.0
 
     def peak(self, block: int) -> int:
         """The token of a block (counted from its first) around which most of the question's words stand."""

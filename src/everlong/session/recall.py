@@ -41,6 +41,12 @@ WORDS_PEAK = 1.35
 
 Measured: 1.0 to 1.25 for a name that the text does not have among eight of its form, 1.4 to 17 for one that it has.
 """
+WORDS_CLEAR, RARE_COVER = 2.0, 0.17
+"""With less than so many times the fourth's score, it must hold so much of the question's rare words by weight.
+
+Rare: in at most one block of eight. Measured with five digits or names: 0 to .28 where the name is not in the text,
+mostly under .17; .17 to .65 where it is.
+"""
 HEADS_PEAK = 0.5
 """It stands out by the heads' vote if each gives it so much of its attention on average.
 
@@ -261,8 +267,11 @@ class Ballot:
         if self.heads is not None and self.heads.votes.max(initial=0.0) >= HEADS_PEAK * len(self.heads.by_head):
             return True
         ranked = np.sort(self.words.scores)[::-1]
-        other = ranked[min(LIKE_OTHERS, len(ranked)) - 1] if len(ranked) > 1 else 0.0
-        return self.words_count and bool(ranked[0] >= WORDS_PEAK * other)
+        other = float(ranked[min(LIKE_OTHERS, len(ranked)) - 1]) if len(ranked) > 1 else 0.0
+        if not self.words_count or ranked[0] < WORDS_PEAK * other:
+            return False
+        clear = bool(ranked[0] >= WORDS_CLEAR * other)
+        return clear or self.words.rare_cover(int(self.words.scores.argmax())) >= RARE_COVER
 
     def trimmed(self, first: int, end: int, candidate: Candidate) -> Stretch:
         """The tokens `first` .. `end` - 1 as far as they are around the candidate, in its source, and not dropped."""
