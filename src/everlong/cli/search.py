@@ -26,7 +26,7 @@ def search(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the passages of a kept session that hold these words, the best first.
+    """Show the passages of a session that hold some words.
 
     Only the tokenizer of the model is read: nothing is computed by the model, and nothing in the session changes. What
     is not yet in the last checkpoint is not found. --json prints a list of objects: source, start, end, text, share.
