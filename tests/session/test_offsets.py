@@ -140,7 +140,7 @@ def check(transcript, text, name="a"):
     assert whole is None or (whole.start, whole.end, whole.text) == (0, len(text), text)
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", EXACT)
 def test_a_passage_is_the_text_at_its_offsets(name, text, chunk):
@@ -150,7 +150,7 @@ def test_a_passage_is_the_text_at_its_offsets(name, text, chunk):
     check(transcript, text)
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 def test_with_the_default_models_tokenizer(smollm2, text, chunk):
     """But for texts with bytes that its vocabulary lacks, which it leaves out."""
@@ -161,7 +161,7 @@ def test_with_the_default_models_tokenizer(smollm2, text, chunk):
     check(transcript, text)
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(TEXTS, min_size=2, max_size=3), chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", ["bytes", "trimming", "llama", "metaspace"])
 def test_texts_that_are_fed_apart_are_one_source(name, texts, chunk):
@@ -178,7 +178,7 @@ def test_a_space_that_is_left_out_and_one_that_is_put_in_do_not_hide_each_other(
     check(transcript, "    日本語\x18ab")
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", LOSSY)
 def test_where_the_text_is_changed_the_offsets_are_those_of_the_tokenizer(name, text, chunk):
@@ -196,20 +196,22 @@ def test_where_the_text_is_changed_the_offsets_are_those_of_the_tokenizer(name, 
         assert transcript.passages(0, len(transcript.ids))[0].end == len(text)
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, chunk=st.sampled_from(CHUNKS))
 @pytest.mark.parametrize("name", ["bytes", "llama", "nfc", "bert"])
 def test_the_text_of_ids_is_their_decoded_text(name, text, chunk):
     tokenizer = made(name)
     ids = token_ids(tokenizer, text)
-    assume(ids)
+    whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    # Without the text nobody can tell a replacement character of its own from a character whose end is still to come.
+    assume(ids and "\N{REPLACEMENT CHARACTER}" not in whole)
     transcript = Transcript(tokenizer)
     for at in range(0, len(ids), chunk):
         transcript.add(ids[at : at + chunk], "a")
-    check(transcript, tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    check(transcript, whole)
 
 
-@settings(max_examples=8, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, derandomize=True, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, size=st.sampled_from([40, 100]))
 @pytest.mark.parametrize("name", sorted(EXACT | LOSSY))
 def test_widths_do_not_depend_on_how_a_text_is_cut(name, text, size):

@@ -123,7 +123,7 @@ def test_a_stream_that_stores_nothing_cannot_forget(setting):
 
 
 def test_real_sessions_cite_and_forget(tiny, tmp_path):
-    blocks = Blocks(sinks=2, window=40, block=32, top_k=2, exec_chunk=16, pool=8)
+    blocks = Blocks(sinks=2, window=20, block=8, top_k=2, exec_chunk=16, pool=8, recall="layer")
     task = Sessions(lengths=(1500,), documents=3)
     methods = (Plain(), Sinks(sinks=2, window=20), blocks)
     rows = evaluate(Plan((Entry(task, methods),), chunk=16), tiny, tmp_path)
