@@ -253,11 +253,6 @@ class Ballot:
             return int(self.starts[block]) + self.words.peak(block)
         return int(self.starts[block]) + self.heads.peak(block)
 
-    @property
-    def block_tokens(self) -> int:
-        """Tokens per block, at most."""
-        return self._memory.settings.block
-
     def stands_out(self) -> bool:
         """Whether one passage is much more likely than others to hold an answer, to one of the voters."""
         if self.places:
