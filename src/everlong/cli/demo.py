@@ -150,7 +150,7 @@ def _ask(
 
 
 def _show_answer(answer: dict[str, Any], key: int) -> None:
-    """The answer, the passages that it drew on, what the session holds."""
+    """The answer, the passages that it can be checked against, what the session holds."""
     verdict = "right" if answer["right"] else f"WRONG, the key is {key}"
     print(f"{answer['text']!r} ({verdict}; opened in {answer['seconds_to_open']:.2f} s,", end=" ")
     print(f"first token after {answer['seconds_to_first_token']:.2f} s)")
@@ -164,7 +164,7 @@ def _show_answer(answer: dict[str, Any], key: int) -> None:
 
 
 def _recall(answer: dict[str, Any], hidden: tuple[int, int], length: int) -> Recall:
-    """Where in the text the answer's attention went."""
+    """Where in the text the passages stand that came back."""
     from everlong.report.recall import Recall
 
     return Recall(tuple((c["start"], c["end"], c["mass"]) for c in answer["citations"]), hidden, length)

@@ -1,4 +1,4 @@
-"""What an answer drew on, along the text that it was asked of."""
+"""What came back for a question, along the text that it was asked of."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Recall:
             color="#c8452f",
         )
         panel.set_xlim(0, self.length)
-        panel.set_title("a key hidden in a text: the answer's attention to what is stored, %", fontsize=10)
+        panel.set_title("a key hidden in a text: what came back for the question, % of the vote", fontsize=10)
         panel.set_xlabel("place in the text, characters")
         panel.grid(alpha=0.25)
         for side in ("top", "right"):
