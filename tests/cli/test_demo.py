@@ -67,7 +67,9 @@ def test_the_hidden_key_is_asked_for_in_a_new_process_and_the_answer_cited(demo:
     assert ("(right;" if found["right"] else f"WRONG, the key is {found['key']}") in output
     assert sum(c["mass"] for c in found["citations"]) == pytest.approx(1, abs=1e-3)
     assert all(text[c["start"] : c["end"]] == c["text"] for c in found["citations"])
-    assert any(str(found["key"]) in c["text"] for c in found["citations"])
+    # Passages of a model that was trained on 128 tokens are too short to hold all of what was hidden.
+    first, end = found["hidden"]
+    assert any(c["start"] < end and first < c["end"] for c in found["citations"])
     assert f"[{found['citations'][0]['mass']:.0%}] haystack.txt:" in output
     assert len(found["recall"]["shown"]) == 2
 
