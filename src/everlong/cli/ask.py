@@ -22,9 +22,7 @@ def ask(
     store: options.Store = None,
     raw: Annotated[bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")] = False,
     again: options.Again = None,
-    cite: Annotated[
-        bool, typer.Option("--cite", help="Show the passages that came back for it.")
-    ] = False,
+    cite: Annotated[bool, typer.Option("--cite", help="Show the passages that came back for it.")] = False,
     top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 3,
     encoder: options.Encoder = None,
     host_budget: options.HostBudget = None,
