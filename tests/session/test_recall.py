@@ -213,6 +213,16 @@ def test_forgotten_blocks_get_no_vote_and_leave_no_bytes(model, ids, tmp_path):
 
 
 @pytest.mark.usefixtures("calibrated")
+def test_what_one_stream_forgets_its_fork_still_finds(model, ids):
+    question, block = ids[300:312].tolist(), (300 - 4) // 16
+    with session(model, ids) as one, one.fork() as twin:
+        wanted = Ballot(twin, question).heads.votes
+        one.forget((296, 320))
+        assert np.array_equal(Ballot(twin, question).heads.votes, wanted)
+        assert Ballot(one, question).heads.votes[block] == 0
+
+
+@pytest.mark.usefixtures("calibrated")
 def test_ids_only_are_kept_when_blocks_are_not(model, ids, tmp_path):
     with session(model, ids, 50, tmp_path, {"keep": "ids"}, name="a") as one:
         report = one.report()

@@ -63,6 +63,16 @@ class Slabs:
         self._here()
         return self._room(self._place(n))
 
+    def own(self, n: int) -> Tensor:
+        """Row `n`, which was written before, to be changed here alone: a slab that forks share is copied first."""
+        self._here()
+        place = self._place(n)
+        slab = bisect.bisect_right(self._starts, place) - 1
+        if slab < self._shared:
+            with torch.inference_mode(False):
+                self._slabs[slab] = self._slabs[slab].clone()
+        return self._at(place)
+
     def _room(self, n: int) -> Tensor:
         end = self._starts[-1] + len(self._slabs[-1]) if self._slabs else 0
         with torch.inference_mode(False):

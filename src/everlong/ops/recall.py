@@ -81,8 +81,7 @@ def places(ids: Ints, gram: tuple[int, ...], first: Ints) -> Ints:
 class WordVotes:
     """BM25 of every block for one question. `ids` [n] begin at the first token of block 0; `starts` [N + 1].
 
-    Nothing is kept beside the ids: each different id of the question costs one comparison with all of them, 3 to 5 ms
-    per million.
+    Nothing is kept beside the ids: each different id of the question costs one comparison with all of them.
     """
 
     def __init__(self, ids: Ints, starts: Ints, question: Sequence[int]) -> None:

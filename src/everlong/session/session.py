@@ -236,6 +236,7 @@ class Session(AbstractContextManager["Session"]):
         chat template. The session stays as it is, unless it is to `keep` question and reply (not the passages).
         `sampling` as in `generate`. For a method without recall the question is read behind the stream.
         """
+        Sampling(**sampling)
         posed = asking.pose(self, question, again, raw, keep)
         return Reply(self, posed, question, raw, keep, **sampling)
 

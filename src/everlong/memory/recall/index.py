@@ -127,7 +127,7 @@ class RecallIndex:
         """Overwrite the rows of these blocks that are in host memory; those in files are the library's to overwrite."""
         for block in blocks:
             if self._base <= block < self.blocks:
-                self._rows.room(block - self._base).zero_()
+                self._rows.own(block - self._base).zero_()
 
     def joined(self) -> UInt8[Tensor, "N bytes"]:
         """All rows in one new tensor, to be saved."""
