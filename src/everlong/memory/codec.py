@@ -82,7 +82,7 @@ class Codec:
             views[1].copy_(v)
             return
         for x, axis, (codes, scale, low) in ((k, 1, views[:3]), (v, 2, views[3:])):
-            codes.copy_(_quantised(x.float(), axis, self._bits, scale, low))
+            codes.copy_(quantised(x.float(), axis, self._bits, scale, low))
 
     def decode(self, record: UInt8[Tensor, " bytes"]) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
         """Keys and values; views of the record where it stores `dtype` itself."""
@@ -100,7 +100,7 @@ def _padded(size: int) -> int:
     return -(-size // 16) * 16
 
 
-def _quantised(x: Tensor, axis: int, bits: int, scale: Tensor, low: Tensor) -> Tensor:
+def quantised(x: Tensor, axis: int, bits: int, scale: Tensor, low: Tensor) -> Tensor:
     """Codes of `x` in uint8 (two to a byte for 4 bits); fills `scale` and `low`."""
     least, most = x.amin(axis, keepdim=True), x.amax(axis, keepdim=True)
     top = (1 << bits) - 1

@@ -121,6 +121,11 @@ class LayerMemory:
         return self.settings.top_k * self.settings.block
 
     @property
+    def raw_sink(self) -> int:
+        """The column of `raw_sinks` in which the sinks begin."""
+        return self.first_sink if self.raw_sinks is self.front else 0
+
+    @property
     def sealed(self) -> int:
         """Blocks so far."""
         return self.cuts.before(self.now.pending)
@@ -153,7 +158,7 @@ class LayerMemory:
         S, now, n = self.settings.sinks, self.now, k.shape[2]
         early = min(max(0, S - now.held), n)
         if early:
-            first = now.held + (self.first_sink if self.raw_sinks is self.front else 0)
+            first = now.held + self.raw_sink
             for mine, x in zip(self.raw_sinks, (k, v), strict=True):
                 mine[:, :, first : first + early] = x[:, :, :early]
         if early < n:
@@ -295,7 +300,7 @@ class LayerMemory:
         """An independent memory that has come as far as `done`; `store`, `cuts` and `recall` are the fork's."""
         other = LayerMemory(self.settings, self.layer, self.shape, store, cuts, recall)
         other.index = self.index.fork()
-        S, first = self.settings.sinks, self.first_sink if self.raw_sinks is self.front else 0
+        S, first = self.settings.sinks, self.raw_sink
         for mine, theirs in zip(self.raw_sinks, other.raw_sinks, strict=True):
             theirs[:, :, first : first + S] = mine[:, :, first : first + S]
         tail = Tail(done.tail.k.clone(), done.tail.v.clone(), done.tail.mass.clone())

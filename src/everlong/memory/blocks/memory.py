@@ -242,7 +242,7 @@ class BlockMemory:
     def sink_keys(self, layer: int, row: int = 0) -> Float[Tensor, "G n D"]:
         """The raw keys of the sinks that have left the window."""
         part, done = self.rows[row].layers[layer], self.done(row, layer)
-        first = part.first_sink if part.raw_sinks is part.front else 0
+        first = part.raw_sink
         held = 0 if done is None else min(self.settings.sinks, done.held)
         return part.raw_sinks[0][0, :, first : first + held]
 

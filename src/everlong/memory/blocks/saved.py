@@ -53,7 +53,7 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
 def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> State:
     now, S = part.now, part.settings.sinks
     live = slice(now.at, now.at + now.pending_tokens)
-    first = part.first_sink if part.raw_sinks is part.front else 0
+    first = part.raw_sink
     held = min(S, now.held)
     tensors = {
         "tail_k": now.tail.k[:, :, live],
@@ -150,7 +150,7 @@ def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, T
     tail, used = part.now.tail, k.shape[2]
     mass = found["tail_mass"][: len(tail.mass)]
     tail.k[:, :, :used], tail.v[:, :, :used], tail.mass[:, :used] = k, v, mass
-    first = part.first_sink if part.raw_sinks is part.front else 0
+    first = part.raw_sink
     for mine, name in zip(part.raw_sinks, ("sinks_k", "sinks_v"), strict=True):
         mine[:, :, first : first + found[name].shape[2]] = found[name]
     if "records" in found:

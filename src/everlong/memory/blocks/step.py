@@ -166,8 +166,7 @@ class Call:
         parts = [Part(p.turned(q, self.rotation, 0), k, v, p.span, p.start) for p in self.step.pieces(self.lane)]
         held = min(self.settings.sinks, done.held)
         seen = np.clip(np.arange(first, end, dtype=np.int64)[None] - window + 1, 0, held)
-        column = memory.first_sink if memory.raw_sinks is memory.front else 0
-        parts.append(Part(q_far, *memory.raw_sinks, Span(np.zeros_like(seen), seen), column))
+        parts.append(Part(q_far, *memory.raw_sinks, Span(np.zeros_like(seen), seen), memory.raw_sink))
         return attend([p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1]], *self.how)
 
     def row(self, n: int, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:

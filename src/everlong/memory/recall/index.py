@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
+from everlong.memory.codec import quantised
 from everlong.memory.recall.files import RecallFiles
 from everlong.memory.slabs import Slabs
 
 FIRST_SLAB, LARGEST_SLAB = 4, 64
 ROWS_AT_ONCE = 32
 """Rows that are looked at together: what fits into the cache of a core."""
-LEVELS = 255
+BITS = 8
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,7 @@ class RecallIndex:
 def _encode(k_LD: Float[Tensor, "n D"], row: UInt8[Tensor, " bytes"], tokens: int) -> None:
     """Fill a row's part with codes, scale and offset per channel; behind the n tokens codes are 0."""
     dim = k_LD.shape[1]
-    k = k_LD.float().cpu()
     codes = row[: tokens * dim].view(tokens, dim)
     scale = row[tokens * dim : (tokens + 2) * dim].view(torch.float16)
     low = row[(tokens + 2) * dim :].view(torch.float16)
-    least = k.amin(0)
-    low.copy_(least)
-    scale.copy_((k.amax(0) - least) / LEVELS)
-    steps = (k - low.float()) / scale.float().clamp_min(torch.finfo(torch.float16).tiny)
-    codes[: len(k)] = steps.round_().clamp_(0, LEVELS).to(torch.uint8)
+    codes[: len(k_LD)] = quantised(k_LD.float().cpu(), 0, BITS, scale[None], low[None])
