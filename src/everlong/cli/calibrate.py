@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,6 +55,8 @@ def calibrate(
         console.result(_facts(heads, written))
     else:
         _tell(heads, written, console)
+        name = shlex.quote(model)
+        console.note(f"Next: `everlong doctor --model {name}` names them; `read` and `ask` use them from now on.")
 
 
 def _facts(heads: RetrievalHeads, written: Path) -> dict[str, Any]:
@@ -77,6 +80,3 @@ def _tell(heads: RetrievalHeads, written: Path, console: Console) -> None:
     print(f"Wrote {written}")
     if heads.recall is not None and heads.recall < _WEAK:
         console.warn(f"recall {heads.recall:.2f}: these heads find little; this model may be too small for recall")
-    console.note(
-        f"Next: `everlong doctor --model {heads.model}` names them; `everlong read` and `everlong ask` use them."
-    )

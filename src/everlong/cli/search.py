@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -53,7 +53,9 @@ def search(
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
-    console.note(f"Next: everlong ask {_quoted(words)} --session {session}" + (f" --store {store}" if store else ""))
+    place = f" --store {_quoted(str(store))}" if store else ""
+    chosen = "" if options.is_default(ctx, "model") else f" -m {_quoted(model)}"
+    console.note(f"Next: everlong ask {_quoted(words)} --session {_quoted(session)}{place}{chosen}")
 
 
 def _tell(passage: Recalled) -> None:
@@ -63,7 +65,7 @@ def _tell(passage: Recalled) -> None:
     print()
 
 
-def _quoted(words: str) -> Any:
+def _quoted(words: str) -> str:
     import shlex
 
     return shlex.quote(words)
