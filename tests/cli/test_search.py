@@ -1,0 +1,46 @@
+"""search: passages by their words; ask: how many passages are read again."""
+
+from __future__ import annotations
+
+import pytest
+
+SMALL = ["sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8"]
+FIELDS = [part for field in SMALL for part in ("-o", field)]
+
+
+@pytest.fixture
+def kept(everlong, tiny, tmp_path, text_file):
+    """A session that read a text with one sentence of its own."""
+    text = text_file.read_text()
+    text_file.write_text(f"{text}Gulls cried over the pier. {text}")
+    done = everlong("read", text_file, "--store", tmp_path / "store", "--model", tiny, *FIELDS)
+    assert done.code == 0, done.err
+    return ("--store", tmp_path / "store", "--model", tiny)
+
+
+def test_the_sentence_with_the_words_is_shown(everlong, kept, text_file):
+    found = everlong("search", "gulls pier", *kept, "--json").json
+    text = text_file.read_text()
+    assert "Gulls cried over the pier." in found[0]["sentence"]
+    assert all(text[p["start"] : p["end"]] == p["text"] for p in found)
+    shown = everlong("search", "gulls pier", *kept, "--top", "1")
+    assert f"{text_file}:{found[0]['start']}" in shown.out
+    assert "Next: everlong ask 'gulls pier' --session default --store" in shown.err
+
+
+def test_what_cannot_be_searched_is_said(everlong, kept):
+    empty = everlong("search", "  ", *kept)
+    assert (empty.code, empty.err.count("\n")) == (2, 1)
+    other = everlong("search", "gulls", *kept[:2], "--model", "no-such-model/at-all")
+    assert (other.code, other.err.count("\n")) == (2, 1)
+
+
+def test_ask_takes_a_number_of_passages_or_auto(everlong, kept):
+    ask = ("ask", "Who cried over the pier?", "--raw", "--max-new-tokens", "2", "--json", *kept)
+    counts = {again: everlong(*ask, "--again", again).json["recall"] for again in ("0", "1", "auto")}
+    assert counts["0"]["way"] == "blocks"
+    assert counts["1"]["way"] == counts["auto"]["way"] == "again"
+    assert len(counts["1"]["shown"]) == 1
+    wrong = everlong(*ask, "--again", "few")
+    assert wrong.code == 2
+    assert "--again few: expected a number of passages" in wrong.err
