@@ -8,10 +8,11 @@ import torch
 from everlong import Blocks, Dense, Session, Sinks
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
-from everlong.session import asking, recall_index
+from everlong.session import asking, recall_index, reply
 from everlong.session.chat import Chat
 from everlong.session.places import Place
 from everlong.session.recall import Candidate
+from everlong.session.sampling import Sampling
 from everlong.session.transcript import Stretch
 
 SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2}
@@ -84,6 +85,28 @@ def test_blocks_are_held_for_the_copy_alone(session):
         first, end = posed.session.stored("test").block_range(posed.recall.blocks[0])
         assert first - 16 <= fact.first < end + 16
     assert not session.stored("test").rows[0].recalled
+
+
+def test_blocks_are_chosen_again_while_a_long_reply_is_written(session, monkeypatch):
+    other = "The lamps of Oslo burn in shed 5518. "
+    session.feed(other + DULL * 8, source="lamps.txt")
+    said = session.tokenizer(" The lamps of Oslo burn in shed", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(reply, "CHOOSE_TOKENS", len(said))
+    drawn = iter([*said, *said])
+    monkeypatch.setattr(Sampling, "pick", lambda self, prediction, recent, generator: next(drawn))
+    asked = session.ask(QUESTION, again=0, max_new_tokens=len(said) + 1)
+    held = asked.recall.blocks
+    assert not any("lamps of Oslo" in passage.text for passage in asked.recall.shown)
+    assert asked.text.startswith(" The lamps of Oslo burn in shed")
+    assert set(held) < set(asked.recall.blocks)
+    assert any("lamps of Oslo" in passage.text for passage in asked.recall.shown)
+
+
+def test_a_short_reply_keeps_the_blocks_of_its_question(session):
+    asked = session.ask(QUESTION, again=0, max_new_tokens=4)
+    held = asked.recall
+    assert asked.text is not None
+    assert asked.recall is held
 
 
 def test_citations_are_whole_passages_of_the_source(session):

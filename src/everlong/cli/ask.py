@@ -12,7 +12,7 @@ import typer
 from everlong.cli import options
 
 if TYPE_CHECKING:
-    from everlong.session.asking import Reply
+    from everlong.session.reply import Reply
 
 
 def ask(

@@ -6,7 +6,7 @@ import inspect
 import math
 import statistics
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,7 +54,12 @@ class Answer(Iterator[str]):
         self._seconds: list[float] = []
         self._finish: Finish = "closed"
         self._complete = False
+        self._pause: tuple[int, Callable[[Sequence[int]], None]] | None = None
         self._pieces = self._write()
+
+    def every(self, tokens: int, call: Callable[[Sequence[int]], None]) -> None:
+        """Call `call` with the ids written so far whenever `tokens` more were read back, before the next is drawn."""
+        self._pause = tokens, call
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -95,6 +100,7 @@ class Answer(Iterator[str]):
         generator = sampling.generator(session.model.get_input_embeddings().weight.device)
         while len(self._ids) < sampling.max_new_tokens:
             begun = time.perf_counter()
+            self._paused()
             prediction = session.prediction
             if prediction is None or session.seen_tokens != self._start + len(self._ids):
                 raise SessionError("the session read something else while it answered; finish the answer first")
@@ -107,6 +113,12 @@ class Answer(Iterator[str]):
             self._seconds.append(time.perf_counter() - begun)
             yield self._drawn
         self._finish = "length"
+
+    def _paused(self) -> None:
+        if self._pause is not None:
+            tokens, call = self._pause
+            if self._ids and len(self._ids) % tokens == 0:
+                call(self._ids)
 
     def _decode(self) -> None:
         """Adds the text of the tokens that were not decoded yet."""

@@ -1,4 +1,4 @@
-"""A question to a session: what comes back for it, how it is put to the model, and the reply.
+"""A question to a session: what comes back for it, and how it is put to the model.
 
 Two ways. "blocks": the recalled blocks lie in slots beside the window, as keys and values. "again": the passages around
 the peaks of the vote are read again, in a short stream of their own that begins with the sinks' tokens, the best
@@ -8,13 +8,12 @@ passage last, right before the question; nothing else distracts (docs/methods/bl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
@@ -22,11 +21,9 @@ from everlong.models.load import Loaded
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
 from everlong.session.template import Template
 from everlong.session.text import token_ids
-from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Citation, Stretch
+from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Stretch
 
 if TYPE_CHECKING:
-    from everlong.memory.report import MemoryReport
-    from everlong.session.answer import Answer, Generation
     from everlong.session.session import Session
 
 Again = int | Literal["auto"]
@@ -151,6 +148,12 @@ def hold(session: Session, question: list[int]) -> None:
         memory = session.stored("ask")
         if memory.rows and memory.sealed() > memory.settings.top_k:
             _slots(session, Ballot(session, question).candidates())
+
+
+def choose(session: Session, target: Session, question: list[int], text: str) -> Recall:
+    """Let what is written next into `target`, a copy of the session or itself, attend to the blocks voted for."""
+    begun = time.perf_counter()
+    return _held(target, _Found(Ballot(session, question, text)), begun)
 
 
 def let_go(session: Session) -> None:
@@ -278,71 +281,3 @@ def content(session: Session, first: int, last: int) -> list[int]:
     ids = np.frombuffer(session.transcript.ids, np.int32)[first:last]
     special = np.array(session.tokenizer.all_special_ids, np.int32)
     return ids[~np.isin(ids, special)].tolist()
-
-
-class Reply(Iterator[str]):
-    """A reply as pieces of text while it is written; `result`, `recall` and `citations` speak of all so far."""
-
-    def __init__(self, session: Session, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any) -> None:
-        self._session, self._posed, self._keep = session, posed, keep
-        self._question, self._raw = question, raw
-        self.recall = posed.recall
-        ends = {} if raw else {"ends": Template(session.tokenizer).end_tokens()}
-        self._answer: Answer = posed.session.stream(None, **ends | sampling)
-        self._citations: list[Citation] | None = None
-        self._report: MemoryReport | None = None
-
-    def __next__(self) -> str:
-        try:
-            return next(self._answer)
-        except StopIteration:
-            self.close()
-            raise
-
-    @property
-    def text(self) -> str:
-        """The whole reply; writes what is not written yet."""
-        for _ in self:
-            pass
-        return self.result.text
-
-    @property
-    def result(self) -> Generation:
-        """What was written so far."""
-        return self._answer.result
-
-    def citations(self, top: int = 5) -> list[Citation]:
-        """The passages that the reply can be checked against, best first; none where no passage stands out."""
-        if self._citations is None:
-            self._citations = self._cited()
-        return self._citations[:top]
-
-    def _cited(self) -> list[Citation]:
-        if self.recall is None:
-            return self._posed.session.citations(16) if self._session.method.answers else []
-        if not self.recall.stands_out:
-            return []
-        return [Citation(p.source, p.start, p.end, p.text, p.share, p.sentence) for p in self.recall.passages]
-
-    @property
-    def report(self) -> MemoryReport:
-        """That of the session that was asked, with what was read again for the reply."""
-        return self._reported() if self._report is None else self._report
-
-    def _reported(self) -> MemoryReport:
-        shown = self.recall.shown if self.recall is not None and self.recall.way == "again" else ()
-        asked = self._session if shown else self._posed.session
-        return replace(asked.report(), reread_tokens=sum(p.last - p.first for p in shown))
-
-    def close(self) -> None:
-        """End the reply here; a session that is to keep question and reply reads them now."""
-        self._answer.close()
-        if self._report is not None:
-            return
-        self._citations = self._cited()
-        if self._keep and self._posed.owned:
-            asked: Any = self._question if self._raw else Template(self._session.tokenizer).opening(self._question)
-            self._session.feed(asked, source=PROMPT)
-            self._session.feed(torch.tensor(self.result.token_ids, dtype=torch.int64), source=ANSWER)
-        self._report = self._reported()
-        self._posed.__exit__()

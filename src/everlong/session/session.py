@@ -27,7 +27,7 @@ from everlong.models.load import Loaded
 from everlong.ops.spans import Ints
 from everlong.session import asking, budgets, forgetting, pinning
 from everlong.session.answer import Answer, Generation
-from everlong.session.asking import Again, Posed, Reply
+from everlong.session.asking import Again, Posed
 from everlong.session.forgetting import Forgotten
 from everlong.session.inputs import Input, chunks, row_pieces, with_tail
 from everlong.session.keeper import Keeper
@@ -40,6 +40,7 @@ from everlong.session.recall import Recall, Recalled
 from everlong.session.recall_index import index_maker
 from everlong.session.recent import Recent
 from everlong.session.recompute import RecomputeReader
+from everlong.session.reply import Reply
 from everlong.session.sampling import Sampling
 from everlong.session.save import read, save
 from everlong.session.score import at_most, logprobs

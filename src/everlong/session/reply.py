@@ -1,0 +1,103 @@
+"""A reply to a question while it is written: its text, what came back for it, and the passages to check it against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from everlong.session import asking
+from everlong.session.asking import Posed
+from everlong.session.template import Template
+from everlong.session.transcript import ANSWER, PROMPT, Citation
+
+if TYPE_CHECKING:
+    from everlong.memory.report import MemoryReport
+    from everlong.session.answer import Answer, Generation
+    from everlong.session.session import Session
+
+CHOOSE_TOKENS = 32
+"""While a reply is written in the blocks' way, blocks are chosen again behind so many tokens of it, with them."""
+
+
+class Reply(Iterator[str]):
+    """A reply as pieces of text while it is written; `result`, `recall` and `citations` speak of all so far."""
+
+    def __init__(self, session: Session, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any) -> None:
+        self._session, self._posed, self._keep = session, posed, keep
+        self._question, self._raw = question, raw
+        self.recall = posed.recall
+        ends = {} if raw else {"ends": Template(session.tokenizer).end_tokens()}
+        self._answer: Answer = posed.session.stream(None, **ends | sampling)
+        if self.recall is not None and self.recall.way == "blocks":
+            self._answer.every(CHOOSE_TOKENS, self._choose_again)
+        self._citations: list[Citation] | None = None
+        self._report: MemoryReport | None = None
+
+    def __next__(self) -> str:
+        try:
+            return next(self._answer)
+        except StopIteration:
+            self.close()
+            raise
+
+    def _choose_again(self, written: Sequence[int]) -> None:
+        """Choose blocks for the question together with what was written last; the recall tells what came new."""
+        assert self.recall is not None
+        asked = [*asking.question_ids(self._session, self._question), *written[-CHOOSE_TOKENS:]]
+        more = asking.choose(self._session, self._posed.session, asked, self._question)
+        before = self.recall.shown
+        new = [p for p in more.shown if all(p.first >= old.last or p.last <= old.first for old in before)]
+        blocks = dict.fromkeys((*self.recall.blocks, *more.blocks))
+        seconds = self.recall.seconds + more.seconds
+        self.recall = replace(self.recall, shown=(*before, *new), blocks=tuple(blocks), seconds=seconds)
+
+    @property
+    def text(self) -> str:
+        """The whole reply; writes what is not written yet."""
+        for _ in self:
+            pass
+        return self.result.text
+
+    @property
+    def result(self) -> Generation:
+        """What was written so far."""
+        return self._answer.result
+
+    def citations(self, top: int = 5) -> list[Citation]:
+        """The passages that the reply can be checked against, best first; none where no passage stands out."""
+        if self._citations is None:
+            self._citations = self._cited()
+        return self._citations[:top]
+
+    def _cited(self) -> list[Citation]:
+        if self.recall is None:
+            return self._posed.session.citations(16) if self._session.method.answers else []
+        if not self.recall.stands_out:
+            return []
+        return [Citation(p.source, p.start, p.end, p.text, p.share, p.sentence) for p in self.recall.passages]
+
+    @property
+    def report(self) -> MemoryReport:
+        """That of the session that was asked, with what was read again for the reply."""
+        return self._reported() if self._report is None else self._report
+
+    def _reported(self) -> MemoryReport:
+        shown = self.recall.shown if self.recall is not None and self.recall.way == "again" else ()
+        asked = self._session if shown else self._posed.session
+        return replace(asked.report(), reread_tokens=sum(p.last - p.first for p in shown))
+
+    def close(self) -> None:
+        """End the reply here; a session that is to keep question and reply reads them now."""
+        self._answer.close()
+        if self._report is not None:
+            return
+        self._citations = self._cited()
+        if self._keep and self._posed.owned:
+            asked: Any = self._question if self._raw else Template(self._session.tokenizer).opening(self._question)
+            self._session.feed(asked, source=PROMPT)
+            self._session.feed(torch.tensor(self.result.token_ids, dtype=torch.int64), source=ANSWER)
+        self._report = self._reported()
+        self._posed.__exit__()
