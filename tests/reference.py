@@ -10,6 +10,8 @@ Letters: H query heads, G kv heads, D head dim, M keys that the token sees.
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 
 import torch
@@ -232,3 +234,28 @@ class SlowBlocks(SlowSinks):
         for i, j in enumerate(local):
             self.mass[layer][j][h] += weights[i]
         return weights @ torch.stack([self.values[layer][j][g] for j, _ in keys])
+
+
+def slow_rarity(ids: list[int], starts: list[int], question: list[int]) -> list[float]:
+    """How rare each token of a question is in blocks: by the rarest run of up to three ids that ends with it."""
+    blocks = [ids[a:b] for a, b in itertools.pairwise(starts)]
+
+    def weight(count: int) -> float:
+        return math.log(1 + (len(blocks) - count + 0.5) / (count + 0.5))
+
+    found = []
+    for n in range(len(question)):
+        weights = []
+        for size in (1, 2, 3):
+            run = question[n + 1 - size : n + 1]
+            if n + 1 < size:
+                continue
+            # A run belongs to the block that it begins in.
+            at = [i for i in range(len(ids)) if ids[i : i + size] == run]
+            holding = len({next(b for b, end in enumerate(starts[1:]) if i < end) for i in at})
+            if size == 1:
+                weights.append(weight(holding))
+            elif holding:
+                weights.append(0.5 * weight(holding))
+        found.append(max(weights) / weight(0))
+    return found

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from everlong.ops import recall
+from tests.reference import slow_rarity
 
 
 def slow_bm25(ids, starts, question):
@@ -40,6 +41,24 @@ def test_words_equal_the_slow_formula(sizes):
     assert found.scores.max() <= found.possible + 1e-12
 
 
+@pytest.mark.parametrize("sizes", [[7] * 9, [5, 1, 12, 3, 8], [4]])
+def test_rarity_equals_the_slow_formula(sizes):
+    rng = np.random.default_rng(4)
+    starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    ids = rng.integers(0, 6, starts[-1]).astype(np.int64)
+    question = rng.integers(0, 7, 9).tolist()
+    found = recall.WordVotes(ids, starts, question).rarity
+    assert np.allclose(found, slow_rarity(ids.tolist(), starts.tolist(), question), atol=1e-6)
+
+
+def test_a_name_is_rarer_than_the_words_of_its_form():
+    form, names = [1, 2, 3], [11, 12, 13, 14, 15, 16]
+    ids = np.array([token for name in names for token in [*form, name]])
+    rarity = recall.WordVotes(ids, np.arange(0, 25, 4), [*form, 13]).rarity
+    assert rarity[3] > 4 * rarity[:3].max()
+    assert recall.WordVotes(ids, np.arange(0, 25, 4), [*form, 99]).rarity[3] == 1
+
+
 def test_words_peak_where_the_question_stands():
     ids = np.zeros(300, np.int64)
     ids[210:213] = [5, 6, 7]
@@ -69,9 +88,11 @@ def test_head_votes_equal_a_softmax_over_all_tokens(softcap):
     scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
     for n, length in enumerate(lengths):
         scores[:, n, length:] = -torch.inf
-    wanted = scores.flatten(1).softmax(1).view(T, N, L).sum(2).amax(0)
+    weights = torch.rand(T)
+    wanted = (scores.flatten(1).softmax(1).view(T, N, L).sum(2) * weights[:, None].double()).amax(0)
     mass = recall.block_mass(recall.logits(q, codes, scale, low, softcap), lengths)[:, None]
-    assert torch.allclose(recall.head_votes(mass, mass.logsumexp(0))[:, 0].double(), wanted, atol=1e-6)
+    found = recall.head_votes(mass, mass.logsumexp(0), weights)[:, 0].double()
+    assert torch.allclose(found, wanted, atol=1e-6)
 
 
 def test_rare_words_are_covered_by_their_weight():

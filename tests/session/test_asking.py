@@ -19,7 +19,7 @@ SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "p
 DULL = "It was the best of times, it was the worst of times; the tide rose and the tide fell. "
 FACT = "The gulls of Lima sleep in crate 7342. "
 TEXT = DULL * 6 + FACT + DULL * 8
-QUESTION = "Where do the gulls of Lima sleep?"
+QUESTION = "The gulls of Lima sleep in which crate?"
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +43,11 @@ def test_the_passage_of_the_fact_is_read_again_before_the_question(session):
     with session.pose(QUESTION) as posed:
         prompt = read(posed.session)
         assert posed.recall.way == "again"
-        first, last = posed.recall.shown
-        assert any("crate 7342" in passage.text for passage in (first, last))
+        (passage,) = posed.recall.shown
+        assert "gulls of Lima sleep in crate 734" in passage.text
         assert prompt.startswith("<|turn|>user\nPassage 1, from gulls.txt:\n")
         assert prompt.endswith(f"\n\nQuestion: {QUESTION}<|end|>\n<|turn|>assistant\n")
-        assert prompt.index(first.text) < prompt.rindex(last.text)
+        assert passage.text in prompt
 
 
 def test_raw_questions_follow_sinks_and_passages(session):
@@ -112,7 +112,7 @@ def test_a_short_reply_keeps_the_blocks_of_its_question(session):
 def test_citations_are_whole_passages_of_the_source(session):
     reply = session.ask(QUESTION, max_new_tokens=2)
     cited = reply.citations(3)
-    assert any("crate 7342" in citation.sentence for citation in cited)
+    assert any("gulls of Lima" in citation.sentence for citation in cited)
     for citation in cited:
         assert citation.source == "gulls.txt"
         assert TEXT[citation.start : citation.end] == citation.text
@@ -135,7 +135,7 @@ def test_a_chat_reads_passages_again_in_a_copy(session):
     chat = Chat(session)
     before = session.seen_tokens
     said = chat.say(QUESTION, max_new_tokens=3)
-    assert any("crate 7342" in passage.text for passage in chat.recall.shown)
+    assert any("crate 734" in passage.text for passage in chat.recall.shown)
     kept = session.transcript.text(before, session.seen_tokens)
     assert "Passage 1" not in kept
     assert f"user\n{QUESTION}" in kept
@@ -177,26 +177,26 @@ def test_control_tokens_of_a_text_are_not_read_again(tiny):
             assert read(posed.session).count("<|end|>") == 1
 
 
-def test_the_best_passage_is_last_unless_others_are_nearly_as_good():
-    spans = [Stretch(300, 340), Stretch(100, 140), Stretch(200, 240)]
-    assert order(spans, (1.0, 0.5, 0.7)) == [100, 200, 300]
-    assert order(spans, (1.0, 0.9, 0.5)) == [200, 100, 300]
-    assert order([Stretch(100, 140), Stretch(120, 160), Stretch(300, 340)], (1.0, 0.9, 0.8)) == [100, 140, 300]
+def test_passages_are_read_in_their_order_and_no_token_twice():
+    assert order([Stretch(300, 340), Stretch(100, 140), Stretch(200, 240)]) == [100, 200, 300]
+    assert order([Stretch(100, 140), Stretch(120, 160), Stretch(300, 340)]) == [100, 140, 300]
 
 
-def order(spans, strengths):
-    found = asking.in_order([Candidate(n, 0, 0.1, "words", s) for n, s in enumerate(strengths)], spans)
+def order(spans):
+    found = asking.in_order([Candidate(n, 0, 0.1, "words", 1.0) for n in range(len(spans))], spans)
     return [span.first for _, span in found]
 
 
-def test_auto_takes_passages_until_the_vote_falls():
-    def some(*strengths):
-        return [Candidate(n, n, 0.1, "words", s) for n, s in enumerate(strengths)]
-
-    assert asking.wanted(some(1.0, 0.2, 0.1), "auto") == 1
-    assert asking.wanted(some(1.0, 0.9, 0.8, 0.1), "auto") == 3
-    assert asking.wanted(some(1.0, 0.9, 0.9, 0.9, 0.9), "auto") == asking.MOST_PASSAGES
-    assert asking.wanted([], "auto") == 0
+def test_a_passage_far_behind_the_best_is_not_read_again(session):
+    other = "The gulls of Lima sleep in shed 5518 now. " + DULL * 8
+    alone = session.pose(" The gulls of Lima sleep in crate 7342.", again=4, raw=True)
+    session.feed(other, source="later.txt")
+    both = session.pose(" The gulls of Lima sleep in", again=4, raw=True)
+    with alone, both:
+        sources = [{passage.source for passage in posed.recall.shown} for posed in (alone, both)]
+        assert "later.txt" in sources[1]
+        assert len(alone.recall.shown) < 4
+        assert [p.near for p in alone.recall.passages].count(False) > 4
 
 
 def test_what_cannot_be_asked_is_said(session, tiny):
@@ -215,7 +215,7 @@ def test_what_cannot_be_asked_is_said(session, tiny):
         bare.feed(TEXT)
         with pytest.raises(ConfigError, match="ids only"):
             bare.ask(QUESTION, again=0)
-        assert any("crate 7342" in passage.text for passage in bare.ask(QUESTION, max_new_tokens=1).recall.shown)
+        assert any("gulls of Lima" in passage.text for passage in bare.ask(QUESTION, max_new_tokens=1).recall.shown)
 
 
 @pytest.mark.parametrize("keep", ["blocks", "ids"])

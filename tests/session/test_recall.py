@@ -13,6 +13,7 @@ from everlong.session import recall_index
 from everlong.session.library import Library
 from everlong.session.recall import Ballot
 from tests.conftest import tiny_random_llama
+from tests.reference import slow_rarity
 
 HEADS = ((0, 1), (1, 2), (1, 3))
 SIZES = {
@@ -50,7 +51,7 @@ def session(model, ids, chunk=50, store=None, fields=None, **kept):
     return made
 
 
-def exact_votes(one, question):
+def exact_votes(one, question, weights):
     """Softmax over the raw keys of sinks, blocks and window in float64, head by head and token by token."""
     memory = one.stored("test")
     row, queries = memory.rows[0], one.scout(torch.tensor(question))
@@ -63,7 +64,7 @@ def exact_votes(one, question):
         others = [memory.sink_keys(layer)[kv_head], one.raw_keys(layer, row.cuts.start(sealed), seen)[kv_head]]
         scores = (asked.q[head].double() @ torch.cat([*keys, *others]).double().T) * asked.scale
         mass = scores.softmax(1)[:, : 16 * sealed].view(len(question), sealed, -1).sum(2)
-        total += mass.amax(0).numpy()
+        total += (mass * torch.from_numpy(weights)[:, None]).amax(0).numpy()
     return total
 
 
@@ -72,7 +73,9 @@ def test_heads_vote_by_their_exact_attention(model, ids):
     with session(model, ids[: 32 + 4 + 16 * 20], fields={"codec": "native"}) as one:
         question = ids[100:112].tolist()
         votes = Ballot(one, question).heads.votes[: one.stored("test").sealed()]
-        wanted = exact_votes(one, question)
+        starts = [*range(4, one.seen_tokens, 16), one.seen_tokens]
+        rarity = slow_rarity(ids[4 : one.seen_tokens].tolist(), [n - 4 for n in starts], question)
+        wanted = exact_votes(one, question, np.array(rarity))
         # What is left is the step of int8 keys.
         assert np.allclose(votes, wanted, rtol=0.02)
         assert votes.argmax() == wanted.argmax()

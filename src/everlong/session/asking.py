@@ -28,13 +28,9 @@ if TYPE_CHECKING:
 
 Again = int | Literal["auto"]
 PASSAGES = 2
-"""Passages read again unless said otherwise."""
+"""Passages read again at most, unless said otherwise."""
 MOST_PASSAGES = 4
 """What `auto` takes at most."""
-SCORE_GAP = 0.7
-"""`auto` takes passages while each has at least this share of the vote of the one before it."""
-NEARLY = 0.75
-"""A passage with this share of the best one's vote is nearly as good."""
 AROUND_TOKENS = 112
 """A passage reaches so far to either side of the vote's peak, before it is cut to whole sentences."""
 BORDER_TOKENS = 32
@@ -65,12 +61,13 @@ def pose(session: Session, question: str, again: Again | None = None, raw: bool 
         return _put(session, question, raw, keep)
     begun = time.perf_counter()
     found = _Found(Ballot(session, ids, question))
-    count = wanted(found.candidates, PASSAGES if again is None else again)
-    if again == 0 and keeps_ids(session):
+    most = most_passages(PASSAGES if again is None else again)
+    if not most and keeps_ids(session):
         raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
-    if count:
-        shown = found.shown(count)
-        recall = found.recall("again", shown, [c.block for c in found.candidates[:count]], begun)
+    chosen = found.chosen(most)
+    if chosen:
+        shown = found.shown(chosen)
+        recall = found.recall("again", shown, [found.candidates[n].block for n in chosen], begun)
         return Posed(_read_again(session, question, shown, raw), recall)
     return _put(session, question, raw, keep, found, begun)
 
@@ -82,9 +79,8 @@ def recall(session: Session, question: str, again: Again = PASSAGES) -> Recall:
         raise CapabilityError(f"recall: {session.method} does not recall passages; use Blocks(recall=question)")
     begun = time.perf_counter()
     found = _Found(Ballot(session, ids, question))
-    count = wanted(found.candidates, again)
-    blocks = [c.block for c in found.candidates[:count]]
-    return found.recall("again", found.shown(count) if count else (), blocks, begun)
+    chosen = found.chosen(most_passages(again))
+    return found.recall("again", found.shown(chosen), [found.candidates[n].block for n in chosen], begun)
 
 
 class _Found:
@@ -104,10 +100,14 @@ class _Found:
         found = zip(self.candidates, self._spans, strict=True)
         self.passages = [recalled(text, candidate, span, ballot.text) for candidate, span in found]
 
-    def shown(self, count: int) -> list[Recalled]:
-        """The best `count` passages as they are read."""
+    def chosen(self, most: int) -> list[int]:
+        """Which candidates are read again: the best, and those nearly as good, at most so many."""
+        return [n for n, candidate in enumerate(self.candidates) if candidate.near][:most]
+
+    def shown(self, chosen: Sequence[int]) -> list[Recalled]:
+        """The passages of these candidates as they are read."""
         text = self._ballot.session.transcript
-        found = in_order(self.candidates[:count], self._spans[:count])
+        found = in_order([self.candidates[n] for n in chosen], [self._spans[n] for n in chosen])
         return [recalled(text, candidate, span, self._ballot.text) for candidate, span in found]
 
     def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
@@ -118,16 +118,12 @@ class _Found:
 
 
 def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:
-    """Passages as they are read, best first in `candidates`: those far behind the best first, by rising vote.
+    """Passages, best first in `candidates`, in their order in the stream.
 
-    Those that are nearly as good as the best keep their order in the stream, so that of two statements that differ the
-    later one is read last.
+    So of two statements that differ the later one is read last.
     """
     found = [(c, span) for c, span in zip(candidates, merged(spans), strict=True) if span.first < span.end]
-    least = NEARLY * candidates[0].strength
-    near = sorted((f for f in found if f[0].strength >= least), key=lambda f: f[1].first)
-    far = sorted((f for f in found if f[0].strength < least), key=lambda f: f[0].strength)
-    return [*far, *near]
+    return sorted(found, key=lambda f: f[1].first)
 
 
 def recalls(session: Session) -> bool:
@@ -173,15 +169,13 @@ def question_ids(session: Session, question: str) -> list[int]:
     return ids
 
 
-def wanted(candidates: Sequence[Candidate], again: Again) -> int:
-    """How many passages are read again; ConfigError for what is neither a number nor auto."""
+def most_passages(again: Again) -> int:
+    """How many passages are read again at most; ConfigError for what is neither a number nor auto."""
     if again == "auto":
-        strengths = [c.strength for c in candidates[:MOST_PASSAGES]]
-        pairs = zip(strengths[1:], strengths, strict=False)
-        return next((n for n, (this, before) in enumerate(pairs, 1) if this < SCORE_GAP * before), len(strengths))
+        return MOST_PASSAGES
     if isinstance(again, bool) or not isinstance(again, int) or again < 0:
         raise ConfigError(f"again={again!r}: expected a number of passages (0: the blocks' way), or auto")
-    return min(again, len(candidates))
+    return again
 
 
 def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
@@ -196,17 +190,23 @@ def trained_length(session: Session) -> int:
 
 
 def _slots(session: Session, candidates: Sequence[Candidate]) -> tuple[int, ...]:
-    """Let the vote fill slots: with the best blocks, and the neighbour of one whose peak lies at its border; which."""
+    """Let the vote fill slots; which blocks.
+
+    With the best blocks, the neighbours of those whose peak lies at a border, and then all neighbours. Slots that are
+    left are for the layers' own choice.
+    """
     memory = session.stored("ask")
     sealed, most = memory.sealed(), min(memory.settings.recall_slots, memory.settings.top_k)
+    near = [c for c in candidates if c.block < sealed and c.near]
     found: list[int] = []
-    for c in (c for c in candidates if c.block < sealed):
+    for c in near:
         first, end = memory.block_range(c.block)
-        near = [c.block]
-        near += [c.block - 1] if c.token - first < BORDER_TOKENS else []
-        near += [c.block + 1] if end - c.token <= BORDER_TOKENS else []
-        found += [n for n in near if 0 <= n < sealed and n not in found]
-    return memory.hold_recalled(found[:most])
+        found.append(c.block)
+        found += [c.block - 1] if c.token - first < BORDER_TOKENS else []
+        found += [c.block + 1] if end - c.token <= BORDER_TOKENS else []
+    found += [n for c in near for n in (c.block + 1, c.block - 1)]
+    inside = [n for n in dict.fromkeys(found) if 0 <= n < sealed]
+    return memory.hold_recalled(inside[:most])
 
 
 def _put(

@@ -35,9 +35,23 @@ LEAST_COVER = 0.05
 
 Measured: .06 to .26 where the text answers in the question's words, .01 to .04 where it shares none that matter.
 """
+NEAR = 0.65
+"""A block with so much of the best one's vote is nearly as good.
+
+By words, measured: .65 to 1 for another passage about the same thing, .07 to .73 (median .4) for one of the same form.
+"""
+HEADS_AGREE = 0.06
+"""The best block by words stands out if each head gives it so much of its attention on average, times the rarity.
+
+Measured: .10 to .54 where the text answers, .02 to .04 for a name that the text does not have.
+"""
+HEADS_PEAK = 0.35
+"""Where the words do not count, so much."""
+MOST_COVER = 0.5
+"""Or if it holds so much of the question's rare words, by weight: whatever heads say."""
 LIKE_OTHERS = 4
 WORDS_PEAK = 1.35
-"""The best block stands out by its words with so many times the score of the fourth.
+"""Without heads, the best block stands out by its words with so many times the score of the fourth.
 
 Measured: 1.0 to 1.25 for a name that the text does not have among eight of its form, 1.4 to 17 for one that it has.
 """
@@ -46,11 +60,6 @@ WORDS_CLEAR, RARE_COVER = 2.0, 0.17
 
 Rare: in at most one block of eight. Measured with five digits or names: 0 to .28 where the name is not in the text,
 mostly under .17; .17 to .65 where it is.
-"""
-HEADS_PEAK = 0.5
-"""It stands out by the heads' vote if each gives it so much of its attention on average.
-
-Measured: .19 to .33 for a name that the text does not have.
 """
 MEANING_PEAK = 0.5
 """It stands out by its meaning with so large a cosine."""
@@ -65,7 +74,8 @@ CANDIDATES = 16
 class Recalled(Passage):
     """A passage that came back: tokens `first` .. `last` - 1 of the stream, and its share of the vote (0 to 1).
 
-    `sentence` is the one with most of the question's words, or else the one where the vote was largest.
+    `sentence` is the one with most of the question's words, or else the one where the vote was largest. `near`: nearly
+    as good as the best one.
     """
 
     first: int
@@ -73,6 +83,7 @@ class Recalled(Passage):
     share: float
     voter: Voter
     sentence: str = ""
+    near: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Candidate:
     """A block in the order of the vote: `token` of the stream is where the vote peaks in it.
 
     `strength` is its vote, of heads and words, over that of the best block (0 to 1); `share` its part of the strength
-    of all candidates.
+    of all candidates. `near`: nearly as good as the best one, or better to one of the voters.
     """
 
     block: int
@@ -88,6 +99,7 @@ class Candidate:
     share: float
     voter: Voter
     strength: float
+    near: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,7 @@ class Ballot:
         lengths = np.diff(self.starts)
         even = bool((lengths == index.tokens).all())
         known = None if even else lambda a, b: lengths[a:b].tolist()
-        return HeadVotes(index, queries, self._memory.sink_keys, self._hidden, known)
+        return HeadVotes(index, queries, self._memory.sink_keys, self._hidden, known, self.words.rarity)
 
     def _extended(self, index: RecallIndex | None) -> RecallIndex:
         """The index with rows for what is in no block yet."""
@@ -188,17 +200,30 @@ class Ballot:
         strengths = self._strengths()
         order = best_first(strengths)[:CANDIDATES] or self._beginnings()
         total = float(strengths[order].sum()) or 1.0
-        found = [
-            Candidate(
-                b, self._within(self._peak(b), b), float(strengths[b]) / total, self._voter(b), float(strengths[b])
-            )
-            for b in order
-        ]
+        found = [self._candidate(b, order[0], float(strengths[b]), total) for b in order]
         meant = self._meant()
-        if self.words_count or not meant:
-            return in_turn(found, meant)
+        if not meant:
+            return found
+        if self.words_count:
+            clear = self.stands_out()
+            return in_turn(found, [replace(c, near=not clear) for c in meant])
         # Heads alone find little where the words do not count: behind what the encoder found.
         return in_turn(meant, [replace(c, strength=c.strength * meant[-1].strength) for c in found])
+
+    def _candidate(self, block: int, best: int, strength: float, total: float) -> Candidate:
+        token = self._within(self._peak(block), block)
+        return Candidate(block, token, strength / total, self._voter(block), strength, self._near(block, best))
+
+    def _near(self, block: int, best: int) -> bool:
+        """Whether a block is nearly as good as the best one by words, or to the heads better than it.
+
+        Where the words do not count: nearly as good to the heads.
+        """
+        if self.heads is not None:
+            least = 1.0 if self.words_count else NEAR
+            if self.heads.votes[block] >= least * self.heads.votes[best]:
+                return True
+        return self.words_count and bool(self.words.scores[block] >= NEAR * self.words.scores[best])
 
     def _within(self, token: int, block: int) -> int:
         """The token, or where it lies in none of the places that were named the nearest of its block that does."""
@@ -259,14 +284,22 @@ class Ballot:
             return True
         if self.meaning and self.meaning[0].similarity >= MEANING_PEAK and not self.words_count:
             return True
-        if self.heads is not None and self.heads.votes.max(initial=0.0) >= HEADS_PEAK * len(self.heads.by_head):
+        if self.heads is None:
+            return self._words_stand_out(RARE_COVER)
+        least = HEADS_AGREE if self.words_count else HEADS_PEAK
+        best = int(self._strengths().argmax())
+        if self.heads.votes[best] >= least * len(self.heads.by_head):
             return True
+        return self._words_stand_out(MOST_COVER)
+
+    def _words_stand_out(self, cover: float) -> bool:
+        """Whether words point to one block, which holds at least `cover` of the rare ones if it is not far ahead."""
         ranked = np.sort(self.words.scores)[::-1]
         other = float(ranked[min(LIKE_OTHERS, len(ranked)) - 1]) if len(ranked) > 1 else 0.0
         if not self.words_count or ranked[0] < WORDS_PEAK * other:
             return False
-        clear = bool(ranked[0] >= WORDS_CLEAR * other)
-        return clear or self.words.rare_cover(int(self.words.scores.argmax())) >= RARE_COVER
+        clear = bool(ranked[0] >= WORDS_CLEAR * other) and self.heads is None
+        return clear or self.words.rare_cover(int(self.words.scores.argmax())) >= cover
 
     def trimmed(self, first: int, end: int, candidate: Candidate) -> Stretch:
         """The tokens `first` .. `end` - 1 as far as they are around the candidate, in its source, and not dropped."""
@@ -312,7 +345,7 @@ def recalled(transcript: Transcript, candidate: Candidate, span: Stretch, questi
     before = len(transcript.text(kept.first, peak)) if peak > kept.first else 0
     sentence = quoted(passage.text, question, before)
     place = passage.source, passage.start, passage.end, passage.text
-    return Recalled(*place, kept.first, kept.end, candidate.share, candidate.voter, sentence)
+    return Recalled(*place, kept.first, kept.end, candidate.share, candidate.voter, sentence, candidate.near)
 
 
 def merged(spans: list[Stretch]) -> list[Stretch]:

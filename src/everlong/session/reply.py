@@ -67,7 +67,10 @@ class Reply(Iterator[str]):
         return self._answer.result
 
     def citations(self, top: int = 5) -> list[Citation]:
-        """The passages that the reply can be checked against, best first; none where no passage stands out."""
+        """The passages that the reply can be checked against, best first; none where no passage stands out.
+
+        Those that are nearly as good as the best one, with their shares of the vote (together 1).
+        """
         if self._citations is None:
             self._citations = self._cited()
         return self._citations[:top]
@@ -77,7 +80,9 @@ class Reply(Iterator[str]):
             return self._posed.session.citations(16) if self._session.method.answers else []
         if not self.recall.stands_out:
             return []
-        return [Citation(p.source, p.start, p.end, p.text, p.share, p.sentence) for p in self.recall.passages]
+        near = [p for p in self.recall.passages if p.near]
+        total = sum(p.share for p in near)
+        return [Citation(p.source, p.start, p.end, p.text, p.share / total, p.sentence) for p in near]
 
     @property
     def report(self) -> MemoryReport:

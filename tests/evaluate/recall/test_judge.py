@@ -11,7 +11,7 @@ import torch
 from everlong import Blocks
 from everlong.evaluate.recall.cell import Question
 from everlong.evaluate.recall.judge import judged
-from everlong.session.transcript import Passage
+from everlong.session.recall import Recalled
 
 METHOD = Blocks(sinks=10, window=20, block=10)
 NEAR = "The ring lies in the blue box."
@@ -54,7 +54,7 @@ class Says:
 
 
 def passage(start, end):
-    return Passage("text", start, end, TEXT[start:end])
+    return Recalled("text", start, end, TEXT[start:end], start, end, 0.1, "words")
 
 
 def recall(passages, shown, stands_out=True):

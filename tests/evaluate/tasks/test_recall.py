@@ -69,7 +69,7 @@ def test_blocks_say_what_came_back_in_each_way(model, tmp_path):
     assert [r["part"] for r in voted] == ["0, again=2", "1, again=2", "shared, again=2"]
     for record in voted[:2]:
         assert record["facts"]["stored"]
-        assert len(record["facts"]["recalled"]) == 2
+        assert 1 <= len(record["facts"]["recalled"]) <= 2
         assert record["scores"]["rank3"] == 1.0, "the block with most words of the question holds most of the fact"
         assert {"hit", "found", "rank1", "stands_out", "likelihood"} <= set(record["scores"])
     assert 0 <= voted[2]["scores"]["shared"] <= 1

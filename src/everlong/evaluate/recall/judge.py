@@ -66,12 +66,16 @@ def _absent(asked: Asked, question: Question) -> Outcome:
 
 def _recalled(asked: Asked, cited: Sequence[Cited]) -> dict[str, Any]:
     """What came back, as records hold it: numbers of blocks, or where passages begin where no vote was held."""
-    first = cited[:_SHOWN]
-    facts: dict[str, Any] = {"citations": [[one.start, one.end] for one in first]}
     recall = asked.recall
-    if recall is None:
-        return facts | {"recalled": sorted(one.start for one in first)}
-    return facts | {"recalled": list(recall.blocks), "way": recall.way}
+    if recall is not None:
+        near = [one for one in recall.passages if one.near]
+        return {"citations": _places(near), "recalled": list(recall.blocks), "way": recall.way}
+    return {"citations": _places(cited), "recalled": sorted(one.start for one in cited[:_SHOWN])}
+
+
+def _places(cited: Sequence[Cited]) -> list[list[int]]:
+    """Where the first citations stand, in characters."""
+    return [[one.start, one.end] for one in cited[:_SHOWN]]
 
 
 def _told(question: Question, context: str, found: Forced) -> dict[str, Any]:

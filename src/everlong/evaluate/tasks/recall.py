@@ -14,7 +14,7 @@ placed fact's passage is first, or among three, by the vote (by the answer's att
 `citation1` and `citation3`, the same of questions answered right; `stands_out`, the recall says that it found
 something. In absent the score is whether it says that nothing stands out. A last record of each text has `shared`, how
 much of what came back is the same for two of its questions, the mean over pairs (blocks), and `shared_citations` (the
-first three passages).
+characters of the first three passages).
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def _encoder(name: str) -> SentenceEncoder:
 def _shared(found: list[Outcome], group: str, part: str) -> Outcome:
     """What the recalls of a text have in common."""
     recalled = [outcome.facts["recalled"] for outcome in found if "recalled" in outcome.facts]
-    first = [map(tuple, outcome.facts["citations"][:3]) for outcome in found if "citations" in outcome.facts]
+    cited = [outcome.facts["citations"][:3] for outcome in found if "citations" in outcome.facts]
+    first = [{n for start, end in places for n in range(start, end)} for places in cited]
     shares = {"shared": overlap(recalled), "shared_citations": overlap(first)}
     scores = {name: share for name, share in shares.items() if share is not None}
     return Outcome(None, None, scores=scores, part=part, group=group)

@@ -22,7 +22,9 @@ Lengths = Callable[[int, int], list[int]]
 
 
 class HeadVotes:
-    """vote_b = sum over heads of max_t sum over j in b of softmax_j(q_t . k_j), over sinks and all stored blocks.
+    """vote_b = sum over heads of max_t w_t * sum over j in b of softmax_j(q_t . k_j), over sinks and all stored blocks.
+
+    `weights` are the w_t [T] (ops/recall.py); all 1 without them.
 
     `sinks` gives the raw keys [G, n, D] of the sinks in a layer: a head that finds nothing looks there, and then has
     no vote to give. `lengths` is needed where blocks are not all of the index's length. `dropped` blocks get no vote,
@@ -36,7 +38,10 @@ class HeadVotes:
         sinks: Callable[[int], Tensor],
         dropped: Collection[int] = (),
         lengths: Lengths | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
+        tokens = next(iter(queries.values())).q.shape[1]
+        self._weights = torch.ones(tokens) if weights is None else torch.from_numpy(weights)
         self._index, self._queries, self._lengths = index, queries, lengths
         self._dropped = [n for n in dropped if n < index.blocks]
         masses = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
@@ -49,7 +54,7 @@ class HeadVotes:
             asked = queries[pair.layer]
             elsewhere = _sink_mass(sinks(pair.layer)[pair.kv_head], asked, pair.heads)
             self._totals.append(torch.logaddexp(by_head.logsumexp(0), elsewhere))
-            self.by_head += list(head_votes(by_head, self._totals[-1]).T.numpy())
+            self.by_head += list(head_votes(by_head, self._totals[-1], self._weights).T.numpy())
         self.votes: NDArray[np.float32] = np.stack(self.by_head).sum(0)
 
     def _masses(self) -> Iterator[list[Float[Tensor, "n Q"]]]:
@@ -69,7 +74,7 @@ class HeadVotes:
         rows = self._index.rows(block, block + 1)
         total = torch.zeros(self._index.tokens)
         for (pair, scores), totals in zip(self._scores(rows), self._totals, strict=True):
-            share = (scores[0].unflatten(1, (len(pair.heads), -1)) - totals).exp()
+            share = (scores[0].unflatten(1, (len(pair.heads), -1)) - totals).exp() * self._weights
             best = share.sum(0).argmax(1)
             total += share[:, torch.arange(len(pair.heads)), best].sum(1)
         end = self._index.tokens if self._lengths is None else self._lengths(block, block + 1)[0]
