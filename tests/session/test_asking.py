@@ -182,9 +182,28 @@ def test_passages_are_read_in_their_order_and_no_token_twice():
     assert order([Stretch(100, 140), Stretch(120, 160), Stretch(300, 340)]) == [100, 140, 300]
 
 
-def order(spans):
-    found = asking.in_order([Candidate(n, 0, 0.1, "words", 1.0) for n in range(len(spans))], spans)
+def order(spans, hop=None):
+    found = asking.in_order([Candidate(n, 0, 0.1, "words", 1.0, hop=n == hop) for n in range(len(spans))], spans)
     return [span.first for _, span in found]
+
+
+def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
+    session.feed(DULL * 16, source="later.txt")
+    first = session.transcript.sources[-1].first
+    memory = session.stored("test")
+    (block, *_) = memory.blocks_within(first, session.seen_tokens)
+    led = []
+
+    def hop(ballot, sentence, span):
+        led.append(sentence)
+        return block, memory.block_range(block)[0] + 8, 0.8
+
+    monkeypatch.setattr(asking, "next_hop", hop)
+    with session.pose(" The gulls of Lima sleep in crate 7342.", raw=True) as posed:
+        sources = [passage.source for passage in posed.recall.shown]
+    assert sources == ["gulls.txt", "later.txt"]
+    assert "gulls of Lima" in led[0]
+    assert order([Stretch(300, 340), Stretch(100, 140)], hop=1) == [300, 100]
 
 
 def test_a_passage_far_behind_the_best_is_not_read_again(session):

@@ -26,6 +26,7 @@ from torch import Tensor
 from everlong.ops.spans import Ints
 
 BM25_K1, BM25_B = 1.2, 0.75
+TINY = 1e-12
 RARE = 8
 """A word is rare that stands in at most one block of so many."""
 LONGEST_GRAM = 3
@@ -93,6 +94,8 @@ def places(ids: Ints, gram: tuple[int, ...], first: Ints) -> Ints:
 class WordVotes:
     """BM25 of every block for one question. `ids` [n] begin at the first token of block 0; `starts` [N + 1].
 
+    An id below 0 in the question stands nowhere, and no run goes over it.
+
     Nothing is kept beside the ids: each different id of the question costs one comparison with all of them.
     """
 
@@ -144,6 +147,16 @@ class WordVotes:
         total = sum(weight for _, weight in self._rare)
         held = sum(weight for at, weight in self._rare if ((at >= first) & (at < end)).any())
         return held / total if total else 1.0
+
+    def shares(self) -> NDArray[np.float64]:
+        """How much each block holds of the runs that stand somewhere, by weight [N]; 0 without a run of two ids."""
+        blocks = len(self._starts) - 1
+        held, runs = np.zeros(blocks), np.zeros(blocks, bool)
+        for at, weight, size in self._found:
+            here = np.unique(np.searchsorted(self._starts, at, "right") - 1)
+            held[here] += weight
+            runs[here] |= size > 1
+        return np.where(runs, held, 0.0) / max(sum(weight for _, weight, _ in self._found), TINY)
 
     def peak(self, block: int) -> int:
         """The token of a block (counted from its first) around which most of the question's words stand."""

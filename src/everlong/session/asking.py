@@ -18,10 +18,11 @@ import numpy as np
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
 from everlong.models.load import Loaded
+from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
 from everlong.session.template import Template
 from everlong.session.text import token_ids
-from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Stretch
+from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
@@ -91,14 +92,34 @@ class _Found:
         self.candidates: list[Candidate] = []
         self._spans: list[Stretch] = []
         for candidate in ballot.candidates():
-            if all(not span.first <= candidate.token < span.end for span in self._spans):
-                self.candidates.append(candidate)
-                self._spans.append(_span(ballot, candidate))
+            self._add(candidate)
+        self._hop()
         total = sum(c.share for c in self.candidates)
         self.candidates = [replace(c, share=c.share / total) for c in self.candidates]
-        text = ballot.session.transcript
         found = zip(self.candidates, self._spans, strict=True)
-        self.passages = [recalled(text, candidate, span, ballot.text) for candidate, span in found]
+        self.passages = [recalled(self._text, candidate, span, ballot.text) for candidate, span in found]
+
+    @property
+    def _text(self) -> Transcript:
+        return self._ballot.session.transcript
+
+    def _add(self, candidate: Candidate) -> None:
+        if all(not span.first <= candidate.token < span.end for span in self._spans):
+            self.candidates.append(candidate)
+            self._spans.append(_span(self._ballot, candidate))
+
+    def _hop(self) -> None:
+        """Where one passage stands out alone, put what it leads to behind it."""
+        if [c.near for c in self.candidates].count(True) != 1 or not self._ballot.stands_out():
+            return
+        best, *others = self.candidates
+        sentence = recalled(self._text, best, self._spans[0], self._ballot.text).sentence
+        if (hop := next_hop(self._ballot, sentence, self._spans[0])) is not None:
+            block, token, share = hop
+            led = Candidate(block, token, share * best.share, "words", share * best.strength, hop=True)
+            self.candidates, self._spans = [best], self._spans[:1]
+            for candidate in (led, *others):
+                self._add(candidate)
 
     def chosen(self, most: int) -> list[int]:
         """Which candidates are read again: the best, and those nearly as good, at most so many."""
@@ -106,9 +127,8 @@ class _Found:
 
     def shown(self, chosen: Sequence[int]) -> list[Recalled]:
         """The passages of these candidates as they are read."""
-        text = self._ballot.session.transcript
         found = in_order([self.candidates[n] for n in chosen], [self._spans[n] for n in chosen])
-        return [recalled(text, candidate, span, self._ballot.text) for candidate, span in found]
+        return [recalled(self._text, candidate, span, self._ballot.text) for candidate, span in found]
 
     def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
         """What came back, and what of it is shown."""
@@ -118,12 +138,12 @@ class _Found:
 
 
 def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:
-    """Passages, best first in `candidates`, in their order in the stream.
+    """Passages, best first in `candidates`, in their order in the stream; what the best one leads to is the last.
 
     So of two statements that differ the later one is read last.
     """
     found = [(c, span) for c, span in zip(candidates, merged(spans), strict=True) if span.first < span.end]
-    return sorted(found, key=lambda f: f[1].first)
+    return sorted(found, key=lambda f: (f[0].hop, f[1].first))
 
 
 def recalls(session: Session) -> bool:

@@ -91,7 +91,8 @@ class Candidate:
     """A block in the order of the vote: `token` of the stream is where the vote peaks in it.
 
     `strength` is its vote, of heads and words, over that of the best block (0 to 1); `share` its part of the strength
-    of all candidates. `near`: nearly as good as the best one, or better to one of the voters.
+    of all candidates. `near`: nearly as good as the best one, or better to one of the voters. `hop`: the best one leads
+    to it (session/hops.py).
     """
 
     block: int
@@ -100,6 +101,7 @@ class Candidate:
     voter: Voter
     strength: float
     near: bool = True
+    hop: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Ballot:
         self.starts = _starts(self._memory, session.seen_tokens)
         row = self._memory.rows[0]
         self.places = [s for s in named_spans(session.transcript, text) if s.end > self.starts[0]]
-        self._hidden = {n for n in row.dropped if n < len(self.starts) - 1} | self._elsewhere()
+        self.hidden = sorted({n for n in row.dropped if n < len(self.starts) - 1} | self._elsewhere())
+        """Blocks that may not come back."""
         self.words = self._word_votes()
         self.heads = self._head_votes()
         self.meaning = self._meaning_votes(text)
@@ -147,10 +150,14 @@ class Ballot:
 
     def _word_votes(self) -> WordVotes:
         classes = self.session.word_classes
-        ids = np.frombuffer(self.session.transcript.ids, np.int32)[self.starts[0] : self.starts[-1]]
-        found = WordVotes(classes[ids], self.starts, classes[np.array(self.question, np.int64)].tolist())
-        found.scores[list(self._hidden)] = 0
+        found = self.words_like(classes[np.array(self.question, np.int64)].tolist())
+        found.scores[self.hidden] = 0
         return found
+
+    def words_like(self, words: list[int]) -> WordVotes:
+        """The votes for words (as `Session.word_classes` numbers them) in place of the question's."""
+        ids = np.frombuffer(self.session.transcript.ids, np.int32)[self.starts[0] : self.starts[-1]]
+        return WordVotes(self.session.word_classes[ids], self.starts, words)
 
     def _meaning_votes(self, text: str) -> list[Voted]:
         """The pieces nearest in meaning to the question, best first; none without an encoder."""
@@ -161,7 +168,7 @@ class Ballot:
             pass
         most = len(self.starts) * CANDIDATES if self.places else 2 * CANDIDATES
         found = meaning.vote(text, self.session.transcript, most)
-        here = [v for v in found if self.starts[0] <= v.first and self._block(v.first) not in self._hidden]
+        here = [v for v in found if self.starts[0] <= v.first and self._block(v.first) not in self.hidden]
         return here[:CANDIDATES]
 
     def _block(self, token: int) -> int:
@@ -176,7 +183,7 @@ class Ballot:
         lengths = np.diff(self.starts)
         even = bool((lengths == index.tokens).all())
         known = None if even else lambda a, b: lengths[a:b].tolist()
-        return HeadVotes(index, queries, self._memory.sink_keys, self._hidden, known, self.words.rarity)
+        return HeadVotes(index, queries, self._memory.sink_keys, self.hidden, known, self.words.rarity)
 
     def _extended(self, index: RecallIndex | None) -> RecallIndex:
         """The index with rows for what is in no block yet."""
@@ -237,7 +244,7 @@ class Ballot:
     def _beginnings(self) -> list[int]:
         """The first block of each place that was named, where nobody votes for any in it."""
         return [
-            n for n in (self._block(max(s.first, int(self.starts[0]))) for s in self.places) if n not in self._hidden
+            n for n in (self._block(max(s.first, int(self.starts[0]))) for s in self.places) if n not in self.hidden
         ]
 
     def _strengths(self) -> NDArray[np.float64]:
@@ -304,7 +311,7 @@ class Ballot:
     def trimmed(self, first: int, end: int, candidate: Candidate) -> Stretch:
         """The tokens `first` .. `end` - 1 as far as they are around the candidate, in its source, and not dropped."""
         bounds = [int(self.starts[0]), int(self.starts[-1])]
-        for block in self._hidden:
+        for block in self.hidden:
             edge = int(self.starts[block + 1]) if block < candidate.block else int(self.starts[block])
             bounds.append(edge)
         bounds += [source.first for source in self.session.transcript.sources]
