@@ -245,9 +245,13 @@ def _put(
 
 
 def _held(session: Session, found: _Found, begun: float) -> Recall:
-    """What was found, its best blocks in the slots of the session."""
-    blocks = _slots(session, found.candidates)
-    shown = [p for p, c in zip(found.passages, found.candidates, strict=True) if c.block in blocks]
+    """What was found, its best blocks in the slots of the session.
+
+    Blocks that are not sealed yet stand in the window or right behind it, where every query sees them.
+    """
+    blocks, sealed = _slots(session, found.candidates), session.stored("ask").sealed()
+    pairs = zip(found.passages, found.candidates, strict=True)
+    shown = [p for p, c in pairs if c.block in blocks or (c.near and c.block >= sealed)]
     return found.recall("blocks", shown, blocks, begun)
 
 
