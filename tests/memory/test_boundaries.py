@@ -62,6 +62,7 @@ def starts(cache, row=0):
     return cache.blocks.rows[row].cuts.state()["starts"].tolist()
 
 
+@pytest.mark.usefixtures("exact_digests")
 @pytest.mark.parametrize("fields", [*PLACES, {"choose_every": 3, "window": 30}])
 def test_equals_the_slow_reference(model, fields):
     method = small(**fields)
@@ -176,6 +177,7 @@ def session(model, **where):
     return Session(model, small(), chunk=64, **where)
 
 
+@pytest.mark.usefixtures("exact_digests")
 def test_a_session_cuts_as_the_reference_does_and_is_kept(model, tmp_path):
     slow = SlowBlocks(model, small())
     slow.read(IDS)
@@ -200,6 +202,7 @@ def test_a_session_cuts_as_the_reference_does_and_is_kept(model, tmp_path):
                 assert all(a == answers[0] for a in answers)
 
 
+@pytest.mark.usefixtures("exact_digests")
 def test_the_report_counts_tokens_and_citations_name_blocks(model):
     slow = SlowBlocks(model, small())
     slow.read(IDS)

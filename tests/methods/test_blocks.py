@@ -46,6 +46,7 @@ def read_and_answer(model, cache, chunk):
 PLACES = [{}, {"choose_every": 3}, {"positions": "ordered"}, {"positions": "true"}]
 
 
+@pytest.mark.usefixtures("exact_digests")
 @pytest.mark.parametrize("fields", [{"digest": d, **f} for d in ("mean", "bounds") for f in PLACES])
 def test_equals_the_slow_reference(model, fields):
     method = small(**fields)
@@ -69,6 +70,7 @@ def test_equals_the_slow_reference(model, fields):
         torch.testing.assert_close(part.index.digests.joined(len(digests)), digests, atol=1e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("exact_digests")
 @pytest.mark.parametrize("positions", ["far", "ordered"])
 def test_pinned_blocks_are_chosen_as_in_the_slow_reference(model, positions):
     """Pinned while token 40 is the newest: a block that is sealed, and one that still has to be."""

@@ -166,7 +166,7 @@ class DiskStore:
         return self._files[path]
 
     def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
-        """Keep the staged blocks below `blocks`, with `digests(block)` in float32; forget other staged ones."""
+        """Keep the staged blocks below `blocks`, with `digests(block)`; forget other staged ones."""
         for block in sorted(n for n in self._staged if self.blocks <= n < blocks):
             row = self._staged.pop(block)
             self._waiting[block] = row
@@ -238,13 +238,13 @@ class DiskStore:
             raise DamagedError(f"{self.volumes[-1].path.parent}: no file has block {lost[0]}; restore it from a copy")
         return gone
 
-    def digests(self, numbers: dict[int, int]) -> dict[int, Callable[[], Tensor]]:
-        """How to get the digests of the blocks that have a row, by layer: each gives [N, numbers[layer]] float32, once.
+    def digests(self, numbers: dict[int, int], dtype: torch.dtype) -> dict[int, Callable[[], Tensor]]:
+        """How to get the digests of the blocks that have a row, by layer: each gives [N, numbers[layer]], once.
 
         The files are opened and measured now; they are read and checked when a layer first asks: DamagedError. Digests
         of dropped blocks are zeros.
         """
-        self.digest_bytes = width = sum(numbers.values()) * 4 + 4
+        self.digest_bytes = width = sum(numbers.values()) * dtype.itemsize + 4
         volumes = [v for v in self.volumes if v.end > v.first]
         for v in volumes:
             check_digests_fit(self._open(v.digests), v, width, self.dropped)
@@ -252,19 +252,21 @@ class DiskStore:
 
         def load(layer: int) -> Tensor:
             if layer not in found:
-                found.update(self._digests(volumes, numbers, width))
+                found.update(self._digests(volumes, numbers, dtype, width))
             return found.pop(layer)
 
         return {layer: partial(load, layer) for layer in numbers}
 
-    def _digests(self, volumes: list[Volume], numbers: dict[int, int], width: int) -> dict[int, Tensor]:
+    def _digests(
+        self, volumes: list[Volume], numbers: dict[int, int], dtype: torch.dtype, width: int
+    ) -> dict[int, Tensor]:
         """All of them, by layer."""
         total = sum(v.end - v.first for v in volumes)
-        found = {layer: torch.empty(total, count) for layer, count in numbers.items()}
+        found = {layer: torch.empty(total, count, dtype=dtype) for layer, count in numbers.items()}
         done = 0
         for v in volumes:
             for rows in digest_rows(self._open(v.digests), v, width, self.dropped):
-                values = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4]).view(np.float32))
+                values = torch.from_numpy(np.ascontiguousarray(rows[:, : width - 4])).view(dtype)
                 for x, part in zip(found.values(), values.split(list(numbers.values()), 1), strict=True):
                     x[done : done + len(rows)] = part
                 done += len(rows)

@@ -59,7 +59,7 @@ class Store(Protocol):
         ...
 
     def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
-        """Keep the blocks below `blocks`, with `digests(block)` in float32, and forget others that were put."""
+        """Keep the blocks below `blocks`, with `digests(block)`, and forget others that were put."""
         ...
 
     def fork(self) -> Store:

@@ -8,6 +8,7 @@ import threading
 import zlib
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from everlong.errors import SaveError
@@ -72,7 +73,7 @@ class Writer:
         self._queue.task_done()
 
     def _put(self, place: int, row: Tensor, digests: Tensor) -> None:
-        body = digests.numpy().tobytes()
+        body = digests.view(torch.uint8).numpy().tobytes()
         body += zlib.crc32(body).to_bytes(4, "little")
         for path, data in ((self.path, row.numpy().data), (self.path.with_suffix(".digests"), memoryview(body))):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)

@@ -34,6 +34,11 @@ MOST_PASSAGES = 4
 """What `auto` takes at most."""
 AROUND_TOKENS = 112
 """A passage reaches so far to either side of the vote's peak, before it is cut to whole sentences."""
+MEANT_TOKENS = 24
+"""So far where a sentence was found by its meaning: it was compared alone, and what stands around it distracts.
+
+Measured with a 0.5B model on 16 such questions, one passage: right 3 with 112, 3 with 48, 6 with 24.
+"""
 BORDER_TOKENS = 32
 """Where the vote peaks so near to a block's border, the neighbour comes too."""
 ROOM_TOKENS = 1024
@@ -140,9 +145,11 @@ class _Found:
 def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:
     """Passages, best first in `candidates`, in their order in the stream; what the best one leads to is the last.
 
-    So of two statements that differ the later one is read last.
+    So of two statements that differ the later one is read last. What was found by its meaning is read by rising vote.
     """
     found = [(c, span) for c, span in zip(candidates, merged(spans), strict=True) if span.first < span.end]
+    if found and found[0][0].voter == "meaning":
+        return found[::-1]
     return sorted(found, key=lambda f: (f[0].hop, f[1].first))
 
 
@@ -200,7 +207,8 @@ def most_passages(again: Again) -> int:
 
 def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
     # Of a model for short texts, passages take half of what it was trained on at most.
-    around = min(AROUND_TOKENS, trained_length(ballot.session) // (4 * MOST_PASSAGES))
+    most = MEANT_TOKENS if candidate.voter == "meaning" else AROUND_TOKENS
+    around = min(most, trained_length(ballot.session) // (4 * MOST_PASSAGES))
     return ballot.trimmed(candidate.token - around, candidate.token + around, candidate)
 
 

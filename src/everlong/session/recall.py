@@ -57,8 +57,13 @@ HEADS_PEAK = 0.35
 """So much is enough whatever the words say; measured .31 at most where the text does not answer."""
 RARE_COVER = 0.17
 """Without heads, what is not clear must hold so much of the question's rare words, by weight."""
-MEANING_PEAK = 0.5
-"""It stands out by its meaning with so large a cosine."""
+MEANING_PEAK, MEANING_AHEAD = 0.3, 1.25
+"""It stands out by its meaning with so large a cosine that is so many times the next one.
+
+Measured on 24 questions without a word of their fact: 12 of the 14 that are so are right, 4 of the other 10.
+"""
+MEANING_NEAR = 0.85
+"""A sentence with so much of the best one's cosine is nearly as near in meaning."""
 AGREE = 0.6
 """Two voters agree on a block where the smaller of their votes is so much of the larger."""
 TINY = 1e-12
@@ -209,9 +214,9 @@ class Ballot:
             return found
         if self.words_count:
             clear = self.stands_out()
-            return in_turn(found, [replace(c, near=not clear) for c in meant])
+            return in_turn(found, [replace(c, near=c.near and not clear) for c in meant])
         # Heads alone find little where the words do not count: behind what the encoder found.
-        return in_turn(meant, [replace(c, strength=c.strength * meant[-1].strength) for c in found])
+        return in_turn(meant, [replace(c, strength=c.strength * meant[-1].strength, near=False) for c in found])
 
     def _candidate(self, block: int, best: int, strength: float, total: float) -> Candidate:
         token = self._within(self._peak(block), block)
@@ -261,7 +266,8 @@ class Ballot:
         for piece in self.meaning:
             token = (piece.first + piece.end) // 2
             block = self._block(token)
-            found.setdefault(block, Candidate(block, token, piece.similarity, "meaning", piece.similarity))
+            near = piece.similarity >= MEANING_NEAR * self.meaning[0].similarity
+            found.setdefault(block, Candidate(block, token, piece.similarity, "meaning", piece.similarity, near))
         return list(found.values())
 
     def _voter(self, block: int) -> Voter:
@@ -285,7 +291,7 @@ class Ballot:
         """Whether one passage is much more likely than others to hold an answer, to one of the voters."""
         if self.places:
             return True
-        if self.meaning and self.meaning[0].similarity >= MEANING_PEAK and not self.words_count:
+        if self.meaning and not self.words_count and self._meaning_stands_out():
             return True
         best = int(self._strengths().argmax())
         share = 0.0 if self.heads is None else float(self.heads.votes[best]) / len(self.heads.by_head)
@@ -296,6 +302,10 @@ class Ballot:
             return False
         agreed = share >= HEADS_AGREE if self.heads is not None else self.words.rare_cover(best) >= RARE_COVER
         return ahead >= WORDS_CLEAR or agreed
+
+    def _meaning_stands_out(self) -> bool:
+        best, other = ([*(piece.similarity for piece in self.meaning), 0.0])[:2]
+        return best >= max(MEANING_PEAK, MEANING_AHEAD * other)
 
     def _words_ahead(self) -> float:
         """How many times the fourth block's score the best one has by words."""

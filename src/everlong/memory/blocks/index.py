@@ -20,26 +20,29 @@ FIRST_SLAB, LARGEST_SLAB = 32, 1024
 
 
 class Index:
-    """Digests of blocks 0 .. N - 1 in float32.
+    """Digests of blocks 0 .. N - 1, in bfloat16 (float32 in streams from before); scores are computed in float32.
 
     mean (InfLLM, arXiv 2402.04617, section 3.2): for each query head the mean of the raw keys of the `repr_topk` tokens
     with the largest mass; a block's score is the sum over heads of q . digest. bounds (Quest, arXiv 2406.10774, section
-    3.3): the largest and the smallest value of each channel of the raw keys; the score bounds that of any token.
+    3.3): the largest and the smallest value of each channel of the raw keys, rounded outwards; the score bounds that of
+    any token.
     """
 
-    def __init__(self, settings: BlockSettings, heads: int, kv_heads: int, dim: int) -> None:
+    def __init__(
+        self, settings: BlockSettings, heads: int, kv_heads: int, dim: int, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         self.settings, self.heads, self.kv_heads, self.dim = settings, heads, kv_heads, dim
         self.bounds = settings.digest == "bounds"
         self.groups = kv_heads if settings.per_head else 1
-        self.digests = Slabs(
-            2 * kv_heads * dim if self.bounds else heads * dim, torch.float32, FIRST_SLAB, LARGEST_SLAB
-        )
+        self.digests = Slabs(2 * kv_heads * dim if self.bounds else heads * dim, dtype, FIRST_SLAB, LARGEST_SLAB)
 
     def put(self, block: int, k_GLD: Float[Tensor, "G L D"], mass_HL: Float[Tensor, "H L"]) -> None:
         """Set the digest of `block`; blocks come in order."""
         k = k_GLD.float()
         if self.bounds:
-            digest = torch.stack((k.amax(1), k.amin(1)), 1)
+            # The smallest value is the negative of the largest of the negatives: both are rounded up.
+            highest, lowest = (rounded_up(x, self.digests.dtype) for x in (k.amax(1), -k.amin(1)))
+            digest = torch.stack((highest, -lowest), 1)
         else:
             best = mass_HL.topk(min(self.settings.repr_topk, k.shape[1]), 1).indices
             fold = self.heads // self.kv_heads
@@ -52,7 +55,7 @@ class Index:
         q = q_HD.float().view(self.kv_heads, -1, self.dim).cpu()
         weights = torch.stack((q.clamp_min(0).sum(1), q.clamp_max(0).sum(1)), 1) if self.bounds else q
         weights = weights.reshape(self.groups, -1)
-        rows = [slab.view(len(slab), self.groups, -1) for slab in self.digests.rows(blocks)]
+        rows = [slab.view(len(slab), self.groups, -1).float() for slab in self.digests.rows(blocks)]
         found = torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
         if not len(self.digests.gone):
             return found
@@ -86,9 +89,20 @@ class Index:
 
     def fork(self) -> Index:
         """An index with the same digests, sharing their memory."""
-        other = Index(self.settings, self.heads, self.kv_heads, self.dim)
+        other = Index(self.settings, self.heads, self.kv_heads, self.dim, self.digests.dtype)
         other.digests = self.digests.fork()
         return other
+
+
+def rounded_up(values: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """The smallest numbers of `dtype` that are not below the values.
+
+    >>> rounded_up(torch.tensor([1.0, 1.001, -1.001]), torch.bfloat16).tolist()
+    [1.0, 1.0078125, -1.0]
+    """
+    found = values.to(dtype)
+    above = torch.nextafter(found, torch.full_like(found, torch.inf))
+    return torch.where(found.float() < values, above, found)
 
 
 def _with_neighbours(ranked: Ints, reach: int, most: int, blocks: int, gone: set[int], always: list[int]) -> Ints:

@@ -37,6 +37,7 @@ class Shape:
     value_dim: int
     dtype: torch.dtype
     device: torch.device
+    digests: torch.dtype = torch.bfloat16
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class LayerMemory:
     ) -> None:
         self.settings, self.layer, self.shape, self.store, self.cuts = settings, layer, shape, store, cuts
         self.recall = recall if recall is not None and layer in recall.layers else None
-        self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim)
+        self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim, shape.digests)
         S, K, L = settings.sinks, settings.top_k, settings.block
         self.front = self._pair(K * L + S)
         self.raw_sinks = self.front if settings.positions == "far" else self._pair(S)

@@ -50,6 +50,9 @@ class Done:
 class BlockMemory:
     """What leaves the window of the full-attention layers; natively sliding layers keep to their own window."""
 
+    digest_dtype: torch.dtype = torch.bfloat16
+    """Of new streams; float32 in those from before."""
+
     def __init__(self, settings: BlockSettings, plan: RotaryPlan) -> None:
         self.settings, self.plan = settings, plan
         self.layers = {p.index for p in plan.layers if p.pattern == Pattern()}
@@ -145,7 +148,7 @@ class BlockMemory:
         if not row.layers:
             self.prepare(row.store, k.dtype)
         if layer not in row.layers:
-            shape = Shape(q.shape[1], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device)
+            shape = Shape(q.shape[1], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device, self.digest_dtype)
             self.add_layer(row, layer, shape)
         return row.layers[layer]
 
@@ -394,7 +397,7 @@ class BlockMemory:
             return 0
         keys = [self.plan.layers[index].key or (0, 0) for index in self.layers]
         bounds = self.settings.digest == "bounds"
-        return sum(4 * dim * (2 * heads if bounds else self.plan.heads) for heads, dim in keys)
+        return sum(self.digest_dtype.itemsize * dim * (2 * heads if bounds else self.plan.heads) for heads, dim in keys)
 
     def recall_row_bytes(self) -> int:
         """Bytes of one block in the recall index; 0 without one."""
@@ -438,12 +441,13 @@ class BlockMemory:
         """A memory of the same model and settings that holds nothing."""
         other = BlockMemory(self.settings, self.plan)
         other.make_store, other.make_recall = self.make_store, self.make_recall
+        other.digest_dtype = self.digest_dtype
         return other
 
     def fork(self, rows: list[int] | None = None) -> BlockMemory:
         """An independent memory of the same rows, or of `rows` in this order; sealed blocks are shared."""
         other = BlockMemory(self.settings, self.plan)
-        other.answering = self.answering
+        other.answering, other.digest_dtype = self.answering, self.digest_dtype
         for n in range(len(self.rows)) if rows is None else rows:
             old, store = self.rows[n], self.rows[n].store.fork()
             cuts = old.cuts.copy()

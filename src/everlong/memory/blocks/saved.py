@@ -23,6 +23,8 @@ from everlong.memory.recall.index import KeyPair
 from everlong.memory.store import HostStore
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
+DIGESTS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+"""The dtypes of digests by name; a state from before does not name its own, which is float32."""
 COUNTS = ("pending", "held", "weighed", "base")
 
 
@@ -47,7 +49,7 @@ def state(memory: BlockMemory, sealed: bool = True) -> State:
             if sealed:
                 tensors[f"row{n}.recall"] = row.recall.joined()
         rows.append(kept)
-    return tensors, {"answering": memory.answering, "rows": rows}
+    return tensors, {"answering": memory.answering, "digests": _name(memory.digest_dtype), "rows": rows}
 
 
 def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> State:
@@ -76,6 +78,10 @@ def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> S
     return {name: x.contiguous() for name, x in tensors.items()}, facts
 
 
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, one in DIGESTS.items() if one == dtype)
+
+
 def _as_tensor(chosen: Any) -> Tensor | None:
     return None if chosen is None else torch.from_numpy(np.array(chosen))
 
@@ -86,6 +92,7 @@ def restored(
     """A memory of the settings and the model of `memory` with this state; blocks that it lacks are in the store."""
     fresh = memory.fresh()
     fresh.answering = facts["answering"]
+    fresh.digest_dtype = DIGESTS[facts.get("digests", "float32")]
     progress, cursors, cited = [], [], []
     for n, saved_row in enumerate(facts["rows"]):
         cuts = make_cuts(memory.settings)
@@ -111,7 +118,7 @@ def restored(
             row.gone = row.store.absent(row.bare)
             widths = {i: part.index.digests.columns for i, part in sorted(row.layers.items())}
             rows = row.store.blocks - len(row.gone)
-            for layer, load in row.store.digests(widths).items():
+            for layer, load in row.store.digests(widths, fresh.digest_dtype).items():
                 row.layers[layer].index.digests.promise(rows, load, row.gone)
         fresh.rows.append(row)
         progress.append({layer: part.now for layer, part in row.layers.items()})
@@ -144,7 +151,7 @@ def _by_layer(tensors: dict[str, Tensor], prefix: str) -> dict[int, dict[str, Te
 
 def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, Tensor], counts: dict[str, int]) -> None:
     k, v = found["tail_k"], found["tail_v"]
-    shape = Shape(counts["heads"], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device)
+    shape = Shape(counts["heads"], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device, memory.digest_dtype)
     memory.add_layer(row, layer, shape)
     part = row.layers[layer]
     tail, used = part.now.tail, k.shape[2]
