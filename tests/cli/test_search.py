@@ -44,3 +44,11 @@ def test_ask_takes_a_number_of_passages_or_auto(everlong, kept):
     wrong = everlong(*ask, "--again", "few")
     assert wrong.code == 2
     assert "--again few: expected a number of passages" in wrong.err
+
+
+def test_an_encoder_that_is_not_there_is_said_before_anything_is_read(everlong, tiny, tmp_path, text_file):
+    store = tmp_path / "new"
+    done = everlong("read", text_file, "--store", store, "--model", tiny, *FIELDS, "--encoder", "no-such/encoder")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "no-such/encoder" in done.err
+    assert not store.exists()

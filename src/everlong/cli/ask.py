@@ -53,7 +53,7 @@ def ask(
     """
     from everlong.attach import attach
     from everlong.cli.console import Console
-    from everlong.cli.encoding import use_encoder
+    from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.setup import load_model
     from everlong.errors import InputError
     from everlong.methods import make_method
@@ -72,7 +72,8 @@ def ask(
         start = time.perf_counter()
         opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep, **budgets))
         opening = time.perf_counter() - start
-        use_encoder(opened, encoder or Library(store).noted_encoder(session), encoder is not None, console)
+        voter = load_encoder(encoder or Library(store).noted_encoder(session), encoder is not None, console)
+        use_encoder(opened, voter, console)
         start, first = time.perf_counter(), None
         with closing(opened.ask(question, again=passages, raw=raw, keep=keep, **sampling)) as reply:
             for piece in reply:

@@ -61,7 +61,7 @@ def read(
     """
     from everlong.cli.console import Console
     from everlong.cli.documents import check, document, expand
-    from everlong.cli.encoding import use_encoder
+    from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.notes import fitted, told, write_notes_on
     from everlong.cli.setup import load_model
 
@@ -71,6 +71,7 @@ def read(
         check(path, console)
     documents = [document(path, console) for path in paths]
     chosen = options.chosen_method(ctx, method, option)
+    voter = load_encoder(encoder, True, console)
     loaded = load_model(model, dtype, device, threads, console, memory)
     note_settings = fitted(loaded) if notes else None
     if dry_run:
@@ -82,7 +83,7 @@ def read(
         result = _read(opened, documents, console) | {"session": session}
         if notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
-        use_encoder(opened, encoder, True, console)
+        use_encoder(opened, voter, console)
     if json:
         console.result(result)
         return
