@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from everlong.session.quoting import quoted, whole
+from everlong.session.quoting import by_answer, quoted, whole
 
 TEXT = "of the tide. The gulls of Lima sleep in crate 7342. “Who knows?” said he.\n\nNobody did; the tide"
 
@@ -42,3 +44,11 @@ def test_the_sentence_with_most_of_the_question_is_quoted(question, at, wanted):
 
 def test_nothing_is_quoted_of_nothing():
     assert quoted("  ", "gulls", 0) == ""
+
+
+def test_the_passage_that_says_what_the_answer_says_comes_first():
+    old, new, other = (
+        SimpleNamespace(text=f"The code of the lodge {rest}") for rest in ("is 4711.", "is now 5822.", ".")
+    )
+    assert by_answer([old, new, other], "What is the code of the lodge?", " 5822.") == [new, old, other]
+    assert by_answer([old, new, other], "What is the code of the lodge?", "The code of the lodge") == [old, new, other]

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol, TypeVar, runtime_checkable
 
+
+@runtime_checkable
+class HasText(Protocol):
+    """A passage, whatever else is known of it."""
+
+    @property
+    def text(self) -> str:
+        """What stands there."""
+        ...
+
+
+Said = TypeVar("Said", bound=HasText)
 _END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*$)|[。！？]+[”』」）]*|\n\s*\n)\s*")
 """The end of a sentence, or of a paragraph, with the space behind it; none where a small letter follows."""
 _WORD = re.compile(r"\w+")
@@ -37,6 +51,12 @@ def quoted(text: str, question: str, at: int) -> str:
     sentences = [(a, text[a:b]) for a, b in pairwise(edges) if text[a:b].strip()]
     best = max(sentences, key=lambda s: (len(words(s[1]) & asked), -_apart(*s, at)), default=(0, text))
     return best[1].strip()
+
+
+def by_answer(passages: Sequence[Said], question: str, answer: str) -> list[Said]:
+    """The passages with most of the words that an answer adds to its question first; of equals, as they came."""
+    told = words(answer) - words(question)
+    return sorted(passages, key=lambda passage: -len(told & words(passage.text)))
 
 
 def words(text: str) -> set[str]:

@@ -10,6 +10,7 @@ import torch
 
 from everlong.session import asking
 from everlong.session.asking import Posed
+from everlong.session.quoting import by_answer
 from everlong.session.template import Template
 from everlong.session.transcript import ANSWER, PROMPT, Citation
 
@@ -69,7 +70,8 @@ class Reply(Iterator[str]):
     def citations(self, top: int = 5) -> list[Citation]:
         """The passages that the reply can be checked against, best first; none where no passage stands out.
 
-        Those that are nearly as good as the best one, with their shares of the vote (together 1).
+        Those that are nearly as good as the best one, with their shares of the vote (together 1); first the one that
+        has what the reply says and the question does not.
         """
         if self._citations is None:
             self._citations = self._cited()
@@ -80,7 +82,7 @@ class Reply(Iterator[str]):
             return self._posed.session.citations(16) if self._session.method.answers else []
         if not self.recall.stands_out:
             return []
-        near = [p for p in self.recall.passages if p.near]
+        near = by_answer([p for p in self.recall.passages if p.near], self._question, self.result.text)
         total = sum(p.share for p in near)
         return [Citation(p.source, p.start, p.end, p.text, p.share / total, p.sentence) for p in near]
 

@@ -13,6 +13,7 @@ from everlong.evaluate.recall.places import Span, covered, fact_span, is_stored,
 from everlong.evaluate.recall.posed import Asked, Cited
 from everlong.evaluate.task import Outcome
 from everlong.methods.base import Method
+from everlong.session.quoting import by_answer
 
 _FIRST = (1, 3)
 """The fact's passage is wanted first, or among so many."""
@@ -25,6 +26,7 @@ def judged(asked: Asked, question: Question, context: str, method: Method | None
     if not question.gold:
         return _absent(asked, question)
     found = forced(asked, question)
+    said = asked.tokenizer.decode(found.likeliest)
     scores = {"likelihood": math.exp(found.logp)}
     facts = _told(question, context, found)
     cited = asked.cited()
@@ -34,12 +36,11 @@ def judged(asked: Asked, question: Question, context: str, method: Method | None
         facts["stored"] = all(is_stored(asked.tokenizer, method, context, place) for place in places)
         if facts["stored"]:
             more, facts["rank"] = _came_back(asked, cited, places, context)
-            if found.right:
-                more |= {f"citation{n}": more[f"rank{n}"] for n in _FIRST}
             scores |= more
+            if found.right:
+                scores |= _supported(by_answer(_near(asked, cited), question.text, said), places, context)
     if asked.recall is not None:
         scores["stands_out"] = float(asked.recall.stands_out)
-    said = asked.tokenizer.decode(found.likeliest)
     return Outcome(said, float(found.right), list(question.gold), scores, facts)
 
 
@@ -66,11 +67,17 @@ def _absent(asked: Asked, question: Question) -> Outcome:
 
 def _recalled(asked: Asked, cited: Sequence[Cited]) -> dict[str, Any]:
     """What came back, as records hold it: numbers of blocks, or where passages begin where no vote was held."""
-    recall = asked.recall
-    if recall is not None:
-        near = [one for one in recall.passages if one.near]
-        return {"citations": _places(near), "recalled": list(recall.blocks), "way": recall.way}
-    return {"citations": _places(cited), "recalled": sorted(one.start for one in cited[:_SHOWN])}
+    recall, places = asked.recall, {"citations": _places(_near(asked, cited))}
+    if recall is None:
+        return places | {"recalled": sorted(one.start for one in cited[:_SHOWN])}
+    return places | {"recalled": list(recall.blocks), "way": recall.way}
+
+
+def _near(asked: Asked, cited: Sequence[Cited]) -> list[Cited]:
+    """What a reply would cite: of a vote, the passages that are nearly as good as the best, if one stands out."""
+    if asked.recall is None:
+        return list(cited)
+    return [one for one in asked.recall.passages if one.near and asked.recall.stands_out]
 
 
 def _places(cited: Sequence[Cited]) -> list[list[int]]:
@@ -97,9 +104,19 @@ def _came_back(
     shown = asked.recall.shown if asked.recall is not None else cited[:_SHOWN]
     spans = [passage_span(context, one) for one in shown]
     back = [covered(context, place, spans) for place in places]
-    passages = [passage_span(context, one) for one in cited]
-    ranks = [place for place in (rank(fact, passages) for fact in places) if place is not None]
-    best = min(ranks, default=None)
+    best = _best_rank(cited, places, context)
     scores = {"hit": float(all(back)), "found": sum(back) / len(back)}
     scores |= {f"rank{n}": float(best is not None and best <= n) for n in _FIRST}
     return scores, best
+
+
+def _supported(cited: Sequence[Cited], places: Sequence[Span], context: str) -> dict[str, float]:
+    """Whether a fact's passage is among the first citations of an answer."""
+    best = _best_rank(cited, places, context)
+    return {f"citation{n}": float(best is not None and best <= n) for n in _FIRST}
+
+
+def _best_rank(cited: Sequence[Cited], places: Sequence[Span], context: str) -> int | None:
+    """The place of the best placed fact among the passages."""
+    passages = [passage_span(context, one) for one in cited]
+    return min((place for place in (rank(fact, passages) for fact in places) if place is not None), default=None)

@@ -11,10 +11,10 @@ scores of a question: `likelihood`, the geometric mean probability of the answer
 logarithm). For methods that store blocks, and facts that must come back (facts: `stored`; not in sinks or window):
 `hit`, all of all facts is in what came back, and `found`, the share of facts that are; `rank1` and `rank3`, the best
 placed fact's passage is first, or among three, by the vote (by the answer's attention where no vote is held);
-`citation1` and `citation3`, the same of questions answered right; `stands_out`, the recall says that it found
-something. In absent the score is whether it says that nothing stands out. A last record of each text has `shared`, how
-much of what came back is the same for two of its questions, the mean over pairs (blocks), and `shared_citations` (the
-characters of the first three passages).
+`citation1` and `citation3`, of questions answered right, the fact's passage is cited first, or among three;
+`stands_out`, the recall says that it found something. In absent the score is whether it says that nothing stands out. A
+last record of each text has `shared`, how much of what came back is the same for two of its questions, the mean over
+pairs (blocks), and `shared_citations` (the characters of the first three passages).
 """
 
 from __future__ import annotations
