@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from everlong import Blocks, Session
-from everlong.memory.blocks import memory
+from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.volume import digest_width
 from everlong.session import sealed
 from everlong.session.library import Library
@@ -29,7 +29,7 @@ def width(request):
 
 def older(monkeypatch, width):
     """Whether new streams keep digests as older versions did."""
-    monkeypatch.setattr(memory, "NEW_DIGESTS", torch.float32 if width == 4 else torch.bfloat16)
+    monkeypatch.setattr(BlockMemory, "digest_dtype", torch.float32 if width == 4 else torch.bfloat16)
 
 
 def forget_the_type(path, width):
