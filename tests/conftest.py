@@ -15,8 +15,6 @@ import pytest
 import torch
 import transformers
 
-from everlong.memory.blocks.memory import BlockMemory
-
 ROOT = Path(__file__).resolve().parent.parent
 
 transformers.logging.set_verbosity_error()
@@ -78,9 +76,3 @@ def tiny_random_llama(seed: int = 0, **fields: Any) -> transformers.LlamaForCaus
 def tiny_llama() -> Callable[..., transformers.LlamaForCausalLM]:
     """The factory of tiny random Llamas: `tiny_llama(seed=3, num_hidden_layers=1)` overrides fields of LlamaConfig."""
     return tiny_random_llama
-
-
-@pytest.fixture
-def exact_digests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams keep digests in float32, so that choices can be compared with those of a float64 reference."""
-    monkeypatch.setattr(BlockMemory, "digest_dtype", torch.float32)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ class SlowBlocks(SlowSinks):
 
     `chosen[layer]` lists (token, block numbers) for each choice, `mass[layer][token]` [H] what attention a token got
     while it was in the window, `digests[layer][block]` what stands for a block: [H, D], or for bounds [G, 2, D] the
-    largest and the smallest value of each channel.
+    largest and the smallest value of each channel. Blocks are chosen by these digests in bfloat16 (`rounded`).
     """
 
     def __init__(self, model: LlamaForCausalLM, method: Blocks) -> None:
@@ -181,7 +182,8 @@ class SlowBlocks(SlowSinks):
         found = list(range(self.sealed[layer]))
         if len(found) > self.method.top_k:
             pooled = q_far if self.answering else torch.stack(self.far_queries[layer][-self.method.pool :]).mean(0)
-            scores = torch.stack([self._score(pooled, digest) for digest in self.digests[layer][: len(found)]])
+            digests = [self.rounded(digest) for digest in self.digests[layer][: len(found)]]
+            scores = torch.stack([self._score(pooled, digest) for digest in digests])
             scores[[n for n in self.pinned if n < len(found)]] = torch.inf
             found = sorted(scores.topk(self.method.top_k).indices.tolist())
         self.chosen[layer].append((t, found))
@@ -205,6 +207,20 @@ class SlowBlocks(SlowSinks):
             best = mass.topk(min(self.method.repr_topk, len(tokens))).indices.tolist()
             rows.append(torch.stack([self.keys[layer][tokens[i]][g] for i in best]).mean(0))
         return torch.stack(rows)
+
+    def rounded(self, digest: Tensor) -> Tensor:
+        """A digest as it is kept, in bfloat16: means to the nearest number, maxima up, minima down."""
+        if self.method.digest == "mean":
+            return bfloat16(digest, torch.round)
+        return torch.stack((bfloat16(digest[:, 0], torch.ceil), bfloat16(digest[:, 1], torch.floor)), 1)
+
+    def digests_within(self, layer: int, error: float) -> tuple[Tensor, Tensor]:
+        """The least and the largest [N, columns] that digests may be kept as if their keys are off by `error`."""
+        least, most = (
+            torch.stack([self.rounded(digest + by).flatten() for digest in self.digests[layer]])
+            for by in (-error, error)
+        )
+        return least, most
 
     def _parts(self, layer: int, t: int) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens in the window; and those outside it, each with the distance at which it stands."""
@@ -259,3 +275,9 @@ def slow_rarity(ids: list[int], starts: list[int], question: list[int]) -> list[
                 weights.append(0.5 * weight(holding))
         found.append(max(weights) / weight(0))
     return found
+
+
+def bfloat16(x: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
+    """Numbers with the eight significant bits of bfloat16, still in float64; `rounding` makes them whole."""
+    step = 2.0 ** (torch.frexp(x).exponent - 8)
+    return rounding(x / step) * step

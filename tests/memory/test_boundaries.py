@@ -62,7 +62,6 @@ def starts(cache, row=0):
     return cache.blocks.rows[row].cuts.state()["starts"].tolist()
 
 
-@pytest.mark.usefixtures("exact_digests")
 @pytest.mark.parametrize("fields", [*PLACES, {"choose_every": 3, "window": 30}])
 def test_equals_the_slow_reference(model, fields):
     method = small(**fields)
@@ -84,8 +83,10 @@ def test_equals_the_slow_reference(model, fields):
                 assert part.now.chosen.tolist() == [slow.chosen[layer][-1][1]]
                 mass = torch.stack(slow.mass[layer][-(method.window - 1) :], 1).float()
                 torch.testing.assert_close(part.now.mass[0], mass, atol=1e-5, rtol=0)
-                digests = torch.stack([d.flatten() for d in slow.digests[layer]]).float()
-                torch.testing.assert_close(part.index.digests.joined(len(digests)), digests, atol=1e-4, rtol=0)
+                least, most = slow.digests_within(layer, 1e-4)
+                digests = part.index.digests.joined(len(least))
+                assert digests.dtype == torch.bfloat16
+                assert ((least <= digests) & (digests <= most)).all()
 
 
 @pytest.mark.parametrize("positions", ["true", "ordered"])
@@ -177,7 +178,6 @@ def session(model, **where):
     return Session(model, small(), chunk=64, **where)
 
 
-@pytest.mark.usefixtures("exact_digests")
 def test_a_session_cuts_as_the_reference_does_and_is_kept(model, tmp_path):
     slow = SlowBlocks(model, small())
     slow.read(IDS)
@@ -202,7 +202,6 @@ def test_a_session_cuts_as_the_reference_does_and_is_kept(model, tmp_path):
                 assert all(a == answers[0] for a in answers)
 
 
-@pytest.mark.usefixtures("exact_digests")
 def test_the_report_counts_tokens_and_citations_name_blocks(model):
     slow = SlowBlocks(model, small())
     slow.read(IDS)

@@ -46,7 +46,6 @@ def read_and_answer(model, cache, chunk):
 PLACES = [{}, {"choose_every": 3}, {"positions": "ordered"}, {"positions": "true"}]
 
 
-@pytest.mark.usefixtures("exact_digests")
 @pytest.mark.parametrize("fields", [{"digest": d, **f} for d in ("mean", "bounds") for f in PLACES])
 def test_equals_the_slow_reference(model, fields):
     method = small(**fields)
@@ -66,11 +65,12 @@ def test_equals_the_slow_reference(model, fields):
         if method.digest == "mean":
             mass = torch.stack(slow.mass[layer][-(method.window - 1) :], 1).float()
             torch.testing.assert_close(part.now.mass[0], mass, atol=1e-5, rtol=0)
-        digests = torch.stack([d.flatten() for d in slow.digests[layer]]).float()
-        torch.testing.assert_close(part.index.digests.joined(len(digests)), digests, atol=1e-4, rtol=0)
+        least, most = slow.digests_within(layer, 1e-4)
+        digests = part.index.digests.joined(len(least))
+        assert digests.dtype == torch.bfloat16
+        assert ((least <= digests) & (digests <= most)).all()
 
 
-@pytest.mark.usefixtures("exact_digests")
 @pytest.mark.parametrize("positions", ["far", "ordered"])
 def test_pinned_blocks_are_chosen_as_in_the_slow_reference(model, positions):
     """Pinned while token 40 is the newest: a block that is sealed, and one that still has to be."""

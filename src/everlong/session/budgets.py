@@ -59,11 +59,11 @@ class Budgets:
         yield ids
 
     def shrink(self, reader: Reader, reuse: Callable[[], None]) -> None:
-        """Let stored blocks give way until they fit the budgets; BudgetError if none may."""
-        room = self._room
-        if room is None or reader.blocks is None or not reader.blocks.rows:
+        """Let blocks that were restored give way until they fit the budgets; BudgetError if none may."""
+        if self._room is None or reader.blocks is None or not reader.blocks.rows:
             return
         memory, row = reader.blocks, reader.blocks.rows[0]
+        room = self._room = self._room.restored(memory)
         gone = len(row.gone)
         while (tier := room.over(row.store, room.held(memory), reader.seen_tokens)) is not None:
             if room.give_up(memory):

@@ -251,6 +251,11 @@ class Library:
             known = path.name in ("ids", "lock", entry.state, erasing.previous_state(self, entry))
             if not known and not is_meaning_file(path.name):
                 path.unlink(missing_ok=True)
+        if entry.state is None:
+            # Rows that no checkpoint ever named; an older version may have written wider digests than will follow.
+            own = self.volumes(entry)[-1]
+            own.path.unlink(missing_ok=True)
+            own.digests.unlink(missing_ok=True)
 
     def keep_volumes(self, db: sqlite3.Connection, entry: Entry, volumes: list[Volume]) -> None:
         """Name these as the places of the session's blocks."""

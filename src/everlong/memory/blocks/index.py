@@ -5,7 +5,7 @@ Letters: N blocks, L tokens per block, H query heads, G kv heads, D head dim, C 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -55,13 +55,23 @@ class Index:
         q = q_HD.float().view(self.kv_heads, -1, self.dim).cpu()
         weights = torch.stack((q.clamp_min(0).sum(1), q.clamp_max(0).sum(1)), 1) if self.bounds else q
         weights = weights.reshape(self.groups, -1)
-        rows = [slab.view(len(slab), self.groups, -1).float() for slab in self.digests.rows(blocks)]
+        rows = (slab.view(len(slab), self.groups, -1) for slab in self._wide(self.digests.rows(blocks)))
         found = torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
         if not len(self.digests.gone):
             return found
         every = found.new_full((self.groups, blocks), -torch.inf)
         every[:, torch.from_numpy(self.digests.numbers(blocks))] = found
         return every
+
+    def _wide(self, slabs: list[Tensor]) -> Iterator[Tensor]:
+        """These slabs in float32; each is good until the next."""
+        if self.digests.dtype == torch.float32:
+            yield from slabs
+            return
+        # All slabs go through one buffer, which stays in the processor's cache: new memory is far slower to fill.
+        buffer = torch.empty(max(map(len, slabs), default=0), self.digests.columns)
+        for slab in slabs:
+            yield buffer[: len(slab)].copy_(slab)
 
     def choose(
         self,

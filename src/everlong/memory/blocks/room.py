@@ -6,7 +6,7 @@ decided where a cell begins whose new blocks would not fit, and the input is cut
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from everlong.errors import BudgetError, ConfigError
 from everlong.memory.blocks import index
@@ -71,6 +71,10 @@ class Room:
                     f"{tier}_budget={limit:,}: must be at least {need:,} bytes for {memory.settings.top_k} blocks that "
                     "come back and what is on its way; give more, a smaller chunk, or a smaller codec (int8, int4)"
                 )
+
+    def restored(self, memory: BlockMemory) -> Room:
+        """The same for a stream that was restored since, whose digests may be wider than those of a new one."""
+        return replace(self, digest_bytes=memory.index_row_bytes())
 
     def host_bytes(self, store: Store, blocks: int, tokens: int) -> int:
         """Bytes of host memory that so many blocks take at most: the index, records, the queue for the disk.
