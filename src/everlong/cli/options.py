@@ -108,7 +108,7 @@ Again = Annotated[
     typer.Option(
         "--again",
         metavar="N|auto",
-        help="Passages that are read again for an answer (2 if not given); 0: recalled blocks instead.",
+        help="Passages read again for an answer at most (2 if not given); 0: recalled blocks instead.",
     ),
 ]
 HostBudget = Annotated[
