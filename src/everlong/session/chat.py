@@ -30,7 +30,8 @@ class Chat:
     """Turns of a conversation through the tokenizer's chat template, read into `session`.
 
     `again`: where the session recalls passages, at most so many of those that a message calls for are read again in
-    front of it (default 2; "auto", or 0 for none), in a copy of the session: they do not become part of the conversation.
+    front of it (default 2; "auto", or 0 for none), in a copy of the session: they do not become part of the
+    conversation.
 
     `system` opens the conversation whenever the session is empty; a session that holds tokens goes on as if
     an answer had just been completed. `undo` is how many turns can be taken back; each costs a copy of the

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from everlong.memory.recall.rebuild import catch_up
 from everlong.memory.recall.vote import HeadVotes
@@ -21,6 +20,7 @@ from everlong.ops.spans import Ints
 from everlong.session.meaning import Voted
 from everlong.session.named_places import named_spans
 from everlong.session.quoting import quoted, whole
+from everlong.session.tally import MEANING_NEAR, Tally, Voter
 from everlong.session.transcript import Passage, Stretch, Transcript
 
 if TYPE_CHECKING:
@@ -29,44 +29,6 @@ if TYPE_CHECKING:
     from everlong.session.session import Session
 
 Way = Literal["again", "blocks"]
-Voter = Literal["heads", "words", "both", "meaning"]
-LEAST_COVER = 0.05
-"""The words of a question vote where the best block has so much of what a block with every run of them would have.
-
-Measured: .06 to .26 where the text answers in the question's words, .01 to .04 where it shares none that matter.
-"""
-NEAR = 0.65
-"""A block with so much of the best one's vote is nearly as good.
-
-By words, measured: .65 to 1 for another passage about the same thing, .07 to .73 (median .4) for one of the same form.
-"""
-LIKE_OTHERS = 4
-WORDS_PEAK, WORDS_CLEAR = 1.3, 1.8
-"""The best block stands out by its words with WORDS_CLEAR times the score of the fourth; with WORDS_PEAK times of it
-where heads agree.
-
-Measured on 25 texts with two models, medians: 1.1 to 1.2 (once 1.6) for a name that the text does not have among eight
-of its form, 1.9 to 7 for one that it has (1.4 at the least).
-"""
-HEADS_AGREE = 0.1
-"""Heads agree if they give it so much of their attention on average, times the rarity of what they look for.
-
-Measured where the words alone were not clear: .02 to .04 for a name that the text does not have, .2 for one it has.
-"""
-HEADS_PEAK = 0.35
-"""So much is enough whatever the words say; measured .31 at most where the text does not answer."""
-RARE_COVER = 0.17
-"""Without heads, what is not clear must hold so much of the question's rare words, by weight."""
-MEANING_PEAK, MEANING_AHEAD = 0.3, 1.25
-"""It stands out by its meaning with so large a cosine that is so many times the next one.
-
-Measured on 24 questions without a word of their fact: 12 of the 14 that are so are right, 4 of the other 10.
-"""
-MEANING_NEAR = 0.85
-"""A sentence with so much of the best one's cosine is nearly as near in meaning."""
-AGREE = 0.6
-"""Two voters agree on a block where the smaller of their votes is so much of the larger."""
-TINY = 1e-12
 CANDIDATES = 16
 """Passages that a vote is kept of."""
 
@@ -138,6 +100,7 @@ class Ballot:
         self.words = self._word_votes()
         self.heads = self._head_votes()
         self.meaning = self._meaning_votes(text)
+        self.tally = Tally(self.words, self.heads, self.meaning)
 
     def _elsewhere(self) -> set[int]:
         """The blocks that hold nothing of the places that the question names, if it names any."""
@@ -197,22 +160,16 @@ class Ballot:
             longer.commit(block + 1)
         return longer
 
-    @property
-    def words_count(self) -> bool:
-        """Whether the text has enough of the question's words for them to say where its answer is."""
-        best = float(self.words.scores.max(initial=0.0))
-        return best > 0 and best >= LEAST_COVER * self.words.possible
-
     def candidates(self) -> list[Candidate]:
         """The best blocks: by heads and words, or where the words do not count by meaning and heads in turn."""
-        strengths = self._strengths()
+        strengths = self.tally.strengths
         order = best_first(strengths)[:CANDIDATES] or self._beginnings()
         total = float(strengths[order].sum()) or 1.0
         found = [self._candidate(b, order[0], float(strengths[b]), total) for b in order]
         meant = self._meant()
         if not meant:
             return found
-        if self.words_count:
+        if self.tally.words_count:
             clear = self.stands_out()
             return in_turn(found, [replace(c, near=c.near and not clear) for c in meant])
         # Heads alone find little where the words do not count: behind what the encoder found.
@@ -220,18 +177,9 @@ class Ballot:
 
     def _candidate(self, block: int, best: int, strength: float, total: float) -> Candidate:
         token = self._within(self._peak(block), block)
-        return Candidate(block, token, strength / total, self._voter(block), strength, self._near(block, best))
-
-    def _near(self, block: int, best: int) -> bool:
-        """Whether a block is nearly as good as the best one by words, or to the heads better than it.
-
-        Where the words do not count: nearly as good to the heads.
-        """
-        if self.heads is not None:
-            least = 1.0 if self.words_count else NEAR
-            if self.heads.votes[block] >= least * self.heads.votes[best]:
-                return True
-        return self.words_count and bool(self.words.scores[block] >= NEAR * self.words.scores[best])
+        return Candidate(
+            block, token, strength / total, self.tally.voter(block), strength, self.tally.near(block, best)
+        )
 
     def _within(self, token: int, block: int) -> int:
         """The token, or where it lies in none of the places that were named the nearest of its block that does."""
@@ -248,18 +196,6 @@ class Ballot:
             n for n in (self._block(max(s.first, int(self.starts[0]))) for s in self.places) if n not in self.hidden
         ]
 
-    def _strengths(self) -> NDArray[np.float64]:
-        """For each block the words' vote over the best one's plus the share of their attention that heads give it.
-
-        Over that of the best block. Heads alone, or words alone, where there is only one voter that counts.
-        """
-        found = np.zeros(len(self.starts) - 1)
-        if self.heads is not None:
-            found += self.heads.votes / len(self.heads.by_head)
-        if self.words_count or self.heads is None:
-            found += self.words.scores / max(float(self.words.scores.max(initial=0.0)), TINY)
-        return found / max(float(found.max(initial=0.0)), TINY)
-
     def _meant(self) -> list[Candidate]:
         """The blocks of the pieces that are nearest in meaning, each once."""
         found: dict[int, Candidate] = {}
@@ -270,16 +206,6 @@ class Ballot:
             found.setdefault(block, Candidate(block, token, piece.similarity, "meaning", piece.similarity, near))
         return list(found.values())
 
-    def _voter(self, block: int) -> Voter:
-        """Who gives the block more, each measured by its best."""
-        if self.heads is None or not self.words_count:
-            return "words" if self.heads is None else "heads"
-        words = self.words.scores[block] / self.words.scores.max()
-        heads = self.heads.votes[block] / self.heads.votes.max()
-        if min(words, heads) > AGREE * max(words, heads):
-            return "both"
-        return "words" if words > heads else "heads"
-
     def _peak(self, block: int) -> int:
         """The token of the stream around which the vote for a block is largest."""
         by_words = self.words.scores[block] > 0
@@ -288,30 +214,8 @@ class Ballot:
         return int(self.starts[block]) + self.heads.peak(block)
 
     def stands_out(self) -> bool:
-        """Whether one passage is much more likely than others to hold an answer, to one of the voters."""
-        if self.places:
-            return True
-        if self.meaning and not self.words_count and self._meaning_stands_out():
-            return True
-        best = int(self._strengths().argmax())
-        share = 0.0 if self.heads is None else float(self.heads.votes[best]) / len(self.heads.by_head)
-        if share >= HEADS_PEAK:
-            return True
-        ahead = self._words_ahead()
-        if ahead < WORDS_PEAK or not self.words_count:
-            return False
-        agreed = share >= HEADS_AGREE if self.heads is not None else self.words.rare_cover(best) >= RARE_COVER
-        return ahead >= WORDS_CLEAR or agreed
-
-    def _meaning_stands_out(self) -> bool:
-        best, other = ([*(piece.similarity for piece in self.meaning), 0.0])[:2]
-        return best >= max(MEANING_PEAK, MEANING_AHEAD * other)
-
-    def _words_ahead(self) -> float:
-        """How many times the fourth block's score the best one has by words."""
-        ranked = np.sort(self.words.scores)[::-1]
-        other = float(ranked[min(LIKE_OTHERS, len(ranked)) - 1]) if len(ranked) > 1 else 0.0
-        return float(ranked[0]) / max(other, TINY)
+        """Whether one passage is much more likely than others to hold an answer, or a place was named."""
+        return bool(self.places) or self.tally.stands_out()
 
     def trimmed(self, first: int, end: int, candidate: Candidate) -> Stretch:
         """The tokens `first` .. `end` - 1 as far as they are around the candidate, in its source, and not dropped."""

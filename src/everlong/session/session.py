@@ -233,8 +233,8 @@ class Session(AbstractContextManager["Session"]):
         """The reply to a question about what was read, as an iterator of pieces of text; `text` is all of it.
 
         `again`: how many passages are read again at most (default 2, "auto" 4), none that is far behind the best; 0
-        takes the blocks' way: recalled blocks beside the window. `raw`: the question is a text to be continued, without the
-        chat template. The session stays as it is, unless it is to `keep` question and reply (not the passages).
+        takes the blocks' way: recalled blocks beside the window. `raw`: the question is a text to be continued, without
+        the chat template. The session stays as it is, unless it is to `keep` question and reply (not the passages).
         `sampling` as in `generate`. For a method without recall the question is read behind the stream.
         """
         Sampling(**sampling)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 
+from everlong.memory.recall.vote import HeadVotes
+from everlong.ops.recall import WordVotes
 from everlong.session.meaning import Voted
-from everlong.session.recall import Ballot
+from everlong.session.tally import Tally
 
 FORM = [0.5] * 7
 """The words' votes for the blocks of other names in a text of eight facts of one form."""
 
 
-def ballot(words, heads=None, possible=5.0, rare=0.0, meaning=(), places=()):
-    """A ballot with these votes of the words, and of four heads together (as shares of their attention)."""
-    made = object.__new__(Ballot)
-    scores = np.array(words, np.float64)
-    made.words = SimpleNamespace(scores=scores, possible=possible, rare_cover=lambda block: rare)
-    made.heads = None
+def tally(words, heads=None, possible=5.0, rare=0.0, meaning=()):
+    """These votes of the words, and of four heads together (as shares of their attention)."""
+    by_words = create_autospec(WordVotes, instance=True)
+    by_words.scores, by_words.possible = np.array(words, np.float64), possible
+    by_words.rare_cover.return_value = rare
+    by_heads = None
     if heads is not None:
-        made.heads = SimpleNamespace(votes=4 * np.array(heads, np.float32), by_head=[None] * 4)
-    made.starts = np.arange(len(words) + 1) * 128
-    made.meaning, made.places = list(meaning), list(places)
-    return made
+        by_heads = create_autospec(HeadVotes, instance=True)
+        by_heads.votes, by_heads.by_head = 4 * np.array(heads, np.float32), [None] * 4
+    return Tally(by_words, by_heads, list(meaning))
 
 
 def meant(*cosines):
@@ -57,27 +58,32 @@ def meant(*cosines):
     ],
 )
 def test_whether_a_block_stands_out(votes, said):
-    assert ballot(**votes).stands_out() == said
+    assert tally(**votes).stands_out() == said
 
 
 def test_one_sentence_far_ahead_in_meaning_stands_out_where_words_do_not_count():
     dull = [0.1] * 8
-    assert ballot(dull, meaning=meant(0.4, 0.3)).stands_out()
-    assert not ballot(dull, meaning=meant(0.4, 0.35)).stands_out()
-    assert not ballot(dull, meaning=meant(0.25, 0.1)).stands_out()
-    assert not ballot([0.55, *FORM], meaning=meant(0.4, 0.3)).stands_out()
+    assert tally(dull, meaning=meant(0.4, 0.3)).stands_out()
+    assert not tally(dull, meaning=meant(0.4, 0.35)).stands_out()
+    assert not tally(dull, meaning=meant(0.25, 0.1)).stands_out()
+    assert not tally([0.55, *FORM], meaning=meant(0.4, 0.3)).stands_out()
 
 
 def test_blocks_with_nearly_as_many_of_the_words_are_near():
-    votes = ballot([1.0, 0.7, 0.6], [0.3, 0.0, 0.1])
-    assert [votes._near(block, 0) for block in range(3)] == [True, True, False]
+    votes = tally([1.0, 0.7, 0.6], [0.3, 0.0, 0.1])
+    assert [votes.near(block, 0) for block in range(3)] == [True, True, False]
 
 
 def test_a_block_that_heads_like_better_is_near():
-    votes = ballot([1.0, 0.1, 0.1], [0.2, 0.25, 0.19])
-    assert [votes._near(block, 0) for block in range(3)] == [True, True, False]
+    votes = tally([1.0, 0.1, 0.1], [0.2, 0.25, 0.19])
+    assert [votes.near(block, 0) for block in range(3)] == [True, True, False]
 
 
 def test_where_words_do_not_count_heads_decide_what_is_near():
-    votes = ballot([0.1, 0.1, 0.1], [0.3, 0.2, 0.19])
-    assert [votes._near(block, 0) for block in range(3)] == [True, True, False]
+    votes = tally([0.1, 0.1, 0.1], [0.3, 0.2, 0.19])
+    assert [votes.near(block, 0) for block in range(3)] == [True, True, False]
+
+
+def test_the_best_block_is_near_without_heads_and_words():
+    votes = tally([0.1, 0.09])
+    assert [votes.near(block, 0) for block in range(2)] == [True, False]
