@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 SMALL = ["sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8"]
@@ -15,6 +17,7 @@ def kept(everlong, tiny, tmp_path, text_file):
     text_file.write_text(f"{text}Gulls cried over the pier. {text}")
     done = everlong("read", text_file, "--store", tmp_path / "store", "--model", tiny, *FIELDS)
     assert done.code == 0, done.err
+    assert everlong(*next_command(done.err), "--max-new-tokens", "2").code == 0
     return ("--store", tmp_path / "store", "--model", tiny)
 
 
@@ -25,7 +28,9 @@ def test_the_sentence_with_the_words_is_shown(everlong, kept, text_file):
     assert all(text[p["start"] : p["end"]] == p["text"] for p in found)
     shown = everlong("search", "gulls pier", *kept, "--top", "1")
     assert f"{text_file}:{found[0]['start']}" in shown.out
-    assert "Next: everlong ask 'gulls pier' --session default --store" in shown.err
+    command = next_command(shown.err)
+    assert command[:2] == ["ask", "gulls pier"]
+    assert everlong(*command, "--max-new-tokens", "2").code == 0
 
 
 def test_what_cannot_be_searched_is_said(everlong, kept):
@@ -52,3 +57,9 @@ def test_an_encoder_that_is_not_there_is_said_before_anything_is_read(everlong, 
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "no-such/encoder" in done.err
     assert not store.exists()
+
+
+def next_command(said):
+    """The arguments of the command that is printed to go on with, as a shell would take them."""
+    (line,) = [line for line in said.splitlines() if line.startswith("Next: everlong ")]
+    return shlex.split(line)[2:]

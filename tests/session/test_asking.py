@@ -182,12 +182,8 @@ def test_passages_are_read_in_their_order_and_no_token_twice():
     assert order([Stretch(100, 140), Stretch(120, 160), Stretch(300, 340)]) == [100, 140, 300]
 
 
-def test_what_was_found_by_its_meaning_is_read_by_rising_vote():
-    assert order([Stretch(100, 140), Stretch(300, 340)], voter="meaning") == [300, 100]
-
-
-def order(spans, hop=None, voter="words"):
-    found = asking.in_order([Candidate(n, 0, 0.1, voter, 1.0, hop=n == hop) for n in range(len(spans))], spans)
+def order(spans, hop=None):
+    found = asking.in_order([Candidate(n, 0, 0.1, "words", 1.0, hop=n == hop) for n in range(len(spans))], spans)
     return [span.first for _, span in found]
 
 

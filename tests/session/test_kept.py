@@ -15,8 +15,6 @@ import torch
 
 from everlong import Blocks, Session
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
-from everlong.memory.blocks import saved
-from everlong.memory.blocks.memory import BlockMemory
 from everlong.session.library import Library
 from tests.session.keeping import IDS, SMALL, answer, kept
 
@@ -156,42 +154,6 @@ def test_digests_are_read_when_a_question_needs_them(model, tmp_path):
         path.write_bytes(whole)
         assert answer(session.fork()) == live
         assert session.report().bytes["host"] >= promised > 0
-
-
-@pytest.mark.parametrize("digest", ["mean", "bounds"])
-def test_sessions_with_digests_in_float32_go_on_as_they_were(model, tmp_path, monkeypatch, digest):
-    state = saved.state
-
-    def older(memory, sealed=True):
-        tensors, facts = state(memory, sealed)
-        return tensors, {name: value for name, value in facts.items() if name != "digests"}
-
-    with monkeypatch.context() as before:
-        before.setattr(BlockMemory, "digest_dtype", torch.float32)
-        before.setattr(saved, "state", older)
-        with kept(model, tmp_path / "older", digest=digest) as session:
-            live = answer(session.fork())
-    bytes_before = digest_bytes(tmp_path / "older")
-    with Session.open(tmp_path / "older", "one", model, chunk=16) as session:
-        assert session.stored("test").digest_dtype == torch.float32
-        assert answer(session.fork()) == live
-        feed_and_keep(session, IDS[150:300])
-        live = answer(session.fork())
-    library = Library(tmp_path / "older")
-    assert library.verify(library.entry("one"))["damaged_blocks"] == []
-    library.fork("one", "two")
-    for name in ("one", "two"):
-        with Session.open(tmp_path / "older", name, model, chunk=16, read_only=True) as session:
-            assert session.fork().stored("test").digest_dtype == torch.float32
-            assert answer(session.fork()) == live
-    with kept(model, tmp_path / "new", 300, digest=digest) as session:
-        assert session.stored("test").digest_dtype == torch.bfloat16
-    assert digest_bytes(tmp_path / "older") > 1.5 * bytes_before
-    assert digest_bytes(tmp_path / "new") < 0.6 * digest_bytes(tmp_path / "older")
-
-
-def digest_bytes(store):
-    return sum(path.stat().st_size for path in store.rglob("*.digests"))
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(model, tmp_path, monkeypatch):

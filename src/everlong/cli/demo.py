@@ -76,7 +76,7 @@ def demo(
     if json:
         console.result(result | {"written": [str(path) for path in files]})
     console.note(f"\nWrote {', '.join(str(path) for path in files)}.")
-    console.note(f"Next: everlong ask 'The sky is' --raw --cite --session demo --store {out / 'library'}")
+    console.note(f"Next: everlong ask 'The sky is' --raw --cite {options.same_session(ctx, 'demo', out / 'library')}")
     more = "`everlong score FILE` reads a text of yours" if full else "`make demo ARGS=--full` reads the whole text"
     console.note(f"      {more}; `everlong chat` talks without end.")
 

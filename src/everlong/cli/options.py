@@ -171,6 +171,17 @@ def trained(ctx: typer.Context) -> tuple[str, dict[str, Any]] | None:
     return method["name"], method["fields"]
 
 
+def same_session(ctx: typer.Context, session: str, store: Path | None) -> str:
+    """The options that lead another command to this session and its model, as they are typed in a shell."""
+    import shlex
+
+    words = ["--session", session] + ([] if store is None else ["--store", str(store)])
+    for name in ("model", "dtype", "device"):
+        if ctx.params.get(name) is not None and not is_default(ctx, name):
+            words += [f"--{name}", str(ctx.params[name])]
+    return shlex.join(words)
+
+
 def is_default(ctx: typer.Context, name: str) -> bool:
     """Whether an option was given neither on the command line nor by a config file."""
     source = ctx.get_parameter_source(name)

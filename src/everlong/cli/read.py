@@ -90,7 +90,7 @@ def read(
     console.note(f"{result['read_tokens']:,} tokens read at {result['tokens_per_s']:.0f} a second; {result['memory']}")
     if notes:
         console.note(told(result["notes"]))
-    console.note(f"Next: everlong ask 'A question?' --session {session}" + (f" --store {store}" if store else ""))
+    console.note(f"Next: everlong ask 'A question?' {options.same_session(ctx, session, store)}")
 
 
 def _read_changed(

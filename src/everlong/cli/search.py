@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -53,9 +54,7 @@ def search(
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
-    place = f" --store {_quoted(str(store))}" if store else ""
-    chosen = "" if options.is_default(ctx, "model") else f" -m {_quoted(model)}"
-    console.note(f"Next: everlong ask {_quoted(words)} --session {_quoted(session)}{place}{chosen}")
+    console.note(f"Next: everlong ask {shlex.quote(words)} {options.same_session(ctx, session, store)}")
 
 
 def _tell(passage: Recalled) -> None:
@@ -63,9 +62,3 @@ def _tell(passage: Recalled) -> None:
     for line in passage.text.strip().splitlines():
         print(f"    {line}")
     print()
-
-
-def _quoted(words: str) -> str:
-    import shlex
-
-    return shlex.quote(words)

@@ -145,11 +145,9 @@ class _Found:
 def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:
     """Passages, best first in `candidates`, in their order in the stream; what the best one leads to is the last.
 
-    So of two statements that differ the later one is read last. What was found by its meaning is read by rising vote.
+    So of two statements that differ the later one is read last.
     """
     found = [(c, span) for c, span in zip(candidates, merged(spans), strict=True) if span.first < span.end]
-    if found and found[0][0].voter == "meaning":
-        return found[::-1]
     return sorted(found, key=lambda f: (f[0].hop, f[1].first))
 
 

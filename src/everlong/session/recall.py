@@ -147,7 +147,7 @@ class Ballot:
         lengths = np.diff(self.starts)
         even = bool((lengths == index.tokens).all())
         known = None if even else lambda a, b: lengths[a:b].tolist()
-        return HeadVotes(index, queries, self._memory.sink_keys, self.hidden, known, self.words.rarity)
+        return HeadVotes(index, queries, self._memory.sink_keys, self.words.rarity, self.hidden, known)
 
     def _extended(self, index: RecallIndex | None) -> RecallIndex:
         """The index with rows for what is in no block yet."""

@@ -24,7 +24,7 @@ Lengths = Callable[[int, int], list[int]]
 class HeadVotes:
     """vote_b = sum over heads of max_t w_t * sum over j in b of softmax_j(q_t . k_j), over sinks and all stored blocks.
 
-    `weights` are the w_t [T] (ops/recall.py); all 1 without them.
+    `weights` are the w_t [T] (ops/recall.py).
 
     `sinks` gives the raw keys [G, n, D] of the sinks in a layer: a head that finds nothing looks there, and then has
     no vote to give. `lengths` is needed where blocks are not all of the index's length. `dropped` blocks get no vote,
@@ -36,12 +36,11 @@ class HeadVotes:
         index: RecallIndex,
         queries: dict[int, Queries],
         sinks: Callable[[int], Tensor],
+        weights: NDArray[np.float32],
         dropped: Collection[int] = (),
         lengths: Lengths | None = None,
-        weights: NDArray[np.float32] | None = None,
     ) -> None:
-        tokens = next(iter(queries.values())).q.shape[1]
-        self._weights = torch.ones(tokens) if weights is None else torch.from_numpy(weights)
+        self._weights = torch.from_numpy(weights)
         self._index, self._queries, self._lengths = index, queries, lengths
         self._dropped = [n for n in dropped if n < index.blocks]
         masses = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
