@@ -8,6 +8,7 @@ import torch
 from everlong import Blocks, Dense, Session, Sinks
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
+from everlong.models.encoder import SentenceEncoder
 from everlong.session import asking, recall_index, reply
 from everlong.session.chat import Chat
 from everlong.session.places import Place
@@ -55,6 +56,31 @@ def test_raw_questions_follow_sinks_and_passages(session):
         prompt = read(posed.session)
     assert prompt.startswith(session.transcript.text(0, 4) + "\n\nPassage 1, from gulls.txt:\n")
     assert prompt.endswith(" The gulls of Lima sleep in crate")
+
+
+class _Lorries(SentenceEncoder):
+    """A sentence encoder that knows what lorries and trucks are."""
+
+    def __init__(self):
+        self.name, self.fingerprint, self.dim = "lorries", "0" * 64, 8
+
+    def encode(self, texts, batch=32):
+        return torch.nn.functional.one_hot(
+            torch.tensor([any(w in t for w in ("lorry", "truck")) for t in texts]).long(), self.dim
+        ).float()
+
+
+def test_a_sentence_found_by_its_meaning_is_read_alone(tiny):
+    said = "Mona drives a lorry for a living. "
+    with Session(tiny, Blocks(**SMALL), chunk=16) as session:
+        session.feed(DULL * 6 + said + DULL * 8, source="lorries.txt")
+        for _ in session.use_encoder(_Lorries()):
+            pass
+        with session.pose("Who ?truck") as posed:
+            (passage,) = posed.recall.shown
+            assert passage.voter == "meaning"
+            assert passage.text.strip() == said.strip()
+            assert posed.recall.passages[0].sentence.strip() == said.strip()
 
 
 def test_asking_leaves_the_session_as_it_was(session, tiny):

@@ -55,7 +55,7 @@ class Candidate:
 
     `strength` is its vote, of heads and words, over that of the best block (0 to 1); `share` its part of the strength
     of all candidates. `near`: nearly as good as the best one, or better to one of the voters. `hop`: the best one leads
-    to it (session/hops.py).
+    to it (session/hops.py). `said`: the sentence that was found, of one found by its meaning.
     """
 
     block: int
@@ -65,6 +65,7 @@ class Candidate:
     strength: float
     near: bool = True
     hop: bool = False
+    said: Stretch | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ class Ballot:
             token = (piece.first + piece.end) // 2
             block = self._block(token)
             near = piece.similarity >= MEANING_NEAR * self.meaning[0].similarity
-            found.setdefault(block, Candidate(block, token, piece.similarity, "meaning", piece.similarity, near))
+            said, cosine = Stretch(piece.first, piece.end), piece.similarity
+            found.setdefault(block, Candidate(block, token, cosine, "meaning", cosine, near, said=said))
         return list(found.values())
 
     def _peak(self, block: int) -> int:
