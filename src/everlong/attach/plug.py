@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from everlong.attach.active import activate, running_step
+from everlong.attach.arguments import check_outputs, check_positions, left_padding, new_tokens
 from everlong.attach.check import check_equal_to_stock
 from everlong.attach.probe import probe
 from everlong.attach.routes import choose_route
@@ -24,7 +24,6 @@ from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.memory.step import Step
 from everlong.methods.base import Method
-from everlong.ops.spans import Ints
 
 
 class Trained(Protocol):
@@ -126,11 +125,13 @@ class Plug:
     def _step(self, cache: StreamCache, given: dict[str, Any]) -> Any:
         if cache.plan is not self.plan:
             raise CapabilityError("StreamCache: belongs to another model; make one with attach(model, ...).new_cache()")
-        new: Any = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+        new = new_tokens(given)
         rows, tokens = new.shape[:2]
-        pads = self._pads(cache, given.get("attention_mask"), rows, tokens)
-        step = cache.begin(tokens, rows, pads)
+        check_outputs(given, self.decoder.config)
+        pads = left_padding(cache, given.get("attention_mask"), rows, tokens, self.route.per_row_padding)
+        check_positions(cache, given.get("position_ids"), tokens, cache.pads if pads is None else pads)
         try:
+            step = cache.begin(tokens, rows, pads)
             given["attention_mask"] = self.route.attention_mask(step)
             if self.takes_positions:
                 given["position_ids"] = self._positions(step, new)
@@ -148,24 +149,6 @@ class Plug:
     def _positions(step: Step, like: Tensor) -> Tensor:
         start = step.seen - step.base
         return torch.arange(start, start + step.tokens, device=like.device).expand(step.rows, -1)
-
-    def _pads(self, cache: StreamCache, mask: Any, rows: int, tokens: int) -> Ints | None:
-        """Left padding of each row, read from the first forward's mask; padding elsewhere is refused."""
-        if mask is None:
-            return None
-        if not isinstance(mask, Tensor) or mask.ndim != 2:
-            raise CapabilityError("StreamCache: takes 2-D attention masks [rows, tokens] or none")
-        new = mask[:, -tokens:].to(torch.bool)
-        if new.all():
-            return None
-        pads = (~new).sum(1)
-        left = torch.arange(tokens, device=mask.device) >= pads[:, None]
-        if cache.seen_tokens or not torch.equal(new, left) or not self.route.per_row_padding:
-            raise CapabilityError(
-                "StreamCache: only left padding, in the first forward, of models with rotary positions is handled; "
-                "pad on the left (tokenizer.padding_side='left'), or run the rows one by one"
-            )
-        return pads.cpu().numpy().astype(np.int64)
 
 
 def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

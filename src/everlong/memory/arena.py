@@ -73,10 +73,10 @@ class Arena(CacheLayerMixin):
             self.is_initialized = True
         if self.shift != self.lane.shift:
             self._slide(seen)
-        held = self.pair[0].shape[2]
-        if self.lane.capacity is None and seen + tokens > held:
-            columns = self._grown(held, seen + tokens)
-            self.keys, self.values = (_resized(x, columns, seen) for x in self.pair)
+        held, capacity, at = self.pair[0].shape[2], self.lane.capacity, seen - self.shift
+        if (capacity is None or held < capacity) and at + tokens > held:
+            columns = capacity or self._grown(held, at + tokens)
+            self.keys, self.values = (_resized(x, columns, at) for x in self.pair)
 
     def _grown(self, columns: int, needed: int) -> int:
         return max(needed + self.lane.room, int(columns * GROWTH))

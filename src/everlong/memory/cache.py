@@ -60,6 +60,7 @@ class StreamCache(Cache):
         self.sinks, self.window, self.chunk, self.memory = sinks, window, chunk, memory
         self.seen_tokens, self.segments = 0, [Segment(0, 0)]
         self.pads: Ints | None = None
+        self._pads_before: Ints | None = None
         self._step: Step | None = None
         self._scratch = Scratch()
         self.lanes: dict[Pattern, Lane] = {}
@@ -107,21 +108,22 @@ class StreamCache(Cache):
     def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> Step:
         """Prepare a forward over `tokens` new tokens in each of `rows`.
 
-        `pads` [rows] counts the left padding, given with the first forward.
+        `pads` [rows] counts the left padding; it may grow where a row has no tokens yet.
         """
         if self.memory is not None:
             self.memory.check(self.seen_tokens, tokens)
-        if pads is not None:
-            self._set_pads(pads)
         if self.seen_tokens and rows != self.batch_size:
             raise CapabilityError(f"StreamCache: holds {self.batch_size} rows, got {rows}; make a new cache")
         base, segments = self._frame(tokens)
+        self._pads_before = self.pads
+        if pads is not None:
+            self._set_pads(pads)
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
         self._step = Step(self.seen_tokens, tokens, rows, base, segments, self.arenas, self.plan.layers, self._scratch)
         if self.memory is not None:
             self._step.memory = self.memory
-            self.memory.begin(self._step, pads)
+            self.memory.begin(self._step, self.pads)
         return self._step
 
     def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
@@ -157,6 +159,7 @@ class StreamCache(Cache):
             self.memory.abandon()
         for arena in self.arenas.values():
             arena.abandon()
+        self._set_pads(self._pads_before)
         self._step = None
 
     # What transformers asks of a cache.
@@ -250,7 +253,7 @@ class StreamCache(Cache):
         if self.batch_size > 0:
             self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
 
-    def _set_pads(self, pads: Ints) -> None:
+    def _set_pads(self, pads: Ints | None) -> None:
         self.pads = pads
         for lane in self.lanes.values():
             lane.pads = pads

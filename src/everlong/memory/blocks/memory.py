@@ -120,6 +120,9 @@ class BlockMemory:
         """Prepare a step."""
         self.settle()
         self._step = BlockStep(self, step, pads)
+        for n, row in enumerate(self.rows):
+            if (pad := 0 if pads is None else int(pads[n])) != row.pad:
+                row.pad, row.cuts = pad, make_cuts(self.settings, pad - step.seen)
         for part in (part for row in self.rows for part in row.layers.values() if not part.filled):
             part.prefetch()
 
