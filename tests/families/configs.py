@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from everlong.errors import AttachError, LearnedPositionsError, RotationError, UnsupportedLayerError
+from everlong.errors import AttachError, LearnedPositionsError, RotationError, SelfCheckError, UnsupportedLayerError
 
 TRAINED = 64
 VOCAB = 101
@@ -125,6 +125,11 @@ PROPORTIONAL = {
 }
 SCALE_LLAMA4 = {"attention_chunk_size": 24, "floor_scale": 4, "attn_scale": 0.5, "head_dim": 8}
 LLAMA4 = {"intermediate_size_mlp": 40, "num_local_experts": 4, "interleave_moe_layer_step": 2} | SCALE_LLAMA4
+LLAMA_4_SCALING = YARN | {"llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 8, "factor": 8.0}
+MOE_JET = {"kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
+GRANITE_HYBRID = MAMBA | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 24}
+INKLING = MOE | {"head_dim": 8, "d_rel": 4, "rel_extent": 16, "n_routed_experts": 4, "log_scaling_n_floor": 16}
 QWEN2_VL = {
     "text_config": COMMON | {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
     "vision_config": VISION,
@@ -139,6 +144,21 @@ BLOOM = {"vocab_size": VOCAB, "hidden_size": 48, "n_head": 6}
 GPTJ = {"vocab_size": VOCAB, "n_embd": 32, "n_head": 4, "n_positions": TRAINED, "rotary_dim": 4}
 GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_head": 4, "n_positions": TRAINED}
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+
+LINEAR = "layer [01] .linear_attention.: is not softmax attention"
+RECURRENT = (
+    ("jamba", "JambaForCausalLM", {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4}, LINEAR),
+    ("bamba", "BambaForCausalLM", MAMBA | {"mamba_n_groups": 1, "attn_layer_indices": [1]}, LINEAR),
+    (
+        "granitemoehybrid with mamba",
+        "GraniteMoeHybridForCausalLM",
+        GRANITE_HYBRID | {"layer_types": ["mamba", "attention", "mamba"]},
+        LINEAR,
+    ),
+    ("minimax", "MiniMaxForCausalLM", {"num_local_experts": 4, "head_dim": 8, "block_size": 16}, LINEAR),
+    ("rwkv", "RwkvForCausalLM", {"context_length": TRAINED}, "no layers of attention"),
+    ("inkling", "InklingForCausalLM", INKLING, "hybrid_sliding"),
+)
 
 
 def _qwen2_vl(layers: int) -> Fields:
@@ -222,6 +242,32 @@ FAMILIES = (
         {"chunked": {"no_rope_layers": [1]}, "no position": {"no_rope_layers": [0]}},
         banded=False,
     ),
+    Family(
+        "ministral3",
+        "Ministral3ForCausalLM",
+        {"head_dim": 12, "sliding_window": None, "rope_parameters": dict(LLAMA_4_SCALING)},
+        banded=False,
+    ),
+    Family(
+        "mistral4",
+        "Mistral4ForCausalLM",
+        MLA | GLM_MOE | {"q_lora_rank": 12, "first_k_dense_replace": 1, "rope_parameters": dict(LLAMA_4_SCALING)},
+        banded=False,
+    ),
+    Family(
+        "afmoe",
+        "AfmoeForCausalLM",
+        **_fields(_layered(), **MOE, num_experts=4, num_dense_layers=1, head_dim=12, sliding_window=SLIDING),
+    ),
+    Family("jetmoe", "JetMoeForCausalLM", MOE_JET, banded=False),
+    Family("modernbert_decoder", "ModernBertDecoderForCausalLM", **_fields(_layered(), sliding_window=SLIDING)),
+    Family(
+        "granitemoehybrid",
+        "GraniteMoeHybridForCausalLM",
+        GRANITE_HYBRID,
+        kinds={"no position": {"layer_types": ["attention"]}},
+        deep={"layer_types": ["attention"] * 3},
+    ),
     Family("qwen2_vl", "Qwen2VLForConditionalGeneration", QWEN2_VL, _qwen2_vl(3), {"full": _qwen2_vl(1)}, common={}),
     Family(
         "minimax_m2",
@@ -254,6 +300,11 @@ FAMILIES = (
     _own("mpt", "MptForCausalLM", MPT, "n_layers"),
     _own("bloom", "BloomForCausalLM", BLOOM, "n_layer", banded=False),
     _own("gptj", "GPTJForCausalLM", GPTJ, "n_layer"),
+    *(
+        Family(name, model, fields, refused=UnsupportedLayerError, because=because)
+        for name, model, fields, because in RECURRENT
+    ),
+    Family("hrm_text", "HrmTextForCausalLM", refused=SelfCheckError, because="once in each of"),
     _own("gpt2", "GPT2LMHeadModel", GPT2, "n_layer", refused=LearnedPositionsError, because="learned"),
     Family(
         "opt",

@@ -12,7 +12,7 @@ from tests.families.configs import FAMILIES, TRAINED
 from tests.families.models import build, plain, stream, tokens
 
 SMALL = {"sinks": 3, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6, "codec": "native"}
-REFUSED = ("MLA", "ALiBi", "share their keys", "native window")
+REFUSED = ("MLA", "ALiBi", "share their keys", "native window", "repeated keys")
 FITS = 48
 TEXT = tokens(120)
 

@@ -39,9 +39,9 @@ class Plug:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = decoder_of(model)
-        self.plan = probe(model)
-        self.width: int = text_config(model).hidden_size
         self.route = choose_route(model)
+        self.plan = probe(model, self.route)
+        self.width: int = text_config(model).hidden_size
         self.stock = self.decoder.forward
         self.__signature__ = inspect.signature(self.stock)
         self.takes_positions = accepts(self.stock, "position_ids")

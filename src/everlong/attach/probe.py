@@ -1,9 +1,8 @@
 """Finding how a model rotates, by experiment instead of by a table of families.
 
-One batch of identical single tokens stands at positions 0, 1, 7 and 33. With one token, attention returns that
-token's value wherever it stands, so what a layer caches differs between the rows only by its rotation. Every
-hypothesis {frequencies} x {halves or neighbours} x {leading or trailing dims} x {key or value slot} is tried against
-it; what none explains is refused.
+One token is heard at positions 0, 1, 7 and 33 (listen.py). Every hypothesis {frequencies} x {halves or neighbours} x
+{leading or trailing dims} x {key or value slot} is tried against what is cached. What none explains is refused; what
+one explains must hold for queries too, and far away (far.py).
 """
 
 from __future__ import annotations
@@ -11,17 +10,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from everlong.attach.far import distance, prove
+from everlong.attach.listen import Heard, Recorder, listen
+from everlong.attach.routes import Route
 from everlong.attach.stock import accepts, decoder_of, text_config
 from everlong.errors import LearnedPositionsError, PrecisionError, RotationError, UnsupportedLayerError
-from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan, Temperature
-from everlong.ops.rotary import Rotation, turn_by, turned
+from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
+from everlong.ops.rotary import Rotation
 
 POSITIONS = (0, 1, 7, 33)
 NEAR_POSITIONS = (0, 1, 2, 3)
@@ -31,51 +33,27 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 3e-2, tor
 """Relative error up to which a hypothesis is accepted: rounding of the model's own cosines and products."""
 
 
-def probe(model: PreTrainedModel) -> RotaryPlan:
-    """The plan of `model`, from one forward over four tokens; an AttachError where something cannot be proved."""
+def probe(model: PreTrainedModel, route: Route) -> RotaryPlan:
+    """The plan of `model`, from one token at some positions; an AttachError where something cannot be proved."""
+    patterns = _patterns(model)
     frequencies = list(_frequencies(model))
     trained, hard = _lengths(model)
-    positions = torch.tensor(POSITIONS if trained > POSITIONS[-1] else NEAR_POSITIONS)
-    cached = _cached(model, positions)
-    patterns = _patterns(model)
     alibi = not accepts(decoder_of(model).forward, "position_ids")
+    near = listen(model, route, np.array(POSITIONS if trained > POSITIONS[-1] else NEAR_POSITIONS))
+    if not near.cached:
+        raise UnsupportedLayerError(f"{type(model).__name__}: caches no keys; expected softmax attention layers")
     if alibi:
         _check_position_free(model)
-    layers = [_layer(model, i, patterns, cached, frequencies, positions) for i in range(len(patterns))]
-    dtype = next(iter(cached.values()))[0].dtype
+    layers = [_layer(model, i, patterns, near, frequencies) for i in range(len(patterns))]
+    dtype = next(iter(near.cached.values()))[0].dtype
     heads = getattr(text_config(model), "num_attention_heads", None) or max(p.key[0] for p in layers if p.key)
-    return RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi, heads)
-
-
-class _Recorder(DynamicCache):
-    """Keeps what each layer hands over, in float32."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config=config)
-        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        self.seen[layer_idx] = (key_states.detach().clone(), value_states.detach().clone())
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-
-
-def _cached(model: PreTrainedModel, positions: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-    """Per layer the keys and values [4, G, 1, D] of one token at each of the positions."""
-    decoder, recorder = decoder_of(model), _Recorder(model.config)
-    positions = positions.to(model.device)[:, None]
-    ids = torch.full_like(positions, text_config(model).vocab_size // 2)
-    where = {"position_ids": positions} if accepts(decoder.forward, "position_ids") else {}
-    with torch.no_grad():
-        decoder(input_ids=ids, past_key_values=recorder, use_cache=True, **where)
-    recorder.seen = {i: kv for i, kv in recorder.seen.items() if kv[0].shape[2] == 1}
-    if not recorder.seen:
-        raise UnsupportedLayerError(f"{type(model).__name__}: caches no keys; expected softmax attention layers")
-    return recorder.seen
+    plan = RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi, heads)
+    return plan if alibi else prove(model, route, plan, near, TOLERANCE[dtype])
 
 
 def _check_position_free(model: PreTrainedModel) -> None:
     """A model that takes no positions must cache the same first-layer key wherever a token stands."""
-    recorder = _Recorder(model.config)
+    recorder = Recorder(model.config)
     ids = torch.full((1, 3), text_config(model).vocab_size // 2, device=model.device)
     with torch.no_grad():
         decoder_of(model)(input_ids=ids, past_key_values=recorder, use_cache=True)
@@ -139,11 +117,10 @@ def _layer(
     model: PreTrainedModel,
     index: int,
     patterns: list[Pattern | None],
-    cached: dict[int, tuple[Tensor, Tensor]],
+    near: Heard,
     frequencies: list[Tensor],
-    positions: Tensor,
 ) -> LayerPlan:
-    pattern = patterns[index]
+    pattern, cached, positions = patterns[index], near.cached, near.positions
     if index not in cached:
         source = _source(model, index, cached)
         return LayerPlan(index, source, patterns[source] or Pattern())
@@ -151,24 +128,17 @@ def _layer(
         pattern = Pattern()
     k, v = cached[index]
     key, value = ((x.shape[1], x.shape[3]) for x in (k, v))
+    repeated = near.key_heads.get(index, key[0]) != key[0]
     tolerance = TOLERANCE[k.dtype]
     moves_k, moves_v = (_error(x, None, positions) > tolerance for x in (k, v))
     if not moves_k and not moves_v:
-        return LayerPlan(index, index, pattern, None, _temperature(model), False, key, value)
+        return LayerPlan(index, index, pattern, repeated=repeated, key=key, value=value)
     rotation = None if moves_k and moves_v else _explain(v if moves_v else k, frequencies, positions, tolerance)
     if rotation is None:
         raise _unexplained(model, index, k)
     if moves_v:
         rotation = Rotation(rotation.freqs, rotation.start - v.shape[3], rotation.interleaved)
-    return LayerPlan(index, index, pattern, rotation, None, moves_v, key, value)
-
-
-def _temperature(model: PreTrainedModel) -> Temperature | None:
-    """How layers without positions scale their queries, as the config says."""
-    config = text_config(model)
-    if not getattr(config, "attn_temperature_tuning", False):
-        return None
-    return Temperature(float(config.floor_scale), float(config.attn_scale))
+    return LayerPlan(index, index, pattern, rotation, latent=moves_v, repeated=repeated, key=key, value=value)
 
 
 def _source(model: PreTrainedModel, index: int, cached: dict[int, tuple[Tensor, Tensor]]) -> int:
@@ -194,11 +164,7 @@ def _explain(x: Tensor, frequencies: list[Tensor], positions: Tensor, tolerance:
 
 def _error(x: Tensor, rotation: Rotation | None, positions: Tensor) -> float:
     """Largest relative distance between the rows and the first row turned to where they stand."""
-    x = x.float().cpu()
-    first = x[:1].expand_as(x)
-    if rotation is not None:
-        first = turned(first, rotation, turn_by(rotation, positions[:, None], first))
-    return float(((x - first).norm(dim=-1) / x.norm(dim=-1).clamp_min(1e-30)).max())
+    return float(distance(x[:1], x, rotation, positions).max())
 
 
 def _share(layers: list[LayerPlan]) -> Iterator[LayerPlan]:

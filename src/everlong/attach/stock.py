@@ -13,7 +13,9 @@ from transformers import PreTrainedModel
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """The module whose forward takes tokens, positions and the cache of the text decoder."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    return decoder if decoder is not None else model.base_model
+    if decoder is None or not accepts(decoder.forward, "inputs_embeds"):
+        return model.base_model
+    return decoder
 
 
 def text_config(model: PreTrainedModel) -> Any:

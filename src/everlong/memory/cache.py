@@ -129,14 +129,19 @@ class StreamCache(Cache):
     def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
         """The base of the step and the segments with it; a new frame where positions would pass the limit."""
         seen, base, hard = self.seen_tokens, self.segments[-1].base, self.plan.hard_length
-        if hard is not None and (tokens > hard or (self.window is None and seen + tokens > hard)):
+        if hard is not None and max(tokens, self._places(seen + tokens)) > hard:
             raise CapabilityError(
-                f"{self.method}: {seen + tokens} positions needed, but this model computes other angles past {hard}; "
-                "read in shorter chunks, or use a method with a window"
+                f"{self.method}: {seen + tokens} tokens need positions past {hard}, where this model computes other "
+                "angles; read in shorter chunks, or use a method whose sinks and window are shorter than that together"
             )
         if self.plan.alibi or seen == base or seen - base + tokens <= self.plan.frame_length:
             return base, self.segments
         return seen, [*self.segments, Segment(seen, seen)]
+
+    def _places(self, tokens: int) -> int:
+        """How many places the newest of `tokens` tokens and what it sees take in the cache at most."""
+        lanes = self.lanes.values()
+        return max(min(tokens, lane.sinks + min(lane.window, lane.kept)) for lane in lanes)
 
     def commit(self) -> None:
         """Make the finished forward part of the stream."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from everlong.ops.rotary import Rotation
+from everlong.ops.spans import Ints
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,30 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Temperature:
-    """Queries at position p are scaled by 1 + `gain` * log(1 + floor((p + 1) / `floor`)) (Llama 4, NoPE layers)."""
+    """Queries at position p are scaled by 1 + `gain` * log(1 + floor((p + `lead`) / `floor`)).
+
+    `indexed`: p is the index in the text (layers without positions of Llama 4); else the position that the model is
+    given (Ministral 3).
+    """
 
     floor: float
     gain: float
+    lead: int
+    indexed: bool
+
+    def scale(self, position: Ints) -> NDArray[np.float64]:
+        """The scale at each position."""
+        return 1.0 + self.gain * np.log1p(np.floor((np.maximum(position, 0) + self.lead) / self.floor))
 
 
 @dataclass(frozen=True)
 class LayerPlan:
     """One attention layer.
 
-    `rotation` is None where keys carry no position; `temperature` is set where the model scales queries by their
-    index. `latent` layers (MLA) cache the rotated dims in the value slot and expand what the cache returns. `source`
-    is the layer whose keys this one uses (itself, unless shared).
+    `rotation` is None where keys carry no position; `temperature` is set where the model scales queries by where they
+    stand. `latent` layers (MLA) cache the rotated dims in the value slot and expand what the cache returns. `source`
+    is the layer whose keys this one uses (itself, unless shared). `repeated` layers (JetMoe) give their attention more
+    heads of keys than they cache.
     `key` and `value` are (heads, dim) of what is cached, None where nothing is.
     """
 
@@ -41,6 +55,7 @@ class LayerPlan:
     rotation: Rotation | None = None
     temperature: Temperature | None = None
     latent: bool = False
+    repeated: bool = False
     key: tuple[int, int] | None = None
     value: tuple[int, int] | None = None
 

@@ -9,14 +9,15 @@ Letters: B batch, H heads, T new tokens, M columns, D head dim.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from everlong.errors import CapabilityError
+from everlong.errors import CapabilityError, SelfCheckError
 from everlong.memory.arena import Arena
 from everlong.memory.lane import Lane
 from everlong.memory.plan import LayerPlan, Temperature
@@ -83,6 +84,18 @@ class Step:
         """Store the new keys and values of a layer; returns all its columns."""
         return self.arenas[layer].write(k, v, self.seen)
 
+    def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:
+        """SelfCheckError where a layer slides over other than what its config promised.
+
+        `extra` is what else it gives to its attention.
+        """
+        native = self.plans[self.plans[layer].source].pattern
+        if sliding is not None and sliding != native.sliding:
+            raise SelfCheckError(
+                f"layer {layer}: slides over {sliding} tokens, but its config promised {native}; the model cannot be "
+                "attached"
+            )
+
     def layer_that_returned(self, k: Tensor) -> int | None:
         """The layer whose `write` in this step returned this very tensor."""
         return next((i for i, a in self.arenas.items() if a.view is not None and a.view[0] is k), None)
@@ -121,10 +134,11 @@ class Step:
         return attend(parts, scale, softcap, s_aux, self.scratch)
 
     def _tempered(self, q: Tensor, lane: Lane, temperature: Temperature, skip: int) -> Tensor:
-        """Queries that the model scaled by their index in the text, scaled by their place in the cache instead."""
+        """Queries that the model scaled by where they stand, scaled by their place in the cache instead."""
         own = lane.own(self.seen, self.tokens)
-        index = np.broadcast_to(self.seen + np.arange(self.tokens)[None], own.shape)
-        ratio = _scale(lane.place(own), temperature) / _scale(index, temperature)
+        start = self.seen if temperature.indexed else self.seen - self.base
+        model = np.broadcast_to(start + np.arange(self.tokens)[None], own.shape)
+        ratio = temperature.scale(lane.place(own)) / temperature.scale(model)
         return q * torch.from_numpy(ratio[:, None, skip:, None]).to(q.device, q.dtype)
 
     def pieces(self, lane: Lane) -> list[Piece]:
@@ -176,7 +190,3 @@ class Step:
         own = lane.own(self.seen, self.tokens)
         turn = lane.place(own) - own + self.base
         return Piece(0, lane.fixed, span, (turn[0] if len(turn) == 1 else turn) if turn.any() else None)
-
-
-def _scale(position: Ints, temperature: Temperature) -> NDArray[np.float64]:
-    return 1.0 + temperature.gain * np.log1p(np.floor((np.maximum(position, 0) + 1.0) / temperature.floor))

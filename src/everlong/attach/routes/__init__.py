@@ -22,6 +22,11 @@ def choose_route(model: PreTrainedModel) -> Route:
     for route in ROUTES:
         if route.fits(decoder, modules):
             return route(decoder)
+    if not modules:
+        raise UnsupportedLayerError(
+            f"{type(model).__name__}: no layers of attention were found in it (modules that know their layer_idx); use "
+            "a model whose layers attend to cached keys (a recurrent one keeps constant memory without everlong)"
+        )
     raise UnsupportedLayerError(
         f"{type(model).__name__}: computes attention by itself, in a way that cannot be redirected; expected the "
         "transformers attention interface, scaled_dot_product_attention, an _attn method or ALiBi masks"

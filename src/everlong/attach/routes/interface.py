@@ -12,7 +12,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from everlong.attach.active import active_step
 from everlong.attach.routes.base import Route
-from everlong.errors import CapabilityError, SelfCheckError
+from everlong.errors import CapabilityError
 
 NAME = "everlong"
 
@@ -49,19 +49,13 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention of the running step: query [B, H, T, D] over columns [B, G, M, D] -> [B, T, H, E]."""
     step = active_step()
-    layer = step.plans[module.layer_idx]
     if attention_mask is not None:
         raise CapabilityError("everlong attention: got a ready-made attention mask; give 2-D masks or none")
     if dropout or (module.training and torch.is_grad_enabled()):
         raise CapabilityError("StreamCache is for inference: call model.eval(), or train without it")
-    native = step.plans[layer.source].pattern
-    if sliding_window is not None and sliding_window != native.sliding:
-        raise SelfCheckError(
-            f"layer {layer.index}: slides over {sliding_window} tokens, but its config promised {native}; "
-            "the model cannot be attached"
-        )
+    step.check_call(module.layer_idx, sliding_window, kwargs)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return step.attend(layer.index, query, key, value, scale, softcap, s_aux), None
+    return step.attend(module.layer_idx, query, key, value, scale, softcap, s_aux).contiguous(), None
 
 
 def no_mask(*args: Any, **kwargs: Any) -> None:

@@ -74,6 +74,8 @@ class BlockMemory:
             reason = "every layer has a native window, so that nothing could be asked for again"
         elif any(p.latent for p in full):
             reason = "it caches latent vectors (MLA), which are no keys that blocks could be compared by"
+        elif any(p.repeated for p in full):
+            reason = "its attention is given repeated keys, not those that it caches"
         elif any(p.source != p.index for p in full):
             reason = "layers share their keys, and each would need a choice of its own over another layer's blocks"
         if reason is not None:

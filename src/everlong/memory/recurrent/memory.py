@@ -309,6 +309,8 @@ def check_layers(name: str, plan: RotaryPlan) -> None:
         reason = "it caches latent vectors (MLA)"
     elif any(p.source != p.index for p in plan.layers):
         reason = "its layers share their keys"
+    elif any(p.repeated for p in plan.layers):
+        reason = "its attention is given repeated keys, not those that it caches"
     elif any(p.pattern != Pattern() for p in plan.layers):
         reason = "some of its layers have a native window"
     if reason is not None:
