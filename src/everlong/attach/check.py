@@ -7,7 +7,7 @@ import itertools
 import torch
 from transformers import PreTrainedModel
 
-from everlong.attach.stock import decoder_of, text_config
+from everlong.attach.stock import decoder_of, device_of, text_config
 from everlong.errors import SelfCheckError
 from everlong.memory.cache import StreamCache
 
@@ -21,7 +21,7 @@ def check_equal_to_stock(model: PreTrainedModel, cache: StreamCache) -> None:
     """SelfCheckError unless a short input read in pieces through `cache` gives what the stock model gives at once."""
     decoder = decoder_of(model)
     vocabulary = text_config(model).vocab_size
-    ids = torch.randint(vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0)).to(model.device)
+    ids = torch.randint(vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0)).to(device_of(model))
     with torch.no_grad():
         expected = decoder(input_ids=ids, use_cache=False)[0].float()
         pieces = [

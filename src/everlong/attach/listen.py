@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache
 
 from everlong.attach.active import activate
 from everlong.attach.routes import AlibiMask, Route
-from everlong.attach.stock import accepts, decoder_of, text_config
+from everlong.attach.stock import accepts, decoder_of, device_of, text_config
 from everlong.errors import UnsupportedLayerError
 from everlong.memory.plan import LayerPlan, Pattern
 from everlong.memory.step import Step
@@ -96,9 +96,9 @@ class Listening(Step):
 def listen(model: PreTrainedModel, route: Route, positions: Ints, past: int = 0) -> Heard:
     """What each layer hands over for one token at `positions`, behind a cache that says it holds `past` tokens."""
     decoder, recorder = decoder_of(model), Recorder(model.config, past)
-    at = torch.from_numpy(positions).to(model.device)[:, None]
+    at = torch.from_numpy(positions).to(device_of(model))[:, None]
     ids = torch.full_like(at, text_config(model).vocab_size // 2)
-    where = {"position_ids": at} if accepts(decoder.forward, "position_ids") else {}
+    where = {"position_ids": at} if accepts(decoder, "position_ids") else {}
     plans = tuple(LayerPlan(i, i, Pattern()) for i in range(len(recorder.layers)))
     step = Listening(past, 1, len(at), 0, [], {}, plans, Scratch(), recorder=recorder)
     activate(step)

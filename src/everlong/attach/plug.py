@@ -6,7 +6,7 @@ route, committed at its end and abandoned if it fails. Any other forward runs as
 
 from __future__ import annotations
 
-import inspect
+import copy
 from typing import Any, Protocol
 
 import torch
@@ -18,12 +18,15 @@ from everlong.attach.arguments import check_outputs, check_positions, left_paddi
 from everlong.attach.check import check_equal_to_stock
 from everlong.attach.probe import probe
 from everlong.attach.routes import choose_route
-from everlong.attach.stock import accepts, attention_input, attention_modules, decoder_of, text_config
+from everlong.attach.stock import accepts, attention_input, attention_modules, decoder_of, signature_of, text_config
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.memory.step import Step
 from everlong.methods.base import Method
+
+ATTRIBUTE = "everlong_plug"
+"""Where the decoder keeps its plug, however its forward is wrapped."""
 
 
 class Trained(Protocol):
@@ -43,12 +46,16 @@ class Plug:
         self.plan = probe(model, self.route)
         self.width: int = text_config(model).hidden_size
         self.stock = self.decoder.forward
-        self.__signature__ = inspect.signature(self.stock)
-        self.takes_positions = accepts(self.stock, "position_ids")
+        self.__signature__ = signature_of(self.decoder)
+        named = self.__signature__.parameters.values()
+        self._more = next((p.name for p in named if p.kind is p.VAR_KEYWORD), "")
+        self.takes_positions = accepts(self.decoder, "position_ids")
+        self._before: Any = None
+        self._live = False
         self.holders = 0
         self.training: Trained | None = None
         self._hooks: list[Any] = []
-        self.decoder.forward = self
+        self._install()
         try:
             check_equal_to_stock(model, StreamCache(self.plan, "self-check", 0, None))
         except BaseException:
@@ -58,7 +65,7 @@ class Plug:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Plug:
         """The model's plug; a new one is probed and checked."""
-        found = decoder_of(model).__dict__.get("forward")
+        found = vars(decoder_of(model)).get(ATTRIBUTE)
         return found if isinstance(found, Plug) else cls(model)
 
     def hold(self) -> None:
@@ -103,23 +110,41 @@ class Plug:
             found = found.to(next(self.decoder.parameters()).device)
         return found
 
+    def _install(self) -> None:
+        self._live, self._before = True, vars(self.decoder).get("forward")
+        self.decoder.forward = self
+        setattr(self.decoder, ATTRIBUTE, self)
+
     def _remove(self) -> None:
-        if self.decoder.__dict__.get("forward") is self:
-            del self.decoder.forward
+        """Put back what was there; who wrapped us meanwhile keeps us, and then finds the stock forward in us."""
+        self._live = False
+        put_back = {"forward": self._before, ATTRIBUTE: None}
+        for name in [name for name, value in vars(self.decoder).items() if value is self]:
+            if (value := put_back.get(name, self.stock)) is None:
+                delattr(self.decoder, name)
+            else:
+                setattr(self.decoder, name, value)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         self.route.restore()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """What a copy of the model is given in place of the plug: its own stock forward."""
+        return copy.deepcopy(self.stock, memo)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's forward."""
+        if not self._live:
+            return self.stock(*args, **kwargs)
         given = self.__signature__.bind_partial(*args, **kwargs).arguments
+        given |= given.pop(self._more, {})
         cache = given.get("past_key_values")
         if isinstance(cache, StreamCache):
-            return self._step(cache, given | given.pop("kwargs", {}))
+            return self._step(cache, given)
         self.route.restore()
         if self.training is not None:
-            return self.training.forward(given | given.pop("kwargs", {}))
+            return self.training.forward(given)
         return self.stock(*args, **kwargs)
 
     def _step(self, cache: StreamCache, given: dict[str, Any]) -> Any:

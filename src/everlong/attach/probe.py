@@ -20,7 +20,7 @@ from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, Dyn
 from everlong.attach.far import distance, prove
 from everlong.attach.listen import Heard, Recorder, listen
 from everlong.attach.routes import Route
-from everlong.attach.stock import accepts, decoder_of, text_config
+from everlong.attach.stock import accepts, decoder_of, device_of, text_config
 from everlong.errors import LearnedPositionsError, PrecisionError, RotationError, UnsupportedLayerError
 from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
 from everlong.ops.rotary import Rotation
@@ -38,7 +38,7 @@ def probe(model: PreTrainedModel, route: Route) -> RotaryPlan:
     patterns = _patterns(model)
     frequencies = list(_frequencies(model))
     trained, hard = _lengths(model)
-    alibi = not accepts(decoder_of(model).forward, "position_ids")
+    alibi = not accepts(decoder_of(model), "position_ids")
     near = listen(model, route, np.array(POSITIONS if trained > POSITIONS[-1] else NEAR_POSITIONS))
     if not near.cached:
         raise UnsupportedLayerError(f"{type(model).__name__}: caches no keys; expected softmax attention layers")
@@ -54,7 +54,7 @@ def probe(model: PreTrainedModel, route: Route) -> RotaryPlan:
 def _check_position_free(model: PreTrainedModel) -> None:
     """A model that takes no positions must cache the same first-layer key wherever a token stands."""
     recorder = Recorder(model.config)
-    ids = torch.full((1, 3), text_config(model).vocab_size // 2, device=model.device)
+    ids = torch.full((1, 3), text_config(model).vocab_size // 2, device=device_of(model))
     with torch.no_grad():
         decoder_of(model)(input_ids=ids, past_key_values=recorder, use_cache=True)
     keys = recorder.seen[min(recorder.seen)][0].float()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """The module whose forward takes tokens, positions and the cache of the text decoder."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    if decoder is None or not accepts(decoder.forward, "inputs_embeds"):
+    if decoder is None or not accepts(decoder, "inputs_embeds"):
         return model.base_model
     return decoder
 
@@ -23,9 +24,19 @@ def text_config(model: PreTrainedModel) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
-def accepts(forward: Callable[..., Any], name: str) -> bool:
-    """Whether `forward` has a parameter of this name."""
-    return name in inspect.signature(forward).parameters
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """The parameters of a module's forward as its class declares them; what replaces it on the instance may not."""
+    return inspect.signature(type(module).forward.__get__(module))
+
+
+def accepts(module: nn.Module, name: str) -> bool:
+    """Whether the module's forward has a parameter of this name."""
+    return name in signature_of(module).parameters
+
+
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where inputs go: to the model, or where accelerate brings its weights when they are offloaded."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
 def configs_of(model: nn.Module) -> list[Any]:

@@ -345,6 +345,14 @@ class StreamCache(Cache):
             arena.copy_to(other.arenas[index], self.seen_tokens)
         return other
 
+    def __copy__(self) -> StreamCache:
+        """A fork; tensors that two caches write are never shared."""
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StreamCache:
+        """A fork; the model is not copied."""
+        return self.fork()
+
     def state(self, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON-able facts): all that is needed to go on, the live columns only.
 

@@ -54,12 +54,8 @@ class AlibiMask(Route):
     def redirected(self, step: Step) -> Iterator[None]:
         """Put our builder on the instance."""
         step.slopes = None if self.biased else self.slopes
-        setattr(self.decoder, BUILDERS[not self.biased], self._biases if self.biased else self._none)
+        self.replace(self.decoder, BUILDERS[not self.biased], self._biases if self.biased else self._none)
         yield
-
-    def undo(self) -> None:
-        """The class's own builder shows again."""
-        self.decoder.__dict__.pop(BUILDERS[not self.biased], None)
 
     def _biases(self, num_heads: int, sequence_length: int, alibi_bias_max: int = 8, device: Any = None) -> Tensor:
         return active_step().alibi(self.slopes.to(device))

@@ -24,6 +24,7 @@ class Route:
         self.decoder = decoder
         self.configs = configs_of(decoder)
         self._stock: list[str | None] | None = None
+        self._replaced: list[tuple[nn.Module, str, Any]] = []
 
     @classmethod
     def fits(cls, decoder: nn.Module, modules: list[nn.Module]) -> bool:
@@ -51,13 +52,20 @@ class Route:
         """Undo what `entered` changed, if an interrupt kept it from doing so; may be called at any time."""
         if self._stock is None:
             return
-        self.undo()
+        while self._replaced:
+            module, name, own = self._replaced.pop()
+            if own is None:
+                vars(module).pop(name, None)
+            else:
+                setattr(module, name, own)
         for config, name in zip(self.configs, self._stock, strict=True):
             config._attn_implementation = name
         self._stock = None
 
-    def undo(self) -> None:
-        """Undo what `redirected` changed on the model."""
+    def replace(self, module: nn.Module, name: str, value: Any) -> None:
+        """Give an instance another method until `restore`, which puts back what the instance had of its own."""
+        self._replaced.append((module, name, vars(module).get(name)))
+        setattr(module, name, value)
 
     def redirected(self, step: Step) -> AbstractContextManager[Any]:
         """What else is changed while inside."""

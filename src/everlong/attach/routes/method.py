@@ -35,13 +35,8 @@ class MethodOverride(Route):
         """Put our method on the instances."""
         modules: list[Any] = [m for _, m in attention_modules(self.decoder)]
         for module in modules:
-            module._attn = _method(step, module)
+            self.replace(module, "_attn", _method(step, module))
         yield
-
-    def undo(self) -> None:
-        """The classes' own methods show again."""
-        for _, module in attention_modules(self.decoder):
-            module.__dict__.pop("_attn", None)
 
 
 def _method(step: Step, module: Any) -> Callable[..., tuple[Tensor, None]]:
