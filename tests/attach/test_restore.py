@@ -111,7 +111,7 @@ def test_what_wraps_the_forward_meanwhile_works_and_stays(model, expected, wrap)
     wrapped = decoder.forward
     handle.detach()
     assert decoder.forward is wrapped
-    assert "everlong_plug" not in vars(decoder)
+    assert "everlong_forward" not in vars(decoder)
     if wrap is by_accelerate:
         assert decoder._old_forward.__func__ is stock
         remove_hook_from_module(decoder)

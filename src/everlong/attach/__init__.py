@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from everlong.attach.plug import Plug
-from everlong.attach.stock import decoder_of
+from everlong.attach.stock import decoder_of, lacks_weights
 from everlong.errors import AttachError, CapabilityError
 from everlong.memory.blocks.memory import BlockMemory, MakeRecall, no_recall
 from everlong.memory.cache import StreamCache
@@ -83,6 +83,8 @@ def attach(model: nn.Module, method: Method) -> Handle:
     """
     if not isinstance(model, PreTrainedModel):
         raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")
+    if lacks_weights(model):
+        raise AttachError(f"{type(model).__name__}: its weights are on the meta device; load them before attaching")
     if getattr(decoder_of(model), NAME, None) is None:
         method.check_untrained()
     return Handle(Plug.of(model), method)

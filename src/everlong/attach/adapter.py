@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from everlong.attach import attach
-from everlong.attach.stock import decoder_of, text_config
+from everlong.attach.stock import decoder_of, device_of, text_config
 from everlong.errors import ConfigError, LoadError, one_line
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.methods.base import Method, make_method
@@ -65,7 +65,7 @@ def put_memory(model: Any, folder: str | Path) -> Method:
     if fresh is None:
         raise LoadError(f"{folder}: {method.name} has no trained parameters; remove the folder's {CONFIG}")
     _fill(fresh, folder)
-    decoder_of(model).add_module(NAME, fresh.to(model.device).requires_grad_(False))
+    decoder_of(model).add_module(NAME, fresh.to(device_of(model)).requires_grad_(False))
     return method
 
 

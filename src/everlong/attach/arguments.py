@@ -76,6 +76,17 @@ def check_positions(cache: StreamCache, positions: Any, tokens: int, pads: Ints 
         )
 
 
+def check_mode(decoder: Any) -> None:
+    """CapabilityError for a decoder in training mode whose forward draws random numbers or keeps gradients."""
+    if not decoder.training:
+        return
+    numbers = decoder.config.to_dict().items()
+    drops = [name for name, x in numbers if ("drop" in name or "jitter" in name) and isinstance(x, float) and x > 0]
+    if drops or torch.is_grad_enabled():
+        why = f"with {drops[0]}={decoder.config.to_dict()[drops[0]]}" if drops else "and keeps gradients"
+        raise CapabilityError(f"StreamCache is for inference: the model is in training mode, {why}; call model.eval()")
+
+
 def _counts(got: Any, own: Ints) -> bool:
     fits = got.shape[-1] == own.shape[1] and (got.ndim == 1 or got.shape[-2] in (1, len(own)) or len(own) == 1)
     return fits and bool(((got == own) | (own < 0)).all())

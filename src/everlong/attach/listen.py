@@ -100,7 +100,7 @@ def listen(model: PreTrainedModel, route: Route, positions: Ints, past: int = 0)
     ids = torch.full_like(at, text_config(model).vocab_size // 2)
     where = {"position_ids": at} if accepts(decoder, "position_ids") else {}
     plans = tuple(LayerPlan(i, i, Pattern()) for i in range(len(recorder.layers)))
-    step = Listening(past, 1, len(at), 0, [], {}, plans, Scratch(), recorder=recorder)
+    step = Listening(past, 1, len(at), 0, [], {}, plans, Scratch(), model.dtype, recorder=recorder)
     activate(step)
     try:
         with torch.no_grad(), nullcontext() if isinstance(route, AlibiMask) else route.entered(step):

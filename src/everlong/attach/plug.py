@@ -6,7 +6,7 @@ route, committed at its end and abandoned if it fails. Any other forward runs as
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -14,19 +14,27 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from everlong.attach.active import activate, running_step
-from everlong.attach.arguments import check_outputs, check_positions, left_padding, new_tokens
+from everlong.attach.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
 from everlong.attach.check import check_equal_to_stock
+from everlong.attach.front import Front
 from everlong.attach.probe import probe
+from everlong.attach.replacement import Replacement
 from everlong.attach.routes import choose_route
-from everlong.attach.stock import accepts, attention_input, attention_modules, decoder_of, signature_of, text_config
+from everlong.attach.stock import (
+    accepts,
+    around_decoder,
+    attention_input,
+    attention_modules,
+    decoder_of,
+    device_of,
+    plain,
+    text_config,
+)
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.memory.step import Step
 from everlong.methods.base import Method
-
-ATTRIBUTE = "everlong_plug"
-"""Where the decoder keeps its plug, however its forward is wrapped."""
 
 
 class Trained(Protocol):
@@ -43,21 +51,20 @@ class Plug:
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = decoder_of(model)
         self.route = choose_route(model)
-        self.plan = probe(model, self.route)
+        with plain(model):
+            self.plan = probe(model, self.route)
+        self.device = device_of(model)
         self.width: int = text_config(model).hidden_size
-        self.stock = self.decoder.forward
-        self.__signature__ = signature_of(self.decoder)
-        named = self.__signature__.parameters.values()
-        self._more = next((p.name for p in named if p.kind is p.VAR_KEYWORD), "")
         self.takes_positions = accepts(self.decoder, "position_ids")
-        self._before: Any = None
-        self._live = False
         self.holders = 0
         self.training: Trained | None = None
         self._hooks: list[Any] = []
-        self._install()
+        self._replacement = Replacement(self.decoder, self._forward)
+        around = around_decoder(model)
+        self._front = None if around is None else Front(around, self.route)
         try:
-            check_equal_to_stock(model, StreamCache(self.plan, "self-check", 0, None))
+            with plain(model):
+                check_equal_to_stock(model, StreamCache(self.plan, "self-check", 0, None))
         except BaseException:
             self._remove()
             raise
@@ -65,8 +72,13 @@ class Plug:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Plug:
         """The model's plug; a new one is probed and checked."""
-        found = vars(decoder_of(model)).get(ATTRIBUTE)
-        return found if isinstance(found, Plug) else cls(model)
+        found = Replacement.of(decoder_of(model))
+        return cls(model) if found is None else found.owner
+
+    @property
+    def stock(self) -> Callable[..., Any]:
+        """The decoder's forward as it was."""
+        return self._replacement.stock
 
     def hold(self) -> None:
         """One more handle or cache needs the plug."""
@@ -107,45 +119,27 @@ class Plug:
         """What was trained for `method`, or else untrained parameters on the model's device; None if it has none."""
         found = self.trained(method)
         if found is None and (found := method.parameters(self.plan, self.width)) is not None:
-            found = found.to(next(self.decoder.parameters()).device)
+            found = found.to(self.device)
         return found
 
-    def _install(self) -> None:
-        self._live, self._before = True, vars(self.decoder).get("forward")
-        self.decoder.forward = self
-        setattr(self.decoder, ATTRIBUTE, self)
-
     def _remove(self) -> None:
-        """Put back what was there; who wrapped us meanwhile keeps us, and then finds the stock forward in us."""
-        self._live = False
-        put_back = {"forward": self._before, ATTRIBUTE: None}
-        for name in [name for name, value in vars(self.decoder).items() if value is self]:
-            if (value := put_back.get(name, self.stock)) is None:
-                delattr(self.decoder, name)
-            else:
-                setattr(self.decoder, name, value)
+        self._replacement.remove()
+        if self._front is not None:
+            self._front.replacement.remove()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         self.route.restore()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """What a copy of the model is given in place of the plug: its own stock forward."""
-        return copy.deepcopy(self.stock, memo)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def _forward(self, given: dict[str, Any]) -> Any:
         """The decoder's forward."""
-        if not self._live:
-            return self.stock(*args, **kwargs)
-        given = self.__signature__.bind_partial(*args, **kwargs).arguments
-        given |= given.pop(self._more, {})
         cache = given.get("past_key_values")
         if isinstance(cache, StreamCache):
             return self._step(cache, given)
         self.route.restore()
         if self.training is not None:
             return self.training.forward(given)
-        return self.stock(*args, **kwargs)
+        return self.stock(**given)
 
     def _step(self, cache: StreamCache, given: dict[str, Any]) -> Any:
         if cache.plan is not self.plan:
@@ -153,8 +147,12 @@ class Plug:
         new = new_tokens(given)
         rows, tokens = new.shape[:2]
         check_outputs(given, self.decoder.config)
-        pads = left_padding(cache, given.get("attention_mask"), rows, tokens, self.route.per_row_padding)
-        check_positions(cache, given.get("position_ids"), tokens, cache.pads if pads is None else pads)
+        check_mode(self.decoder)
+        mask, positions = given.get("attention_mask"), given.get("position_ids")
+        if self._front is not None:
+            mask, positions = self._front.mask(mask), self._front.positions(positions)
+        pads = left_padding(cache, mask, rows, tokens, self.route.per_row_padding)
+        check_positions(cache, positions, tokens, cache.pads if pads is None else pads)
         try:
             step = cache.begin(tokens, rows, pads)
             given["attention_mask"] = self.route.attention_mask(step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,13 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
     return decoder
 
 
+def around_decoder(model: PreTrainedModel) -> nn.Module | None:
+    """The module that calls the text decoder, in models that take more than text; None in others."""
+    decoder, base = decoder_of(model), model.base_model
+    nested = decoder is not base and any(m is decoder for m in base.modules())
+    return base if nested and accepts(base, "past_key_values") else None
+
+
 def text_config(model: PreTrainedModel) -> Any:
     """The configuration of the text decoder."""
     return model.config.get_text_config(decoder=True)
@@ -29,14 +37,38 @@ def signature_of(module: nn.Module) -> inspect.Signature:
     return inspect.signature(type(module).forward.__get__(module))
 
 
+@contextmanager
+def plain(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout, gradients and autocast while inside; every module's mode is as before afterwards."""
+    training = [m for m in model.modules() if m.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad(), torch.autocast(device_of(model).type, enabled=False):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def accepts(module: nn.Module, name: str) -> bool:
     """Whether the module's forward has a parameter of this name."""
     return name in signature_of(module).parameters
 
 
 def device_of(model: PreTrainedModel) -> torch.device:
-    """Where inputs go: to the model, or where accelerate brings its weights when they are offloaded."""
-    return torch.device("cpu") if model.device.type == "meta" else model.device
+    """Where inputs go: to the embedding's weights, or where accelerate brings them when they are offloaded."""
+    embedding: Any = model.get_input_embeddings()
+    if embedding.weight.device.type != "meta":
+        return embedding.weight.device
+    execution = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if execution is None else execution)
+
+
+def lacks_weights(model: nn.Module) -> bool:
+    """Whether weights of the model are on the meta device, and no hook of accelerate brings them."""
+    hooked = any(hasattr(m, "_hf_hook") for m in model.modules())
+    return not hooked and any(p.device.type == "meta" for p in model.parameters())
 
 
 def configs_of(model: nn.Module) -> list[Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
+from everlong.attach.stock import device_of
 from everlong.evaluate.stream import Clock, Stream, too_long, trained_length
 from everlong.models.load import Loaded
 from everlong.session.answer import end_tokens
@@ -140,7 +141,7 @@ class PeerStream(Stream):
 
     def _forward(self, ids: list[int], every: bool) -> Tensor:
         """The logits after each of the ids, or after the last."""
-        device = self.model.get_input_embeddings().weight.device
+        device = device_of(self.model)
         out = self.model(
             torch.tensor(ids, device=device)[None],
             past_key_values=self._cache,

@@ -105,6 +105,11 @@ class Arena(CacheLayerMixin):
             self.shift = lane.shift = shift
         self._overflow = self.view = None
 
+    def clear(self) -> None:
+        """Hold nothing, of no number of rows."""
+        self.shift, self.keys, self.values = 0, None, None
+        self.abandon()
+
     def abandon(self) -> None:
         """Forget the step that was not committed."""
         self._overflow = self.view = None

@@ -112,15 +112,27 @@ class StreamCache(Cache):
         """
         if self.memory is not None:
             self.memory.check(self.seen_tokens, tokens)
-        if self.seen_tokens and rows != self.batch_size:
-            raise CapabilityError(f"StreamCache: holds {self.batch_size} rows, got {rows}; make a new cache")
+        if self.batch_size not in (-1, rows):
+            if self.seen_tokens:
+                raise CapabilityError(f"StreamCache: holds {self.batch_size} rows, got {rows}; make a new cache")
+            self.reset()
         base, segments = self._frame(tokens)
         self._pads_before = self.pads
         if pads is not None:
             self._set_pads(pads)
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
-        self._step = Step(self.seen_tokens, tokens, rows, base, segments, self.arenas, self.plan.layers, self._scratch)
+        self._step = Step(
+            self.seen_tokens,
+            tokens,
+            rows,
+            base,
+            segments,
+            self.arenas,
+            self.plan.layers,
+            self._scratch,
+            self.plan.dtype,
+        )
         if self.memory is not None:
             self._step.memory = self.memory
             self.memory.begin(self._step, self.pads)
@@ -228,6 +240,8 @@ class StreamCache(Cache):
                     f"({self.method}, seen {self.seen_tokens}); use a larger window, or fork before you read on"
                 )
         self.seen_tokens = target
+        if self.pads is not None:
+            self._set_pads(np.minimum(self.pads, target) if target else None)
         self.segments = [s for s in self.segments if s.start < max(1, target)]
 
     def reset(self) -> None:
@@ -236,7 +250,7 @@ class StreamCache(Cache):
         for lane in self.lanes.values():
             lane.shift, lane.pads = 0, None
         for arena in self.arenas.values():
-            arena.shift = 0
+            arena.clear()
         if self.memory is not None:
             self.memory = self.memory.fresh()
 

@@ -69,6 +69,7 @@ class Step:
     arenas: dict[int, Arena]
     plans: tuple[LayerPlan, ...]
     scratch: Scratch
+    dtype: torch.dtype
     calls: dict[int, int] = field(default_factory=dict)
     slopes: Tensor | None = None
     memory: StreamMemory | None = None
@@ -82,6 +83,8 @@ class Step:
 
     def write(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of a layer; returns all its columns."""
+        if torch.is_autocast_enabled(k.device.type):
+            k, v = (x.to(self.dtype) for x in (k, v))
         return self.arenas[layer].write(k, v, self.seen)
 
     def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:
@@ -103,7 +106,14 @@ class Step:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Tensor | None
     ) -> Tensor:
-        """Attention output [B, T, H, E] of a layer over `k` and `v`, its columns as the model hands them over."""
+        """Attention output [B, T, H, E] of a layer over `k` and `v`, its columns as the model hands them over.
+
+        Under autocast all is computed in the model's own type, and the output is of the query's type.
+        """
+        if torch.is_autocast_enabled(q.device.type):
+            with torch.autocast(q.device.type, enabled=False):
+                own_q, own_k, own_v = (x.to(self.dtype) for x in (q, k, v))
+                return self.attend(layer, own_q, own_k, own_v, scale, softcap, s_aux).to(q.dtype)
         self.calls[layer] = self.calls.get(layer, 0) + 1
         plan = self.plans[layer]
         lane = self.arenas[plan.source].lane

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,11 +33,9 @@ def configuration_digest(model: Any) -> str:
 def weights_digest(model: Any, without: str | None = None) -> str:
     """A digest of names, types, shapes and strided samples of all parameters but those of the submodule `without`."""
     found = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        if without in name.split("."):
-            continue
+    for name, weight in _weights(model, without):
         found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        found.update(_sample(weight.detach()))
+        found.update(_sample(weight))
     return found.hexdigest()
 
 
@@ -48,11 +47,9 @@ def checkpoint_digest(model: Any, without: str | None = None) -> str:
     the submodule `without` do not count.
     """
     found = hashlib.sha256(configuration_digest(model).encode())
-    for name, weight in sorted(model.named_parameters()):
-        if without in name.split("."):
-            continue
+    for name, weight in _weights(model, without):
         found.update(f"{name} {tuple(weight.shape)}".encode())
-        found.update(_sample(weight.detach(), torch.bfloat16))
+        found.update(_sample(weight, torch.bfloat16))
     return found.hexdigest()
 
 
@@ -63,6 +60,22 @@ def tokenizer_digest(tokenizer: Any) -> str:
         return _digest([type(tokenizer).__name__, tokenizer.get_vocab()])
     _, _, lasting = backend.to_str().partition('"added_tokens"')
     return hashlib.sha256(lasting.encode()).hexdigest()
+
+
+def _weights(model: Any, without: str | None) -> Iterator[tuple[str, Tensor]]:
+    """Parameters by name, in order, without those of the submodule `without`; accelerate brings offloaded ones."""
+    for name, weight in sorted(model.named_parameters(), key=lambda pair: pair[0]):
+        if without in name.split("."):
+            continue
+        if weight.device.type != "meta":
+            yield name, weight.detach()
+            continue
+        from accelerate.utils import align_module_device
+
+        module, _, own = name.rpartition(".")
+        owner = model.get_submodule(module)
+        with align_module_device(owner, torch.device("cpu")):
+            yield name, getattr(owner, own).detach()
 
 
 def _sample(weight: Tensor, dtype: torch.dtype | None = None) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from everlong.attach.stock import device_of
 from everlong.errors import SessionError
 from everlong.session.decode import Decoder, StopGuard
 from everlong.session.sampling import Sampling
@@ -97,7 +98,7 @@ class Answer(Iterator[str]):
     def _tokens(self) -> Iterator[int]:
         """Tokens drawn and read back, one by one; sets why it ended."""
         session, sampling = self._session, self._sampling
-        generator = sampling.generator(session.model.get_input_embeddings().weight.device)
+        generator = sampling.generator(device_of(session.model))
         while len(self._ids) < sampling.max_new_tokens:
             begun = time.perf_counter()
             self._paused()

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.attach import attach
+from everlong.attach.stock import device_of
 from everlong.memory.blocks.memory import BlockMemory, MakeRecall, no_recall
 from everlong.memory.cache import StreamCache
 from everlong.memory.recall.scout import LONGEST, Queries, Scout, ScoutDone
@@ -95,7 +96,7 @@ class Forward:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.device = model.get_input_embeddings().weight.device
+        self.device = device_of(model)
         self._trims = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     @torch.inference_mode()

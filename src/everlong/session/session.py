@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.attach.stock import device_of
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
 from everlong.memory.blocks.memory import BlockMemory
 from everlong.memory.blocks.pins import Pin
@@ -182,7 +183,7 @@ class Session(AbstractContextManager["Session"]):
         here: `score_stream` takes one without end.
         """
         found = list(self._chunks(x))
-        device = self.model.get_input_embeddings().weight.device
+        device = device_of(self.model)
         total = sum(map(len, found))
         scored, rows, start = torch.empty(total, device=device), None, 0
         for ids in found:
@@ -494,7 +495,7 @@ class Session(AbstractContextManager["Session"]):
         if "sources" in meta:
             self.transcript.load_state(tensors, meta["sources"])
         last = tensors.get("prediction")
-        self._last = None if last is None else last.to(self.model.get_input_embeddings().weight.device)
+        self._last = None if last is None else last.to(device_of(self.model))
 
     def save(self, path: str | Path) -> Path:
         """Writes the session to one file, wholly or not at all; the path written. SaveError says why it failed.

@@ -36,17 +36,30 @@ class Route:
         return None
 
     @contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """Let the model's own builders of masks make none while inside (a step may begin inside, and ends it)."""
+        self.restore()
+        try:
+            self._name(self.implementation)
+            yield
+        finally:
+            self.restore()
+
+    @contextmanager
     def entered(self, step: Step) -> Iterator[None]:
         """Redirect attention while inside."""
         self.restore()
-        self._stock = [c._attn_implementation for c in self.configs]
         try:
-            for config in self.configs:
-                config._attn_implementation = self.implementation
+            self._name(self.implementation)
             with self.redirected(step):
                 yield
         finally:
             self.restore()
+
+    def _name(self, implementation: str) -> None:
+        self._stock = [c._attn_implementation for c in self.configs]
+        for config in self.configs:
+            config._attn_implementation = implementation
 
     def restore(self) -> None:
         """Undo what `entered` changed, if an interrupt kept it from doing so; may be called at any time."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from everlong.attach.stock import attention_modules, configs_of, decoder_of
+from everlong.attach.stock import attention_modules, configs_of, decoder_of, device_of
 from everlong.errors import CapabilityError, one_line
 
 SINKS = 64
@@ -70,7 +70,7 @@ class Watched:
         return torch.stack([block_masses(w[0], self._tokens) for w in weights]).cpu()
 
     def _forward(self, cache: Any, ids: Sequence[int], **wanted: Any) -> Any:
-        device = self._model.get_input_embeddings().weight.device
+        device = device_of(self._model)
         at = torch.tensor([list(ids)], device=device)
         try:
             return self._decoder(input_ids=at, past_key_values=cache, use_cache=True, **wanted)
