@@ -11,8 +11,8 @@ import everlong
 from everlong.errors import AttachError, CapabilityError
 from everlong.models.fingerprint import weights_digest
 from everlong.models.load import Loaded
-from tests.families.configs import COMMON, SHARED, VOCAB
-from tests.families.models import stream, tokens
+from tests.families.configs import COMMON, FAMILIES, SHARED, VOCAB
+from tests.families.models import build, stream, tokens
 
 IDS = tokens(40)
 TIGHT = everlong.Sinks(sinks=4, window=12)
@@ -50,9 +50,6 @@ def test_autocast_gives_what_is_given_without_it(model, method, attached):
 
 
 def test_autocast_of_latent_keys():
-    from tests.families.configs import FAMILIES
-    from tests.families.models import build
-
     model = build(next(f for f in FAMILIES if f.name == "deepseek_v3"), seed=2)
     with everlong.attach(model, TIGHT) as handle:
         want = stream(model, handle.new_cache(), IDS, 7)
@@ -161,6 +158,14 @@ def test_weights_that_were_never_loaded_are_refused(model):
         everlong.attach(model.to("meta"), TIGHT)
 
 
+def test_offloaded_weights_of_a_model_with_biases_by_distance(tmp_path):
+    model = build(next(f for f in FAMILIES if f.name == "bloom"))
+    want = stream(model, None, IDS, 40)
+    accelerate.disk_offload(model, tmp_path)
+    with everlong.attach(model, everlong.Dense()) as handle:
+        torch.testing.assert_close(stream(model, handle.new_cache(), IDS, 7), want, atol=1e-4, rtol=0)
+
+
 GEMMA = COMMON | {"head_dim": 12, "sliding_window": 8, "hidden_size_per_layer_input": 8, "num_hidden_layers": 4}
 SIGLIP = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 8}
 
@@ -220,3 +225,36 @@ def test_gemma_with_eyes_says_that_images_are_not_handled(version):
         cache.close()
     assert "forward" not in vars(model.model)
     assert "forward" not in vars(model.model.language_model)
+
+
+def test_keys_of_an_image_in_a_layer_of_their_own_are_refused():
+    """Mllama's cross-attention stores keys only where there is an image."""
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_global_layers": 1, "attention_heads": 2, "patch_size": 4}
+    size |= {"image_size": 8, "vision_output_dim": 32, "intermediate_layers_indices": [0], "max_num_tiles": 1}
+    kind = transformers.MllamaForConditionalGeneration
+    text = COMMON | {"num_hidden_layers": 2, "cross_attention_layers": [1]}
+    vision = size | {"supported_aspect_ratios": [[1, 1]], "intermediate_size": 16}
+    model, ids = kind(kind.config_class(text_config=text, vision_config=vision)).eval(), tokens(20)
+    image = {"pixel_values": torch.randn(1, 1, 1, 3, 8, 8), "aspect_ratio_ids": torch.ones(1, 1, dtype=torch.long)}
+    image |= {"aspect_ratio_mask": torch.ones(1, 1, 1).long(), "cross_attention_mask": torch.ones(1, 20, 1, 1).long()}
+    with everlong.attach(model, everlong.Dense()) as handle, torch.no_grad():
+        cache = handle.new_cache()
+        with pytest.raises(CapabilityError, match=r"layer 1: stores keys .*image"):
+            model(ids, past_key_values=cache, **image)
+        torch.testing.assert_close(model(ids, past_key_values=cache).logits, model(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_an_image_in_a_causal_text_is_stock():
+    """Llava hands its decoder nothing but embeddings."""
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    kind = transformers.LlavaForConditionalGeneration
+    vision = transformers.CLIPVisionConfig(**size, image_size=8, patch_size=4)
+    text = transformers.LlamaConfig(**COMMON, num_hidden_layers=2)
+    model = kind(kind.config_class(text_config=text, vision_config=vision, image_token_id=VOCAB - 2)).eval()
+    ids, image = tokens(20), torch.randn(1, 3, 8, 8)
+    ids[:, 3:7] = VOCAB - 2
+    with everlong.attach(model, everlong.Dense()) as handle, torch.no_grad():
+        cache = handle.new_cache()
+        model(ids[:, :12], pixel_values=image, past_key_values=cache)
+        got = model(ids[:, 12:], past_key_values=cache).logits
+        torch.testing.assert_close(got, model(ids, pixel_values=image).logits[:, 12:], atol=1e-4, rtol=0)

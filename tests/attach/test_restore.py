@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -152,10 +153,13 @@ def test_a_copy_of_a_cache_is_a_fork(model, method, how):
     assert "forward" not in vars(model.model)
 
 
-def test_a_copy_of_an_attached_model_is_a_plain_model(model, expected):
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
+)
+def test_a_copy_of_an_attached_model_is_a_plain_model(model, expected, how):
     want = stream(model, None, IDS, 60)
     with everlong.attach(model, TIGHT) as handle:
-        other = copy.deepcopy(model)
+        other = how(model)
         with pytest.raises(CapabilityError, match="used outside a forward"):
             stream(other, handle.new_cache(), IDS, 7)
     assert torch.equal(stream(other, None, IDS, 60), want)

@@ -68,11 +68,15 @@ def check_positions(cache: StreamCache, positions: Any, tokens: int, pads: Ints 
     if pads is not None:
         own = own - pads[:, None]
     got = positions.cpu().numpy()
-    if not _counts(got, own):
+    if got.shape[-1] != tokens or (got.ndim > 1 and len(own) > 1 and got.shape[-2] not in (1, len(own))):
+        raise CapabilityError(f"position_ids: got {list(got.shape)} for {tokens} new tokens; leave position_ids out")
+    got, own = np.broadcast_arrays(got, own)
+    wrong = np.argwhere((got != own) & (own >= 0))
+    if len(wrong):
+        at = tuple(wrong[0])
         raise CapabilityError(
-            f"position_ids: the stream counts its tokens itself, here from {cache.seen_tokens} on (padding left out), "
-            f"and got {got.reshape(-1, got.shape[-1])[0, :4].tolist()}...; leave position_ids out (positions that "
-            "start anew or jump, and those of an image, are not handled)"
+            f"position_ids: got {got[at]} where {own[at]} comes next, as the stream counts its tokens itself (padding "
+            "left out); leave position_ids out (positions that start anew or jump, and an image's, are not handled)"
         )
 
 
@@ -85,11 +89,6 @@ def check_mode(decoder: Any) -> None:
     if drops or torch.is_grad_enabled():
         why = f"with {drops[0]}={decoder.config.to_dict()[drops[0]]}" if drops else "and keeps gradients"
         raise CapabilityError(f"StreamCache is for inference: the model is in training mode, {why}; call model.eval()")
-
-
-def _counts(got: Any, own: Ints) -> bool:
-    fits = got.shape[-1] == own.shape[1] and (got.ndim == 1 or got.shape[-2] in (1, len(own)) or len(own) == 1)
-    return fits and bool(((got == own) | (own < 0)).all())
 
 
 def check_outputs(given: Mapping[str, Any], config: Any) -> None:

@@ -20,7 +20,7 @@ from everlong.attach.routes import Route
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 
-TEXT = {"input_ids", "inputs_embeds", "attention_mask", "position_ids", "labels", "logits_to_keep"}
+TEXT = {"input_ids", "inputs_embeds", "per_layer_inputs", "attention_mask", "position_ids", "labels", "logits_to_keep"}
 
 
 @dataclass(frozen=True)

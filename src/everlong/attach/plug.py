@@ -53,7 +53,6 @@ class Plug:
         self.route = choose_route(model)
         with plain(model):
             self.plan = probe(model, self.route)
-        self.device = device_of(model)
         self.width: int = text_config(model).hidden_size
         self.takes_positions = accepts(self.decoder, "position_ids")
         self.holders = 0
@@ -119,7 +118,7 @@ class Plug:
         """What was trained for `method`, or else untrained parameters on the model's device; None if it has none."""
         found = self.trained(method)
         if found is None and (found := method.parameters(self.plan, self.width)) is not None:
-            found = found.to(self.device)
+            found = found.to(device_of(self.decoder))
         return found
 
     def _remove(self) -> None:

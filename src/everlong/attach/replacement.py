@@ -60,6 +60,10 @@ class Replacement:
         """What a copy of the model is given in our place: its own stock forward."""
         return copy.deepcopy(self.stock, memo)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a pickle of the model holds in our place."""
+        return copy.copy, (self.stock,)
+
 
 def _keywords(signature: inspect.Signature) -> str:
     """The name under which further keyword arguments are bound ("" if there are none)."""

@@ -56,7 +56,7 @@ def accepts(module: nn.Module, name: str) -> bool:
     return name in signature_of(module).parameters
 
 
-def device_of(model: PreTrainedModel) -> torch.device:
+def device_of(model: Any) -> torch.device:
     """Where inputs go: to the embedding's weights, or where accelerate brings them when they are offloaded."""
     embedding: Any = model.get_input_embeddings()
     if embedding.weight.device.type != "meta":

@@ -85,6 +85,11 @@ class Step:
         """Store the new keys and values of a layer; returns all its columns."""
         if torch.is_autocast_enabled(k.device.type):
             k, v = (x.to(self.dtype) for x in (k, v))
+        if layer not in self.arenas:
+            raise CapabilityError(
+                f"layer {layer}: stores keys that it did not store when the model was attached (an image's, perhaps); "
+                "give text alone, or run the model without the cache"
+            )
         return self.arenas[layer].write(k, v, self.seen)
 
     def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from everlong.attach.active import active_step
 from everlong.attach.routes.base import Route
+from everlong.attach.stock import device_of
 from everlong.memory.step import Step
 
 NAME = "everlong_alibi"
@@ -47,7 +48,7 @@ class AlibiMask(Route):
 
     def attention_mask(self, step: Step) -> Tensor | None:
         """BLOOM asks its builder for biases only if it is given a mask."""
-        device = next(self.decoder.parameters()).device
+        device = device_of(self.decoder)
         return None if self.biased else torch.ones(1, step.columns(step.only_lane()), dtype=torch.long, device=device)
 
     @contextmanager
