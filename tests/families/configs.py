@@ -304,6 +304,15 @@ FAMILIES = (
         Family(name, model, fields, refused=UnsupportedLayerError, because=because)
         for name, model, fields, because in RECURRENT
     ),
+    Family(
+        "beam",
+        "BeamForCausalLM",
+        GLM_MOE | {"num_experts": 4, "head_dim": 8, "sliding_window": SLIDING, "layer_types": [SLIDE, FULL]},
+        {"num_hidden_layers": 2},
+        refused=RotationError,
+        because="layer 1: its queries grow with the position",
+    ),
+    Family("doge", "DogeForCausalLM", refused=UnsupportedLayerError, because="attention_mask besides queries"),
     Family("hrm_text", "HrmTextForCausalLM", refused=SelfCheckError, because="once in each of"),
     _own("gpt2", "GPT2LMHeadModel", GPT2, "n_layer", refused=LearnedPositionsError, because="learned"),
     Family(

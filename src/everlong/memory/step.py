@@ -95,8 +95,10 @@ class Step:
     def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:
         """SelfCheckError where a layer slides over other than what its config promised.
 
-        `extra` is what else it gives to its attention.
+        `extra` is what else it gives to its attention; CapabilityError for a mask.
         """
+        if extra.get("attention_mask") is not None:
+            raise CapabilityError(f"layer {layer}: got a ready-made attention mask; give 2-D masks or none")
         native = self.plans[self.plans[layer].source].pattern
         if sliding is not None and sliding != native.sliding:
             raise SelfCheckError(

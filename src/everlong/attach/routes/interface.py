@@ -49,11 +49,9 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention of the running step: query [B, H, T, D] over columns [B, G, M, D] -> [B, T, H, E]."""
     step = active_step()
-    if attention_mask is not None:
-        raise CapabilityError("everlong attention: got a ready-made attention mask; give 2-D masks or none")
     if dropout or (module.training and torch.is_grad_enabled()):
         raise CapabilityError("StreamCache is for inference: call model.eval(), or train without it")
-    step.check_call(module.layer_idx, sliding_window, kwargs)
+    step.check_call(module.layer_idx, sliding_window, kwargs | {"attention_mask": attention_mask})
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     return step.attend(module.layer_idx, query, key, value, scale, softcap, s_aux).contiguous(), None
 
