@@ -154,3 +154,28 @@ def test_what_cannot_be_done_is_said_in_one_line(model, call, message):
     ):
         call(model)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("positions", "documents", "taken"),
+    [
+        (torch.arange(16), None, True),
+        (torch.arange(16) % 8, torch.arange(16) // 8, True),
+        (torch.arange(16) % 8, None, False),
+        (torch.arange(16), torch.arange(16) // 8, False),
+        (torch.arange(3, 19), None, False),
+        (torch.arange(15), None, False),
+    ],
+)
+def test_positions_of_the_caller_are_those_of_the_documents_or_refused(tiny_llama, positions, documents, taken):
+    model, ids = tiny_llama(), torch.arange(1, 17)[None]
+    more = {} if documents is None else {"documents": documents[None]}
+    with attach_training(model, everlong.Infini(segment=8)):
+        want = model(ids, **more).logits
+        if taken:
+            assert torch.equal(model(ids, position_ids=positions[None], **more).logits, want)
+        else:
+            with pytest.raises(CapabilityError, match=r"position_ids: .*give documents"):
+                model(ids, position_ids=positions[None], **more)
+        with pytest.raises(CapabilityError, match="output_attentions"):
+            model(ids, output_attentions=True, **more)

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_outputs import ModelOutput
 
+from everlong.attach.arguments import check_outputs
 from everlong.attach.check import CUTS, TOLERANCE
 from everlong.attach.plug import Plug
 from everlong.attach.routes.interface import Interface, no_mask
@@ -110,6 +111,8 @@ class Training(AbstractContextManager["Training"]):
             before, seen = carried.states, carried.seen_tokens
         write = None if weight is None else text.align(weight.to(new.device))
         step = TrainStep(self.core, self.parameters, self.plug.plan, text, write, before, text.position + seen)
+        check_outputs(given, self.plug.decoder.config)
+        _check_positions(given.get("position_ids"), text.back(step.positions), document)
         given[name] = text.align(new)
         given |= {"attention_mask": None, "position_ids": step.positions, "use_cache": False, ARGUMENT: step}
         given.pop("cache_position", None)
@@ -195,6 +198,18 @@ def _documents(given: Tensor | None, mask: Tensor | None, new: Tensor) -> Tensor
     if mask.ndim != 2:
         raise CapabilityError("training: takes 2-D attention masks [rows, tokens] or none")
     return torch.where(mask.to(new.device, torch.bool), 0, NONE)
+
+
+def _check_positions(given: Tensor | None, own: Tensor, document: Tensor) -> None:
+    """CapabilityError unless the caller's positions [B, T], if any, are those within each document."""
+    if given is None:
+        return
+    fits = given.shape[-1] == own.shape[1]
+    if not fits or bool(((given.to(own.device) != own) & (document != NONE)).any()):
+        raise CapabilityError(
+            "position_ids: training counts the tokens of each document itself; leave position_ids out, and give "
+            "documents [rows, tokens] where several share a row"
+        )
 
 
 def _in_order(out: Any, text: Any) -> Any:
