@@ -9,7 +9,7 @@ import torch
 
 from everlong import Blocks, Dense, Recompute, Session, Sinks, Window
 from everlong.cli.main import run
-from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
+from everlong.errors import ConfigError, DamagedError, ForeignError, InputError, SaveError, SessionError
 from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
 from everlong.session import save, sealed
@@ -186,6 +186,23 @@ def test_the_fingerprint_does_not_depend_on_being_attached(tiny):
     with Session(tiny, Dense()) as session:
         session.feed(IDS[:5])
         assert fingerprint(tiny.model, tiny.tokenizer) == before
+
+
+def test_a_method_without_its_own_name_is_not_kept_as_its_parent(tiny, tmp_path):
+    class Sinker(Sinks):
+        """Inherits the name of its parent."""
+
+    with Session(tiny, Sinker(sinks=4, window=20)) as session:
+        session.feed(IDS[:9])
+        with pytest.raises(ConfigError, match="Sinker: has no name of its own"):
+            session.save(tmp_path / "s")
+    with pytest.raises(ConfigError, match="Sinker: has no name of its own"):
+        Session(tiny, Sinker(sinks=4, window=20), store=tmp_path / "store")
+    assert not (tmp_path / "s").exists()
+    with Session(tiny, Sinks(sinks=4, window=20)) as session:
+        session.save(tmp_path / "s")
+    with Session.load(tmp_path / "s", tiny) as session:
+        assert type(session.method) is Sinks
 
 
 def test_the_default_model_goes_on_after_a_night(smollm2, tmp_path):

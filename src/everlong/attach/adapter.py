@@ -81,7 +81,7 @@ def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
     tensors = {name: getattr(parameters, name).detach().cpu().float().contiguous() for name in parameters.names}
     document = {
         "format": FORMAT,
-        "method": {"name": method.name, "fields": method.as_dict()},
+        "method": method.recipe(),
         "parameters": {name: list(x.shape) for name, x in tensors.items()},
         "model": {
             "configuration": configuration_digest(model),

@@ -56,8 +56,8 @@ class Keeper:
     @classmethod
     def created(cls, folder: str | Path | None, name: str, session: Session) -> Keeper:
         """The keeper of a new session."""
+        method = session.method.recipe()
         library = Library(folder)
-        method = {"name": session.method.name, "fields": session.method.as_dict()}
         identity = fingerprint(session.model, session.tokenizer)
         return cls(library, library.create(name, session.name, identity, method))
 

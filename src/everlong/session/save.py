@@ -33,7 +33,7 @@ def save(session: Session, path: str | Path, keeper: Keeper | None = None) -> Pa
     document = {
         "format": FORMAT,
         "everlong": everlong.__version__,
-        "method": {"name": session.method.name, "fields": session.method.as_dict()},
+        "method": session.method.recipe(),
         "model": session.name,
         "fingerprint": fingerprint(session.model, session.tokenizer),
         "state": meta,
