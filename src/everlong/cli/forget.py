@@ -79,15 +79,23 @@ def read_again(
     console: Console,
 ) -> Progress:
     """Builds a session anew, showing how far it is."""
+    from everlong.cli.cut_off import Stop, told_when_cut_off
     from everlong.session.library import Library
-    from everlong.session.rereading import Progress
+    from everlong.session.rereading import Progress, kept_so_far
     from everlong.session.rereading import reread as rebuilt
 
     library, done = Library(store, create=False), Progress(0)
     begun, total = time.perf_counter(), library.entry(name).tokens - sum(s.end - s.first for s in spans)
-    with console.progress(f"{name} (again)", total) as advance:
-        for done in rebuilt(library, name, loaded, chunk, spans, documents):
+    steps = rebuilt(library, name, loaded, chunk, spans, documents)
+    kept = told_when_cut_off(lambda: kept_so_far(library, name))
+    with kept, Stop() as stop, console.progress(f"{name} (again)", total) as advance:
+
+        def tell(step: Progress) -> None:
+            nonlocal done
+            done = step
             advance(done.tokens, f"{done.tokens / (time.perf_counter() - begun):.0f} tokens/s")
+
+        stop.through(steps, tell)
     return done
 
 

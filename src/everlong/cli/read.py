@@ -12,7 +12,7 @@ import typer
 from everlong.cli import options
 
 if TYPE_CHECKING:
-    from everlong.cli.console import Console
+    from everlong.cli.console import Advance, Console
     from everlong.models.load import Loaded
     from everlong.session.note_plan import NoteSettings
     from everlong.session.reading import Document
@@ -51,8 +51,9 @@ def read(
 ) -> None:
     """Read files into a session that is kept on the disk.
 
-    Reading goes on where it stopped, and files that were read already are skipped unless they have changed. What a
-    changed file was is dropped, and it is read at the end; files that were read after it keep traces of what it was.
+    What was read is kept every half minute and where Ctrl-C or SIGTERM ends it, after the chunk that is being read; the
+    same command goes on from there. Files that were read already are skipped unless they have changed. What a changed
+    file was is dropped, and it is read at the end; files that were read after it keep traces of what it was.
     With --reread there are none: the whole session is read again, which takes as long as reading took and twice the
     room on the disk until it is done. --notes helps with questions on whole chapters and texts, as far as the model can
     summarise; it takes longer than reading (--dry-run says how long), goes on where it was interrupted, and its notes
@@ -60,6 +61,7 @@ def read(
     and the memory report; with --notes also what they took.
     """
     from everlong.cli.console import Console
+    from everlong.cli.cut_off import told_when_cut_off
     from everlong.cli.documents import check, document, expand
     from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.notes import fitted, told, write_notes_on
@@ -79,7 +81,10 @@ def read(
         return
     if reread:
         _read_changed(loaded, store, session, chunk, documents, console)
-    with _opened(loaded, chosen, chunk, store, session, budgets, console) as opened:
+    with (
+        _opened(loaded, chosen, chunk, store, session, budgets, console) as opened,
+        told_when_cut_off(lambda: opened.kept_tokens),
+    ):
         result = _read(opened, documents, console) | {"session": session}
         if notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
@@ -138,6 +143,7 @@ def _opened(
 
 
 def _read(session: Session, documents: list[Document], console: Console) -> dict[str, Any]:
+    from everlong.cli.cut_off import Stop
     from everlong.cli.tally import peak_resident_bytes, reset_peak
     from everlong.report.stream import resident_bytes
     from everlong.session.reading import changed, is_read, read_document
@@ -150,10 +156,13 @@ def _read(session: Session, documents: list[Document], console: Console) -> dict
             continue
         if changed(session.transcript.sources, document):
             console.note(f"{document.name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
-        with console.progress(document.name, None) as advance:
-            for done in read_document(session, document):
+        with Stop() as stop, console.progress(document.name, None) as advance:
+
+            def tell(done: int, advance: Advance = advance) -> None:
                 rate = (session.seen_tokens - before) / (time.perf_counter() - start)
                 advance(done, f"{rate:.0f} tokens/s, {session.seen_tokens:,} in all")
+
+            stop.through(read_document(session, document), tell)
     session.checkpoint()
     seconds = time.perf_counter() - start
     read_tokens = session.seen_tokens - before

@@ -140,6 +140,11 @@ class Session(AbstractContextManager["Session"]):
         """Whether the session is kept in a store, so that `checkpoint` can be called."""
         return self._keeper is not None and self._keeper.writable
 
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens that the last checkpoint holds; 0 without a store."""
+        return 0 if self._keeper is None else self._keeper.entry.tokens
+
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
         return self._recent.ids()
