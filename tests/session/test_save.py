@@ -12,7 +12,7 @@ from everlong.cli.main import run
 from everlong.errors import ConfigError, DamagedError, ForeignError, InputError, SaveError, SessionError
 from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
-from everlong.session import save, sealed
+from everlong.session import sealed
 from everlong.session.library import Library
 
 from .conftest import TEXT, byte_level, interrupt, names, prefix_space
@@ -120,10 +120,26 @@ def test_where_one_side_has_no_tokenizer_ids_go_on(tiny, path):
         assert session.generate(max_new_tokens=2).token_ids
 
 
-def test_another_format_is_refused(tiny, path, monkeypatch):
-    monkeypatch.setattr(save, "FORMAT", 3)
-    with pytest.raises(ForeignError, match=r"saved in format 2 by everlong [\d.]+, expected format 3"):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (4, r"of format 4, newer than this everlong knows \(3\); update it"),
+        (1, "of format 1, expected 3; use the version"),
+    ],
+)
+def test_another_format_is_refused(tiny, path, number, words):
+    tensors, document = sealed.read(path)
+    assert document["format"] == 2
+    sealed.write(path, tensors, document | {"format": number})
+    with pytest.raises(ForeignError, match=r"by everlong [\d.]+: a session " + words):
         Session.load(path, tiny)
+
+
+def test_a_session_with_digests_in_bfloat16_has_a_format_of_its_own(tiny, tmp_path):
+    with Session(tiny, Blocks(sinks=3, window=12, block=5, top_k=3, exec_chunk=16, pool=6), chunk=16) as session:
+        session.feed(IDS)
+        assert sealed.read(session.save(tmp_path / "s"))[1]["format"] == 3
+        Session.load(tmp_path / "s", tiny).close()
 
 
 def test_an_unknown_method_is_refused(tiny, path):

@@ -20,6 +20,7 @@ from everlong.models.load import Loaded
 from everlong.session.inputs import Tokens
 from everlong.session.keeper import kept_transcript
 from everlong.session.library import Entry, Library
+from everlong.session.naming import BESIDE
 from everlong.session.offsets import plain_rows
 from everlong.session.places import Place
 from everlong.session.reading import CHECKPOINT_TOKENS, Checkpoints, Document, is_read, known, read_document
@@ -87,7 +88,7 @@ def delete_leftover(library: Library, name: str) -> None:
 
 
 def _beside_name(name: str) -> str:
-    return f"{name}~reread"
+    return f"{name}{BESIDE}"
 
 
 def _old_name(name: str) -> str:
