@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def forget(
+    ctx: typer.Context,
     session: options.SessionName = "default",
     source: span.Source = None,
     start: span.Start = None,
@@ -31,6 +32,7 @@ def forget(
     ] = False,
     store: options.Store = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -53,8 +55,8 @@ def forget(
     from everlong.session.library import Library
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
-    Library(store, create=False).entry(session)
-    loaded = load_model(model, dtype, device, threads, console)
+    own = options.own_model(ctx, Library(store, create=False), session)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
     with span.opened(loaded, store, session, read_only=reread) as opened:
         spans = stretches(opened, *what)
         result: dict[str, Any] = {} if reread else span.told(opened.forget(*what))

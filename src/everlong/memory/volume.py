@@ -73,7 +73,7 @@ def digest_rows(descriptor: int, volume: Volume, width: int, dropped: Collection
 def _damaged(volume: Volume, block: int) -> DamagedError:
     return DamagedError(
         f"{volume.digests}: the digests of block {block} are not what was written; run `everlong sessions verify "
-        "--repair`"
+        "NAME --repair`"
     )
 
 

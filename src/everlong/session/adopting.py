@@ -62,7 +62,7 @@ def put_rows(db: sqlite3.Connection, tables: dict[str, list[Any]]) -> None:
 def write(library: Library, entry: Entry) -> None:
     """Put the rows of a session into its folder; those of before are overwritten, as titles may be forgotten ones."""
     with library.database() as db:
-        facts = {"format": FORMAT, "tables": rows_of(db, entry.id), "encoder": library.noted(f"encoder {entry.id}")}
+        facts = {"format": FORMAT, "tables": rows_of(db, entry.id), "facts": library.facts(entry)}
     body = json.dumps(facts).encode()
     path = library.place(entry) / CATALOG
     draft = path.with_name(f".{CATALOG}.{secrets.token_hex(4)}.tmp")
@@ -103,8 +103,7 @@ def _adopted(library: Library, folder: Path) -> Adopted:
         # A fork may share the last files and go on in them: each of the adopted writes to files of its own.
         library.add_volume(db, folder.name, 1 + max((row[1] for row in tables["volumes"]), default=-1), session[8])
         recall_files.go_on_apart(db, folder.name)
-    if facts.get("encoder"):
-        library.note(f"encoder {folder.name}", facts["encoder"])
+    library.put_facts(folder.name, facts["facts"])
     entry = library.entry(session[1])
     write(library, entry)
     return Adopted(folder.name, entry.name, entry.tokens)

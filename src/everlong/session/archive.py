@@ -30,7 +30,7 @@ def export(library: Library, entry: Entry, file: Path) -> None:
         tables = rows_of(db, entry.id)
     try:
         with tarfile.open(draft, "w") as archive:
-            facts = json.dumps({"format": FORMAT, "tables": tables}).encode()
+            facts = json.dumps({"format": FORMAT, "tables": tables, "facts": library.facts(entry)}).encode()
             info = tarfile.TarInfo("session.json")
             info.size = len(facts)
             archive.addfile(info, io.BytesIO(facts))
@@ -72,6 +72,7 @@ def take(library: Library, file: Path, name: str | None) -> str:
         with library.database() as db:
             library.claim(db, name)
             put_rows(db, _placed(tables, identity, name, files))
+        library.put_facts(identity, facts.get("facts", {}))
         library.note_down(name)
     except (tarfile.TarError, LookupError, TypeError, ValueError, AttributeError) as error:
         _remove(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise DamagedError(
                 f"{self.path}: not a database, or damaged ({error}); restore it from a copy, or move it away and run "
-                "`everlong sessions adopt`"
+                f"`everlong sessions adopt --store {shlex.quote(str(self.path.parent))}`"
             ) from error
 
 

@@ -60,7 +60,7 @@ class Keeper:
         method = session.method.recipe()
         library = Library(folder)
         identity = fingerprint(session.model, session.tokenizer)
-        return cls(library, library.create(name, session.name, identity, method))
+        return cls(library, library.create(name, session.name, identity, method, session.origin))
 
     @property
     def folder(self) -> Path:

@@ -40,6 +40,9 @@ from everlong.session.places import Place
 from everlong.session.schema import FORMAT, TABLES
 from everlong.session.transcript import Source, Stretch
 
+FACTS = ("encoder", "origin")
+"""What the database notes down of a session beside its tables."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -112,8 +115,15 @@ class Library:
             raise InputError(f"session {name!r}: does not exist in {self.folder}; {nearest(name, names)}")
         return found
 
-    def create(self, name: str, model: str, fingerprint: dict[str, Any], method: dict[str, Any]) -> Entry:
-        """A new, empty session."""
+    def create(
+        self,
+        name: str,
+        model: str,
+        fingerprint: dict[str, Any],
+        method: dict[str, Any],
+        origin: dict[str, str] | None = None,
+    ) -> Entry:
+        """A new, empty session; `origin` says where its model comes from (`Loaded.origin`)."""
         check_name(name)
         now, identity = time.time(), secrets.token_hex(8)
         with self.database() as db:
@@ -123,6 +133,8 @@ class Library:
                 (identity, name, now, now, model, json.dumps(fingerprint), json.dumps(method)),
             )
             self.add_volume(db, identity, 0, 0)
+            if origin:
+                db.execute("INSERT INTO facts VALUES (?, ?)", (f"origin {identity}", json.dumps(origin)))
             _make_folder(self.folder / "sessions" / identity)
         return self.entry(name)
 
@@ -162,6 +174,7 @@ class Library:
         with self.locked(self.entry(name)):
             old = self.entry(name)
             twin = self.create(new, old.model, old.fingerprint, old.method)
+            self.put_facts(twin.id, self.facts(old))
             for part in ("ids", old.state):
                 if part is not None and (self.place(old) / part).exists():
                     shutil.copyfile(self.place(old) / part, self.place(twin) / part)
@@ -193,7 +206,8 @@ class Library:
             with self.database() as db:
                 for table, key in (TABLES | {"states": "session"}).items():
                     db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
-                db.execute("DELETE FROM facts WHERE name IN (?, ?)", (f"reread {entry.id}", f"encoder {entry.id}"))
+                names = [(f"{what} {entry.id}",) for what in ("reread", *FACTS)]
+                db.executemany("DELETE FROM facts WHERE name = ?", names)
                 used = {self.block_file(row[0]) for row in db.execute("SELECT file FROM volumes")}
             for path in files - used:
                 path.unlink(missing_ok=True)
@@ -350,6 +364,21 @@ class Library:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
+    def facts(self, entry: Entry) -> dict[str, str]:
+        """What else is noted down of a session, by name."""
+        found = {what: self.noted(f"{what} {entry.id}") for what in FACTS}
+        return {what: value for what, value in found.items() if value is not None}
+
+    def put_facts(self, identity: str, facts: dict[str, str]) -> None:
+        """Note down what `facts` gave."""
+        for what in set(FACTS).intersection(facts):
+            self.note(f"{what} {identity}", facts[what])
+
+    def origin(self, entry: Entry) -> dict[str, str]:
+        """Where the model of a session comes from, as far as it is known: model, dtype, memory."""
+        found = self.noted(f"origin {entry.id}")
+        return {"model": entry.model} if found is None else json.loads(found)
+
     def noted_encoder(self, name: str) -> str | None:
         """The sentence encoder that the session of this name was read with."""
         return self.noted(f"encoder {self.entry(name).id}")
@@ -396,7 +425,7 @@ class Library:
             if got < size:
                 raise DamagedError(
                     f"{path}: {got:,} bytes, expected at least {size:,}; restore the file, or run `everlong sessions "
-                    "verify --repair`"
+                    f"verify {shlex.quote(entry.name)} --repair --store {shlex.quote(str(self.folder))}`"
                 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from everlong.errors import BudgetError, InputError
 from everlong.session.inputs import Tokens, row_pieces
 from everlong.session.places import Place
 from everlong.session.transcript import GONE, Source
@@ -35,13 +36,22 @@ class Document:
 
 def known(session: Session, document: Document) -> Source | None:
     """The source that this document was read as last; None if it never was."""
-    found = [s for s in session.transcript.sources if s.name == document.name]
+    return _last(session.transcript.sources, document)
+
+
+def _last(sources: Iterable[Source], document: Document) -> Source | None:
+    found = [s for s in sources if s.name == document.name]
     return found[-1] if found else None
 
 
 def is_read(session: Session, document: Document) -> bool:
     """Whether the document was read to its end as it is now."""
-    source = known(session, document)
+    return is_read_in(session.transcript.sources, document)
+
+
+def is_read_in(sources: Iterable[Source], document: Document) -> bool:
+    """Whether the document is one of these sources, to its end and as it is now."""
+    source = _last(sources, document)
     return source is not None and source.done and source.digest == document.digest
 
 
@@ -77,7 +87,8 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
 
     A document whose reading was cut off goes on where it stopped; one that has changed is read anew, and the blocks of
     what it was are dropped (tokens read after it keep traces of it). A checkpoint is made every so many tokens, every
-    CHECKPOINT_S seconds, and where the iterator is left early (between two chunks, when all that was read is whole).
+    CHECKPOINT_S seconds, and where reading ends early between two chunks: the iterator is left, the budget is full, the
+    text cannot be read further.
     """
     source, transcript = known(session, document), session.transcript
     resumes = source is not None and not source.done and source.digest == document.digest
@@ -95,7 +106,7 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
                     source.places = _sorted(document.places)
                     checkpoints.make()
                 yield session.seen_tokens - source.first
-    except GeneratorExit:
+    except (GeneratorExit, BudgetError, InputError):
         source.places = _sorted(document.places)
         if session.kept:
             checkpoints.make()

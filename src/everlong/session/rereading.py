@@ -8,6 +8,7 @@ is deleted.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def _beside(library: Library, entry: Entry, loaded: Loaded, chunk: int, plan: st
     if library.noted(_fact(library.entry(name))) not in (plan, None):
         raise SessionError(
             f"session {name!r}: was begun by a reread of other spans or files; give these again, or remove it with "
-            f"`everlong sessions delete {name}`"
+            f"`everlong sessions delete {shlex.quote(name)} --store {shlex.quote(str(library.folder))}`"
         )
     return Session.open(library.folder, name, loaded, chunk)
 

@@ -100,6 +100,7 @@ class Session(AbstractContextManager["Session"]):
 
     def _take(self, loaded: Loaded, method: Method, chunk: int) -> None:
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
+        self.origin = loaded.origin
         self.method, self.chunk = method, chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
 
