@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from everlong.attach.plug import Plug
 from everlong.attach.stock import decoder_of
+from everlong.attach.turns import turn
 from everlong.errors import AttachError, CapabilityError
 from everlong.memory.blocks.memory import BlockMemory, MakeRecall, no_recall
 from everlong.memory.cache import StreamCache
@@ -79,13 +80,14 @@ def attach(model: nn.Module, method: Method) -> Handle:
 
     Raises an AttachError (learned positions, frequencies in a half type, a rotation that cannot be proved, a layer
     that is not attention, or a failed self-check), and then leaves the model as it was; a CapabilityError for a method
-    that needs a model which was trained with it.
+    that needs a model which was trained with it. Threads may share a model: its forwards then take turns.
     """
     if not isinstance(model, PreTrainedModel):
         raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")
     if getattr(decoder_of(model), NAME, None) is None:
         method.check_untrained()
-    return Handle(Plug.of(model), method)
+    with turn(decoder_of(model)):
+        return Handle(Plug.of(model), method)
 
 
 __all__ = ["Handle", "attach"]

@@ -65,14 +65,21 @@ def ask(
         raise InputError("question: empty; give at least one word")
     passages = options.passages(again)
     sampling, budgets = options.sampling(ctx), options.budgets(ctx)
-    kept = Library(store, create=False).entry(session).method
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    library = Library(store, create=False)
+    entry = library.entry(session)
+    if not entry.tokens:
+        raise InputError(
+            f"session {session!r}: holds nothing to ask about; read into it first: everlong read FILE "
+            f"{options.same_session(ctx, session, store)}"
+        )
+    kept, own = entry.method, options.own_model(ctx, library, session)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
     with ExitStack() as stack:
         stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
         start = time.perf_counter()
         opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep, **budgets))
         opening = time.perf_counter() - start
-        voter = load_encoder(encoder or Library(store).noted_encoder(session), encoder is not None, console)
+        voter = load_encoder(encoder or library.noted_encoder(session), encoder is not None, console)
         use_encoder(opened, voter, console)
         start, first = time.perf_counter(), None
         with closing(opened.ask(question, again=passages, raw=raw, keep=keep, **sampling)) as reply:

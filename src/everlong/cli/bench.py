@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,7 +99,7 @@ def _tell(rows: list[Row], model: str, console: Console) -> None:
     """The rows as a table, under the command and what it ran on."""
     from everlong.machine import circumstances
 
-    print(f"everlong {' '.join(sys.argv[1:])}\n{model}; {circumstances()}\n")
+    print(f"{shlex.join(['everlong', *sys.argv[1:]])}\n{model}; {circumstances()}\n")
     print(f"{'what':<8}{'method':<10}{'cache':>7}{'everlong':>16}{'transformers':>16}{'ratio':>8}{'spread':>15}")
     for row in rows:
         ours, unit = (row.ms_per_token, "ms") if row.what == "decode" else (row.tokens_per_s, "tok/s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def _heads_line(loaded: Loaded) -> str:
     except LoadError as error:
         return str(error)
     if heads is None:
-        return f"not calibrated: `everlong calibrate --model {loaded.name}`"
+        return f"not calibrated: `everlong calibrate --model {shlex.quote(loaded.name)}`"
     worth = "" if heads.recall is None else f", recall {heads.recall:.2f} at {heads.tokens:,} tokens"
     return f"calibrated, {min(BEST, len(heads.heads))} heads{worth}{' (shipped)' if heads.shipped else ''}"
 

@@ -43,7 +43,7 @@ def search(
         raise InputError("words: empty; give at least one word")
     library = Library(store, create=False)
     entry = library.entry(session)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(options.own_model(ctx, library, session)["model"])
     begun = time.perf_counter()
     found = search_kept(library, entry, tokenizer, words, top)
     if json:
@@ -54,7 +54,8 @@ def search(
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
-    console.note(f"Next: everlong ask {shlex.quote(words)} {options.same_session(ctx, session, store)}")
+    where, asked = options.same_session(ctx, session, store), shlex.quote(words)
+    console.note(f"Next: everlong ask {f'{where} -- {asked}' if words.startswith('-') else f'{asked} {where}'}")
 
 
 def _tell(passage: Recalled) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +47,8 @@ def train(
         return
     _tell(result)
     written = ", ".join([f"{MODEL}/", METRICS, RESULT, *picture])
-    console.note(f"\nWrote {out}: {written}.\nNext: everlong eval passkey --lengths 4096 --model {out / MODEL}")
+    next_model = shlex.quote(str(out / MODEL))
+    console.note(f"\nWrote {out}: {written}.\nNext: everlong eval passkey --lengths 4096 --model {next_model}")
 
 
 def merge(

@@ -20,7 +20,10 @@ _REGISTRY: Registry[Method] = Registry("method")
 
 @dataclass(frozen=True)
 class Method:
-    """Which tokens a token attends to, and what becomes of those that leave the window."""
+    """Which tokens a token attends to, and what becomes of those that leave the window.
+
+    A subclass with a `name` of its own is registered under it.
+    """
 
     name: ClassVar[str] = ""
     streams: ClassVar[bool] = True
@@ -34,7 +37,7 @@ class Method:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _REGISTRY.add(cls.name, cls)
+        _REGISTRY.add(cls)
 
     def layout(self) -> tuple[int, int | None]:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
@@ -61,6 +64,10 @@ class Method:
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as YAML and the report show them."""
         return dataclasses.asdict(self)
+
+    def recipe(self) -> dict[str, Any]:
+        """What `make_method` makes it from again: name and fields; ConfigError for a class without its own name."""
+        return {"name": _REGISTRY.name_of(self), "fields": self.as_dict()}
 
     def __str__(self) -> str:
         fields = ", ".join(f"{k}={v}" for k, v in self.as_dict().items())

@@ -23,12 +23,24 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be used; `tokenizer` is None for a folder that has none, `method` is that of its memory."""
+    """A model ready to be used; `tokenizer` is None for a folder that has none, `method` is that of its memory.
+
+    `memory` is the folder of a memory that was given beside the model.
+    """
 
     model: Any
     tokenizer: Any
     name: str
     method: Any = None
+    memory: Path | None = None
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What `everlong.load` makes the same from, in any folder: model, dtype, and memory if one was given."""
+        place = Path(self.name).expanduser()
+        found = {"model": str(place.resolve()) if place.exists() and self.name != DEFAULT else self.name}
+        found["dtype"] = str(self.model.dtype).removeprefix("torch.")
+        return found | ({} if self.memory is None else {"memory": str(self.memory.resolve())})
 
 
 def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:

@@ -100,6 +100,7 @@ class Session(AbstractContextManager["Session"]):
 
     def _take(self, loaded: Loaded, method: Method, chunk: int) -> None:
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
+        self.origin = loaded.origin
         self.method, self.chunk = method, chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
 
@@ -139,6 +140,11 @@ class Session(AbstractContextManager["Session"]):
     def kept(self) -> bool:
         """Whether the session is kept in a store, so that `checkpoint` can be called."""
         return self._keeper is not None and self._keeper.writable
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens that the last checkpoint holds; 0 without a store."""
+        return 0 if self._keeper is None else self._keeper.entry.tokens
 
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
