@@ -127,6 +127,17 @@ def test_reading_ends_in_order_when_it_is_asked_to_end(start, tmp_path):
     assert f"everlong: {kept:,} tokens are kept; this goes on from there:" in err
 
 
+@pytest.fixture
+def _heeded():
+    """These signals end a process, also where the tests run under nohup or in the background."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_heeded")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_the_command_that_is_named_goes_on(everlong, tiny, tmp_path, monkeypatch, stop, more):
