@@ -138,3 +138,24 @@ def test_what_reading_takes_is_said_before_it_begins(everlong, tiny, tmp_path, m
     assert "MiB on the disk at most" in first
     again = everlong("read", text, *where)
     assert "tokens to read" not in again.err
+
+
+def test_what_is_foretold_is_of_the_sessions_own_method(everlong, tiny, text_file, tmp_path):
+    where = ["--store", tmp_path / "store"]
+    assert everlong("read", text_file, *where, "--model", tiny, "--method", "sinks", "-o", "window=40").code == 0
+    more = text_file.with_name("b.txt")
+    more.write_text("And then the tide fell. " * 60)
+    own = everlong("read", more, *where, "--dry-run", "--json").json
+    other = everlong("read", more, "--store", tmp_path / "other", "--model", tiny, "--dry-run", "--json").json
+    assert own["tokens"] == other["tokens"]
+    assert own["bytes"]["disk"] < other["bytes"]["disk"]
+
+
+def test_a_file_that_is_foretold_is_warned_of_once(everlong, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("everlong.cli.plan.FORETOLD_BYTES", 10)
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"A caf\xe9 by the sea. " * 20)
+    done = everlong("read", text, "--store", tmp_path / "store", "--model", tiny, *FIELDS)
+    assert done.code == 0, done.err
+    assert "tokens to read" in done.err
+    assert done.err.count("invalid UTF-8") == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,19 +46,32 @@ def document(path: Path, console: Console) -> Document:
     from everlong.session.reading import Document
 
     places: list[Place] = []
-    return Document(str(path), digest(path), _texts(path, console, places), places)
+    return Document(str(path), digest(path), _Text(path, functools.cache(console.warn), places), places)
 
 
 def check(path: Path, console: Console) -> None:
     """InputError where a file holds no text; only its beginning is looked at."""
-    with closing(_texts(path, console, [])) as texts:
+    with closing(_texts(path, console.warn, [])) as texts:
         next(texts, None)
 
 
-def _texts(path: Path, console: Console, places: list[Place]) -> Generator[str, None, None]:
+@dataclass(frozen=True)
+class _Text:
+    """The text of a file, from its beginning each time it is gone through; `places` has what the last time found."""
+
+    path: Path
+    warn: Callable[[str], None]
+    places: list[Place]
+
+    def __iter__(self) -> Generator[str, None, None]:
+        self.places.clear()
+        return _texts(self.path, self.warn, self.places)
+
+
+def _texts(path: Path, warn: Callable[[str], None], places: list[Place]) -> Generator[str, None, None]:
     """The text of a file; what chapters, headings and pages it has is added to `places` as it goes by."""
     texts = {".html": _html, ".htm": _html, ".pdf": _pdf}.get(path.suffix.lower())
-    return texts(path, places) if texts else _plain(path, console, places)
+    return texts(path, places) if texts else _plain(path, warn, places)
 
 
 def digest(path: Path) -> str:
@@ -68,14 +83,14 @@ def digest(path: Path) -> str:
         raise InputError(f"{path}: {error.strerror or error}; give a file that can be read") from None
 
 
-def _plain(path: Path, console: Console, places: list[Place]) -> Generator[str, None, None]:
+def _plain(path: Path, warn: Callable[[str], None], places: list[Place]) -> Generator[str, None, None]:
     from everlong.cli.source import TextSource
     from everlong.session.places import found_in
 
     with TextSource(str(path)) as source:
         yield from found_in(source, places, markdown=path.suffix.lower() in _MARKDOWN)
         if warning := source.warning():
-            console.warn(warning)
+            warn(warning)
 
 
 def _html(path: Path, places: list[Place]) -> Generator[str, None, None]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
+    from everlong.methods import Method
     from everlong.models.load import Loaded
+    from everlong.session.library import Entry, Library
     from everlong.session.note_plan import NoteSettings
     from everlong.session.reading import Document
 
@@ -17,35 +21,91 @@ FORETOLD_BYTES = 200_000
 """From so many bytes of files on, what reading takes is worth the seconds in which it is found out."""
 
 
-def foretell(
-    loaded: Loaded,
-    method: Any,
-    documents: list[Document],
-    chunk: int,
-    store: Path | None,
-    name: str,
-    budgets: dict[str, Any],
-    console: Console,
-) -> None:
-    """Says what reading will take where that is much; CapabilityError where the disk has not the room."""
-    from everlong.session.library import Library, home
-    from everlong.session.reading import is_read_in
+@dataclass(frozen=True)
+class Reading:
+    """A reading that is meant: with which model, into which session; `method` and `chunk` for one that is not there."""
 
-    folder = home() if store is None else store
-    library = Library(folder) if (folder / "everlong.db").is_file() else None
-    entry = None if library is None else library.find(name)
-    sources = [] if library is None or entry is None else library.sources(entry)
-    left = [d for d in documents if not is_read_in(sources, d)]
-    if sum(Path(d.name).stat().st_size for d in left) < FORETOLD_BYTES:
-        return
-    plan = made_plan(loaded, method, left, chunk, store, name, budgets, None)
-    _check_room(plan)
-    disk, free = (f"{n / 2**20:,.0f} MiB" for n in (plan["bytes"]["disk"], plan["free_disk_bytes"]))
-    minutes = f"{plan['seconds'] / 60:.0f}"
-    console.note(
-        f"{plan['tokens']:,} tokens to read: about {minutes} minutes or more on this machine, and {disk} on the disk "
-        f"at most ({free} free)"
-    )
+    loaded: Loaded
+    method: Method
+    chunk: int
+    store: Path | None
+    name: str
+    budgets: dict[str, Any]
+
+    def foretell(self, documents: list[Document], console: Console) -> None:
+        """Says what reading will take where that is much; CapabilityError where the disk has not the room."""
+        from everlong.session.reading import is_read_in
+
+        library, entry = self._kept
+        sources = [] if library is None or entry is None else library.sources(entry)
+        left = [d for d in documents if not is_read_in(sources, d)]
+        if sum(Path(d.name).stat().st_size for d in left) < FORETOLD_BYTES:
+            return
+        plan = self.plan(left)
+        _check_room(plan)
+        disk, free = (f"{n / 2**20:,.0f} MiB" for n in (plan["bytes"]["disk"], plan["free_disk_bytes"]))
+        minutes = f"{plan['seconds'] / 60:.0f}"
+        console.note(
+            f"{plan['tokens']:,} tokens to read: about {minutes} minutes or more on this machine, and {disk} on the "
+            f"disk at most ({free} free)"
+        )
+
+    def plan(self, documents: list[Document], notes: NoteSettings | None = None) -> dict[str, Any]:
+        """Tokens, bytes by tier and seconds that it would take, with what the session holds already."""
+        from everlong.cli.notes import estimated
+        from everlong.methods import make_method
+        from everlong.session.inputs import id_pieces
+        from everlong.session.session import Session
+
+        loaded, chunk = self.loaded, self.chunk
+        vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+        tokens = {
+            d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False))) for d in documents
+        }
+        library, entry = self._kept
+        held_bytes = 0 if library is None or entry is None else library.bytes(entry)
+        method = self.method if entry is None else make_method(entry.method["name"], entry.method["fields"])
+        with Session(loaded, method, chunk) as trial:
+            trial.feed([0] * chunk)
+            start = time.perf_counter()
+            trial.feed([0] * chunk)
+            token_s = (time.perf_counter() - start) / chunk
+            seconds = token_s * sum(tokens.values())
+            planned = None if notes is None else estimated(notes, trial, tokens.values(), token_s)
+            held = 0 if entry is None else entry.tokens
+            needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
+        existing = next(p for p in (self._folder, *self._folder.absolute().parents) if p.exists())
+        room = shutil.disk_usage(existing).free
+        limits = {tier: self.budgets[f"{tier}_budget"] for tier in ("host", "disk")}
+        over = [tier for tier, limit in limits.items() if limit is not None and needed[tier] > limit]
+        return {
+            "tokens": sum(tokens.values()),
+            "held_tokens": held,
+            "by_file": tokens,
+            "seconds": seconds,
+            "bytes": needed,
+            "budget_bytes": {tier: limit for tier, limit in limits.items() if limit is not None},
+            "over_budget": over,
+            "when_full": self.budgets["when_full"],
+            "free_disk_bytes": room,
+            "fits": min(needed["disk"], limits["disk"] or needed["disk"]) - held_bytes < room,
+        } | ({} if planned is None else {"notes": planned})
+
+    @property
+    def _folder(self) -> Path:
+        from everlong.session.library import home
+
+        return home() if self.store is None else self.store
+
+    @cached_property
+    def _kept(self) -> tuple[Library | None, Entry | None]:
+        """The library and the session, as far as they are there."""
+        from everlong.session.library import Library
+
+        if not (self._folder / "everlong.db").is_file():
+            return None, None
+        library = Library(self._folder)
+        return library, library.find(self.name)
 
 
 def _check_room(plan: dict[str, Any]) -> None:
@@ -56,55 +116,6 @@ def _check_room(plan: dict[str, Any]) -> None:
             f"read: {plan['tokens']:,} tokens need {plan['bytes']['disk']:,} bytes on the disk, and "
             f"{plan['free_disk_bytes']:,} are free; use a smaller -o codec (int8, int4), or another --store"
         )
-
-
-def made_plan(
-    loaded: Loaded,
-    method: Any,
-    documents: list[Document],
-    chunk: int,
-    store: Path | None,
-    name: str,
-    budgets: dict[str, Any],
-    notes: NoteSettings | None,
-) -> dict[str, Any]:
-    """Tokens, bytes by tier and seconds that reading would take, with what the session holds already."""
-    from everlong.cli.notes import estimated
-    from everlong.session.inputs import id_pieces
-    from everlong.session.library import Library, home
-    from everlong.session.session import Session
-
-    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-    tokens = {d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False))) for d in documents}
-    folder = home() if store is None else store
-    library = Library(folder) if (folder / "everlong.db").is_file() else None
-    entry = None if library is None else library.find(name)
-    held_bytes = 0 if library is None or entry is None else library.bytes(entry)
-    with Session(loaded, method, chunk) as trial:
-        trial.feed([0] * chunk)
-        start = time.perf_counter()
-        trial.feed([0] * chunk)
-        token_s = (time.perf_counter() - start) / chunk
-        seconds = token_s * sum(tokens.values())
-        planned = None if notes is None else estimated(notes, trial, tokens.values(), token_s)
-        held = 0 if entry is None else entry.tokens
-        needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    room = shutil.disk_usage(existing).free
-    limits = {tier: budgets[f"{tier}_budget"] for tier in ("host", "disk")}
-    over = [tier for tier, limit in limits.items() if limit is not None and needed[tier] > limit]
-    return {
-        "tokens": sum(tokens.values()),
-        "held_tokens": held,
-        "by_file": tokens,
-        "seconds": seconds,
-        "bytes": needed,
-        "budget_bytes": {tier: limit for tier, limit in limits.items() if limit is not None},
-        "over_budget": over,
-        "when_full": budgets["when_full"],
-        "free_disk_bytes": room,
-        "fits": min(needed["disk"], limits["disk"] or needed["disk"]) - held_bytes < room,
-    } | ({} if planned is None else {"notes": planned})
 
 
 def tell(plan: dict[str, Any], console: Console) -> None:

@@ -63,7 +63,7 @@ def read(
     from everlong.cli.documents import check, document, expand
     from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.notes import fitted, told, write_notes_on
-    from everlong.cli.plan import foretell, made_plan, tell
+    from everlong.cli.plan import Reading, tell
     from everlong.cli.setup import load_model
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
@@ -76,10 +76,11 @@ def read(
     voter = load_encoder(encoder, True, console)
     loaded = load_model(device=device, threads=threads, console=console, **own)
     note_settings = fitted(loaded) if notes else None
+    meant = Reading(loaded, chosen, chunk, store, session, budgets)
     if dry_run:
-        tell(made_plan(loaded, chosen, documents, chunk, store, session, budgets, note_settings), console)
+        tell(meant.plan(documents, note_settings), console)
         return
-    foretell(loaded, chosen, [document(path, console) for path in paths], chunk, store, session, budgets, console)
+    meant.foretell(documents, console)
     if reread:
         _read_changed(loaded, store, session, chunk, documents, console)
     wanted = chosen if options.names_method(ctx) else None

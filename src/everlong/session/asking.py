@@ -200,8 +200,8 @@ def most_passages(again: Again) -> int:
 
 def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
     if candidate.said is not None:
-        # It was compared alone, and what stands around it distracts: with a 0.5B model, 24 such questions, right 11
-        # with the sentence alone, 6 with 24 tokens on either side, 5 with some 90.
+        # It was compared alone, and what stands around it distracts: with a 0.5B model 11 of 24 such questions were
+        # right with the sentence alone, 6 with 24 tokens on either side.
         return ballot.trimmed(*candidate.said, candidate)
     # Of a model for short texts, passages take half of what it was trained on at most.
     around = min(AROUND_TOKENS, trained_length(ballot.session) // (4 * MOST_PASSAGES))
