@@ -102,7 +102,9 @@ def ask(
         print()
         _tell(result, cite)
         console.note(f"{result['memory']}; opened in {opening:.2f} s")
-        console.note("Next: --cite shows where the answer comes from; --keep lets the session remember it.")
+        hints = {"--cite shows where the answer comes from": cite, "--keep lets the session remember it": keep}
+        if left := [hint for hint, given in hints.items() if not given]:
+            console.note(f"Next: {'; '.join(left)}.")
 
 
 def _recall(reply: Reply) -> dict[str, Any] | None:

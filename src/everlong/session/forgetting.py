@@ -67,5 +67,5 @@ def _check(spans: Sequence[Stretch], first: int, end: int) -> None:
             )
             raise CapabilityError(
                 f"forget: tokens {s.first}:{s.end} are partly {where} (as they are, {first}:{end} can be forgotten); "
-                "use `everlong forget --reread`, or read on first"
+                "forget them with --reread, or read on first"
             )
