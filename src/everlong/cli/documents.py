@@ -24,7 +24,9 @@ _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 
 def expand(names: list[str]) -> list[Path]:
-    """The files that are meant, in order, each once; InputError for a name that means none."""
+    """The files that are meant, in order, each once by whatever paths; InputError for a name that means none."""
+    from everlong.session.naming import resolved
+
     found: list[Path] = []
     for name in names:
         path = Path(name)
@@ -35,16 +37,17 @@ def expand(names: list[str]) -> list[Path]:
         if not some:
             kinds = f"no {', '.join(SUFFIXES)} files in this folder" if path.is_dir() else "no such file"
             raise InputError(f"{name}: {kinds}; give files, folders or patterns that exist")
-        found += [p for p in some if p not in found]
-    return found
+        found += some
+    return list({resolved(str(path)): path for path in reversed(found)}.values())[::-1]
 
 
 def document(path: Path, console: Console) -> Document:
     """A file as a document, opened when its text is asked for; InputError where it holds no text."""
+    from everlong.session.naming import resolved
     from everlong.session.reading import Document
 
     places: list[Place] = []
-    return Document(str(path), digest(path), _texts(path, console, places), places)
+    return Document(resolved(str(path)), digest(path), _texts(path, console, places), places, called=str(path))
 
 
 def check(path: Path, console: Console) -> None:
@@ -60,10 +63,10 @@ def _texts(path: Path, console: Console, places: list[Place]) -> Generator[str, 
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, and its bytes: HASH:SIZE."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return f"{hashlib.file_digest(file, 'sha256').hexdigest()}:{file.tell()}"
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a file that can be read") from None
 

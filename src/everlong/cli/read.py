@@ -140,17 +140,23 @@ def _opened(
 def _read(session: Session, documents: list[Document], console: Console) -> dict[str, Any]:
     from everlong.cli.tally import peak_resident_bytes, reset_peak
     from everlong.report.stream import resident_bytes
-    from everlong.session.reading import changed, is_read, read_document
+    from everlong.session.naming import short_names
+    from everlong.session.reading import changed, grown, is_read, read_document
 
     reset_peak()
     start, before = time.perf_counter(), session.seen_tokens
+    sources = session.transcript.sources
+    shown = short_names([d.name for d in documents] + [s.name for s in sources])
     for document in documents:
+        name = shown[document.name]
         if is_read(session, document):
-            console.note(f"{document.name}: read already")
+            console.note(f"{name}: read already")
             continue
-        if changed(session.transcript.sources, document):
-            console.note(f"{document.name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
-        with console.progress(document.name, None) as advance:
+        if changed(sources, document):
+            console.note(f"{name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
+        elif grown(sources, document):
+            console.note(f"{name}: has grown; what was added is read")
+        with console.progress(name, None) as advance:
             for done in read_document(session, document):
                 rate = (session.seen_tokens - before) / (time.perf_counter() - start)
                 advance(done, f"{rate:.0f} tokens/s, {session.seen_tokens:,} in all")
@@ -218,6 +224,7 @@ def _plan(
 def _tell_plan(plan: dict[str, Any], console: Console) -> None:
     from everlong.cli.notes import told
     from everlong.errors import BudgetError, CapabilityError
+    from everlong.session.naming import short_names
 
     if not plan["fits"]:
         raise CapabilityError(
@@ -233,8 +240,9 @@ def _tell_plan(plan: dict[str, Any], console: Console) -> None:
     if console.json:
         console.result(plan)
         return
+    shown = short_names(plan["by_file"])
     for name, tokens in plan["by_file"].items():
-        print(f"{tokens:>12,} tokens  {name}")
+        print(f"{tokens:>12,} tokens  {shown[name]}")
     print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
     if "notes" in plan:
         print(told(plan["notes"], "at most "))

@@ -36,6 +36,7 @@ def search(
     from everlong.errors import InputError
     from everlong.models.load import load_tokenizer
     from everlong.session.library import Library
+    from everlong.session.naming import short_names
     from everlong.session.search import search_kept
 
     console = Console(quiet, json)
@@ -49,16 +50,17 @@ def search(
     if json:
         console.result([asdict(passage) for passage in found])
         return
+    shown = short_names(source.name for source in library.sources(entry))
     for passage in found:
-        _tell(passage)
+        _tell(passage, shown.get(passage.source, passage.source))
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
     console.note(f"Next: everlong ask {shlex.quote(words)} {options.same_session(ctx, session, store)}")
 
 
-def _tell(passage: Recalled) -> None:
-    print(f"{passage.source}:{passage.start}-{passage.end}")
+def _tell(passage: Recalled, name: str) -> None:
+    print(f"{name}:{passage.start}-{passage.end}")
     for line in passage.text.strip().splitlines():
         print(f"    {line}")
     print()
