@@ -118,3 +118,120 @@ def test_a_changed_file_of_an_older_session_with_its_whole_path_is_read_anew(rea
     done = read(a)
     assert "README.md: has changed" in done.err
     assert [s.digest == "gone" for s in sources()] == [True, False]
+
+
+def test_what_is_piped_in_is_a_source_of_its_own(everlong, read, sources, tiny, store):
+    texts = [f"Text {n} says that the tide rose. ".encode() * 12 for n in (1, 2)]
+    first = read("-", "--json", stdin=texts[0])
+    assert first.code == 0, first.err
+    second = read("-", "--json", stdin=texts[1]).json
+    assert second["report"]["dropped_tokens"] == 0
+    assert read("-", "--json", stdin=texts[0]).json["read_tokens"] == 0
+    names = [s.name for s in sources()]
+    assert len(set(names)) == 2
+    assert all(name.startswith("stdin:") for name in names)
+    forget = ["forget", "--store", store, "--model", tiny, "--reread", "--source", names[0]]
+    assert everlong(*forget).code == 0
+    assert [s.name for s in sources()] == names[1:]
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "-: empty"), (b"a\0b", "-: a binary file")])
+def test_what_is_piped_in_and_is_no_text_is_refused(read, store, content, message):
+    refused = read("-", stdin=content)
+    assert refused.code == 2
+    assert message.replace("-", "stdin") in refused.err
+    assert refused.err.count("\n") == 1
+    assert not store.exists()
+
+
+def test_a_page_that_is_piped_in_is_read_as_one(everlong, read, tiny, store):
+    pytest.importorskip("trafilatura", reason="needs the extra everlong[documents]")
+    page = "<!DOCTYPE html><nav><a href=a>Home</a></nav><h1>The tide</h1>" + "<p>It <b>rose</b> again.</p>" * 20
+    assert read("-", stdin=page.encode()).code == 0
+    found = everlong("search", "rose", "--store", store, "--model", tiny, "--json").json
+    assert any("It rose again." in passage["text"] for passage in found)
+    assert not any("Home" in passage["text"] for passage in found)
+
+
+def test_an_encoding_is_said_guessed_and_overruled(everlong, read, tiny, store, tmp_path):
+    text = "Größe und Übermut standen am Ufer der Förde. " * 12
+    (tmp_path / "a.txt").write_bytes(text.encode("latin-1"))
+    done = read(tmp_path / "a.txt", "--quiet")
+    assert done.code == 0
+    assert "a.txt: is not UTF-8; read as cp1252, a guess (--encoding NAME overrules it)" in done.err
+    (tmp_path / "b.txt").write_bytes(text.encode("cp037"))
+    assert read(tmp_path / "b.txt", "--encoding", "cp037").code == 0
+    found = everlong("search", "Größe", "--top", 9, "--store", store, "--model", tiny, "--json").json
+    assert {p["source"] for p in found} == {str(tmp_path / name) for name in ("a.txt", "b.txt")}
+    refused = read(tmp_path / "a.txt", "--encoding", "utf-9")
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+
+
+def test_what_was_skipped_is_counted(read, folders):
+    (folders / "a" / "image.png").write_bytes(b"\x89PNG")
+    done = read(folders / "a", "--json").json
+    assert done["skipped"] == {".png": 1}
+    assert "1 skipped (1 .png); a file that is named is read all the same" in read(folders / "a").err
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_of_a_log_that_grew_only_what_was_added_is_read(everlong, read, sources, tmp_path, tiny, store, between):
+    log, line = tmp_path / "a.log", "The pump of harbour {} was started at noon.\n"
+    log.write_text("# Log\n\n" + "".join(line.format(n) for n in range(12)))
+    tokens = read(log, "--json").json["tokens"]
+    if between:
+        (tmp_path / "other.txt").write_text("Another text of some length. " * 9)
+        tokens = read(tmp_path / "other.txt", "--json").json["tokens"]
+    before = len(log.read_text())
+    with log.open("a") as file:
+        file.write("# Night ü\n\n" + "".join(line.format(n) for n in range(40, 46)))
+    done = read(log)
+    assert "a.log: has grown; what was added is read" in done.err
+    added = read(log, "--json").json
+    assert 0 < added["tokens"] - tokens < tokens
+    assert added["read_tokens"] == added["report"]["dropped_tokens"] == 0
+    parts = [s for s in sources() if s.name == str(log)]
+    assert [s.marks[0][1] for s in parts] == [0, before]
+    text = log.read_text()
+    found = everlong("search", "harbour 44", "--top", 1, "--store", store, "--model", tiny, "--json").json[0]
+    assert text[found["start"] : found["end"]] == found["text"]
+    assert "44" in found["text"]
+    pin = everlong("pin", "--source", log, "--start", 30, "--end", 90, "--no-always", "--store", store, "--model", tiny)
+    assert pin.code == 0, pin.err
+    assert everlong("pin", "--source", log, "--store", store, "--model", tiny).code == 2
+    with log.open("a") as file:
+        file.write(line.format(99))
+    assert read(log, "--json").json["report"]["dropped_tokens"] == 0
+    log.write_text(line.format(7) * 20)
+    assert "a.log: has changed" in read(log).err
+    assert [s.digest == "gone" for s in sources() if s.name == str(log)] == [True, True, True, False]
+
+
+def test_what_grew_is_forgotten_whole_and_read_again_whole(everlong, read, sources, tmp_path, tiny, store):
+    log = tmp_path / "a.log"
+    other = tmp_path / "other.txt"
+    log.write_text("The pump was started at noon.\n" * 9)
+    other.write_text("Another text of some length. " * 9)
+    read(log, other)
+    with log.open("a") as file:
+        file.write("It was stopped at night.\n" * 9)
+    read(log)
+    assert len(sources()) == 3
+    log.write_text("A new log begins here today.\n" * 12)
+    assert read(log, "--reread").code == 0
+    assert [s.name for s in sources()] == [str(log), str(other)]
+    with log.open("a") as file:
+        file.write("It was stopped at night.\n" * 9)
+    read(log)
+    assert everlong("forget", "--source", log, "--reread", "--store", store, "--model", tiny).code == 0
+    assert [s.name for s in sources()] == [str(other)]
+
+
+def test_a_log_that_grows_in_another_encoding_is_read_anew(read, tmp_path):
+    log = tmp_path / "a.log"
+    text = "今天天气很好，我们一起去公园散步吧。他说这本书很有意思。\n" * 4
+    log.write_bytes(text.encode("gb18030"))
+    read(log)
+    log.write_bytes(log.read_bytes() + text.encode() * 60)
+    assert "a.log: has changed" in read(log).err

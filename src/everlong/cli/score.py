@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 def score(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file in UTF-8, or - for stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file, or - for stdin.")],
     model: options.Model = "smollm2",
     memory: options.Memory = None,
     method: options.MethodName = "sinks",
     option: options.Fields = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Stop after so many tokens.")] = None,
     chunk: options.Chunk = 512,
+    encoding: options.Encoding = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table, one row per 1,024 tokens.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture (needs the extra everlong[report]).")
@@ -58,13 +59,13 @@ def score(
     for path in (csv, plot):
         check_place(path)
     _check_plot(plot)
-    with TextSource(file) as source:
+    with TextSource(file, encoding) as source:
         loaded = load_model(model, dtype, device, threads, console, memory)
         _need_tokenizer(loaded)
         with Session(loaded, chosen, chunk) as session:
             tally, peak_bytes = _read(session, source, max_tokens, console)
-            if warning := source.warning():
-                console.warn(warning)
+            for warning in source.warnings():
+                console.warn(f"{source.name}: {warning}")
             result = _result(tally, peak_bytes, session)
             written = _write(tally, session, csv, plot, ctx)
             if json:

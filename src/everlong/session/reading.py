@@ -58,19 +58,24 @@ def is_read(session: Session, document: Document) -> bool:
     return source is not None and source.done and _is_same(source.digest, document)
 
 
+def differs(sources: Iterable[Source], document: Document) -> bool:
+    """Whether the document was read, and is not what it was then."""
+    found = parts(sources, document)
+    return bool(found) and not _is_same(found[-1].digest, document)
+
+
 def changed(sources: Iterable[Source], document: Document) -> bool:
     """Whether the document was read, and neither is what it was then nor begins with it."""
-    found = parts(sources, document)
-    if not found or _is_same(found[-1].digest, document):
-        return False
-    whole = [s for s in found if s.done]
-    return not whole or document.earlier(whole[-1].digest) is None
+    whole = [s for s in parts(sources, document) if s.done]
+    return differs(sources, document) and (not whole or document.earlier(whole[-1].digest) is None)
 
 
-def grown(sources: Iterable[Source], document: Document) -> bool:
+def grown(session: Session, document: Document) -> bool:
     """Whether the document was read to its end, and has more behind it now."""
-    found = parts(sources, document)
-    return bool(found) and not _is_same(found[-1].digest, document) and not changed(sources, document)
+    whole = [s for s in parts(session.transcript.sources, document) if s.done]
+    return (
+        bool(whole) and not _is_same(whole[-1].digest, document) and _end_in(session, whole[-1], document) is not None
+    )
 
 
 def read_document(session: Session, document: Document, every: int = CHECKPOINT_TOKENS) -> Iterator[int]:
