@@ -88,6 +88,27 @@ def test_a_short_page_and_a_long_one(text_of):
     assert "Home" not in text
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("<header><h1>Tide</h1></header><main><p>It rose.</p></main>", "Tide\n\nIt rose.\n\n"),
+        ("<main><ul><li>one</li><li><a href=x>a link in a list</a></li></ul></main>", "- one\n- a link in a list\n"),
+        ("<p>It rose.</p><ul><li>one</li><li>two <a href=x>links</a></li></ul>", "It rose.\n\n- one\n- two links\n"),
+        ("bare words with <b>bold</b> ones<br>and a break", "bare words with bold ones\nand a break\n\n"),
+        ("<details><summary>Why?</summary><p>Because it fell.</p></details>", "Why?\n\nBecause it fell.\n\n"),
+        ("<dl><dt>ebb</dt><dd>when it falls</dd></dl>", "ebb\nwhen it falls\n"),
+        ("<p>One<p>Two <span>three</span><div>four</div>", "One\n\nTwo three\n\nfour\n\n"),
+        ("<h1>Tide<a class=x href=#t>¶</a></h1><p hidden>unseen</p><p>It rose.</p>", "Tide\n\nIt rose.\n\n"),
+        ("<div><a href=a>Home</a> | <a href=b>About</a></div><p>It rose.</p>", "It rose.\n\n"),
+        ("<ul class='main-menu'><li>Home</li></ul><p>It rose.</p><div id=footer>© 2026</div>", "It rose.\n\n"),
+        ("<pre><code>if x:\n    y</code></pre><p>It rose.</p>", "if x:\n    y\n\nIt rose.\n\n"),
+        ("<p>It ended low.</p><h2>Notes</h2>", "It ended low.\n\nNotes\n\n"),
+    ],
+)
+def test_nothing_but_menus_is_left_out(text_of, body, text):
+    assert text_of("a.html", f"<html><body>{body}</body></html>")[0] == text
+
+
 def test_a_page_of_links_only_is_read_whole(text_of):
     assert "Home" in text_of("a.html", "<nav><a href=a>Home</a> <a href=b>About</a></nav>")[0]
 
