@@ -217,3 +217,24 @@ def test_wrong_config_files_are_refused(everlong, text_file, tmp_path, content, 
     assert ended.code == 2
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("there", ["out.csv", "out.png", "out.yaml"])
+def test_what_is_there_is_written_over_with_force_only(everlong, tiny, text_file, tmp_path, there):
+    pytest.importorskip("matplotlib", reason="needs the extra everlong[report]")
+    (tmp_path / there).write_text("mine")
+    arguments = ["score", text_file, "--model", tiny, "--csv", tmp_path / "out.csv", "--plot", tmp_path / "out.png"]
+    refused = everlong(*arguments, "--max-tokens", 40)
+    assert refused.code == 2
+    assert refused.err == (f"everlong: {tmp_path / there}: exists; give another place, or --force to write over it\n")
+    assert (tmp_path / there).read_text() == "mine"
+    assert everlong(*arguments, "--max-tokens", 40, "--force").code == 0
+    assert (tmp_path / there).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("places", [["--csv", "a.yaml"], ["--csv", "a.png", "--plot", "./a.png"]])
+def test_places_that_are_one_are_refused(everlong, tiny, text_file, tmp_path, monkeypatch, places):
+    monkeypatch.chdir(tmp_path)
+    refused = everlong("score", text_file, "--model", tiny, *places)
+    assert refused.code == 2
+    assert "need names of their own" in refused.err

@@ -132,6 +132,7 @@ WhenFull = Annotated[
     str,
     typer.Option("--when-full", help="What gives way at a budget: refuse (the input), oldest or least-used blocks."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Write over files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -129,11 +129,17 @@ def compact(name: Name, store: options.Store = None, json: options.Json = False,
 def export(
     name: Name,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write (.tar).")],
+    force: options.Force = False,
     store: options.Store = None,
     debug: options.Debug = False,
 ) -> None:
     """Write a session with all its blocks to one archive."""
-    _library(store).export(name, file)
+    from everlong.cli.write import check_place
+
+    library = _library(store)
+    library.entry(name)
+    check_place(file, force)
+    library.export(name, file, overwrite=force)
     print(f"wrote {file}")
 
 
