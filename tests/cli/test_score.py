@@ -83,13 +83,19 @@ def test_stdin_gives_the_same(everlong, tiny, text_file):
     assert piped["nll_per_token"] == from_file["nll_per_token"]
 
 
-def test_invalid_utf8_is_one_warning_with_the_count(everlong, tiny, tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes("déjà vu, déjà lu. ".encode("latin-1") * 9)
+def test_another_encoding_is_one_warning(everlong, tiny, tmp_path):
+    path, text = tmp_path / "latin.txt", "déjà vu, déjà lu. " * 9
+    path.write_bytes(text.encode("latin-1"))
     ended = everlong("score", path, "--model", tiny, "--json")
     assert ended.code == 0
+    assert ended.err == (
+        f"everlong: warning: {path}: is not UTF-8; read as cp1252, a guess (--encoding NAME overrules it)\n"
+    )
+    assert ended.json["tokens"] == len(load(tiny).tokenizer(text).input_ids)
+    said = everlong("score", path, "--model", tiny, "--json", "--encoding", "latin-1")
+    assert (said.err, said.json["nll_per_token"]) == ("", ended.json["nll_per_token"])
+    ended = everlong("score", path, "--model", tiny, "--json", "--encoding", "utf-8")
     assert ended.err == f"everlong: warning: {path}: 36 invalid UTF-8 sequences were replaced by U+FFFD\n"
-    assert ended.json["tokens"] == len(load(tiny).tokenizer("d\ufffdj\ufffd vu, d\ufffdj\ufffd lu. " * 9).input_ids)
 
 
 @pytest.mark.parametrize(
