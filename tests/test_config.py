@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 
@@ -135,3 +136,28 @@ def test_a_missing_yaml_file_is_refused(tmp_path: Path) -> None:
 def test_one_line_cuts_and_joins() -> None:
     assert one_line("a\n  b\tc") == "a b c"
     assert one_line("x" * 300, limit=10) == "xxxxxxx..."
+
+
+@dataclass(frozen=True)
+class Lists:
+    lengths: Annotated[tuple[int, ...], "tokens"] = ()
+    shares: tuple[float, ...] = ()
+    ways: Annotated[tuple[int | Literal["auto"], ...], "ways"] = ()
+    top: int | None = None
+    policy: Literal["refuse", "oldest"] = "refuse"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lengths", "whole numbers with commas between"),
+        ("shares", "numbers with commas between"),
+        ("ways", "values with commas between"),
+        ("top", "a whole number or nothing"),
+        ("policy", "one of refuse, oldest"),
+    ],
+)
+def test_types_are_said_in_words(name, expected) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(Lists, {name: "abc"}, "task")
+    assert f"{name}=abc: expected {expected} (" in str(caught.value)

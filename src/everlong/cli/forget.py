@@ -31,6 +31,7 @@ def forget(
     ] = False,
     store: options.Store = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -54,7 +55,7 @@ def forget(
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
     Library(store, create=False).entry(session)
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     with span.opened(loaded, store, session, read_only=reread) as opened:
         spans = stretches(opened, *what)
         result: dict[str, Any] = {} if reread else span.told(opened.forget(*what))

@@ -19,6 +19,7 @@ def pin(
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="It is never given up for room.")] = True,
     store: options.Store = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -37,7 +38,7 @@ def pin(
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
     Library(store, create=False).entry(session)
-    with span.opened(load_model(model, dtype, device, threads, console), store, session) as opened:
+    with span.opened(load_model(model, dtype, device, threads, console, memory), store, session) as opened:
         made = opened.pin(*what, always=always, keep=keep)
         pins = [span.told(p) for p in opened.pins]
     if json:
@@ -56,6 +57,7 @@ def unpin(
     tokens: span.Tokens = None,
     store: options.Store = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -73,7 +75,7 @@ def unpin(
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
     Library(store, create=False).entry(session)
-    with span.opened(load_model(model, dtype, device, threads, console), store, session) as opened:
+    with span.opened(load_model(model, dtype, device, threads, console, memory), store, session) as opened:
         count = opened.unpin(*what)
         pins = [span.told(p) for p in opened.pins]
     if json:

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 sessions = typer.Typer(
     name="sessions",
     help="List, show, fork, delete, verify, compact or move sessions.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.")]
 NewName = Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")]
+
+
+@sessions.callback()
+def help_alone(ctx: typer.Context) -> None:
+    """List, show, fork, delete, verify, compact or move sessions."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
 @sessions.command("list")

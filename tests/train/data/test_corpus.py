@@ -101,7 +101,7 @@ def test_who_comes_second_takes_what_is_there(tmp_path):
 
 
 def test_the_default_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("EVERLONG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EVERLONG_CACHE", str(tmp_path / "home"))
     tokenised(book_files(made.books(tmp_path / "books")), TOKENIZER)
     assert len(folders(tmp_path / "home" / "books")) == 1
 
