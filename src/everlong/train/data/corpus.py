@@ -78,7 +78,7 @@ def book_text(file: Path) -> str:
     if b"\0" in raw:
         raise InputError(f"{file}: is no text (it has a zero byte); remove the file, or convert it first")
     try:
-        content = raw.decode("utf-8")
+        content = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         content = raw.decode("latin-1")
     content = book(content.replace("\r\n", "\n").replace("\r", "\n"))
