@@ -29,16 +29,16 @@ def foretell(
 ) -> None:
     """Says what reading will take where that is much; CapabilityError where the disk has not the room."""
     from everlong.session.library import Library, home
-    from everlong.session.reading import is_read_in
+    from everlong.session.reading import unread
 
     folder = home() if store is None else store
     library = Library(folder) if (folder / "everlong.db").is_file() else None
     entry = None if library is None else library.find(name)
     sources = [] if library is None or entry is None else library.sources(entry)
-    left = [d for d in documents if not is_read_in(sources, d)]
-    if sum(Path(d.name).stat().st_size for d in left) < FORETOLD_BYTES:
+    left = [found for d in documents if (found := unread(sources, d)) is not None]
+    if sum(size for _, size in left) < FORETOLD_BYTES:
         return
-    plan = made_plan(loaded, method, left, chunk, store, name, budgets, None)
+    plan = made_plan(loaded, method, [d for d, _ in left], chunk, store, name, budgets, None)
     _check_room(plan)
     disk, free = (f"{n / 2**20:,.0f} MiB" for n in (plan["bytes"]["disk"], plan["free_disk_bytes"]))
     minutes = f"{plan['seconds'] / 60:.0f}"
@@ -111,6 +111,7 @@ def tell(plan: dict[str, Any], console: Console) -> None:
     """Prints the plan; an error where it does not fit the disk or the budgets."""
     from everlong.cli.notes import told
     from everlong.errors import BudgetError
+    from everlong.session.source_names import short_names
 
     _check_room(plan)
     for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
@@ -122,8 +123,9 @@ def tell(plan: dict[str, Any], console: Console) -> None:
     if console.json:
         console.result(plan)
         return
+    shown = short_names(plan["by_file"])
     for name, tokens in plan["by_file"].items():
-        print(f"{tokens:>12,} tokens  {name}")
+        print(f"{tokens:>12,} tokens  {shown[name]}")
     print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
     if "notes" in plan:
         print(told(plan["notes"], "at most "))
