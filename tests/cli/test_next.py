@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -138,3 +139,21 @@ def test_what_reading_takes_is_said_before_it_begins(everlong, tiny, tmp_path, m
     assert "MiB on the disk at most" in first
     again = everlong("read", text, *where)
     assert "tokens to read" not in again.err
+
+
+def test_of_a_text_that_grew_and_of_stdin_what_will_be_read_is_said(everlong, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("everlong.cli.plan.FORETOLD_BYTES", 100)
+    text = tmp_path / "a.md"
+    text.write_text("# Log\n\n" + "It goes on and on.\n" * 30)
+    where = ["--store", tmp_path / "store", "--model", tiny, *FIELDS]
+    whole = int(re.search(r"([\d,]+) tokens to read", everlong("read", text, *where).err)[1])
+    with text.open("a") as file:
+        file.write("# Night\n\n" + "And on it goes.\n" * 10)
+    grown = everlong("read", text, *where)
+    added = int(re.search(r"([\d,]+) tokens to read", grown.err)[1])
+    assert 0 < added < whole
+    assert f"\n{added:,} tokens read at" in grown.err
+    (first, second) = Library(tmp_path / "store").sources(Library(tmp_path / "store").entry("default"))
+    assert [[p.title for p in s.places] for s in (first, second)] == [["Log"], ["Night"]]
+    piped = everlong("read", "-", *where, stdin=b"Something else is piped in. " * 10)
+    assert "tokens to read" in piped.err
