@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -178,3 +178,28 @@ def test_a_named_subclass_of_a_method_stands_beside_its_parent(monkeypatch: pyte
 
 def _renamed(recipe: dict[str, Any]) -> dict[str, Any]:
     return {"name": recipe["name"], "options": recipe["fields"]}
+
+
+@dataclass(frozen=True)
+class Lists:
+    lengths: Annotated[tuple[int, ...], "tokens"] = ()
+    shares: tuple[float, ...] = ()
+    ways: Annotated[tuple[int | Literal["auto"], ...], "ways"] = ()
+    top: int | None = None
+    policy: Literal["refuse", "oldest"] = "refuse"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lengths", "whole numbers with commas between"),
+        ("shares", "numbers with commas between"),
+        ("ways", "values with commas between"),
+        ("top", "a whole number or nothing"),
+        ("policy", "one of refuse, oldest"),
+    ],
+)
+def test_types_are_said_in_words(name, expected) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(Lists, {name: "abc"}, "task")
+    assert f"{name}=abc: expected {expected} (" in str(caught.value)

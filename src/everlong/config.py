@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from everlong.errors import ConfigError, nearest, one_line
 
@@ -151,8 +152,21 @@ def _convert(hint: Any, name: str, value: Any, what: str) -> Any:
 
 
 def _type_name(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return words.get(hint) or getattr(hint, "__name__", None) or str(hint)
+    """What a field takes, in words."""
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if hint in words:
+        return words[hint]
+    origin, inner = get_origin(hint), [part for part in get_args(hint) if part is not Ellipsis]
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type_name, inner))
+    if origin in (tuple, list, Sequence):
+        many = {int: "whole numbers", float: "numbers", str: "names"}
+        return f"{many.get(inner[0], 'values')} with commas between" if inner else "a list"
+    return getattr(hint, "__name__", None) or str(hint)
 
 
 def _put(tree: dict[str, Any], path: list[str], value: str, pair: str) -> None:

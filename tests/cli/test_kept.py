@@ -145,6 +145,12 @@ def test_fork_rename_export_import_delete(everlong, read, ask, store, text_file,
     assert ask("--session", "second").json["text"] == expected
     archive = tmp_path / "second.tar"
     assert everlong("sessions", "export", "second", archive, "--store", store).code == 0
+    kept = archive.read_bytes()
+    again = everlong("sessions", "export", "second", archive, "--store", store)
+    assert (again.code, archive.read_bytes()) == (2, kept)
+    assert "second.tar: exists; give another place, or --force to write over it" in again.err
+    assert everlong("sessions", "export", "second", archive, "--force", "--store", store).code == 0
+    assert everlong("sessions", "export", "second", tmp_path, "--force", "--store", store).code == 2
     assert "exists already" in everlong("sessions", "import", archive, "--store", store).err
     assert everlong("sessions", "import", archive, "--name", "third", "--store", store).code == 0
     everlong("sessions", "delete", "second", "--store", store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -158,4 +159,34 @@ def test_a_file_that_is_foretold_is_warned_of_once(everlong, tiny, tmp_path, mon
     done = everlong("read", text, "--store", tmp_path / "store", "--model", tiny, *FIELDS)
     assert done.code == 0, done.err
     assert "tokens to read" in done.err
-    assert done.err.count("invalid UTF-8") == 1
+    assert done.err.count("text.txt: ") == 1, done.err
+
+
+def test_a_dry_run_counts_what_is_not_read_yet(everlong, tiny, text_file, tmp_path):
+    where = ["--store", tmp_path / "store", "--model", tiny]
+    read = everlong("read", text_file, *where, *FIELDS, "--json").json
+    more = text_file.with_name("b.txt")
+    more.write_text("And then the tide fell. " * 60)
+    left = everlong("read", text_file, more, *where, "--dry-run", "--json").json
+    assert [Path(name).name for name in left["by_file"]] == ["b.txt"]
+    assert left["held_tokens"] == read["tokens"]
+    alone = everlong("read", more, "--store", tmp_path / "other", "--model", tiny, "--dry-run", "--json").json
+    assert left["tokens"] == alone["tokens"]
+
+
+def test_of_a_text_that_grew_and_of_stdin_what_will_be_read_is_said(everlong, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("everlong.cli.plan.FORETOLD_BYTES", 100)
+    text = tmp_path / "a.md"
+    text.write_text("# Log\n\n" + "It goes on and on.\n" * 30)
+    where = ["--store", tmp_path / "store", "--model", tiny, *FIELDS]
+    whole = int(re.search(r"([\d,]+) tokens to read", everlong("read", text, *where).err)[1])
+    with text.open("a") as file:
+        file.write("# Night\n\n" + "And on it goes.\n" * 10)
+    grown = everlong("read", text, *where)
+    added = int(re.search(r"([\d,]+) tokens to read", grown.err)[1])
+    assert 0 < added < whole
+    assert f"\n{added:,} tokens read at" in grown.err
+    (first, second) = Library(tmp_path / "store").sources(Library(tmp_path / "store").entry("default"))
+    assert [[p.title for p in s.places] for s in (first, second)] == [["Log"], ["Night"]]
+    piped = everlong("read", "-", *where, stdin=b"Something else is piped in. " * 10)
+    assert "tokens to read" in piped.err

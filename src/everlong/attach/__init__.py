@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -89,5 +90,23 @@ def attach(model: nn.Module, method: Method) -> Handle:
     with turn(decoder_of(model)):
         return Handle(Plug.of(model), method)
 
+
+class _Package(ModuleType):
+    """This package, whose modules are attributes of the function of its name too.
+
+    `everlong.attach` is the function, and `import everlong.attach.stock as stock` looks there for what it imported.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Sets an attribute, and a module on the function as well."""
+        super().__setattr__(name, value)
+        if isinstance(value, ModuleType):
+            setattr(attach, name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+for _name, _value in list(vars(sys.modules[__name__]).items()):
+    if isinstance(_value, ModuleType) and _value.__name__ == f"{__name__}.{_name}":
+        setattr(attach, _name, _value)
 
 __all__ = ["Handle", "attach"]

@@ -59,6 +59,7 @@ def ask(
     from everlong.methods import make_method
     from everlong.session.library import Library
     from everlong.session.session import Session
+    from everlong.session.source_names import short_names
 
     console = Console(quiet, json)
     if not question.strip():
@@ -100,7 +101,7 @@ def ask(
             console.result(result)
             return
         print()
-        _tell(result, cite)
+        _tell(result, cite, short_names(source.name for source in opened.transcript.sources))
         console.note(f"{result['memory']}; opened in {opening:.2f} s")
         hints = {"--cite shows where the answer comes from": cite, "--keep lets the session remember it": keep}
         if left := [hint for hint, given in hints.items() if not given]:
@@ -121,12 +122,13 @@ def _recall(reply: Reply) -> dict[str, Any] | None:
     }
 
 
-def _tell(result: dict[str, Any], cite: bool) -> None:
-    """The citations as lines, if they are wanted."""
+def _tell(result: dict[str, Any], cite: bool, shown: dict[str, str]) -> None:
+    """The citations as lines, if they are wanted; sources by their short names."""
     if not cite:
         return
     for c in result["citations"]:
-        print(f"  [{c['mass']:.0%}] {c['source']}:{c['start']}-{c['end']}  {_short(c['sentence'] or c['text'])}")
+        name = shown.get(c["source"], c["source"])
+        print(f"  [{c['mass']:.0%}] {name}:{c['start']}-{c['end']}  {_short(c['sentence'] or c['text'])}")
     if not result["citations"]:
         print("  No passage stands out.")
 

@@ -24,6 +24,7 @@ def bench(
     chunk: options.Chunk = 512,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of measurements for each row.")] = 20,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -52,7 +53,7 @@ def bench(
         for size in sizes
         for w in whats
     ]
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     stock, rows = stock_copy(loaded.model), []
     with console.progress("measuring", len(runs), "rows") as advance:
         for at, (w, size, sized_method) in enumerate(runs):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def doctor(
     ctx: typer.Context,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     option: options.Fields = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
@@ -42,7 +43,7 @@ def doctor(
 
     console = Console(quiet, json)
     methods = _methods(parse_options(option or []))
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     found = {
         "machine": machine(),
         "versions": versions(),

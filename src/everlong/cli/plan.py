@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from everlong.cli.console import Console
     from everlong.methods import Method
     from everlong.models.load import Loaded
@@ -34,14 +36,9 @@ class Reading:
 
     def foretell(self, documents: list[Document], console: Console) -> None:
         """Says what reading will take where that is much; CapabilityError where the disk has not the room."""
-        from everlong.session.reading import is_read_in
-
-        library, entry = self._kept
-        sources = [] if library is None or entry is None else library.sources(entry)
-        left = [d for d in documents if not is_read_in(sources, d)]
-        if sum(Path(d.name).stat().st_size for d in left) < FORETOLD_BYTES:
+        if sum(size for _, size in self._unread(documents)) < FORETOLD_BYTES:
             return
-        plan = self.plan(left)
+        plan = self.plan(documents)
         _check_room(plan)
         disk, free = (f"{n / 2**20:,.0f} MiB" for n in (plan["bytes"]["disk"], plan["free_disk_bytes"]))
         minutes = f"{plan['seconds'] / 60:.0f}"
@@ -59,9 +56,12 @@ class Reading:
 
         loaded, chunk = self.loaded, self.chunk
         vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-        tokens = {
-            d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False))) for d in documents
-        }
+
+        def counted(documents: Iterable[Document]) -> dict[str, int]:
+            pieces = {d.name: id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False) for d in documents}
+            return {name: sum(map(len, found)) for name, found in pieces.items()}
+
+        tokens = counted(d for d, _ in self._unread(documents))
         library, entry = self._kept
         held_bytes = 0 if library is None or entry is None else library.bytes(entry)
         method = self.method if entry is None else make_method(entry.method["name"], entry.method["fields"])
@@ -71,7 +71,7 @@ class Reading:
             trial.feed([0] * chunk)
             token_s = (time.perf_counter() - start) / chunk
             seconds = token_s * sum(tokens.values())
-            planned = None if notes is None else estimated(notes, trial, tokens.values(), token_s)
+            planned = None if notes is None else estimated(notes, trial, counted(documents).values(), token_s)
             held = 0 if entry is None else entry.tokens
             needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
         existing = next(p for p in (self._folder, *self._folder.absolute().parents) if p.exists())
@@ -90,6 +90,14 @@ class Reading:
             "free_disk_bytes": room,
             "fits": min(needed["disk"], limits["disk"] or needed["disk"]) - held_bytes < room,
         } | ({} if planned is None else {"notes": planned})
+
+    def _unread(self, documents: list[Document]) -> list[tuple[Document, int]]:
+        """What of the documents the session does not hold yet, and of how many bytes."""
+        from everlong.session.reading import unread
+
+        library, entry = self._kept
+        sources = [] if library is None or entry is None else library.sources(entry)
+        return [found for d in documents if (found := unread(sources, d)) is not None]
 
     @property
     def _folder(self) -> Path:
@@ -122,6 +130,7 @@ def tell(plan: dict[str, Any], console: Console) -> None:
     """Prints the plan; an error where it does not fit the disk or the budgets."""
     from everlong.cli.notes import told
     from everlong.errors import BudgetError
+    from everlong.session.source_names import short_names
 
     _check_room(plan)
     for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
@@ -133,8 +142,9 @@ def tell(plan: dict[str, Any], console: Console) -> None:
     if console.json:
         console.result(plan)
         return
+    shown = short_names(plan["by_file"])
     for name, tokens in plan["by_file"].items():
-        print(f"{tokens:>12,} tokens  {name}")
+        print(f"{tokens:>12,} tokens  {shown[name]}")
     print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
     if "notes" in plan:
         print(told(plan["notes"], "at most "))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def read(
     ctx: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Text, HTML, PDF; folders and patterns too.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, folders, patterns; - for stdin.")],
+    encoding: options.Encoding = None,
     session: options.SessionName = "default",
     store: options.Store = None,
     reread: Annotated[
@@ -49,6 +50,10 @@ def read(
 ) -> None:
     """Read files into a session that is kept on the disk.
 
+    Text in any encoding, Markdown, source code, HTML (its main text), PDF, EPUB, DOCX, ODT, notebooks, mbox and mail;
+    most need the extra everlong[documents]. Of a folder all these are read but what is hidden or ignored by .gitignore,
+    and what was skipped is counted. Of a text that has grown since (a log) only what was added is read.
+
     What was read is kept every half minute and where Ctrl-C or SIGTERM ends it, after the chunk that is being read; the
     same command goes on from there. Files that were read already are skipped unless they have changed. What a changed
     file was is dropped, and it is read at the end; files that were read after it keep traces of what it was.
@@ -56,21 +61,21 @@ def read(
     room on the disk until it is done. --notes helps with questions on whole chapters and texts, as far as the model can
     summarise; it takes longer than reading (--dry-run says how long), goes on where it was interrupted, and its notes
     are the source "notes: FILE". --json prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes
-    and the memory report; with --notes also what they took.
+    the memory report and skipped (files by kind); with --notes also what they took.
     """
     from everlong.cli.console import Console
     from everlong.cli.cut_off import told_when_cut_off
-    from everlong.cli.documents import check, document, expand
+    from everlong.cli.documents import choose, document
     from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.notes import fitted, told, write_notes_on
     from everlong.cli.plan import Reading, tell
     from everlong.cli.setup import load_model
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
-    paths = expand(files)
-    for path in paths:
-        check(path, console)
-    documents = [document(path, console) for path in paths]
+    found = choose(files, encoding)
+    if words := found.told():
+        console.note(words)
+    documents = [document(file, console) for file in found.files]
     own = _kept(ctx, store, session)
     chosen = options.chosen_method(ctx, method, option, own.get("memory"))
     voter = load_encoder(encoder, True, console)
@@ -88,7 +93,7 @@ def read(
         _opened(loaded, chosen, wanted, chunk, store, session, budgets, console) as opened,
         told_when_cut_off(lambda: opened.kept_tokens),
     ):
-        result = _read(opened, documents, console) | {"session": session}
+        result = _read(opened, documents, console) | {"session": session, "skipped": dict(found.skipped)}
         if notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
         use_encoder(opened, voter, console)
@@ -164,17 +169,23 @@ def _read(session: Session, documents: list[Document], console: Console) -> dict
     from everlong.cli.cut_off import Stop
     from everlong.cli.tally import peak_resident_bytes, reset_peak
     from everlong.report.stream import resident_bytes
-    from everlong.session.reading import changed, is_read, read_document
+    from everlong.session.reading import differs, grown, is_read, read_document
+    from everlong.session.source_names import short_names
 
     reset_peak()
     start, before = time.perf_counter(), session.seen_tokens
+    sources = session.transcript.sources
+    shown = short_names([d.name for d in documents] + [s.name for s in sources])
     for document in documents:
+        name = shown[document.name]
         if is_read(session, document):
-            console.note(f"{document.name}: read already")
+            console.note(f"{name}: read already")
             continue
-        if changed(session.transcript.sources, document):
-            console.note(f"{document.name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
-        with Stop() as stop, console.progress(document.name, None) as advance:
+        if grown(session, document):
+            console.note(f"{name}: has grown; what was added is read")
+        elif differs(sources, document):
+            console.note(f"{name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
+        with Stop() as stop, console.progress(name, None) as advance:
 
             def tell(done: int, advance: Advance = advance) -> None:
                 rate = (session.seen_tokens - before) / (time.perf_counter() - start)

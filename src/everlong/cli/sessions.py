@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 sessions = typer.Typer(
     name="sessions",
     help="List, show, fork, delete, verify, compact or move sessions.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -27,6 +27,13 @@ DAMAGE = ("missing_files", "damaged_files", "damaged_blocks", "damaged_digests",
 _SHOWN = 8
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.")]
 NewName = Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")]
+
+
+@sessions.callback()
+def help_alone(ctx: typer.Context) -> None:
+    """List, show, fork, delete, verify, compact or move sessions."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
 @sessions.command("list")
@@ -153,11 +160,17 @@ def compact(name: Name, store: options.Store = None, json: options.Json = False,
 def export(
     name: Name,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write (.tar).")],
+    force: options.Force = False,
     store: options.Store = None,
     debug: options.Debug = False,
 ) -> None:
     """Write a session with all its blocks to one archive."""
-    _library(store).export(name, file)
+    from everlong.cli.write import check_place
+
+    library = _library(store)
+    library.entry(name)
+    check_place(file, force)
+    library.export(name, file, overwrite=force)
     print(f"wrote {file}")
 
 

@@ -56,6 +56,7 @@ def merge(
     memory: Annotated[Path | None, typer.Option("--memory", metavar="FOLDER", help="A trained memory.")] = None,
     model: options.Model = "smollm2",
     dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -73,7 +74,7 @@ def merge(
     console = Console(quiet, json)
     if out.exists():
         raise ConfigError(f"out={out}: exists; give a new folder")
-    loaded = load_model(model, dtype, "cpu", None, console, memory)
+    loaded = load_model(model, dtype, "cpu", threads, console, memory)
     if loaded.method is None:
         raise ConfigError(f"model={model}: has no trained memory; add --memory FOLDER")
     write_model(loaded, out, merged=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from everlong.memory.recurrent.parameters import MemoryParameters
     from everlong.memory.recurrent.training import TrainableCore
 
+MOST = 2**31 - 1
+"""The largest number of tokens, blocks and the like that a field may be."""
 _REGISTRY: Registry[Method] = Registry("method")
 
 
@@ -81,11 +83,15 @@ def check_choices(options: object) -> None:
             raise ConfigError(f"{name}={getattr(options, name)!r}: expected one of {', '.join(get_args(hint))}")
 
 
-def at_least(least: int, *, why: str, **field: int) -> None:
-    """ConfigError unless the one named field is a whole number of at least `least`."""
+def at_least(least: int, *, why: str, **field: Any) -> None:
+    """ConfigError unless the one named field is a whole number of at least `least` that fits 32 bits."""
     ((name, got),) = field.items()
-    if not isinstance(got, int) or isinstance(got, bool) or got < least:
+    if not isinstance(got, int) or isinstance(got, bool):
+        raise ConfigError(f"{name}={got!r}: expected a whole number of at least {least} ({why})")
+    if got < least:
         raise ConfigError(f"{name}={got}: must be at least {least} ({why})")
+    if got > MOST:
+        raise ConfigError(f"{name}={got}: must be at most {MOST} ({why})")
 
 
 method_names, method_class, make_method = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make

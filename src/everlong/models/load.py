@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,16 @@ def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: A
     """The model without its memory, if it has one: what `everlong.load` (attach/adapter.py) begins with."""
     target = _device(device)
     wanted = _dtype(dtype, target)
-    model, tokenizer = _read(str(name_or_path), wanted)
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
+        raise LoadError(
+            f"model {name_or_path!r}: expected a folder, a GGUF file, a hub id such as {DEFAULT_HUB_ID}, or {DEFAULT}"
+        )
+    try:
+        model, tokenizer = _read(str(name_or_path), wanted)
+    except OSError as error:
+        raise LoadError(
+            f"{one_line(name_or_path, 100)}: cannot be read ({error.strerror or one_line(error, 100)}); check the path"
+        ) from error
     return Loaded(model.to(target).eval().requires_grad_(False), tokenizer, str(name_or_path))
 
 

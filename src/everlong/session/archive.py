@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from everlong.session.library import Entry, Library
 
 
-def export(library: Library, entry: Entry, file: Path) -> None:
+def export(library: Library, entry: Entry, file: Path, overwrite: bool) -> None:
     """Write a session to one tar archive; wholly or not at all."""
     if file.is_dir() or not file.name:
         raise SaveError(f"{file}: is a folder; give the name of a file in it, such as {file / entry.name}.tar")
+    if file.exists() and not overwrite:
+        raise SaveError(f"{file}: exists; give another place, or say that it may be written over")
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     with library.database() as db:
         tables = rows_of(db, entry.id)

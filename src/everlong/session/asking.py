@@ -20,6 +20,7 @@ from everlong.methods.sinks import Sinks
 from everlong.models.load import Loaded
 from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
+from everlong.session.source_names import short_names
 from everlong.session.template import Template
 from everlong.session.text import token_ids
 from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
@@ -292,8 +293,9 @@ def again_ids(session: Session, question: str, passages: Sequence[Recalled], raw
 def passage_ids(session: Session, passages: Sequence[Recalled]) -> list[int]:
     """The ids of the passages, each behind its heading."""
     found: list[int] = []
+    shown = short_names(source.name for source in session.transcript.sources)
     for n, passage in enumerate(passages, 1):
-        found += token_ids(session.tokenizer, heading(n, passage.source))
+        found += token_ids(session.tokenizer, heading(n, shown.get(passage.source, passage.source)))
         found += content(session, passage.first, passage.last)
     return found
 

@@ -403,9 +403,9 @@ class Library:
             ).fetchall()
         return [{"first": a, "end": b, "always": bool(always), "keep": bool(keep)} for a, b, always, keep in rows]
 
-    def export(self, name: str, file: Path) -> None:
-        """Write a session to one tar archive; wholly or not at all."""
-        archive.export(self, self.entry(name), file)
+    def export(self, name: str, file: Path, overwrite: bool = False) -> None:
+        """Write a session to one tar archive; wholly or not at all. SaveError for a file that exists."""
+        archive.export(self, self.entry(name), file, overwrite)
 
     def take(self, file: Path, name: str | None = None) -> Entry:
         """The session of an archive that `export` wrote, under its name or another."""

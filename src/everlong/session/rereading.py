@@ -24,7 +24,7 @@ from everlong.session.library import Entry, Library
 from everlong.session.naming import BESIDE
 from everlong.session.offsets import plain_rows
 from everlong.session.places import Place
-from everlong.session.reading import CHECKPOINT_TOKENS, Checkpoints, Document, is_read, known, read_document
+from everlong.session.reading import CHECKPOINT_TOKENS, Checkpoints, Document, is_read, known, parts, read_document
 from everlong.session.session import ANSWERING_TOKENS, Session
 from everlong.session.text import special_ids
 from everlong.session.transcript import ANSWER, GONE, PROMPT, Source, Stretch, Transcript
@@ -98,7 +98,11 @@ def _old_name(name: str) -> str:
 
 def _plan(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Document]) -> str:
     """What tells one reread from another."""
-    facts = {"tokens": len(old.ids), "spans": sorted(map(list, gone)), "documents": [d.digest for d in documents]}
+    facts = {
+        "tokens": len(old.ids),
+        "spans": sorted(map(list, gone)),
+        "documents": [d.digest.partition(":")[0] for d in documents],
+    }
     return json.dumps(facts, sort_keys=True)
 
 
@@ -126,10 +130,11 @@ def _fact(entry: Entry) -> str:
 
 def _parts(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Document]) -> list[Part]:
     """What the new stream is made of, in order."""
-    changed, found = {d.name: d for d in documents}, list[Part]()
+    found = list[Part]()
+    changed = {id(source): d for d in documents for source in parts(old.sources, d)}
     for source in old.sources:
         begin, end = old.bounds(source)
-        document = changed.get(source.name)
+        document = changed.get(id(source))
         if source.digest == GONE or begin == end:
             continue
         if document is not None and document not in [p.document for p in found]:

@@ -76,7 +76,7 @@ class Session(AbstractContextManager["Session"]):
     def __init__(
         self,
         model: Any,
-        method: Method,
+        method: Method | None = None,
         chunk: int = CHUNK_TOKENS,
         store: str | Path | None = None,
         name: str = "default",
@@ -640,8 +640,16 @@ class Session(AbstractContextManager["Session"]):
 
 
 def _loaded(model: Any) -> Loaded:
-    """The model with its tokenizer and name; a plain transformers model has no tokenizer."""
-    return model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
+    """The model with its tokenizer and name; a plain transformers model has no tokenizer, a pair brings its own."""
+    if isinstance(model, tuple | list) and len(model) == 2:
+        model = Loaded(model[0], model[1], type(model[0]).__name__)
+    found = model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
+    if not isinstance(found.model, torch.nn.Module):
+        got = type(found.model).__name__
+        raise ConfigError(
+            f"model: got {got}, expected what everlong.load gave, a transformers model, or it and its tokenizer"
+        )
+    return found
 
 
 def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:
