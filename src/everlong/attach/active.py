@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from everlong.errors import CapabilityError
 from everlong.memory.step import Step
 
 _ACTIVE: ContextVar[Step | None] = ContextVar("everlong_active_step", default=None)
+
+_UNMASKED: ContextVar[bool] = ContextVar("everlong_unmasked", default=False)
 
 
 def active_step() -> Step:
@@ -21,6 +25,21 @@ def active_step() -> Step:
 def running_step() -> Step | None:
     """The running step, if there is one."""
     return _ACTIVE.get()
+
+
+def needs_no_mask() -> bool:
+    """Whether what the model builds masks for now is a step, or the forward around one (see `unmasked`)."""
+    return _UNMASKED.get() or _ACTIVE.get() is not None
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """What runs inside, in this thread, builds masks for a step that has not begun yet."""
+    before = _UNMASKED.set(True)
+    try:
+        yield
+    finally:
+        _UNMASKED.reset(before)
 
 
 def activate(step: Step | None) -> None:

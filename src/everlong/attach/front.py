@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from everlong.attach.arguments import new_tokens
 from everlong.attach.replacement import Replacement
 from everlong.attach.routes import Route
+from everlong.attach.turns import turn
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 
@@ -44,6 +45,10 @@ class Front:
         cache = given.get("past_key_values")
         if not isinstance(cache, StreamCache):
             return self.replacement.stock(**given)
+        with turn(self.route.decoder):
+            return self._run(given, cache)
+
+    def _run(self, given: dict[str, Any], cache: StreamCache) -> Any:
         others = [name for name, x in given.items() if name not in TEXT and isinstance(x, Tensor) and bool(x.any())]
         self.caller = Caller(given.get("attention_mask"), given.get("position_ids"), others)
         if others and self.caller.mask is None:

@@ -1,7 +1,8 @@
 """What is changed in a model while anything is attached to it: the forward of its decoder, on the instance.
 
 A forward that is given a StreamCache runs as a step: bounded positions, no mask, attention redirected by the model's
-route, committed at its end and abandoned if it fails. Any other forward runs as if nothing were attached.
+route, committed at its end and abandoned if it fails. Any other forward runs as if nothing were attached. Threads take
+turns: one forward of a model ends before the next begins.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from everlong.attach.stock import (
     plain,
     text_config,
 )
+from everlong.attach.turns import turn
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
@@ -70,7 +72,7 @@ class Plug:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Plug:
-        """The model's plug; a new one is probed and checked."""
+        """The model's plug; a new one is probed and checked. For who has the model's turn."""
         found = Replacement.of(decoder_of(model))
         return cls(model) if found is None else found.owner
 
@@ -81,13 +83,15 @@ class Plug:
 
     def hold(self) -> None:
         """One more handle or cache needs the plug."""
-        self.holders += 1
+        with turn(self.decoder):
+            self.holders += 1
 
     def release(self) -> None:
         """One fewer; the last restores the model."""
-        self.holders -= 1
-        if self.holders == 0:
-            self._remove()
+        with turn(self.decoder):
+            self.holders -= 1
+            if self.holders == 0:
+                self._remove()
 
     def keep_inputs(self) -> None:
         """Let each step know what enters the attention of its layers, until the last holder leaves."""
@@ -132,6 +136,10 @@ class Plug:
 
     def _forward(self, given: dict[str, Any]) -> Any:
         """The decoder's forward."""
+        with turn(self.decoder):
+            return self._run(given)
+
+    def _run(self, given: dict[str, Any]) -> Any:
         cache = given.get("past_key_values")
         if isinstance(cache, StreamCache):
             return self._step(cache, given)

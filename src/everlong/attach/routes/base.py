@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from everlong.attach.active import unmasked
 from everlong.attach.stock import configs_of
 from everlong.errors import SelfCheckError
 from everlong.memory.step import Step
@@ -40,8 +41,9 @@ class Route:
         """Let the model's own builders of masks make none while inside (a step may begin inside, and ends it)."""
         self.restore()
         try:
-            self._name(self.implementation)
-            yield
+            self._name()
+            with unmasked():
+                yield
         finally:
             self.restore()
 
@@ -50,16 +52,20 @@ class Route:
         """Redirect attention while inside."""
         self.restore()
         try:
-            self._name(self.implementation)
+            self._name()
             with self.redirected(step):
                 yield
         finally:
             self.restore()
 
-    def _name(self, implementation: str) -> None:
+    def _name(self) -> None:
         self._stock = [c._attn_implementation for c in self.configs]
-        for config in self.configs:
-            config._attn_implementation = implementation
+        for config, stock in zip(self.configs, self._stock, strict=True):
+            config._attn_implementation = self.inside(stock)
+
+    def inside(self, stock: str | None) -> str:
+        """What a config says inside that says `stock` otherwise."""
+        return self.implementation
 
     def restore(self) -> None:
         """Undo what `entered` changed, if an interrupt kept it from doing so; may be called at any time."""
