@@ -19,6 +19,7 @@ def chat(
     pin_system: Annotated[
         bool, typer.Option("--pin-system", help="Keep the system prompt for ever: make all its tokens sinks.")
     ] = False,
+    allow_special: options.AllowSpecial = False,
     model: options.Model = "smollm2",
     memory: options.Memory = None,
     method: options.MethodName = "sinks",
@@ -60,7 +61,7 @@ def chat(
     loaded = load_model(model, dtype, device, threads, console, memory)
     if pin_system:
         chosen = _pinned(chosen, loaded, system)
-    session = Session(loaded, chosen, chunk)
+    session = Session(loaded, chosen, chunk, allow_special=allow_special)
     with Conversation(session, loaded, system, undo, sampling, console, passages) as conversation:
         conversation.run()
 

@@ -125,7 +125,8 @@ class Conversation(AbstractContextManager["Conversation"]):
         """Goes on with the conversation in the file; the one so far is left only when that is read."""
         from everlong.session.session import Session
 
-        loaded = Session.load(path, self._loaded, chunk=self._session.chunk)
+        old = self._session
+        loaded = Session.load(path, self._loaded, chunk=old.chunk, allow_special=old.allow_special)
         self._session.close()
         self._begin(loaded)
         print(f"Going on after {loaded.seen_tokens:,} tokens.", file=sys.stderr, flush=True)

@@ -39,12 +39,13 @@ def expand(names: list[str]) -> list[Path]:
     return found
 
 
-def document(path: Path, console: Console) -> Document:
+def document(path: Path, console: Console, allow_special: bool = False) -> Document:
     """A file as a document, opened when its text is asked for; InputError where it holds no text."""
     from everlong.session.reading import Document
 
     places: list[Place] = []
-    return Document(str(path), digest(path), _texts(path, console, places), places)
+    found = digest(path) + (" with control tokens" if allow_special else "")
+    return Document(str(path), found, _texts(path, console, places), places, allow_special)
 
 
 def check(path: Path, console: Console) -> None:

@@ -79,6 +79,12 @@ Config = Annotated[
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16, or auto: float32 on the CPU.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is one.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads for torch; all cores if not given.")]
+AllowSpecial = Annotated[
+    bool,
+    typer.Option(
+        "--allow-special", help="Let control tokens that the text spells be such (<|im_end|>); else they are text."
+    ),
+]
 Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Tokens read by one forward.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens written at most.")]
 Temperature = Annotated[

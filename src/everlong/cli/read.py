@@ -35,6 +35,7 @@ def read(
     disk_budget: options.DiskBudget = None,
     encoder: options.Encoder = None,
     when_full: options.WhenFull = "refuse",
+    allow_special: options.AllowSpecial = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
     model: options.Model = "smollm2",
     memory: options.Memory = None,
@@ -69,7 +70,7 @@ def read(
     paths = expand(files)
     for path in paths:
         check(path, console)
-    documents = [document(path, console) for path in paths]
+    documents = [document(path, console, allow_special) for path in paths]
     chosen = options.chosen_method(ctx, method, option)
     voter = load_encoder(encoder, True, console)
     loaded = load_model(model, dtype, device, threads, console, memory)
@@ -185,7 +186,10 @@ def _plan(
     from everlong.session.session import Session
 
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-    tokens = {d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False))) for d in documents}
+    tokens = {
+        d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, False, d.allow_special)))
+        for d in documents
+    }
     folder = home() if store is None else store
     entry = Library(folder).find(name) if (folder / "everlong.db").is_file() else None
     with Session(loaded, method, chunk) as trial:

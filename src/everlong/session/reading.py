@@ -28,6 +28,8 @@ class Document:
     texts: Iterable[str]
     places: list[Place] = field(default_factory=list)
     """Its chapters, headings and pages: those that are found while `texts` go by."""
+    allow_special: bool = False
+    """Whether what it spells may become a control token; its digest then tells so."""
 
 
 def known(session: Session, document: Document) -> Source | None:
@@ -61,7 +63,8 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
             session.forget_source(source)
         source = transcript.begin(document.name, document.digest)
     done, kept_at = session.seen_tokens - source.first, session.seen_tokens
-    found = row_pieces(document.texts, session.tokenizer, session.vocabulary, special=source.first == 0)
+    first, allowed = source.first == 0, document.allow_special or session.allow_special
+    found = row_pieces(document.texts, session.tokenizer, session.vocabulary, first, allowed)
     for rows in _after(found, done):
         for piece in rows.split(every):
             session.feed(Tokens(piece), source=document.name)

@@ -66,7 +66,8 @@ class Session(AbstractContextManager["Session"]):
 
     `model`: what `everlong.load` returns, or a plain transformers model (then ids only). `chunk`: tokens
     read by one forward, at least 1; the model's trained length bounds it. The model stays attached until
-    `close()`, or the end of a `with` block.
+    `close()`, or the end of a `with` block. `allow_special`: what a text spells may become a control token, as in a
+    prompt that has a chat template's words in it; else it is text, and only templates give control tokens.
 
     Each chunk is read wholly or not at all: an error or an interrupt in the middle leaves the session as it
     was after the chunk before. Every call to feed, score or generate tokenises its text on its own; the
@@ -83,12 +84,13 @@ class Session(AbstractContextManager["Session"]):
         host_budget: int | str | None = None,
         disk_budget: int | str | None = None,
         when_full: str = "refuse",
+        allow_special: bool = False,
     ) -> None:
         if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
             raise ConfigError(f"chunk={chunk}: must be a whole number of at least 1 (tokens read by one forward)")
         if not isinstance(method, Method):
             raise ConfigError(f"method={method!r}: expected a method such as everlong.Sinks(sinks=4, window=1020)")
-        self._take(_loaded(model), method, chunk)
+        self._take(_loaded(model), method, chunk, allow_special)
         self._budget = budgets.given(method, store is not None, host_budget, disk_budget, when_full)
         self._keeper = None if store is None else Keeper.created(store, name, self)
         try:
@@ -98,7 +100,8 @@ class Session(AbstractContextManager["Session"]):
                 self._keeper.undo()
             raise
 
-    def _take(self, loaded: Loaded, method: Method, chunk: int) -> None:
+    def _take(self, loaded: Loaded, method: Method, chunk: int, allow_special: bool) -> None:
+        self.allow_special = allow_special
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.method, self.chunk = method, chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
@@ -110,6 +113,7 @@ class Session(AbstractContextManager["Session"]):
         self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
         self._remembers, self._source = method.answers or self._keeper is not None, SOURCE
         self._last: Tensor | None = None
+        self._conversing: bool | None = False
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         fields = method.as_dict()
         self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
@@ -139,6 +143,18 @@ class Session(AbstractContextManager["Session"]):
     def kept(self) -> bool:
         """Whether the session is kept in a store, so that `checkpoint` can be called."""
         return self._keeper is not None and self._keeper.writable
+
+    @property
+    def conversing(self) -> bool:
+        """Whether what was read ends with a conversation, or a text behind one: messages go on with it."""
+        if self._conversing is not None:
+            return self._conversing
+        # A session that was kept by a version which did not note it down.
+        return any(s.name == ANSWER for s in self.transcript.sources) if self._remembers else self.seen_tokens > 0
+
+    @conversing.setter
+    def conversing(self, value: bool) -> None:
+        self._conversing = value
 
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
@@ -395,6 +411,7 @@ class Session(AbstractContextManager["Session"]):
         host_budget: int | str | None = None,
         disk_budget: int | str | None = None,
         when_full: str = "refuse",
+        allow_special: bool = False,
     ) -> Session:
         """The session kept in the folder `store` under `name`, as its last checkpoint left it.
 
@@ -406,7 +423,7 @@ class Session(AbstractContextManager["Session"]):
         try:
             session = cls.__new__(cls)
             loaded = _loaded(model)
-            session._take(loaded, keeper.method(), chunk)
+            session._take(loaded, keeper.method(), chunk, allow_special)
             session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
             session._keeper = keeper
             keeper.check(session)
@@ -441,7 +458,8 @@ class Session(AbstractContextManager["Session"]):
 
     def mark(self) -> Mark:
         """The present state, to come back to with `rewind`; costs a copy of the cache."""
-        mark = Mark(self._open().fork(), self._recent.copy(), self.prediction, self.transcript.copy())
+        transcript = self.transcript.copy()
+        mark = Mark(self._open().fork(), self._recent.copy(), self.prediction, transcript, self._conversing)
         self._marks.add(mark)
         return mark
 
@@ -452,6 +470,7 @@ class Session(AbstractContextManager["Session"]):
         if mark.closed or mark not in self._marks:
             raise SessionError("rewind: this mark is closed or of another session; use one of session.mark()")
         self._reader, self._recent, self._last, self.transcript = mark.copy()
+        self._conversing = mark.conversing
         reader.close()
 
     def reset(self) -> None:
@@ -464,6 +483,7 @@ class Session(AbstractContextManager["Session"]):
         fresh = reader.fresh()
         self.transcript = Transcript(self.tokenizer)
         self._reader, self._recent, self._last = fresh, Recent(self._recent.size), None
+        self._conversing = False
         reader.close()
 
     def _refuse_kept(self, what: str) -> None:
@@ -479,6 +499,7 @@ class Session(AbstractContextManager["Session"]):
         tensors, meta = reader.state(sealed)
         kept = {f"cache.{name}": tensor for name, tensor in tensors.items()} | {"recent": self._recent.ids()}
         facts: dict[str, Any] = {"cache": meta, "seen_tokens": self.seen_tokens}
+        facts["conversing"] = self.conversing
         if sealed and self._remembers:
             read, facts["sources"] = self.transcript.state()
             kept |= read
@@ -493,6 +514,7 @@ class Session(AbstractContextManager["Session"]):
         self._recent = Recent.restored(self._recent.size, tensors["recent"], meta["seen_tokens"])
         if "sources" in meta:
             self.transcript.load_state(tensors, meta["sources"])
+        self._conversing = meta.get("conversing")
         last = tensors.get("prediction")
         self._last = None if last is None else last.to(self.model.get_input_embeddings().weight.device)
 
@@ -512,6 +534,7 @@ class Session(AbstractContextManager["Session"]):
         chunk: int = CHUNK_TOKENS,
         host_budget: int | str | None = None,
         when_full: str = "refuse",
+        allow_special: bool = False,
     ) -> Session:
         """The session saved at `path`, going on with `model` and budget (as in Session) as if it had never been away.
 
@@ -520,7 +543,7 @@ class Session(AbstractContextManager["Session"]):
         """
         loaded = _loaded(model)
         method, tensors, meta = read(path, loaded.model, loaded.tokenizer)
-        session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full)
+        session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full, allow_special=allow_special)
         try:
             session.load_state(tensors, meta)
             session._budgets.shrink(session._open(), session._reuse)
@@ -561,7 +584,7 @@ class Session(AbstractContextManager["Session"]):
     def _chunks(self, x: Input) -> Iterator[Tensor]:
         """The ids of `x` in chunks."""
         reader = self._open()
-        found = row_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
+        found = row_pieces(x, self.tokenizer, self.vocabulary, reader.seen_tokens == 0, self.allow_special)
         self._awaited.clear()
         for rows in chunks(found, min(self.chunk, reader.chunk_limit)):
             self._awaited.add(rows, reader.seen_tokens)
