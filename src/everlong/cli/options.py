@@ -181,11 +181,18 @@ def same_session(ctx: typer.Context, session: str, store: Path | None) -> str:
     """The options that lead another command to this session and its model, as they are typed in a shell."""
     import shlex
 
-    words = ["--session", session] + ([] if store is None else ["--store", str(store)])
+    return f"--session {shlex.quote(session)}{same_model(ctx, store)}"
+
+
+def same_model(ctx: typer.Context, store: Path | None) -> str:
+    """The options that lead another command to this store and model, each behind a space."""
+    import shlex
+
+    words = [] if store is None else ["--store", str(store)]
     for name in ("model", "dtype", "device"):
         if ctx.params.get(name) is not None and not is_default(ctx, name):
             words += [f"--{name}", str(ctx.params[name])]
-    return shlex.join(words)
+    return f" {shlex.join(words)}" if words else ""
 
 
 def is_default(ctx: typer.Context, name: str) -> bool:

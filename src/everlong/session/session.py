@@ -156,6 +156,11 @@ class Session(AbstractContextManager["Session"]):
     def conversing(self, value: bool) -> None:
         self._conversing = value
 
+    @property
+    def kept_name(self) -> str | None:
+        """The name under which `checkpoint` keeps the session; None for one that is not kept."""
+        return self._keeper.entry.name if self._keeper is not None and self._keeper.writable else None
+
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
         return self._recent.ids()
@@ -464,13 +469,19 @@ class Session(AbstractContextManager["Session"]):
         return mark
 
     def rewind(self, mark: Mark) -> None:
-        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark."""
+        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark.
+
+        A session that is kept in a store goes back only if its method stores no blocks; the next checkpoint keeps that.
+        """
         reader = self._open()
-        self._refuse_kept("rewind")
+        if self.method.answers:
+            self._refuse_kept("rewind")
         if mark.closed or mark not in self._marks:
             raise SessionError("rewind: this mark is closed or of another session; use one of session.mark()")
         self._reader, self._recent, self._last, self.transcript = mark.copy()
         self._conversing = mark.conversing
+        if self._keeper is not None:
+            self._keeper.rewound = True
         reader.close()
 
     def reset(self) -> None:
