@@ -78,6 +78,10 @@ WRITTEN = {
 }
 
 
+QUOTED = TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] | tojson }}")
+WRITTEN["quoted"] = (QUOTED, 'He said "it rose" then.', 'He said "it rose" then.')
+
+
 def loaded(tiny_llama, template: str) -> Loaded:
     tokenizer = byte_level()
     tokenizer.add_tokens([AddedToken(t, special=False) for t in ("<think>", "</think>", "<channel>", "<message>")])

@@ -136,9 +136,11 @@ class Keeper:
             raise
         new.close()
         self.close()
-        library.swap(name, beside, aside)
+        try:
+            library.swap(name, beside, aside)
+        finally:
+            self._take(library, library.entry(name), writable=True)
         library.delete(aside)
-        self._take(library, library.entry(name), writable=True)
         self.rewound = False
 
     def _settle(self) -> None:

@@ -76,7 +76,7 @@ class Exchange:
         separator = control.separator(text + self._template.system + Detokenizer(tokenizer).text([*written], []))
         answer = _spelt(tokenizer, written, separator)
         header = (_header(self._template) or "").strip()
-        if header and header in answer:
+        if control.of(tokenizer).pattern.search(header) and header in answer:
             answer = answer.rpartition(header)[2]
         try:
             ids = self._shown(answer, separator)
