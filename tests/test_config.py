@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from everlong.config import build, dump_yaml, load_yaml, parse_options
+from everlong.config import Registry, build, dump_yaml, load_yaml, parse_options
 from everlong.errors import ConfigError, EverlongError, one_line
+from everlong.evaluate import task as benchmark
+from everlong.methods import Method, Sinks, base, make_method, method_class
+from everlong.train.data import task as training
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,67 @@ def test_a_missing_yaml_file_is_refused(tmp_path: Path) -> None:
 def test_one_line_cuts_and_joins() -> None:
     assert one_line("a\n  b\tc") == "a b c"
     assert one_line("x" * 300, limit=10) == "xxxxxxx..."
+
+
+REGISTRIES = [(base._REGISTRY, Method), (benchmark._REGISTRY, benchmark.Task), (training._REGISTRY, training.Task)]
+
+
+@pytest.mark.parametrize(("registry", "root"), REGISTRIES, ids=["method", "task", "training task"])
+def test_only_a_class_that_names_itself_is_registered(registry: Registry[Any], root: type) -> None:
+    before = {name: registry.find(name) for name in registry.names()}
+    some = next(iter(before))
+    nameless = make_dataclass("Nameless", [], bases=(before[some],), frozen=True)
+    assert {name: registry.find(name) for name in registry.names()} == before
+    with pytest.raises(ConfigError, match=rf"{some!r}: is everlong\..* already; give .*Taken a name of its own"):
+        type("Taken", (root,), {"name": some})
+    with pytest.raises(ConfigError, match="Nameless: has no name of its own"):
+        registry.name_of(object.__new__(nameless))
+    assert {name: registry.find(name) for name in registry.names()} == before
+
+
+def test_a_named_subclass_of_a_method_stands_beside_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base._REGISTRY, "_classes", dict(base._REGISTRY._classes))
+
+    @dataclass(frozen=True, slots=True)
+    class Deeper(Sinks):
+        name = "deeper"
+
+    assert method_class("deeper") is Deeper
+    assert method_class("sinks") is Sinks
+    assert make_method(**_renamed(Deeper(sinks=2, window=9).recipe())) == Deeper(sinks=2, window=9)
+
+    class Plainer(Deeper):
+        pass
+
+    assert method_class("deeper") is Deeper
+    with pytest.raises(ConfigError, match="Plainer: has no name of its own"):
+        Plainer(sinks=2, window=9).recipe()
+
+
+def _renamed(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {"name": recipe["name"], "options": recipe["fields"]}
+
+
+@dataclass(frozen=True)
+class Lists:
+    lengths: Annotated[tuple[int, ...], "tokens"] = ()
+    shares: tuple[float, ...] = ()
+    ways: Annotated[tuple[int | Literal["auto"], ...], "ways"] = ()
+    top: int | None = None
+    policy: Literal["refuse", "oldest"] = "refuse"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lengths", "whole numbers with commas between"),
+        ("shares", "numbers with commas between"),
+        ("ways", "values with commas between"),
+        ("top", "a whole number or nothing"),
+        ("policy", "one of refuse, oldest"),
+    ],
+)
+def test_types_are_said_in_words(name, expected) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(Lists, {name: "abc"}, "task")
+    assert f"{name}=abc: expected {expected} (" in str(caught.value)

@@ -36,6 +36,60 @@ def test_attach_is_the_function_even_after_its_folder_was_imported():
     assert fresh(code) == "attach True"
 
 
+def test_the_modules_of_that_folder_can_be_imported_by_every_statement():
+    code = (
+        "import everlong.attach.stock as a, everlong.attach.routes.sdpa as b; import everlong.attach.adapter; "
+        "from everlong.attach import probe; from everlong import attach; "
+        "print(a.__name__, b.__name__, everlong.attach.adapter.__name__, probe.__name__, callable(attach))"
+    )
+    names = ("stock", "routes.sdpa", "adapter", "probe")
+    assert fresh(code) == " ".join([*(f"everlong.attach.{name}" for name in names), "True"])
+
+
+WRONG = {
+    "e.Sinks(window=1.5)": "window=1.5: expected a whole number of at least 1 (tokens kept",
+    "e.Sinks(window='3')": "window='3': expected a whole number",
+    "e.Sinks(sinks=None)": "sinks=None: expected a whole number of at least 0",
+    "e.Window(window=True)": "window=True: expected a whole number",
+    "e.Blocks(top_k=2.5)": "top_k=2.5: expected a whole number",
+    "e.Blocks(score_decay='x')": "score_decay='x': must be above 0",
+    "e.load(None)": "model None: expected a folder, a GGUF file, a hub id such as ",
+    "e.load(3)": "model 3: expected a folder",
+    "e.load([])": "model []: expected a folder",
+    "e.load(b'x')": "model b'x': expected a folder",
+    "e.Session((None, None), e.Sinks())": "model: got NoneType, expected what everlong.load gave",
+    "e.Session('smollm2', e.Sinks())": "model: got str, expected what everlong.load gave",
+    "e.Session((None, None))": "method=None: expected a method such as everlong.Sinks",
+    "S(seed=1.5)": "seed=1.5: expected a whole number",
+    "S(seed='7')": "seed='7': expected a whole number",
+    "S(max_new_tokens=1.5)": "max_new_tokens=1.5: expected a whole number",
+    "S(max_new_tokens=True)": "max_new_tokens=True: expected a whole number",
+    "S(temperature='hot')": "temperature='hot': expected a number",
+    "S(repetition_penalty=None)": "repetition_penalty=None: expected a number",
+    "S(stop=3)": "stop=3: expected a text",
+    "S(stop=[1])": "stop=[1]: expected a text",
+}
+"""What a user may type, and how the line begins that says what is wrong with it."""
+
+
+def test_values_of_another_type_are_one_line():
+    """In an interpreter of its own: here the types are checked before everlong can say anything."""
+    code = f"""
+import everlong as e
+from everlong.session.sampling import Sampling as S
+for wrong in {list(WRONG)}:
+    try:
+        eval(wrong)
+        print("nothing")
+    except e.EverlongError as error:
+        print(error)
+"""
+    said = fresh(code).splitlines()
+    assert len(said) == len(WRONG)
+    for line, begin in zip(said, WRONG.values(), strict=True):
+        assert line.startswith(begin)
+
+
 def test_unknown_name_lists_the_known():
     with pytest.raises(AttributeError, match=r"no attribute 'Sink'; it has .*Sinks"):
         everlong.Sink  # noqa: B018

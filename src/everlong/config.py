@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from everlong.errors import ConfigError, nearest, one_line
 
@@ -22,10 +23,31 @@ class Registry(Generic[T]):
     def __init__(self, what: str, fill: Callable[[], object] = lambda: None) -> None:
         self.what, self._fill, self._classes = what, fill, dict[str, type[T]]()
 
-    def add(self, name: str, cls: type[T]) -> None:
-        """Register `cls`; a class without a name is none that could be asked for."""
-        if name:
-            self._classes[name] = cls
+    def add(self, cls: type[T]) -> None:
+        """Register `cls` under its own `name`; a class without one, or that only inherits it, cannot be asked for.
+
+        ConfigError for a name that another class has.
+        """
+        name = vars(cls).get("name")
+        if not name:
+            return
+        other = self._classes.get(name)
+        if other is not None and not _made_anew(other, cls):
+            raise ConfigError(
+                f"{self.what} {name!r}: is {other.__module__}.{other.__qualname__} already; give "
+                f"{cls.__module__}.{cls.__qualname__} a name of its own"
+            )
+        self._classes[name] = cls
+
+    def name_of(self, one: T) -> str:
+        """The name under which `one` can be made again; ConfigError for one whose class is not registered."""
+        for name, cls in self._classes.items():
+            if cls is type(one):
+                return name
+        raise ConfigError(
+            f"{self.what} {type(one).__qualname__}: has no name of its own and could not be made again; write "
+            f"`name = ...` into the class"
+        )
 
     def names(self) -> list[str]:
         """The registered names, sorted."""
@@ -42,6 +64,12 @@ class Registry(Generic[T]):
     def make(self, name: str, options: Mapping[str, Any] | None = None) -> T:
         """One of class `name` with `options` (strings are converted); ConfigError on unknown or wrong ones."""
         return build(self.find(name), options or {}, what=f"{self.what} {name}")
+
+
+def _made_anew(other: type, cls: type) -> bool:
+    """Whether `cls` is `other` once more, as dataclass(slots=True) makes every class twice."""
+    fields = vars(cls).get("__dataclass_fields__")
+    return fields is not None and fields is vars(other).get("__dataclass_fields__")
 
 
 def build(cls: type[T], options: Mapping[str, Any], what: str) -> T:
@@ -124,8 +152,21 @@ def _convert(hint: Any, name: str, value: Any, what: str) -> Any:
 
 
 def _type_name(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return words.get(hint) or getattr(hint, "__name__", None) or str(hint)
+    """What a field takes, in words."""
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if hint in words:
+        return words[hint]
+    origin, inner = get_origin(hint), [part for part in get_args(hint) if part is not Ellipsis]
+    if origin is Annotated:
+        return _type_name(inner[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_type_name, inner))
+    if origin in (tuple, list, Sequence):
+        many = {int: "whole numbers", float: "numbers", str: "names"}
+        return f"{many.get(inner[0], 'values')} with commas between" if inner else "a list"
+    return getattr(hint, "__name__", None) or str(hint)
 
 
 def _put(tree: dict[str, Any], path: list[str], value: str, pair: str) -> None:

@@ -129,7 +129,7 @@ def test_words_without_json(everlong, tiny):
     ended = everlong("chat", "--model", tiny, *SHORT, stdin=b"/help\n/report\n")
     assert ended.out.startswith("sinks(sinks=4, window=1020): seen 0 = ")
     assert "/load FILE   go on with a kept conversation" in ended.err
-    assert ended.err.splitlines()[-1].startswith("Nothing was said.")
+    assert ended.err.splitlines()[-2].startswith("Nothing was said.")
     unkept = everlong("chat", "--model", tiny, *SHORT, "--no-keep", stdin=b"/report\n")
     assert unkept.err.splitlines()[-1].startswith("Next time: /save FILE")
 
@@ -227,11 +227,25 @@ def test_another_method_than_the_chat_was_begun_with_is_refused(everlong, chat, 
         assert len(ended.err.splitlines()) == 1
 
 
-def test_the_printed_command_goes_on_with_the_chat(everlong, tiny, home):
-    ended = everlong("chat", "--model", tiny, *SHORT, "--session", "my own", "--store", home / "s p", stdin=b"Hello\n")
-    command = ended.err.splitlines()[-1].partition("Next: ")[2].partition(" goes on")[0]
-    words = shlex.split(command)
-    assert words[:2] == ["everlong", "chat"]
-    again = everlong(*words[1:], *SHORT, "--json", stdin=b"And?\n")
-    assert again.code == 0, again.err
-    assert everlong("chat", "--list", "--store", home / "s p", "--json").json[0]["turns"] == 2
+def test_the_printed_command_goes_on_with_the_chat(everlong, tiny, home, monkeypatch):
+    ended = everlong(
+        "chat",
+        "--model",
+        tiny,
+        "--dtype",
+        "bfloat16",
+        *SHORT,
+        "--session",
+        "my own",
+        "--store",
+        home / "s p",
+        stdin=b"Hello\n",
+    )
+    listed = everlong("chat", "--list", "--store", home / "s p")
+    monkeypatch.chdir("/")
+    for turns, said in ((2, ended), (3, listed)):
+        words = shlex.split(said.err.splitlines()[-1].removeprefix("Next: "))
+        assert words[:2] == ["everlong", "chat"]
+        again = everlong(*words[1:], *SHORT, "--json", stdin=b"And?\n")
+        assert again.code == 0, again.err
+        assert everlong("chat", "--list", "--store", home / "s p", "--json").json[0]["turns"] == turns

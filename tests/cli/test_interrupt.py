@@ -1,4 +1,4 @@
-"""Ctrl-C: exit 130 and nothing half-written, or an answer cut short in a conversation that goes on."""
+"""Ctrl-C and SIGTERM: nothing half-written, what was read is kept, an answer is cut short and the chat goes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import pytest
 
 import everlong as package
 from everlong.attach.adapter import load
+from everlong.session.library import Library
 from everlong.session.session import Session
 
 DEADLINE_S = 120
 
 
 @pytest.fixture
-def start(tiny):
+def start(tiny, tmp_path):
     """Starts the command line over the tiny model in a process of its own, which the test ends."""
     started = []
 
@@ -30,7 +32,7 @@ def start(tiny):
         environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
         whole = [sys.executable, "-m", "everlong", *arguments, "--model", tiny, "--threads", "1"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(whole, text=True, env=environment, **pipes))
+        started.append(subprocess.Popen(whole, text=True, env=environment, cwd=tmp_path, **pipes))
         return started[-1]
 
     yield begin
@@ -140,7 +142,7 @@ def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny
         shown(terminal, "again leaves")
         os.write(terminal, b"And then?\n")
         shown(terminal, "\n> ")
-        for said in ("again leaves", "Kept as a."):
+        for said in ("again leaves", "Kept as a;"):
             process.send_signal(signal.SIGINT)
             text = shown(terminal, said)
         assert "sinks(sinks=4, window=1020): seen" in text
@@ -153,3 +155,61 @@ def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny
         text = session.tokenizer.decode(session.transcript.ids)
     assert text.count("user\n") == 2
     assert "user\nAnd then?" in text
+
+
+SMALL = [part for field in ("window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8") for part in ("-o", field)]
+
+
+def test_reading_ends_in_order_when_it_is_asked_to_end(start, tmp_path):
+    (tmp_path / "long.txt").write_text("It goes on and on. " * 3000)
+    process = start("read", "long.txt", "--store", "store", "--chunk", "8", *SMALL)
+    while not list(tmp_path.glob("store/blocks/*.blocks")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 143, err
+    assert err.splitlines()[-1] == "everlong: terminated"
+    kept = Library(tmp_path / "store").entry("default").tokens
+    assert 0 < kept < 3000
+    assert f"everlong: {kept:,} tokens are kept; this goes on from there:" in err
+
+
+@pytest.fixture
+def _heeded():
+    """These signals end a process, also where the tests run under nohup or in the background."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_heeded")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_the_command_that_is_named_goes_on(everlong, tiny, tmp_path, monkeypatch, stop, more):
+    monkeypatch.chdir(tmp_path)
+    Path("a long text.txt").write_text("It goes on and on. " * 9)
+    fed, feed = [], Session.feed
+
+    def interrupted(session, *arguments, **how):
+        if len(fed) == 3:
+            os.kill(os.getpid(), stop)
+        fed.append(feed(session, *arguments, **how))
+        return fed[-1]
+
+    monkeypatch.setattr(Session, "feed", interrupted)
+    where = ["--session", "my book", "--store", "a store", "--model", tiny, "--chunk", "32"]
+    ended = everlong("read", "a long text.txt", *where, *SMALL, *more)
+    assert ended.code == (130 if stop == signal.SIGINT else 128 + stop)
+    said, command = ended.err.splitlines()[-2:]
+    kept = Library("a store").entry("my book").tokens
+    assert kept == 4 * 32
+    assert said == f"everlong: {kept} tokens are kept; this goes on from there:"
+    words = shlex.split(command)
+    assert words[0] == "everlong"
+    again = everlong(*words[1:])
+    assert again.code == 0, again.err
+    library = Library("a store")
+    assert library.entry("my book").tokens == sum(fed) > kept
+    assert [(s.name, s.done) for s in library.sources(library.entry("my book"))] == [(str(Path("a long text.txt").resolve()), True)]

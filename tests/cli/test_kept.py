@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from everlong.attach.adapter import load
+from everlong.cli.main import run
 from everlong.session.session import Session
 
 SMALL = ["sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8"]
@@ -141,6 +147,12 @@ def test_fork_rename_export_import_delete(everlong, read, ask, store, text_file,
     assert ask("--session", "second").json["text"] == expected
     archive = tmp_path / "second.tar"
     assert everlong("sessions", "export", "second", archive, "--store", store).code == 0
+    kept = archive.read_bytes()
+    again = everlong("sessions", "export", "second", archive, "--store", store)
+    assert (again.code, archive.read_bytes()) == (2, kept)
+    assert "second.tar: exists; give another place, or --force to write over it" in again.err
+    assert everlong("sessions", "export", "second", archive, "--force", "--store", store).code == 0
+    assert everlong("sessions", "export", "second", tmp_path, "--force", "--store", store).code == 2
     assert "exists already" in everlong("sessions", "import", archive, "--store", store).err
     assert everlong("sessions", "import", archive, "--name", "third", "--store", store).code == 0
     everlong("sessions", "delete", "second", "--store", store)
@@ -253,3 +265,59 @@ def test_questions_that_are_kept_are_turns(everlong, read, store, tiny, text_fil
         ids = session.transcript.ids.tolist()[tokens:]
         assert [n for n in ids if n < 3] == [1, 2, 1, 2] * 2
         assert session.tokenizer.decode(ids).startswith("<|im_start|>user\nWhat<|im_end|>came?<|im_end|>\n")
+
+
+def as_another(work):
+    """What `work` prints in a process of its own, of a user who owns nothing and may write nowhere here."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        try:
+            os.setuid(65534)
+            sys.stdout = sys.stderr = io.StringIO()
+            result = work()
+            os.write(writing, f"{sys.stdout.getvalue()}{result}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:  # noqa: PTH123 (a descriptor)
+        said = pipe.read()
+    os.wait()
+    return said
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives up the rights of root to meet a store that it may not write to")
+def test_a_store_that_may_only_be_read(everlong, tiny, text_file, monkeypatch):
+    folder = Path(tempfile.mkdtemp(prefix="everlong-rights-"))
+    store, model = folder / "store", folder / "model"
+    try:
+        shutil.copytree(tiny, model)
+        text = shutil.copy(text_file, folder)
+        monkeypatch.setenv("EVERLONG_HOME", str(folder / "home"))
+        where = ["--store", str(store), "--model", str(model)]
+        assert everlong("read", text, *where, *FIELDS).code == 0
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        only = ["--store", str(store)]
+        works = [
+            ["sessions", "list", *only],
+            ["sessions", "show", "default", *only],
+            ["sessions", "verify", "default", *only],
+            ["ask", *QUESTION, *where],
+            ["search", "words", *where],
+        ]
+        refused = [
+            ["ask", *QUESTION, "--keep", *where],
+            ["read", text, "--quiet", *where],
+            ["pin", "--tokens", "1:2", *where],
+            ["forget", "--tokens", "1:2", *where],
+            *(["sessions", *verb, *only] for verb in (["rename", "default", "b"], ["fork", "default", "b"])),
+            *(["sessions", *verb, *only] for verb in (["delete", "default"], ["compact", "default"])),
+        ]
+        codes = as_another(lambda: [run(words) for words in works]).splitlines()
+        said = as_another(lambda: [run(words) for words in refused]).splitlines()
+        assert codes[-1] == "[0, 0, 0, 0, 0]", codes
+        assert said[-1] == str([2] * len(refused)), said
+        assert all(line.startswith("everlong: ") for line in said[:-1]), said
+        assert len(said) == 1 + len(refused)
+    finally:
+        shutil.rmtree(folder)

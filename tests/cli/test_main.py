@@ -175,3 +175,34 @@ def test_a_closed_pipe_is_no_traceback():
     whole = f"PYTHONPATH={SOURCES} {sys.executable} -m everlong score --help | head -c 1"
     done = subprocess.run(whole, shell=True, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("U", "")
+
+
+def test_sessions_alone_shows_its_help_whole(everlong):
+    ended = everlong("sessions")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == everlong("sessions", "--help").out
+    assert len(ended.out.splitlines()) > 10
+
+
+@pytest.mark.parametrize("threads", [100_000, 10**30])
+def test_more_threads_than_can_be_started_are_refused(everlong, tiny, threads):
+    ended = everlong("generate", "--prompt", "a", "--threads", threads, "--model", tiny)
+    assert ended.code == 2
+    assert f"threads={threads}: this machine has " in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "verb", ["read", "ask", "pin", "unpin", "forget", "generate", "chat", "score", "bench", "doctor"]
+)
+def test_every_verb_that_runs_the_model_takes_threads_and_a_memory(everlong, verb):
+    shown = everlong(verb, "--help").out
+    assert "--threads" in shown
+    assert "--memory" in shown
+
+
+def test_lengths_that_are_none_are_said_in_words(everlong, tiny):
+    ended = everlong("eval", "passkey", "--lengths", "abc", "--model", tiny)
+    assert ended.code == 2
+    assert "lengths=abc: expected whole numbers with commas between" in ended.err
+    assert "Annotated" not in ended.err

@@ -75,3 +75,13 @@ def test_damaged_files_are_one_line_and_exit_2(everlong, results, tmp_path, name
     (results / "two" / name).write_text(content)
     mistake(everlong, message, results, "--out", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("there", ["page.html", "tables.md"])
+def test_what_is_there_is_written_over_with_force_only(everlong, results, tmp_path, there):
+    (tmp_path / there).write_text("mine")
+    arguments = ["report", results, "--out", tmp_path / "page.html", "--markdown", tmp_path / "tables.md"]
+    mistake(everlong, f"{there}: exists; give another place, or --force to write over it", *arguments[1:])
+    assert (tmp_path / there).read_text() == "mine"
+    assert everlong(*arguments, "--force").code == 0
+    assert (tmp_path / there).read_text() != "mine"

@@ -83,13 +83,19 @@ def test_stdin_gives_the_same(everlong, tiny, text_file):
     assert piped["nll_per_token"] == from_file["nll_per_token"]
 
 
-def test_invalid_utf8_is_one_warning_with_the_count(everlong, tiny, tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes("déjà vu, déjà lu. ".encode("latin-1") * 9)
+def test_another_encoding_is_one_warning(everlong, tiny, tmp_path):
+    path, text = tmp_path / "latin.txt", "déjà vu, déjà lu. " * 9
+    path.write_bytes(text.encode("latin-1"))
     ended = everlong("score", path, "--model", tiny, "--json")
     assert ended.code == 0
+    assert ended.err == (
+        f"everlong: warning: {path}: is not UTF-8; read as cp1252, a guess (--encoding NAME overrules it)\n"
+    )
+    assert ended.json["tokens"] == len(load(tiny).tokenizer(text).input_ids)
+    said = everlong("score", path, "--model", tiny, "--json", "--encoding", "latin-1")
+    assert (said.err, said.json["nll_per_token"]) == ("", ended.json["nll_per_token"])
+    ended = everlong("score", path, "--model", tiny, "--json", "--encoding", "utf-8")
     assert ended.err == f"everlong: warning: {path}: 36 invalid UTF-8 sequences were replaced by U+FFFD\n"
-    assert ended.json["tokens"] == len(load(tiny).tokenizer("d\ufffdj\ufffd vu, d\ufffdj\ufffd lu. " * 9).input_ids)
 
 
 @pytest.mark.parametrize(
@@ -217,3 +223,24 @@ def test_wrong_config_files_are_refused(everlong, text_file, tmp_path, content, 
     assert ended.code == 2
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("there", ["out.csv", "out.png", "out.yaml"])
+def test_what_is_there_is_written_over_with_force_only(everlong, tiny, text_file, tmp_path, there):
+    pytest.importorskip("matplotlib", reason="needs the extra everlong[report]")
+    (tmp_path / there).write_text("mine")
+    arguments = ["score", text_file, "--model", tiny, "--csv", tmp_path / "out.csv", "--plot", tmp_path / "out.png"]
+    refused = everlong(*arguments, "--max-tokens", 40)
+    assert refused.code == 2
+    assert refused.err == (f"everlong: {tmp_path / there}: exists; give another place, or --force to write over it\n")
+    assert (tmp_path / there).read_text() == "mine"
+    assert everlong(*arguments, "--max-tokens", 40, "--force").code == 0
+    assert (tmp_path / there).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("places", [["--csv", "a.yaml"], ["--csv", "a.png", "--plot", "./a.png"]])
+def test_places_that_are_one_are_refused(everlong, tiny, text_file, tmp_path, monkeypatch, places):
+    monkeypatch.chdir(tmp_path)
+    refused = everlong("score", text_file, "--model", tiny, *places)
+    assert refused.code == 2
+    assert "need names of their own" in refused.err

@@ -127,6 +127,7 @@ def test_names_that_do_not_exist_list_the_nearest():
         ("sinks", {"sinks": -1}, "sinks=-1: must be at least 0"),
         ("recompute", {"window": "-3"}, "window=-3: must be at least 1"),
         ("dense", {"window": 3}, "window"),
+        ("sinks", {"window": 10**30}, "window=1000000000000000000000000000000: must be at most 2147483647"),
     ],
 )
 def test_values_out_of_range_are_refused_in_one_line(name, fields, message):

@@ -16,8 +16,18 @@ from tests.models.tiny import byte_tokenizer, save_gguf, tiny_model
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("EVERLONG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EVERLONG_CACHE", str(tmp_path / "home"))
     return tmp_path / "home" / "gguf"
+
+
+def test_the_folder_of_sessions_does_not_move_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVERLONG_HOME", str(tmp_path / "sessions"))
+    assert gguf.cache_folder() == tmp_path / "home" / "gguf"
+    monkeypatch.delenv("EVERLONG_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert gguf.cache_folder() == tmp_path / "xdg" / "everlong" / "gguf"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert gguf.cache_folder() == Path.home() / ".cache" / "everlong" / "gguf"
 
 
 @pytest.fixture
@@ -92,7 +102,7 @@ def test_an_interrupted_conversion_leaves_nothing(path, home, monkeypatch):
 
 def test_a_cache_that_cannot_be_written_is_done_without(path, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("EVERLONG_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("EVERLONG_CACHE", str(tmp_path / "file"))
     assert torch.equal(load(path).model.lm_head.weight, tiny_model().lm_head.weight)
     assert "tiny.gguf cannot be cached in" in caplog.text
 

@@ -129,3 +129,14 @@ def test_wrong_dtypes_are_refused(folder):
 
 def test_paths_may_be_given_as_path_or_text(folder):
     assert load(str(folder)).name == load(Path(folder)).name
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_what_is_no_name_is_refused_before_anything_is_looked_for(name):
+    with pytest.raises(LoadError, match=r"expected a folder, a GGUF file, a hub id such as .*, or smollm2"):
+        load(name)
+
+
+def test_a_name_that_no_path_can_be_is_one_line():
+    with pytest.raises(LoadError, match=r"^x+\.\.\.: cannot be read \(File name too long\)"):
+        load("x" * 5000)

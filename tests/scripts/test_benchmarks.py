@@ -55,6 +55,7 @@ def test_trained_perplexity_trains_reads_and_goes_on_where_it_was(
     trained_perplexity = script("trained_perplexity")
     small(trained_perplexity, tmp_path, monkeypatch)
     monkeypatch.setenv("EVERLONG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EVERLONG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("EVERLONG_DATA", "")
     for folder in ("train_books", "pg19", "books"):
         books(tmp_path / "data" / folder)

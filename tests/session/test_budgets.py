@@ -278,7 +278,7 @@ def test_killed_while_dropping_it_goes_on_as_if_never_stopped(model, tmp_path):
     assert os.waitpid(read_in_a_child(model, tmp_path / "killed", ids), 0)[1] == 0
     assert kills > 4
     (folder,) = (tmp_path / "killed" / "sessions").iterdir()
-    assert {p.name.partition("-")[0] for p in folder.iterdir()} == {"ids", "lock", "state"}
+    assert {p.name.partition("-")[0] for p in folder.iterdir()} == {"catalog", "ids", "lock", "state"}
     assert (
         sum(p.stat().st_size for part in ("blocks", "sessions") for p in (tmp_path / "killed" / part).rglob("*.*"))
         < DISK

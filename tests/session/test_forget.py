@@ -180,7 +180,7 @@ def test_a_crash_while_overwriting_is_made_good(model, tmp_path, monkeypatch, cr
 
 @pytest.mark.parametrize("span", [(1, 20), (100, 130), (148, 150)])
 def test_what_is_not_in_stored_blocks_alone_needs_a_reread(model, tmp_path, span):
-    with kept(model, tmp_path) as session, pytest.raises(CapabilityError, match="forget --reread") as caught:
+    with kept(model, tmp_path) as session, pytest.raises(CapabilityError, match="forget them with --reread") as caught:
         session.forget(span)
     assert "\n" not in str(caught.value)
 

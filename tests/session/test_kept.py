@@ -148,7 +148,7 @@ def test_digests_are_read_when_a_question_needs_them(model, tmp_path):
     with Session.open(tmp_path, "one", model, chunk=16, read_only=True) as session:
         promised = session.report().bytes["host"]
         path.write_bytes(bytes(len(whole)))
-        with pytest.raises(DamagedError, match="verify --repair"):
+        with pytest.raises(DamagedError, match="verify NAME --repair"):
             session.feed(IDS[200:210], answering=True)
         assert session.seen_tokens == 150
         path.write_bytes(whole)

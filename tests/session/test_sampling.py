@@ -104,3 +104,14 @@ def test_a_seed_gives_the_same_tokens():
 def test_logits_that_are_not_finite_are_an_error():
     with pytest.raises(ModelError, match="not finite"):
         Sampling().pick(torch.tensor([0.0, float("nan")]), NONE)
+
+
+@pytest.mark.parametrize("seed", [99999999999999999999, 2**64, -(2**63) - 1])
+def test_a_seed_that_torch_does_not_take_is_refused(seed):
+    with pytest.raises(ConfigError, match=rf"^seed={seed}: must be a whole number from"):
+        Sampling(temperature=1, seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**64 - 1, -(2**63)])
+def test_every_seed_that_torch_takes_is_taken(seed):
+    torch.Generator().manual_seed(Sampling(temperature=1, seed=seed).seed)

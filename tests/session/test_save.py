@@ -9,10 +9,10 @@ import torch
 
 from everlong import Blocks, Dense, Recompute, Session, Sinks, Window
 from everlong.cli.main import run
-from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
+from everlong.errors import ConfigError, DamagedError, ForeignError, InputError, SaveError, SessionError
 from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
-from everlong.session import save, sealed
+from everlong.session import sealed
 from everlong.session.library import Library
 
 from .conftest import TEXT, byte_level, interrupt, names, prefix_space
@@ -120,10 +120,26 @@ def test_where_one_side_has_no_tokenizer_ids_go_on(tiny, path):
         assert session.generate(max_new_tokens=2).token_ids
 
 
-def test_another_format_is_refused(tiny, path, monkeypatch):
-    monkeypatch.setattr(save, "FORMAT", 3)
-    with pytest.raises(ForeignError, match=r"saved in format 2 by everlong [\d.]+, expected format 3"):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (4, r"of format 4, newer than this everlong knows \(3\); update it"),
+        (1, "of format 1, expected 3; use the version"),
+    ],
+)
+def test_another_format_is_refused(tiny, path, number, words):
+    tensors, document = sealed.read(path)
+    assert document["format"] == 2
+    sealed.write(path, tensors, document | {"format": number})
+    with pytest.raises(ForeignError, match=r"by everlong [\d.]+: a session " + words):
         Session.load(path, tiny)
+
+
+def test_a_session_with_digests_in_bfloat16_has_a_format_of_its_own(tiny, tmp_path):
+    with Session(tiny, Blocks(sinks=3, window=12, block=5, top_k=3, exec_chunk=16, pool=6), chunk=16) as session:
+        session.feed(IDS)
+        assert sealed.read(session.save(tmp_path / "s"))[1]["format"] == 3
+        Session.load(tmp_path / "s", tiny).close()
 
 
 def test_an_unknown_method_is_refused(tiny, path):
@@ -186,6 +202,23 @@ def test_the_fingerprint_does_not_depend_on_being_attached(tiny):
     with Session(tiny, Dense()) as session:
         session.feed(IDS[:5])
         assert fingerprint(tiny.model, tiny.tokenizer) == before
+
+
+def test_a_method_without_its_own_name_is_not_kept_as_its_parent(tiny, tmp_path):
+    class Sinker(Sinks):
+        """Inherits the name of its parent."""
+
+    with Session(tiny, Sinker(sinks=4, window=20)) as session:
+        session.feed(IDS[:9])
+        with pytest.raises(ConfigError, match="Sinker: has no name of its own"):
+            session.save(tmp_path / "s")
+    with pytest.raises(ConfigError, match="Sinker: has no name of its own"):
+        Session(tiny, Sinker(sinks=4, window=20), store=tmp_path / "store")
+    assert not (tmp_path / "s").exists()
+    with Session(tiny, Sinks(sinks=4, window=20)) as session:
+        session.save(tmp_path / "s")
+    with Session.load(tmp_path / "s", tiny) as session:
+        assert type(session.method) is Sinks
 
 
 def test_the_default_model_goes_on_after_a_night(smollm2, tmp_path):

@@ -304,3 +304,21 @@ def test_the_default_model_goes_on_alike_however_it_is_fed(smollm2):
 
 def test_the_package_names_the_session():
     assert everlong.Session is Session
+
+
+def test_a_model_and_its_tokenizer_are_what_load_gives(tiny):
+    with Session((tiny.model, tiny.tokenizer), Sinks(2, 30)) as pair, Session(tiny, Sinks(2, 30)) as loaded:
+        pair.feed("The tide rose.")
+        loaded.feed("The tide rose.")
+        assert pair.seen_tokens == loaded.seen_tokens > 1
+
+
+@pytest.mark.parametrize("model", [None, "smollm2", 3, (None, None), []])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(ConfigError, match=r"model: got .*, expected what everlong.load gave"):
+        Session(model, Sinks())
+
+
+def test_a_session_without_a_method_says_what_to_give(tiny):
+    with pytest.raises(ConfigError, match=r"method=None: expected a method such as everlong\.Sinks"):
+        Session((tiny.model, tiny.tokenizer))

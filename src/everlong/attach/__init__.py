@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from everlong.attach.plug import Plug
 from everlong.attach.stock import decoder_of
+from everlong.attach.turns import turn
 from everlong.errors import AttachError, CapabilityError
 from everlong.memory.blocks.memory import BlockMemory, MakeRecall, no_recall
 from everlong.memory.cache import StreamCache
@@ -79,13 +81,32 @@ def attach(model: nn.Module, method: Method) -> Handle:
 
     Raises an AttachError (learned positions, frequencies in a half type, a rotation that cannot be proved, a layer
     that is not attention, or a failed self-check), and then leaves the model as it was; a CapabilityError for a method
-    that needs a model which was trained with it.
+    that needs a model which was trained with it. Threads may share a model: its forwards then take turns.
     """
     if not isinstance(model, PreTrainedModel):
         raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")
     if getattr(decoder_of(model), NAME, None) is None:
         method.check_untrained()
-    return Handle(Plug.of(model), method)
+    with turn(decoder_of(model)):
+        return Handle(Plug.of(model), method)
 
+
+class _Package(ModuleType):
+    """This package, whose modules are attributes of the function of its name too.
+
+    `everlong.attach` is the function, and `import everlong.attach.stock as stock` looks there for what it imported.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Sets an attribute, and a module on the function as well."""
+        super().__setattr__(name, value)
+        if isinstance(value, ModuleType):
+            setattr(attach, name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+for _name, _value in list(vars(sys.modules[__name__]).items()):
+    if isinstance(_value, ModuleType) and _value.__name__ == f"{__name__}.{_name}":
+        setattr(attach, _name, _value)
 
 __all__ = ["Handle", "attach"]

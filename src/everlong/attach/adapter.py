@@ -41,7 +41,9 @@ def load(
     """
     loaded = load_base(name_or_path, dtype, device)
     folder = memory_folder(str(name_or_path), memory)
-    return loaded if folder is None else replace(loaded, method=put_memory(loaded.model, folder))
+    if folder is None:
+        return loaded
+    return replace(loaded, method=put_memory(loaded.model, folder), memory=None if memory is None else Path(memory))
 
 
 def put_memory(model: Any, folder: str | Path) -> Method:
@@ -81,7 +83,7 @@ def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
     tensors = {name: getattr(parameters, name).detach().cpu().float().contiguous() for name in parameters.names}
     document = {
         "format": FORMAT,
-        "method": {"name": method.name, "fields": method.as_dict()},
+        "method": method.recipe(),
         "parameters": {name: list(x.shape) for name, x in tensors.items()},
         "model": {
             "configuration": configuration_digest(model),

@@ -1,7 +1,8 @@
 """What is changed in a model while anything is attached to it: the forward of its decoder, on the instance.
 
 A forward that is given a StreamCache runs as a step: bounded positions, no mask, attention redirected by the model's
-route, committed at its end and abandoned if it fails. Any other forward runs as if nothing were attached.
+route, committed at its end and abandoned if it fails. Any other forward runs as if nothing were attached. Threads take
+turns: one forward of a model ends before the next begins.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from everlong.attach.check import check_equal_to_stock
 from everlong.attach.probe import probe
 from everlong.attach.routes import choose_route
 from everlong.attach.stock import accepts, attention_input, attention_modules, decoder_of, text_config
+from everlong.attach.turns import turn
 from everlong.errors import CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
@@ -58,19 +60,21 @@ class Plug:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Plug:
-        """The model's plug; a new one is probed and checked."""
+        """The model's plug; a new one is probed and checked. For who has the model's turn."""
         found = decoder_of(model).__dict__.get("forward")
         return found if isinstance(found, Plug) else cls(model)
 
     def hold(self) -> None:
         """One more handle or cache needs the plug."""
-        self.holders += 1
+        with turn(self.decoder):
+            self.holders += 1
 
     def release(self) -> None:
         """One fewer; the last restores the model."""
-        self.holders -= 1
-        if self.holders == 0:
-            self._remove()
+        with turn(self.decoder):
+            self.holders -= 1
+            if self.holders == 0:
+                self._remove()
 
     def keep_inputs(self) -> None:
         """Let each step know what enters the attention of its layers, until the last holder leaves."""
@@ -114,6 +118,10 @@ class Plug:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's forward."""
+        with turn(self.decoder):
+            return self._forward(*args, **kwargs)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
         given = self.__signature__.bind_partial(*args, **kwargs).arguments
         cache = given.get("past_key_values")
         if isinstance(cache, StreamCache):

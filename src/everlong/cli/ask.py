@@ -60,21 +60,29 @@ def ask(
     from everlong.methods import make_method
     from everlong.session.library import Library
     from everlong.session.session import Session
+    from everlong.session.source_names import short_names
 
     console = Console(quiet, json)
     if not question.strip():
         raise InputError("question: empty; give at least one word")
     passages = options.passages(again)
     sampling, budgets = options.sampling(ctx), options.budgets(ctx)
-    kept = Library(store, create=False).entry(session).method
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    library = Library(store, create=False)
+    entry = library.entry(session)
+    if not entry.tokens:
+        raise InputError(
+            f"session {session!r}: holds nothing to ask about; read into it first: everlong read FILE "
+            f"{options.same_session(ctx, session, store)}"
+        )
+    kept, own = entry.method, options.own_model(ctx, library, session)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
     with ExitStack() as stack:
         stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
         start = time.perf_counter()
         opened = Session.open(store, session, loaded, read_only=not keep, allow_special=allow_special, **budgets)
         stack.enter_context(opened)
         opening = time.perf_counter() - start
-        voter = load_encoder(encoder or Library(store).noted_encoder(session), encoder is not None, console)
+        voter = load_encoder(encoder or library.noted_encoder(session), encoder is not None, console)
         use_encoder(opened, voter, console)
         start, first = time.perf_counter(), None
         with closing(opened.ask(question, again=passages, raw=raw, keep=keep, **sampling)) as reply:
@@ -95,9 +103,11 @@ def ask(
             console.result(result)
             return
         print()
-        _tell(result, cite)
+        _tell(result, cite, short_names(source.name for source in opened.transcript.sources))
         console.note(f"{result['memory']}; opened in {opening:.2f} s")
-        console.note("Next: --cite shows where the answer comes from; --keep lets the session remember it.")
+        hints = {"--cite shows where the answer comes from": cite, "--keep lets the session remember it": keep}
+        if left := [hint for hint, given in hints.items() if not given]:
+            console.note(f"Next: {'; '.join(left)}.")
 
 
 def _recall(reply: Reply) -> dict[str, Any] | None:
@@ -114,12 +124,13 @@ def _recall(reply: Reply) -> dict[str, Any] | None:
     }
 
 
-def _tell(result: dict[str, Any], cite: bool) -> None:
-    """The citations as lines, if they are wanted."""
+def _tell(result: dict[str, Any], cite: bool, shown: dict[str, str]) -> None:
+    """The citations as lines, if they are wanted; sources by their short names."""
     if not cite:
         return
     for c in result["citations"]:
-        print(f"  [{c['mass']:.0%}] {c['source']}:{c['start']}-{c['end']}  {_short(c['sentence'] or c['text'])}")
+        name = shown.get(c["source"], c["source"])
+        print(f"  [{c['mass']:.0%}] {name}:{c['start']}-{c['end']}  {_short(c['sentence'] or c['text'])}")
     if not result["citations"]:
         print("  No passage stands out.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ def bench(
     chunk: options.Chunk = 512,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs of measurements for each row.")] = 20,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -51,7 +53,7 @@ def bench(
         for size in sizes
         for w in whats
     ]
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     stock, rows = stock_copy(loaded.model), []
     with console.progress("measuring", len(runs), "rows") as advance:
         for at, (w, size, sized_method) in enumerate(runs):
@@ -98,7 +100,7 @@ def _tell(rows: list[Row], model: str, console: Console) -> None:
     """The rows as a table, under the command and what it ran on."""
     from everlong.machine import circumstances
 
-    print(f"everlong {' '.join(sys.argv[1:])}\n{model}; {circumstances()}\n")
+    print(f"{shlex.join(['everlong', *sys.argv[1:]])}\n{model}; {circumstances()}\n")
     print(f"{'what':<8}{'method':<10}{'cache':>7}{'everlong':>16}{'transformers':>16}{'ratio':>8}{'spread':>15}")
     for row in rows:
         ours, unit = (row.ms_per_token, "ms") if row.what == "decode" else (row.tokens_per_s, "tok/s")

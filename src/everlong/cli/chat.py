@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,22 +68,23 @@ def chat(
     from everlong.session.session import Session
 
     console, chats = Console(quiet, json), Chats(store)
+    command = shlex.join(["everlong", "chat", *options.same_place(ctx, store)])
     if list_chats:
-        tell(chats.rows(), console)
+        tell(chats.rows(), console, command)
         return
-    chosen = options.chosen_method(ctx, method, option)
+    own = options.kept_model(ctx, store, session)
+    chosen = options.chosen_method(ctx, method, option, own.get("memory"))
     sampling, passages = options.sampling(ctx), options.passages(again)
     _check(chosen, pin_system)
     given = pin_system or bool(option) or not options.is_default(ctx, "method")
     chats.check(session, chosen if given else None, pin_system)
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
     if pin_system:
         chosen = _pinned(chosen, loaded, system)
     if no_keep and not chats.has(session):
         opened = Session(loaded, chosen, chunk, allow_special=allow_special)
     else:
         opened = chats.opened(session, loaded, chosen, chunk, allow_special, not no_keep)
-    command = "everlong chat" + options.same_model(ctx, store)
     with Conversation(opened, loaded, system, undo, sampling, console, passages, chats, command) as conversation:
         conversation.run()
 

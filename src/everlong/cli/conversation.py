@@ -72,8 +72,8 @@ class Conversation(AbstractContextManager["Conversation"]):
         if name is None:
             return "Next time: /save FILE keeps a conversation, /load FILE goes on with it."
         if not self._session.seen_tokens:
-            return f"Nothing was said. Next: {self._called} --list shows the conversations that are kept."
-        return f"Kept as {name}. Next: {self._called} --session {shlex.quote(name)} goes on; --list shows all."
+            return f"Nothing was said.\nNext: {self._called} --list"
+        return f"Kept as {name}; --list shows all.\nNext: {self._called} --session {shlex.quote(name)}"
 
     def __exit__(self, *exc: object) -> None:
         self._leave()

@@ -181,7 +181,7 @@ def _check_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"{out}: cannot be made ({error.strerror or error}); give another folder with --out") from None
-    check_place(out / "demo.png")
+    check_place(out / "demo.png", force=True)
 
 
 def _ids(loaded: Loaded, limit: int | None) -> list[int]:

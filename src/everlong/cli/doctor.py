@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def doctor(
     ctx: typer.Context,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     option: options.Fields = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
@@ -41,7 +43,7 @@ def doctor(
 
     console = Console(quiet, json)
     methods = _methods(parse_options(option or []))
-    loaded = load_model(model, dtype, device, threads, console)
+    loaded = load_model(model, dtype, device, threads, console, memory)
     found = {
         "machine": machine(),
         "versions": versions(),
@@ -104,7 +106,7 @@ def _heads_line(loaded: Loaded) -> str:
     except LoadError as error:
         return str(error)
     if heads is None:
-        return f"not calibrated: `everlong calibrate --model {loaded.name}`"
+        return f"not calibrated: `everlong calibrate --model {shlex.quote(loaded.name)}`"
     worth = "" if heads.recall is None else f", recall {heads.recall:.2f} at {heads.tokens:,} tokens"
     return f"calibrated, {min(BEST, len(heads.heads))} heads{worth}{' (shipped)' if heads.shipped else ''}"
 

@@ -2,134 +2,216 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlong.errors import CapabilityError, InputError
+from everlong.errors import InputError
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.session.places import Place
     from everlong.session.reading import Document
 
-SUFFIXES = (".txt", ".md", ".html", ".htm", ".pdf")
-"""What is read of a folder; a file that is named is taken as text whatever its suffix."""
 _MARKDOWN = (".md", ".markdown", ".txt", "")
 """Where a line that begins with # is a heading; in others it may be a comment."""
-_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+_SHOWN_KINDS = 8
+SPECIAL = "special+"
+"""Before the digest of a file whose control tokens are such: as text it is another content."""
 
 
-def expand(names: list[str]) -> list[Path]:
-    """The files that are meant, in order, each once; InputError for a name that means none."""
-    found: list[Path] = []
+@dataclass(frozen=True)
+class File:
+    """A file that is to be read: `called` is what was typed or found, `name` that of its source."""
+
+    path: Path
+    called: str
+    name: str
+    encoding: str | None = None
+    keeps: Any = field(default=None, compare=False, repr=False)
+    """What must live as long as the file: the temporary one of what was piped in."""
+
+
+@dataclass
+class Chosen:
+    """The files that are meant, in order, each once; and what was passed over in folders, counted by kind."""
+
+    files: list[File] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def told(self) -> str | None:
+        """What was passed over, in words."""
+        if not self.skipped:
+            return None
+        kinds = [f"{count:,} {kind}" for kind, count in self.skipped.most_common(_SHOWN_KINDS)]
+        kinds += ["others"] if len(self.skipped) > _SHOWN_KINDS else []
+        return f"{self.skipped.total():,} skipped ({', '.join(kinds)}); a file that is named is read all the same"
+
+
+def choose(names: list[str], encoding: str | None = None) -> Chosen:
+    """The files that the names mean; InputError for a name that means none, or a file that holds no text.
+
+    A file that was found in a folder and holds no text after all is passed over.
+    """
+    from everlong.cli.formats import extractor
+
+    chosen, seen = Chosen(), set[str]()
     for name in names:
-        path = Path(name)
-        if path.is_dir():
-            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        else:
-            some = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (absolute patterns)
-        if not some:
-            kinds = f"no {', '.join(SUFFIXES)} files in this folder" if path.is_dir() else "no such file"
-            raise InputError(f"{name}: {kinds}; give files, folders or patterns that exist")
-        found += [p for p in some if p not in found]
-    return found
+        for file in _stdin(encoding) if name == "-" else _meant(name, chosen.skipped, encoding):
+            if file.name in seen:
+                continue
+            seen.add(file.name)
+            try:
+                check(file)
+            except InputError:
+                if file.called == name or extractor(file.path):
+                    raise
+                chosen.skipped["no text, whatever their names say"] += 1
+                continue
+            chosen.files.append(file)
+    if not chosen.files:
+        raise InputError(f"{', '.join(names)}: no files with text; {chosen.told() or 'give others'}")
+    return chosen
 
 
-def document(path: Path, console: Console, allow_special: bool = False) -> Document:
-    """A file as a document, opened when its text is asked for; InputError where it holds no text."""
+def document(file: File | Path, console: Console, allow_special: bool = False) -> Document:
+    """A file as a document, opened when its text is asked for; InputError where it cannot be read."""
+    from everlong.cli.formats import extractor
     from everlong.session.reading import Document
 
+    file = file_of(file) if isinstance(file, Path) else file
     places: list[Place] = []
-    found = digest(path) + (" with control tokens" if allow_special else "")
-    return Document(str(path), found, _texts(path, console, places), places, allow_special)
+    prefix = SPECIAL if allow_special else ""
+    content = prefix + digest(file)
+    size = None if extractor(file.path) else int(content.rpartition(":")[2])
+    found: Any = {"allow_special": allow_special} | ({} if size is None else {"earlier": _earlier(file, prefix)})
+    texts = _Text(file, places, functools.cache(functools.partial(_warn, file, console)), size)
+    return Document(file.name, content, texts, places, called=file.called, **found)
 
 
-def check(path: Path, console: Console) -> None:
+def file_of(path: Path, encoding: str | None = None, called: str | None = None) -> File:
+    """The file at a path, whose source has its whole path for a name."""
+    from everlong.session.source_names import resolved
+
+    return File(path, called or str(path), resolved(str(path)), encoding)
+
+
+def check(file: File) -> None:
     """InputError where a file holds no text; only its beginning is looked at."""
-    with closing(_texts(path, console, [])) as texts:
+    with closing(_texts(file, [], lambda words: None, None)) as texts:
         next(texts, None)
 
 
-def _texts(path: Path, console: Console, places: list[Place]) -> Generator[str, None, None]:
-    """The text of a file; what chapters, headings and pages it has is added to `places` as it goes by."""
-    texts = {".html": _html, ".htm": _html, ".pdf": _pdf}.get(path.suffix.lower())
-    return texts(path, places) if texts else _plain(path, console, places)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+def digest(file: File, size: int = -1) -> str:
+    """SHA-256 of a file, or of its first `size` bytes, and the number of them: HASH:SIZE."""
+    found, done = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with file.path.open("rb") as opened:
+            while block := opened.read(min(1 << 20, size - done) if size >= 0 else 1 << 20):
+                found.update(block)
+                done += len(block)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give a file that can be read") from None
+        raise InputError(f"{file.called}: {error.strerror or error}; give a file that can be read") from None
+    return f"{found.hexdigest()}:{done}"
 
 
-def _plain(path: Path, console: Console, places: list[Place]) -> Generator[str, None, None]:
+def _meant(name: str, skipped: Counter[str], encoding: str | None) -> list[File]:
+    """The files that a name means."""
+    from everlong.cli.folders import files_in
+
+    if "://" in name:
+        raise InputError(f"{name}: an address; fetch it first, as in `curl -L {name} | everlong read -`")
+    path = Path(name)
+    paths = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (absolute patterns)
+    if not paths:
+        raise InputError(f"{name}: no such file; give files, folders or patterns that exist")
+    found = [p for given in paths for p in (files_in(given, skipped) if given.is_dir() else [given])]
+    return [file_of(p, encoding, name if p == path else None) for p in found]
+
+
+def _stdin(encoding: str | None) -> list[File]:
+    """What is piped in, as a temporary file; its source is named by its content."""
+    first = sys.stdin.buffer.read(1 << 20)
+    kept: Any = tempfile.NamedTemporaryFile(prefix="everlong-stdin-", suffix=_suffix_of(first))  # noqa: SIM115 (outlives this)
+    block = first
+    while block:
+        kept.write(block)
+        block = sys.stdin.buffer.read(1 << 20)
+    kept.flush()
+    file = File(Path(kept.name), "-", "stdin", encoding, kept)
+    return [replace(file, name=f"stdin:{digest(file)[:8]}")]
+
+
+def _suffix_of(first: bytes) -> str:
+    """The suffix that says what is piped in."""
+    if first.startswith(b"%PDF-"):
+        return ".pdf"
+    return ".html" if first.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")) else ".txt"
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The text of a file, from its beginning each time it is gone through; `places` has what the last time found."""
+
+    file: File
+    places: list[Place]
+    say: Callable[[str], None]
+    size: int | None
+
+    def __iter__(self) -> Generator[str, None, None]:
+        self.places.clear()
+        return _texts(self.file, self.places, self.say, self.size)
+
+
+def _texts(file: File, places: list[Place], say: Callable[[str], None], size: int | None) -> Generator[str, None, None]:
+    """The text of a file; what chapters, headings and pages it has is added to `places` as it goes by."""
+    from everlong.cli.formats import Opened, extractor
+
+    extract, empty = extractor(file.path), True
+    texts = extract(Opened(file.path, _shown(file), file.encoding, places, say)) if extract else None
+    for text in _plain(file, places, say, size) if texts is None else texts:
+        empty = empty and not text.strip()
+        yield text
+    if empty:
+        say("no text found in it (pictures of pages need OCR first)")
+
+
+def _plain(file: File, places: list[Place], say: Callable[[str], None], size: int | None) -> Generator[str, None, None]:
     from everlong.cli.source import TextSource
     from everlong.session.places import found_in
 
-    with TextSource(str(path)) as source:
-        yield from found_in(source, places, markdown=path.suffix.lower() in _MARKDOWN)
-        if warning := source.warning():
-            console.warn(warning)
+    with TextSource(str(file.path), file.encoding, _shown(file), size) as source:
+        yield from found_in(source, places, markdown=file.path.suffix.lower() in _MARKDOWN)
+        for warning in source.warnings():
+            say(warning)
 
 
-def _html(path: Path, places: list[Place]) -> Generator[str, None, None]:
-    try:
-        from bs4 import BeautifulSoup, NavigableString
+def _earlier(file: File, prefix: str) -> Callable[[str], int | None]:
+    """What says how many characters an older content had, where this file begins with it."""
+    from everlong.cli.source import TextSource
 
-        from everlong.session.places import heading
-    except ImportError:
-        raise _missing(path, "beautifulsoup4") from None
-    soup = BeautifulSoup(path.read_bytes(), "html.parser")
-    for part in soup(["script", "style", "noscript", "template"]):
-        part.decompose()
-    texts: list[str] = []
-    length, last = 0, None
-    for string in soup.find_all(string=True):
-        # Comments and declarations are strings too, of classes of their own.
-        text = string.strip() if type(string) is NavigableString else ""
-        if not text:
-            continue
-        mark = string.find_parent(_HEADINGS)
-        if mark is not None and mark is not last:
-            places.append(heading(mark.get_text(" ", strip=True), length, int(mark.name[1])))
-        last = mark
-        texts.append(text)
-        length += len(text) + 1
-    yield "\n".join(texts)
+    @functools.cache
+    def chars(old: str) -> int | None:
+        size = old.rpartition(":")[2]
+        if ":" not in old or not size.isdecimal() or prefix + digest(file, int(size)) != old:
+            return None
+        with TextSource(str(file.path), file.encoding) as source:
+            return source.chars(int(size))
+
+    return chars
 
 
-def _pdf(path: Path, places: list[Place]) -> Generator[str, None, None]:
-    try:
-        from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
-
-        from everlong.session.places import found_in
-    except ImportError:
-        raise _missing(path, "pypdf") from None
-    try:
-        yield from found_in(_pages(PdfReader(path).pages, places), places, markdown=False)
-    except PyPdfError as error:
-        raise InputError(f"{path}: not a PDF file, or damaged ({error}); give another") from None
+def _shown(file: File) -> str:
+    return "stdin" if file.called == "-" else file.called
 
 
-def _pages(pages: Iterable[Any], places: list[Place]) -> Iterator[str]:
-    """The texts of the pages, each of which is a place."""
-    from everlong.session.places import PAGE_LEVEL, Place
-
-    start = 0
-    for number, page in enumerate(pages, 1):
-        text = page.extract_text() + "\n"
-        places.append(Place("page", f"page {number}", start, PAGE_LEVEL))
-        yield text
-        start += len(text)
-
-
-def _missing(path: Path, package: str) -> CapabilityError:
-    return CapabilityError(f"{path}: needs {package}; pip install 'everlong[documents]', or give the text as .txt")
+def _warn(file: File, console: Console, words: str) -> None:
+    console.warn(f"{_shown(file)}: {words}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -245,6 +246,7 @@ def _tell(rows: list[dict[str, Any]], plan: Plan, out: Path, console: Console) -
             f"{row['task']:<16}{row['method']:<14}{row['group'][:15]:<16}{'' if length is None else f'{length:,}':>9}"
             f"{'' if depth is None else depth:>7}{row['n']:>5}{score:>8}  {between:<13}{row['seconds']:>9.1f}{why}"
         )
+    where = shlex.quote(str(out))
     console.note(
-        f"\nWrote {out}: config.json, records.jsonl, summary.json.\nNext: everlong report {out} --out report.html"
+        f"\nWrote {out}: config.json, records.jsonl, summary.json.\nNext: everlong report {where} --out report.html"
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def forget(
+    ctx: typer.Context,
     session: options.SessionName = "default",
     source: span.Source = None,
     start: span.Start = None,
@@ -31,6 +32,7 @@ def forget(
     ] = False,
     store: options.Store = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -53,8 +55,8 @@ def forget(
     from everlong.session.library import Library
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
-    Library(store, create=False).entry(session)
-    loaded = load_model(model, dtype, device, threads, console)
+    own = options.own_model(ctx, Library(store, create=False), session)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
     with span.opened(loaded, store, session, read_only=reread) as opened:
         spans = stretches(opened, *what)
         result: dict[str, Any] = {} if reread else span.told(opened.forget(*what))
@@ -79,15 +81,23 @@ def read_again(
     console: Console,
 ) -> Progress:
     """Builds a session anew, showing how far it is."""
+    from everlong.cli.cut_off import Stop, told_when_cut_off
     from everlong.session.library import Library
-    from everlong.session.rereading import Progress
+    from everlong.session.rereading import Progress, kept_so_far
     from everlong.session.rereading import reread as rebuilt
 
     library, done = Library(store, create=False), Progress(0)
     begun, total = time.perf_counter(), library.entry(name).tokens - sum(s.end - s.first for s in spans)
-    with console.progress(f"{name} (again)", total) as advance:
-        for done in rebuilt(library, name, loaded, chunk, spans, documents):
+    steps = rebuilt(library, name, loaded, chunk, spans, documents)
+    kept = told_when_cut_off(lambda: kept_so_far(library, name))
+    with kept, Stop() as stop, console.progress(f"{name} (again)", total) as advance:
+
+        def tell(step: Progress) -> None:
+            nonlocal done
+            done = step
             advance(done.tokens, f"{done.tokens / (time.perf_counter() - begun):.0f} tokens/s")
+
+        stop.through(steps, tell)
     return done
 
 

@@ -23,6 +23,7 @@ def generate(
     prompt_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="A file with that text, of any length; - for stdin.")
     ] = None,
+    encoding: options.Encoding = None,
     template: Annotated[
         bool, typer.Option("--chat", help="Put the text as a question, through the model's chat template.")
     ] = False,
@@ -60,7 +61,7 @@ def generate(
     chosen = options.chosen_method(ctx, method, option)
     sampling = options.sampling(ctx)
     with (
-        _prompt(prompt, prompt_file, console) as text,
+        _prompt(prompt, prompt_file, encoding, console) as text,
         Session(
             load_model(model, dtype, device, threads, console, memory), chosen, chunk, allow_special=allow_special
         ) as session,
@@ -74,7 +75,7 @@ def generate(
 
 
 @contextmanager
-def _prompt(text: str | None, file: str | None, console: Console) -> Iterator[Iterator[str]]:
+def _prompt(text: str | None, file: str | None, encoding: str | None, console: Console) -> Iterator[Iterator[str]]:
     """The prompt in pieces; InputError where there is none, or two."""
     from everlong.cli.source import TextSource
     from everlong.errors import InputError
@@ -87,10 +88,10 @@ def _prompt(text: str | None, file: str | None, console: Console) -> Iterator[It
             raise InputError("prompt: empty; give at least one character to go on from")
         yield iter([text])
         return
-    with TextSource(file or "-") as source:
+    with TextSource(file or "-", encoding) as source:
         yield iter(source)
-        if warning := source.warning():
-            console.warn(warning)
+        for warning in source.warnings():
+            console.warn(f"{source.name}: {warning}")
 
 
 def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,8 @@ class Chats:
         return Library(self.folder)
 
 
-def tell(rows: list[dict[str, Any]], console: Console) -> None:
-    """Print the chats, one a line."""
+def tell(rows: list[dict[str, Any]], console: Console, called: str) -> None:
+    """Print the chats, one a line; `called` is the command that goes on with them."""
     if console.json:
         console.result(rows)
         return
@@ -97,6 +98,6 @@ def tell(rows: list[dict[str, Any]], console: Console) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["updated"]))
         print(f"{row['name']:<24} {row['turns']:>6,} turns {row['tokens']:>10,} tokens  {when}  {row['model']}")
     if rows:
-        console.note("Next: everlong chat --session NAME goes on with one; everlong sessions delete NAME deletes it.")
+        console.note(f"Next: {called} --session {shlex.quote(rows[0]['name'])}")
     else:
-        console.note("No conversation is kept yet; everlong chat begins one.")
+        console.note(f"No conversation is kept yet.\nNext: {called}")

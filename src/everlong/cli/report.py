@@ -20,6 +20,7 @@ def report(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Tables for the docs as well.")
     ] = None,
+    force: options.Force = False,
     title: Annotated[str, typer.Option("--title", help="What the page is called.")] = "everlong: evaluation",
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -38,7 +39,7 @@ def report(
     if markdown is not None and markdown.resolve() == out.resolve():
         raise ConfigError(f"--markdown {markdown}: is the place of the page too; give another")
     for place in (out, markdown):
-        check_place(place)
+        check_place(place, force)
     from everlong.report.markdown import markdown as tables
     from everlong.report.page import page
     from everlong.report.runs import find_runs

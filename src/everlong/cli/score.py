@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def score(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file in UTF-8, or - for stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file, or - for stdin.")],
     model: options.Model = "smollm2",
     memory: options.Memory = None,
     method: options.MethodName = "sinks",
@@ -30,10 +30,12 @@ def score(
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Stop after so many tokens.")] = None,
     chunk: options.Chunk = 512,
     allow_special: options.AllowSpecial = False,
+    encoding: options.Encoding = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table, one row per 1,024 tokens.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture (needs the extra everlong[report]).")
     ] = None,
+    force: options.Force = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -51,21 +53,19 @@ def score(
     from everlong.cli.console import Console
     from everlong.cli.setup import load_model
     from everlong.cli.source import TextSource
-    from everlong.cli.write import check_place
     from everlong.session.session import Session
 
     console = Console(quiet, json)
     chosen = options.chosen_method(ctx, method, option)
-    for path in (csv, plot):
-        check_place(path)
+    _check_places(csv, plot, force)
     _check_plot(plot)
-    with TextSource(file) as source:
+    with TextSource(file, encoding) as source:
         loaded = load_model(model, dtype, device, threads, console, memory)
         _need_tokenizer(loaded)
         with Session(loaded, chosen, chunk, allow_special=allow_special) as session:
             tally, peak_bytes = _read(session, source, max_tokens, console)
-            if warning := source.warning():
-                console.warn(warning)
+            for warning in source.warnings():
+                console.warn(f"{source.name}: {warning}")
             result = _result(tally, peak_bytes, session)
             written = _write(tally, session, csv, plot, ctx)
             if json:
@@ -82,6 +82,26 @@ def _need_tokenizer(loaded: Loaded) -> None:
             f"model {loaded.name}: has no tokenizer files, and text must be cut into tokens; "
             "add tokenizer.json to its folder, or score ids with everlong.Session"
         )
+
+
+def _check_places(csv: Path | None, plot: Path | None, force: bool) -> None:
+    """SaveError where the table, the picture or the record beside each cannot be written; ConfigError for one place."""
+    from everlong.cli.write import check_place
+    from everlong.errors import ConfigError
+
+    wanted = [path for path in (csv, plot) if path is not None]
+    for path in wanted:
+        check_place(path, force)
+    beside = dict.fromkeys(map(_beside, wanted))
+    if len({path.resolve() for path in wanted}) < len(wanted) or not beside.keys().isdisjoint(wanted):
+        raise ConfigError(f"score: {', '.join(map(str, wanted))} and the .yaml beside it need names of their own")
+    for path in beside:
+        check_place(path, force)
+
+
+def _beside(path: Path) -> Path:
+    """Where the record of a run goes that wrote the file at `path`."""
+    return path.with_suffix(".yaml")
 
 
 def _check_plot(plot: Path | None) -> None:
@@ -169,15 +189,15 @@ def _write(tally: Tally, session: Session, csv: Path | None, plot: Path | None, 
 
         curve, title = tally.curve(str(session.method)), f"{session.name}, {tally.tokens:,} tokens"
         written.append(write_whole(plot, lambda draft: plot_streams([curve], draft, title)))
-    record, beside = _record(ctx, session), dict.fromkeys(path.with_suffix(".yaml") for path in written)
+    record, beside = _record(ctx, session), dict.fromkeys(map(_beside, written))
     return written + [write_whole(path, lambda draft: draft.write_text(record, encoding="utf-8")) for path in beside]
 
 
 def _record(ctx: typer.Context, session: Session) -> str:
-    """The options of this run as YAML."""
+    """The options of this run as YAML, without the places that it wrote to."""
     from everlong.cli.write import run_record
 
-    left_out = ("file", "option", "config", "quiet", "json", "debug")
+    left_out = ("file", "option", "config", "csv", "plot", "force", "quiet", "json", "debug")
     shown = {name: value for name, value in ctx.params.items() if name not in left_out}
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
     return run_record(

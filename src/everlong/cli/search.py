@@ -37,28 +37,31 @@ def search(
     from everlong.models.load import load_tokenizer
     from everlong.session.library import Library
     from everlong.session.search import search_kept
+    from everlong.session.source_names import short_names
 
     console = Console(quiet, json)
     if not words.strip():
         raise InputError("words: empty; give at least one word")
     library = Library(store, create=False)
     entry = library.entry(session)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(options.own_model(ctx, library, session)["model"])
     begun = time.perf_counter()
     found = search_kept(library, entry, tokenizer, words, top)
     if json:
         console.result([asdict(passage) for passage in found])
         return
+    shown = short_names(source.name for source in library.sources(entry))
     for passage in found:
-        _tell(passage)
+        _tell(passage, shown.get(passage.source, passage.source))
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
-    console.note(f"Next: everlong ask {shlex.quote(words)} {options.same_session(ctx, session, store)}")
+    where, asked = options.same_session(ctx, session, store), shlex.quote(words)
+    console.note(f"Next: everlong ask {f'{where} -- {asked}' if words.startswith('-') else f'{asked} {where}'}")
 
 
-def _tell(passage: Recalled) -> None:
-    print(f"{passage.source}:{passage.start}-{passage.end}")
+def _tell(passage: Recalled, name: str) -> None:
+    print(f"{name}:{passage.start}-{passage.end}")
     for line in passage.text.strip().splitlines():
         print(f"    {line}")
     print()

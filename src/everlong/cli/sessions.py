@@ -17,13 +17,23 @@ if TYPE_CHECKING:
 sessions = typer.Typer(
     name="sessions",
     help="List, show, fork, delete, verify, compact or move sessions.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
+DAMAGE = ("missing_files", "damaged_files", "damaged_blocks", "damaged_digests", "damaged_recall_rows")
+"""What `verify` may find, by the name it has in the report."""
+_SHOWN = 8
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.")]
 NewName = Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")]
+
+
+@sessions.callback()
+def help_alone(ctx: typer.Context) -> None:
+    """List, show, fork, delete, verify, compact or move sessions."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
 @sessions.command("list")
@@ -99,7 +109,8 @@ def verify(
 ) -> None:
     """Check every byte of a session; exit 2 if some are not what was written.
 
-    --repair drops damaged blocks; with a damaged state, or ids, it goes back to the checkpoint before the last.
+    --repair drops damaged blocks and makes digests again from the keys of theirs; with a damaged state, or ids, it goes
+    back to the checkpoint before the last. --json prints one object with what is missing, damaged and dropped.
     """
     library = _library(store)
     found = library.verify(library.entry(name), repair)
@@ -107,7 +118,27 @@ def verify(
         _print(found)
     else:
         print(f"{name}: {_verdict(found, repair)}")
-    if (found["damaged_blocks"] or found["damaged_files"] or found["damaged_recall_rows"]) and not repair:
+    if any(found[what] for what in DAMAGE) and not repair:
+        raise typer.Exit(2)
+
+
+@sessions.command("adopt")
+def adopt(store: options.Store = None, json: options.Json = False, debug: options.Debug = False) -> None:
+    """Name sessions again whose folders are there and that no everlong.db names, as their last checkpoints left them.
+
+    For a store whose everlong.db was lost or damaged (move that away first). A name that is taken gets a number. --json
+    prints a list of objects: folder, name, tokens and why_not. Exit 2 if one could not be taken up.
+    """
+    from everlong.session.library import Library
+
+    found = Library.adopted(store)
+    if json:
+        _print([asdict(one) for one in found])
+    for one in found if not json else ():
+        print(f"{one.folder}: left alone, {one.why_not}" if one.name is None else f"{one.name}: {one.tokens:,} tokens")
+    if not found and not json:
+        print("Every session here has its name.")
+    if any(one.name is None for one in found):
         raise typer.Exit(2)
 
 
@@ -129,11 +160,17 @@ def compact(name: Name, store: options.Store = None, json: options.Json = False,
 def export(
     name: Name,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write (.tar).")],
+    force: options.Force = False,
     store: options.Store = None,
     debug: options.Debug = False,
 ) -> None:
     """Write a session with all its blocks to one archive."""
-    _library(store).export(name, file)
+    from everlong.cli.write import check_place
+
+    library = _library(store)
+    library.entry(name)
+    check_place(file, force)
+    library.export(name, file, overwrite=force)
     print(f"wrote {file}")
 
 
@@ -151,17 +188,27 @@ def import_session(
 
 
 def _verdict(found: dict[str, Any], repaired: bool) -> str:
-    """What was checked and what was found."""
-    words = f"{found['blocks']:,} blocks checked, "
-    recall = len(found["damaged_recall_rows"])
-    if not found["damaged_blocks"] and not found["damaged_files"] and not recall:
-        return words + "whole"
-    words += f"damaged: {[*found['damaged_files'], *found['damaged_blocks']]}"
-    words += f"; {recall} damaged rows of the recall index" if recall else ""
-    words += ", which is built again from the stored keys" if recall and repaired else ""
-    if repaired and found["damaged_files"]:
-        words += f"; back at the checkpoint of {found['tokens']:,} tokens, read on from there"
-    return words + ("; damaged blocks are dropped now" if repaired and found["damaged_blocks"] else "")
+    """What was checked, what was found and what was done about it."""
+    words = [f"{found['blocks']:,} blocks checked"]
+    counts = {what: f"{len(found[what]):,}" for what in DAMAGE}
+    if not any(found[what] for what in DAMAGE):
+        return f"{words[0]}, whole"
+    words += [f"missing: {path}" for path in found["missing_files"]]
+    words += [f"damaged: {path}" for path in found["damaged_files"]]
+    if found["damaged_files"] and repaired:
+        words.append(f"back at the checkpoint of {found['tokens']:,} tokens, read on from there")
+    if found["damaged_blocks"]:
+        which = ", ".join(map(str, found["damaged_blocks"][:_SHOWN]))
+        more = ", ..." if len(found["damaged_blocks"]) > _SHOWN else ""
+        done = ": they are dropped now, ask without them" if repaired else ""
+        words.append(f"{counts['damaged_blocks']} damaged or missing blocks ({which}{more}){done}")
+    if found["damaged_digests"]:
+        done = " made again from their blocks' keys" if repaired else ""
+        words.append(f"{counts['damaged_digests']} damaged or missing digests{done}")
+    if found["damaged_recall_rows"]:
+        done = ", which are built again from the stored keys" if repaired else ""
+        words.append(f"{counts['damaged_recall_rows']} damaged rows of the recall index{done}")
+    return "; ".join(words) + ("" if repaired else "; --repair goes on without what is lost")
 
 
 def _library(store: Path | None) -> Library:

@@ -30,8 +30,21 @@ def prepare(threads: int | None, console: Console) -> None:
     import torch
 
     if threads is not None:
+        _check_threads(threads)
         torch.set_num_threads(threads)
     _hush(console)
+
+
+def _check_threads(threads: int) -> None:
+    """ConfigError for so many threads that the process could not start them."""
+    from everlong.errors import ConfigError
+
+    cores = os.cpu_count() or 1
+    most = max(64, 4 * cores)
+    if threads > most:
+        raise ConfigError(
+            f"threads={threads}: this machine has {cores} cores; expected 1 to {most}, {cores} or fewer is best"
+        )
 
 
 def _hush(console: Console) -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from everlong.session.session import Session
 
 Source = Annotated[
-    str | None, typer.Option("--source", metavar="FILE", help="A source, as `everlong sessions show` names it.")
+    str | None,
+    typer.Option("--source", metavar="FILE", help="A source: its path, or the end of it (`everlong sessions show`)."),
 ]
 Start = Annotated[int | None, typer.Option("--start", min=0, help="First character of the source that is meant.")]
 End = Annotated[int | None, typer.Option("--end", min=1, help="The character after the last one that is meant.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +47,8 @@ def train(
         return
     _tell(result)
     written = ", ".join([f"{MODEL}/", METRICS, RESULT, *picture])
-    console.note(f"\nWrote {out}: {written}.\nNext: everlong eval passkey --lengths 4096 --model {out / MODEL}")
+    next_model = shlex.quote(str(out / MODEL))
+    console.note(f"\nWrote {out}: {written}.\nNext: everlong eval passkey --lengths 4096 --model {next_model}")
 
 
 def merge(
@@ -54,6 +56,7 @@ def merge(
     memory: Annotated[Path | None, typer.Option("--memory", metavar="FOLDER", help="A trained memory.")] = None,
     model: options.Model = "smollm2",
     dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -71,7 +74,7 @@ def merge(
     console = Console(quiet, json)
     if out.exists():
         raise ConfigError(f"out={out}: exists; give a new folder")
-    loaded = load_model(model, dtype, "cpu", None, console, memory)
+    loaded = load_model(model, dtype, "cpu", threads, console, memory)
     if loaded.method is None:
         raise ConfigError(f"model={model}: has no trained memory; add --memory FOLDER")
     write_model(loaded, out, merged=True)

@@ -23,12 +23,17 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def check_place(path: Path | None) -> None:
-    """SaveError where no file could be written at `path`: said before the work, not after it."""
+def check_place(path: Path | None, force: bool) -> None:
+    """SaveError where no file could be written at `path`, or would be overwritten without `force`.
+
+    Said before the work, not after it.
+    """
     if path is None:
         return
     if path.is_dir():
         raise SaveError(f"{path}: is a folder; give the name of a file in it")
+    if path.exists() and not force:
+        raise SaveError(f"{path}: exists; give another place, or --force to write over it")
     if not path.parent.is_dir():
         raise SaveError(f"{path}: there is no folder {path.parent}; make it, or give another place")
     if not os.access(path.parent, os.W_OK):

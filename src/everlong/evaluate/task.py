@@ -97,7 +97,7 @@ class Task:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _REGISTRY.add(cls.name, cls)
+        _REGISTRY.add(cls)
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
         """All samples, in an order that does not change. InputError for files that are not as they should be."""

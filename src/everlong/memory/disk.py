@@ -125,10 +125,10 @@ class DiskStore:
         self.traffic.read_bytes += got
         where = f"{path}: block {block} of layer {layer}"
         if got < HEADER_BYTES + size:
-            raise DamagedError(f"{where} is cut short; run `everlong sessions verify --repair`")
+            raise DamagedError(f"{where} is cut short; run `everlong sessions verify NAME --repair`")
         magic, got_layer, got_block, _, checksum, length = HEADER.unpack_from(header)
         if (magic, got_layer, got_block, length) != (MAGIC, layer, block, size) or zlib.crc32(payload) != checksum:
-            raise DamagedError(f"{where} is not what was written; run `everlong sessions verify --repair`")
+            raise DamagedError(f"{where} is not what was written; run `everlong sessions verify NAME --repair`")
         return record
 
     def _volume(self, block: int) -> Volume | None:

@@ -73,7 +73,7 @@ def digest_rows(descriptor: int, volume: Volume, width: int, dropped: Collection
 def _damaged(volume: Volume, block: int) -> DamagedError:
     return DamagedError(
         f"{volume.digests}: the digests of block {block} are not what was written; run `everlong sessions verify "
-        "--repair`"
+        "NAME --repair`"
     )
 
 
@@ -90,7 +90,10 @@ def digest_width(path: Path, row_bytes: int) -> int:
     digests = path.with_suffix(".digests")
     if not row_bytes or not path.exists() or not digests.exists():
         return 0
-    rows, data = -(-path.stat().st_size // row_bytes), np.memmap(digests, np.uint8) if digests.stat().st_size else b""
+    rows, data = (
+        -(-path.stat().st_size // row_bytes),
+        np.memmap(digests, np.uint8, "r") if digests.stat().st_size else b"",
+    )
     for count in range(rows, max(0, rows - QUEUED_ROWS - 2), -1):
         width = len(data) // count
         if width > 4 and any(_is_whole(np.asarray(data[n * width : (n + 1) * width])) for n in range(count)):
@@ -98,18 +101,32 @@ def digest_width(path: Path, row_bytes: int) -> int:
     return len(data) // max(1, rows)
 
 
-def damaged_rows(volume: Volume, row_bytes: int, width: int) -> Iterator[int]:
-    """Check every byte of a volume's rows and digests; the numbers of the blocks that are not what was written.
+@dataclass(frozen=True)
+class Damage:
+    """Blocks of a volume whose records, or whose digests alone, are not what was written."""
+
+    blocks: list[int]
+    digests: list[int]
+
+
+def damage(volume: Volume, row_bytes: int, width: int, dropped: Collection[int] = ()) -> Damage:
+    """Check every byte of a volume's rows and digests, but for those of blocks that were `dropped`.
 
     `width` is how many bytes the digests of a block take; 0 (an older store): as `digest_width` finds.
     """
-    count = volume.end - volume.first
+    count, found = volume.end - volume.first, Damage([], [])
     width = width or (digest_width(volume.path, row_bytes) if count else 0)
     for n in range(count):
+        block = volume.first + n
+        if block in dropped:
+            continue
         row = _bytes(volume.path, (volume.at + n) * row_bytes, row_bytes)
         digests = _bytes(volume.digests, (volume.at + n) * width, width)
-        if not _is_whole_row(row, volume.first + n, row_bytes) or not _is_whole(np.frombuffer(digests, np.uint8)):
-            yield volume.first + n
+        if not _is_whole_row(row, block, row_bytes):
+            found.blocks.append(block)
+        elif len(digests) < max(width, 5) or not _is_whole(np.frombuffer(digests, np.uint8)):
+            found.digests.append(block)
+    return found
 
 
 def _bytes(path: Path, at: int, size: int) -> bytes:

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from everlong.memory.recurrent.parameters import MemoryParameters
     from everlong.memory.recurrent.training import TrainableCore
 
+MOST = 2**31 - 1
+"""The largest number of tokens, blocks and the like that a field may be."""
 _REGISTRY: Registry[Method] = Registry("method")
 
 
 @dataclass(frozen=True)
 class Method:
-    """Which tokens a token attends to, and what becomes of those that leave the window."""
+    """Which tokens a token attends to, and what becomes of those that leave the window.
+
+    A subclass with a `name` of its own is registered under it.
+    """
 
     name: ClassVar[str] = ""
     streams: ClassVar[bool] = True
@@ -34,7 +39,7 @@ class Method:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _REGISTRY.add(cls.name, cls)
+        _REGISTRY.add(cls)
 
     def layout(self) -> tuple[int, int | None]:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
@@ -62,6 +67,10 @@ class Method:
         """The fields by name, as YAML and the report show them."""
         return dataclasses.asdict(self)
 
+    def recipe(self) -> dict[str, Any]:
+        """What `make_method` makes it from again: name and fields; ConfigError for a class without its own name."""
+        return {"name": _REGISTRY.name_of(self), "fields": self.as_dict()}
+
     def __str__(self) -> str:
         fields = ", ".join(f"{k}={v}" for k, v in self.as_dict().items())
         return f"{self.name}({fields})"
@@ -74,11 +83,15 @@ def check_choices(options: object) -> None:
             raise ConfigError(f"{name}={getattr(options, name)!r}: expected one of {', '.join(get_args(hint))}")
 
 
-def at_least(least: int, *, why: str, **field: int) -> None:
-    """ConfigError unless the one named field is a whole number of at least `least`."""
+def at_least(least: int, *, why: str, **field: Any) -> None:
+    """ConfigError unless the one named field is a whole number of at least `least` that fits 32 bits."""
     ((name, got),) = field.items()
-    if not isinstance(got, int) or isinstance(got, bool) or got < least:
+    if not isinstance(got, int) or isinstance(got, bool):
+        raise ConfigError(f"{name}={got!r}: expected a whole number of at least {least} ({why})")
+    if got < least:
         raise ConfigError(f"{name}={got}: must be at least {least} ({why})")
+    if got > MOST:
+        raise ConfigError(f"{name}={got}: must be at most {MOST} ({why})")
 
 
 method_names, method_class, make_method = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make

@@ -98,8 +98,10 @@ class Blocks(Method):
         at_least(0, recall_slots=self.recall_slots, why=HELP["recall_slots"])
         if self.resident is not None:
             at_least(1, resident=self.resident, why=HELP["resident"])
-        if not 0 < self.score_decay <= 1:
-            raise ConfigError(f"score_decay={self.score_decay}: must be above 0 and at most 1 ({HELP['score_decay']})")
+        if not isinstance(self.score_decay, int | float) or not 0 < self.score_decay <= 1:
+            raise ConfigError(
+                f"score_decay={self.score_decay!r}: must be above 0 and at most 1 ({HELP['score_decay']})"
+            )
         check_choices(self)
         if self.evict == "lru" and self.score_decay != type(self).score_decay:
             raise ConfigError(f"score_decay={self.score_decay}: has no effect with evict=lru; add evict=score")

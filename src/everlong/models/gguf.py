@@ -11,11 +11,11 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from everlong.environment import cache
 from everlong.errors import LoadError, one_line
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ def is_gguf(path: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: EVERLONG_HOME, else ~/.cache/everlong."""
-    home = os.environ.get("EVERLONG_HOME")
-    return (Path(home) if home else Path.home() / ".cache" / "everlong") / "gguf"
+    """Where converted models are kept: below EVERLONG_CACHE, else ~/.cache/everlong."""
+    return cache() / "gguf"
 
 
 def fingerprint(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,40 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to be used; `tokenizer` is None for a folder that has none, `method` is that of its memory."""
+    """A model ready to be used; `tokenizer` is None for a folder that has none, `method` is that of its memory.
+
+    `memory` is the folder of a memory that was given beside the model.
+    """
 
     model: Any
     tokenizer: Any
     name: str
     method: Any = None
+    memory: Path | None = None
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What `everlong.load` makes the same from, in any folder: model, dtype, and memory if one was given."""
+        place = Path(self.name).expanduser()
+        found = {"model": str(place.resolve()) if place.exists() and self.name != DEFAULT else self.name}
+        found["dtype"] = str(self.model.dtype).removeprefix("torch.")
+        return found | ({} if self.memory is None else {"memory": str(self.memory.resolve())})
 
 
 def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:
     """The model without its memory, if it has one: what `everlong.load` (attach/adapter.py) begins with."""
     target = _device(device)
     wanted = _dtype(dtype, target)
-    model, tokenizer = _read(str(name_or_path), wanted)
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
+        raise LoadError(
+            f"model {name_or_path!r}: expected a folder, a GGUF file, a hub id such as {DEFAULT_HUB_ID}, or {DEFAULT}"
+        )
+    try:
+        model, tokenizer = _read(str(name_or_path), wanted)
+    except OSError as error:
+        raise LoadError(
+            f"{one_line(name_or_path, 100)}: cannot be read ({error.strerror or one_line(error, 100)}); check the path"
+        ) from error
     return Loaded(model.to(target).eval().requires_grad_(False), tokenizer, str(name_or_path))
 
 

@@ -18,6 +18,8 @@ def memory_folder(model: str, memory: str | Path | None = None) -> Path | None:
     LoadError for a `memory` that is none.
     """
     if memory is not None:
+        if not isinstance(memory, str | Path):
+            raise LoadError(f"memory={memory!r}: expected the path of a folder that `everlong train` wrote")
         folder = Path(memory).expanduser()
         if not (folder / CONFIG).is_file():
             raise LoadError(f"{folder}: no {CONFIG} in this folder; give a folder that `everlong train` wrote")

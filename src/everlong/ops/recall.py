@@ -45,24 +45,24 @@ def logits(
     scale_ND: Float16[Tensor, "N D"],
     low_ND: Float16[Tensor, "N D"],
     softcap: float | None = None,
-) -> Float[Tensor, "N L Q"]:
+) -> Float[Tensor, "N Q L"]:
     """Scores in float32 of scaled queries against keys `codes * scale + low`, quantised per block and channel.
 
     The scale goes into the queries, so that no key is made in float.
     """
     q_QD = q_QD.float()
-    scaled_NDQ = (q_QD[None] * scale_ND.float()[:, None]).transpose(1, 2)
+    scaled_NQD = q_QD[None] * scale_ND.float()[:, None]
     offset_NQ = low_ND.float() @ q_QD.T
-    found = torch.baddbmm(offset_NQ[:, None], codes_NLD.float(), scaled_NDQ)
+    found = torch.bmm(scaled_NQD, codes_NLD.float().transpose(1, 2)).add_(offset_NQ[..., None])
     return found if softcap is None else softcap * torch.tanh(found / softcap)
 
 
-def block_mass(scores_NLQ: Float[Tensor, "N L Q"], lengths: Sequence[int] | None = None) -> Float[Tensor, "N Q"]:
+def block_mass(scores_NQL: Float[Tensor, "N Q L"], lengths: Sequence[int] | None = None) -> Float[Tensor, "N Q"]:
     """The logarithm of the sum of exp(score) over each block; `lengths` says how many of its L tokens it has."""
     if lengths is not None:
-        place = torch.arange(scores_NLQ.shape[1])
-        scores_NLQ = scores_NLQ.masked_fill((place >= torch.tensor(lengths)[:, None])[..., None], -torch.inf)
-    return scores_NLQ.logsumexp(1)
+        place = torch.arange(scores_NQL.shape[2])
+        scores_NQL = scores_NQL.masked_fill((place >= torch.tensor(lengths)[:, None])[:, None], -torch.inf)
+    return scores_NQL.logsumexp(2)
 
 
 def head_votes(

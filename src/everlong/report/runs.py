@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def find_runs(folder: Path) -> list[Run]:
     found = [_run(place, folder) for place in places]
     if not any(run.records for run in found):
         what = f"{len(found)} runs without a record" if found else f"no run ({CONFIG} and {RECORDS})"
-        raise InputError(f"{folder}: holds {what}; run `everlong eval ... --out {folder}` first")
+        raise InputError(f"{folder}: holds {what}; run `everlong eval ... --out {shlex.quote(str(folder))}` first")
     return found
 
 

@@ -8,27 +8,31 @@ import secrets
 import shutil
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
+from everlong.errors import DamagedError, EverlongError, InputError, SaveError, SessionError
 from everlong.session import compacting, recall_files
-from everlong.session.schema import FORMAT, TABLES
+from everlong.session.adopting import put_rows, rows_of
+from everlong.session.database import check_format
+from everlong.session.naming import check_name
+from everlong.session.schema import FORMAT, FORMATS
 
 if TYPE_CHECKING:
     from everlong.session.library import Entry, Library
 
 
-def export(library: Library, entry: Entry, file: Path) -> None:
+def export(library: Library, entry: Entry, file: Path, overwrite: bool) -> None:
     """Write a session to one tar archive; wholly or not at all."""
+    if file.is_dir() or not file.name:
+        raise SaveError(f"{file}: is a folder; give the name of a file in it, such as {file / entry.name}.tar")
+    if file.exists() and not overwrite:
+        raise SaveError(f"{file}: exists; give another place, or say that it may be written over")
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     with library.database() as db:
-        tables = {
-            table: db.execute(f"SELECT * FROM {table} WHERE {key} = ?", (entry.id,)).fetchall()
-            for table, key in TABLES.items()
-        }
+        tables = rows_of(db, entry.id)
     try:
         with tarfile.open(draft, "w") as archive:
-            facts = json.dumps({"format": FORMAT, "tables": tables}).encode()
+            facts = json.dumps({"format": FORMAT, "tables": tables, "facts": library.facts(entry)}).encode()
             info = tarfile.TarInfo("session.json")
             info.size = len(facts)
             archive.addfile(info, io.BytesIO(facts))
@@ -47,40 +51,60 @@ def take(library: Library, file: Path, name: str | None) -> str:
     """Put the session of an archive into the library, under its name or another; that name."""
     identity = secrets.token_hex(8)
     folder = library.folder / "sessions" / identity
+    made = [folder]
     try:
         with tarfile.open(file) as archive:
             facts = json.load(archive.extractfile("session.json"))  # pyrefly: ignore
-            if facts["format"] != FORMAT:
-                raise ForeignError(f"{file}: of format {facts['format']}, expected {FORMAT}")
-            name = name or facts["tables"]["sessions"][0][1]
+            check_format(str(file), "a session", facts["format"], FORMATS)
+            tables = facts["tables"]
+            name = tables["sessions"][0][1] if name is None else name
+            check_name(name)
             if library.find(name) is not None:
                 raise SessionError(f"session {name!r}: exists already; give another --name")
-            files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in facts["tables"]["volumes"]}
-            recall = facts["tables"].get("recall", ())
-            files |= {row[2]: f"{secrets.token_hex(8)}{recall_files.SUFFIX}" for row in recall}
+            files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in tables["volumes"]}
+            files |= {row[2]: f"{secrets.token_hex(8)}{recall_files.SUFFIX}" for row in tables.get("recall", ())}
             folder.mkdir(mode=0o700)
             for member in archive.getmembers():
                 place = _place_of(library, member.name, folder, files)
                 source = archive.extractfile(member)
                 if place is not None and source is not None:
+                    made.append(place)
                     with place.open("wb") as target:
                         shutil.copyfileobj(source, target)
-    except (tarfile.TarError, KeyError, ValueError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        with library.database() as db:
+            library.claim(db, name)
+            put_rows(db, _placed(tables, identity, name, files))
+        library.put_facts(identity, facts.get("facts", {}))
+        library.note_down(name)
+    except (tarfile.TarError, LookupError, TypeError, ValueError, AttributeError) as error:
+        _remove(made)
+        if isinstance(error, EverlongError):
+            raise
         raise DamagedError(f"{file}: not an exported session, or damaged ({error}); give another") from error
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(made)
         raise InputError(f"{file}: {error.strerror or error}; give an archive that can be read") from error
-    with library.database() as db:
-        for table, rows in facts["tables"].items():
-            for row in rows:
-                row[0] = identity
-                if table == "sessions":
-                    row[1] = name
-                if table in ("volumes", "recall"):
-                    row[2] = files[row[2]]
-                db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    except BaseException:
+        _remove(made)
+        raise
     return name
+
+
+def _placed(tables: dict[str, list[Any]], identity: str, name: str, files: dict[str, str]) -> dict[str, list[Any]]:
+    """The rows of an archive for the session `identity`, under its new name and with its new files."""
+    rows = {table: [[identity, *row[1:]] for row in found] for table, found in tables.items()}
+    rows["sessions"][0][1] = name
+    for row in (*rows["volumes"], *rows.get("recall", ())):
+        row[2] = files[row[2]]
+    return rows
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove what was taken out of an archive that could not be taken whole."""
+    folder, *files = made
+    for path in files:
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _place_of(library: Library, member: str, folder: Path, files: dict[str, str]) -> Path | None:

@@ -20,6 +20,7 @@ from everlong.methods.sinks import Sinks
 from everlong.models.load import Loaded
 from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
+from everlong.session.source_names import short_names
 from everlong.session.template import Template
 from everlong.session.text import token_ids
 from everlong.session.thoughts import Exchange
@@ -201,8 +202,8 @@ def most_passages(again: Again) -> int:
 
 def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
     if candidate.said is not None:
-        # It was compared alone, and what stands around it distracts: with a 0.5B model, 24 such questions, right 11
-        # with the sentence alone, 6 with 24 tokens on either side, 5 with some 90.
+        # It was compared alone, and what stands around it distracts: with a 0.5B model 11 of 24 such questions were
+        # right with the sentence alone, 6 with 24 tokens on either side.
         return ballot.trimmed(*candidate.said, candidate)
     # Of a model for short texts, passages take half of what it was trained on at most.
     around = min(AROUND_TOKENS, trained_length(ballot.session) // (4 * MOST_PASSAGES))
@@ -308,8 +309,9 @@ def exchange(session: Session, question: str) -> Exchange:
 def passage_ids(session: Session, passages: Sequence[Recalled]) -> list[int]:
     """The ids of the passages, each behind its heading."""
     found: list[int] = []
+    shown = short_names(source.name for source in session.transcript.sources)
     for n, passage in enumerate(passages, 1):
-        found += token_ids(session.tokenizer, heading(n, passage.source))
+        found += token_ids(session.tokenizer, heading(n, shown.get(passage.source, passage.source)))
         found += content(session, passage.first, passage.last)
     return found
 

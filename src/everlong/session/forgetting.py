@@ -34,7 +34,8 @@ def stretches(session: Session, what: str | tuple[int, int], start: int | None, 
     """The spans that are meant; of a whole source all that was read of it, and the notes on it."""
     if isinstance(what, str) and start is None and end is None:
         meant = pinning.named(session, what)
-        meant += [s for s in session.transcript.sources if s.name == notes_name(what) and s.digest != GONE]
+        notes = notes_name(meant[0].name)
+        meant += [s for s in session.transcript.sources if s.name == notes and s.digest != GONE]
         found = [session.transcript.bounds(source) for source in meant]
         return [Stretch(*bounds) for bounds in found if bounds[0] < bounds[1]]
     return [pinning.span(session, what, start, end)]
@@ -67,5 +68,5 @@ def _check(spans: Sequence[Stretch], first: int, end: int) -> None:
             )
             raise CapabilityError(
                 f"forget: tokens {s.first}:{s.end} are partly {where} (as they are, {first}:{end} can be forgotten); "
-                "use `everlong forget --reread`, or read on first"
+                "forget them with --reread, or read on first"
             )

@@ -21,8 +21,9 @@ from everlong.memory.recall.files import RecallFiles
 from everlong.methods.base import Method, make_method
 from everlong.models.fingerprint import fingerprint
 from everlong.session import erasing, recall_files, sealed
+from everlong.session.database import check_format
 from everlong.session.library import Entry, Library
-from everlong.session.save import FORMAT, differences
+from everlong.session.save import FORMATS, differences, format_of
 from everlong.session.transcript import Source, Stretch, Transcript
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class Keeper:
     @classmethod
     def created(cls, folder: str | Path | None, name: str, session: Session) -> Keeper:
         """The keeper of a new session."""
+        method = session.method.recipe()
         library = Library(folder)
-        method = {"name": session.method.name, "fields": session.method.as_dict()}
         identity = fingerprint(session.model, session.tokenizer)
-        return cls(library, library.create(name, session.name, identity, method))
+        return cls(library, library.create(name, session.name, identity, method, session.origin))
 
     @property
     def folder(self) -> Path:
@@ -95,10 +96,7 @@ class Keeper:
             return
         path = self.library.place(self.entry) / self.entry.state
         tensors, document = sealed.read(path)
-        if document.get("format", FORMAT) != FORMAT:
-            raise ForeignError(
-                f"{path}: a state of format {document['format']}, expected {FORMAT}; use the version that wrote it"
-            )
+        check_format(str(path), "a state", document.get("format", FORMATS[0]), FORMATS)
         session.load_state(tensors, document["state"])
         if self.store.dropped:
             session.drop_blocks(self.store.dropped)
@@ -170,7 +168,7 @@ class Keeper:
         tensors, meta = session.state(sealed=False)
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
-        document = {"format": FORMAT, "state": meta, "ids": zlib.crc32(ids.tobytes())}
+        document = {"format": format_of(meta), "state": meta, "ids": zlib.crc32(ids.tobytes())}
         sealed.write(folder / name, tensors, document | {"digest_bytes": self.store.digest_bytes})
         try:
             with (folder / "ids").open("r+b" if (folder / "ids").exists() else "w+b") as file:
@@ -221,6 +219,7 @@ class Keeper:
             lengths = _length_rows(transcript, 0 if spans else entry.tokens)
             db.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?)", [(entry.id, *row) for row in lengths])
         self.entry = self.library.entry(entry.name)
+        self.library.note_down(entry.name)
 
     def undo(self) -> None:
         """Remove a session that was just created."""

@@ -5,6 +5,7 @@
     FOLDER/blocks/<file>.recall        the keys that questions are compared with (memory/recall/files.py)
     FOLDER/sessions/<id>/ids           token ids, int32
     FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint, and after the one before it
+    FOLDER/sessions/<id>/catalog       the session's rows of the database once more (adopting.py)
     FOLDER/sessions/<id>/lock          held by the one process that may write
 
 A checkpoint is valid when the database names it, and it is named after all its files are on the disk. What a killed
@@ -13,32 +14,34 @@ process wrote after it is written again by the next.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from everlong.environment import home
-from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
+from everlong.errors import DamagedError, InputError, SaveError, SessionError, nearest
 from everlong.locks import lock
 from everlong.memory.volume import Volume
-from everlong.session import archive, compacting, erasing, recall_files, repairing
+from everlong.session import adopting, archive, compacting, erasing, recall_files, repairing
 from everlong.session.compacting import Compacted
+from everlong.session.database import Database
 from everlong.session.meaning import is_meaning_file
+from everlong.session.naming import check_name
 from everlong.session.places import Place
-from everlong.session.schema import FORMAT, SCHEMA, TABLES
+from everlong.session.schema import FORMAT, TABLES
 from everlong.session.transcript import Source, Stretch
 
-LOCKED_S = 5.0
-"""How long to wait for another program's transaction."""
+FACTS = ("encoder", "origin")
+"""What the database notes down of a session beside its tables."""
 
 
 @dataclass(frozen=True)
@@ -59,48 +62,37 @@ class Entry:
 
 
 class Library:
-    """The kept sessions of one folder; the folder is made, readable by its owner only."""
+    """The kept sessions of one folder; the folder is made, readable by its owner only.
 
-    def __init__(self, folder: str | Path | None = None, create: bool = True) -> None:
+    Without `create` it must be there. A folder with sessions and no database is refused, unless `orphans` are wanted.
+    """
+
+    def __init__(self, folder: str | Path | None = None, create: bool = True, orphans: bool = False) -> None:
         self.folder = home() if folder is None else Path(folder)
-        if not create and not (self.folder / "everlong.db").is_file():
-            raise InputError(f"{self.folder}: holds no kept sessions; `everlong read FILE --session NAME` makes one")
+        path = self.folder / "everlong.db"
+        if not path.is_file() and not orphans:
+            self._check_new(create)
         try:
             for part in (self.folder, self.folder / "blocks", self.folder / "sessions"):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise SaveError(f"{self.folder}: {error.strerror or error}; give another folder with --store") from error
-        with self.database() as db:
-            self._prepare(db)
+        self._database = Database(path)
+        self._database.prepare()
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        """Make the tables that are missing: all of them, or those that an earlier version did not have."""
-        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
-        known = "facts" in tables
-        found = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone() if known else None
-        if found is not None and int(found[0]) != FORMAT:
-            raise ForeignError(
-                f"{self.folder}: a store of format {found[0]}, expected {FORMAT}; use the version that wrote it"
+    def _check_new(self, create: bool) -> None:
+        """An error where a database is missing that should be there, or where none should be made."""
+        if adopting.session_folders(self.folder):
+            raise DamagedError(
+                f"{self.folder}: holds sessions, and no everlong.db that names them; restore it from a copy, or "
+                f"rebuild it with `everlong sessions adopt --store {shlex.quote(str(self.folder))}`"
             )
-        if not {*TABLES, "states"} <= tables:
-            db.executescript("PRAGMA journal_mode = WAL;" + SCHEMA)
-        if found is None:
-            db.execute("INSERT INTO facts VALUES ('format', ?)", (str(FORMAT),))
+        if not create:
+            raise InputError(f"{self.folder}: holds no kept sessions; `everlong read FILE --session NAME` makes one")
 
-    @contextmanager
-    def database(self) -> Iterator[sqlite3.Connection]:
+    def database(self) -> AbstractContextManager[sqlite3.Connection]:
         """A transaction; errors of the database in one line."""
-        path = self.folder / "everlong.db"
-        try:
-            with closing(sqlite3.connect(path, timeout=LOCKED_S)) as db, db:
-                yield db
-            with contextlib.suppress(OSError):
-                path.chmod(0o600)
-        except sqlite3.OperationalError as error:
-            hint = "close the other program" if "locked" in str(error) else "check the folder's rights and room"
-            raise SaveError(f"{path}: {error}; {hint} and try again") from error
-        except sqlite3.DatabaseError as error:
-            raise DamagedError(f"{path}: not a database, or damaged ({error}); restore it from a copy") from error
+        return self._database.transaction()
 
     # Sessions.
 
@@ -123,35 +115,66 @@ class Library:
             raise InputError(f"session {name!r}: does not exist in {self.folder}; {nearest(name, names)}")
         return found
 
-    def create(self, name: str, model: str, fingerprint: dict[str, Any], method: dict[str, Any]) -> Entry:
-        """A new, empty session."""
-        if not name or "/" in name or name.startswith("."):
-            raise InputError(f"session {name!r}: a name has at least one character, no slash and no leading dot")
-        if self.find(name) is not None:
-            raise SessionError(f"session {name!r}: exists already in {self.folder}; open it, or give another name")
+    def create(
+        self,
+        name: str,
+        model: str,
+        fingerprint: dict[str, Any],
+        method: dict[str, Any],
+        origin: dict[str, str] | None = None,
+    ) -> Entry:
+        """A new, empty session; `origin` says where its model comes from (`Loaded.origin`)."""
+        check_name(name)
         now, identity = time.time(), secrets.token_hex(8)
-        (self.folder / "sessions" / identity).mkdir(mode=0o700)
         with self.database() as db:
+            self.claim(db, name)
             db.execute(
                 "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, NULL)",
                 (identity, name, now, now, model, json.dumps(fingerprint), json.dumps(method)),
             )
-            self._add_volume(db, identity, 0, 0)
+            self.add_volume(db, identity, 0, 0)
+            if origin:
+                db.execute("INSERT INTO facts VALUES (?, ?)", (f"origin {identity}", json.dumps(origin)))
+            _make_folder(self.folder / "sessions" / identity)
         return self.entry(name)
+
+    def claim(self, db: sqlite3.Connection, name: str) -> None:
+        """Begin a transaction in which no other process can take `name`; SessionError where a session has it."""
+        db.execute("BEGIN IMMEDIATE")
+        if db.execute("SELECT 1 FROM sessions WHERE name = ?", (name,)).fetchone() is not None:
+            raise SessionError(f"session {name!r}: exists already in {self.folder}; open it, or give another name")
+        db.execute("UPDATE facts SET value = ? WHERE name = 'format'", (str(FORMAT),))
 
     def rename(self, name: str, new: str) -> None:
         """Give a session another name."""
+        check_name(new)
         entry = self.entry(name)
-        if self.find(new) is not None:
-            raise SessionError(f"session {new!r}: exists already; give another name")
         with self.database() as db:
+            self.claim(db, new)
             db.execute("UPDATE sessions SET name = ? WHERE id = ?", (new, entry.id))
+        self.note_down(new)
+
+    def note_down(self, name: str) -> None:
+        """Put what the database has of a session into its folder too, from which `adopt` can make it again."""
+        adopting.write(self, self.entry(name))
+
+    @classmethod
+    def adopted(cls, folder: str | Path | None = None) -> list[adopting.Adopted]:
+        """Name the sessions of a folder again that its database does not name, or that has none; what became of them.
+
+        InputError for a folder without sessions.
+        """
+        place = home() if folder is None else Path(folder)
+        if not adopting.session_folders(place):
+            raise InputError(f"{place}: holds no folders of sessions; give the --store that has them")
+        return adopting.adopt(cls(place, orphans=True))
 
     def fork(self, name: str, new: str) -> Entry:
         """A session that has read the same and shares its blocks; goes on by itself."""
         with self.locked(self.entry(name)):
             old = self.entry(name)
             twin = self.create(new, old.model, old.fingerprint, old.method)
+            self.put_facts(twin.id, self.facts(old))
             for part in ("ids", old.state):
                 if part is not None and (self.place(old) / part).exists():
                     shutil.copyfile(self.place(old) / part, self.place(twin) / part)
@@ -161,7 +184,7 @@ class Library:
                     "SELECT * FROM volumes WHERE session = ? ORDER BY place", (old.id,)
                 ).fetchall():
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
-                self._add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
+                self.add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
                 recall_files.fork(db, old.id, twin.id)
                 for table in ("sources", "marks", "lengths", "places", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
@@ -171,6 +194,7 @@ class Library:
                     "UPDATE sessions SET tokens = ?, blocks = ?, row_bytes = ?, state = ? WHERE id = ?",
                     (old.tokens, old.blocks, old.row_bytes, old.state, twin.id),
                 )
+            self.note_down(new)
         return self.entry(new)
 
     def delete(self, name: str) -> None:
@@ -182,7 +206,8 @@ class Library:
             with self.database() as db:
                 for table, key in (TABLES | {"states": "session"}).items():
                     db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))
-                db.execute("DELETE FROM facts WHERE name IN (?, ?)", (f"reread {entry.id}", f"encoder {entry.id}"))
+                names = [(f"{what} {entry.id}",) for what in ("reread", *FACTS)]
+                db.executemany("DELETE FROM facts WHERE name = ?", names)
                 used = {self.block_file(row[0]) for row in db.execute("SELECT file FROM volumes")}
             for path in files - used:
                 path.unlink(missing_ok=True)
@@ -211,7 +236,8 @@ class Library:
         return self.folder / "blocks" / file
 
     @staticmethod
-    def _add_volume(db: sqlite3.Connection, session: str, place: int, first: int) -> None:
+    def add_volume(db: sqlite3.Connection, session: str, place: int, first: int) -> None:
+        """Give a session a file for the blocks from number `first` on."""
         file = f"{secrets.token_hex(8)}.blocks"
         db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, 0)", (session, place, file, first, first))
 
@@ -242,13 +268,13 @@ class Library:
             return db.execute(query, (entry.id,)).fetchone()[0] or 0
 
     def own_bytes(self, entry: Entry) -> int:
-        """Bytes of the session's own files: ids and states."""
-        return sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file())
+        """Bytes of the session's own files: ids and states, as the database and its copies are not counted."""
+        return sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file() and p.name != adopting.CATALOG)
 
     def tidy(self, entry: Entry) -> None:
         """Remove what a killed process left half-written among the session's own files; for who holds the lock."""
         for path in self.place(entry).iterdir():
-            known = path.name in ("ids", "lock", entry.state, erasing.previous_state(self, entry))
+            known = path.name in ("ids", "lock", adopting.CATALOG, entry.state, erasing.previous_state(self, entry))
             if not known and not is_meaning_file(path.name):
                 path.unlink(missing_ok=True)
         if entry.state is None:
@@ -300,15 +326,22 @@ class Library:
     def verify(self, entry: Entry, repair: bool = False) -> dict[str, Any]:
         """Check every record, digest, id and state; with `repair` what is damaged is given up and the rest goes on.
 
-        Damaged blocks are dropped; with a damaged state, or ids, the session goes back to the checkpoint before.
+        Damaged blocks are dropped, digests are made again from the keys of their blocks, and files that are missing are
+        made anew; with a damaged state, or ids, the session goes back to the checkpoint before.
         DamagedError where that is damaged too: then the session is to be read again.
         """
-        return repairing.verify(self, entry, repair)
+        found = repairing.verify(self, entry, repair)
+        if repair:
+            self.note_down(entry.name)
+        return found
 
     def compact(self, name: str) -> Compacted:
         """Rewrite the files of a session without dropped blocks; the bytes before and after."""
         with self.locked(self.entry(name)):
-            return compacting.compact(self, self.entry(name))
+            done = compacting.compact(self, self.entry(name))
+            for entry in self.entries():
+                self.note_down(entry.name)
+            return done
 
     def swap(self, name: str, by: str, aside: str) -> None:
         """Let the session `by` have the name of another, which is called `aside` from then on; at once."""
@@ -317,6 +350,8 @@ class Library:
             db.execute("UPDATE sessions SET name = ? WHERE id = ?", (aside, old.id))
             db.execute("UPDATE sessions SET name = ? WHERE id = ?", (name, new.id))
             db.execute("DELETE FROM facts WHERE name = ?", (f"reread {new.id}",))
+        self.note_down(name)
+        self.note_down(aside)
 
     def note(self, name: str, value: str) -> None:
         """Note a fact down."""
@@ -328,6 +363,21 @@ class Library:
         with self.database() as db:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
+
+    def facts(self, entry: Entry) -> dict[str, str]:
+        """What else is noted down of a session, by name."""
+        found = {what: self.noted(f"{what} {entry.id}") for what in FACTS}
+        return {what: value for what, value in found.items() if value is not None}
+
+    def put_facts(self, identity: str, facts: dict[str, str]) -> None:
+        """Note down what `facts` gave."""
+        for what in set(FACTS).intersection(facts):
+            self.note(f"{what} {identity}", facts[what])
+
+    def origin(self, entry: Entry) -> dict[str, str]:
+        """Where the model of a session comes from, as far as it is known: model, dtype, memory."""
+        found = self.noted(f"origin {entry.id}")
+        return {"model": entry.model} if found is None else json.loads(found)
 
     def noted_encoder(self, name: str) -> str | None:
         """The sentence encoder that the session of this name was read with."""
@@ -353,9 +403,9 @@ class Library:
             ).fetchall()
         return [{"first": a, "end": b, "always": bool(always), "keep": bool(keep)} for a, b, always, keep in rows]
 
-    def export(self, name: str, file: Path) -> None:
-        """Write a session to one tar archive; wholly or not at all."""
-        archive.export(self, self.entry(name), file)
+    def export(self, name: str, file: Path, overwrite: bool = False) -> None:
+        """Write a session to one tar archive; wholly or not at all. SaveError for a file that exists."""
+        archive.export(self, self.entry(name), file, overwrite)
 
     def take(self, file: Path, name: str | None = None) -> Entry:
         """The session of an archive that `export` wrote, under its name or another."""
@@ -375,8 +425,15 @@ class Library:
             if got < size:
                 raise DamagedError(
                     f"{path}: {got:,} bytes, expected at least {size:,}; restore the file, or run `everlong sessions "
-                    "verify --repair`"
+                    f"verify {shlex.quote(entry.name)} --repair --store {shlex.quote(str(self.folder))}`"
                 )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise SaveError(f"{path}: {error.strerror or error}; check the folder's rights and room, try again") from error
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import PurePath
 
 from everlong.session.places import DIVISIONS, NUMBER, Place, end_of, number_of
+from everlong.session.source_names import NOTES, endings
 from everlong.session.transcript import GONE, Source, Stretch, Transcript
 
 WHOLE = "the whole text"
 """The title of what is said about a source as a whole."""
 _NAMES = "|".join((*DIVISIONS, "page"))
-_NOTES = "notes: "
 _FIRST_TEN = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _ORDINALS = {word: n for n, word in enumerate(_FIRST_TEN, 1)} | {"last": -1, "final": -1}
 _NUMBERED = re.compile(
@@ -48,7 +48,7 @@ def places_named(places: Sequence[Place], question: str) -> list[Place]:
 
 def notes_name(source: str) -> str:
     """The name of the source that holds the notes on another."""
-    return f"{_NOTES}{source}"
+    return f"{NOTES}{source}"
 
 
 def asks_whole(question: str) -> bool:
@@ -59,11 +59,13 @@ def asks_whole(question: str) -> bool:
 def named_spans(transcript: Transcript, question: str) -> list[Stretch]:
     """The tokens of the places that a question names, over all sources that were not forgotten, in order.
 
-    Where the question names a source too (by its file's name, with or without the suffix), only that one counts.
-    Nothing where it names no place. Places that were not read yet, or are forgotten, are left out.
+    Where the question names a source too (by its file's name, with or without the suffix, or the end of its path), only
+    that one counts. Nothing where it names no place. Places that were not read yet, or are forgotten, are left out.
     """
     sources = [s for s in transcript.sources if s.places and s.digest != GONE]
-    meant = [s for s in sources if _is_named(s, question)] or sources
+    said = {id(s): _parts_said(s, question) for s in sources}
+    most = max(said.values(), default=0)
+    meant = [s for s in sources if said[id(s)] == most]
     found: list[Stretch] = []
     for source in meant:
         for place in places_named(source.places, question):
@@ -187,10 +189,16 @@ def _holds(places: Sequence[Place], outer: Place, inner: Place) -> bool:
     return outer.start <= inner.start and (end is None or inner.start < end)
 
 
-def _is_named(source: Source, question: str) -> bool:
-    path = PurePath(source.name.removeprefix(_NOTES))
-    names = {source.name, path.name, path.stem if len(path.stem) > 3 else path.name}
-    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", question, re.IGNORECASE) for name in names)
+def _parts_said(source: Source, question: str) -> int:
+    """Of how many parts the ending of a source's path is that a question says; 0 where it does not name the source."""
+    name = source.name.removeprefix(NOTES)
+    stem = PurePath(name).stem
+    said = [n for n, ending in enumerate(endings(name), 1) if _holds_words(question, ending)]
+    return max(said, default=int(len(stem) > 3 and _holds_words(question, stem)))
+
+
+def _holds_words(question: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", question, re.IGNORECASE) is not None
 
 
 def _merged(spans: Iterable[Stretch]) -> list[Stretch]:

@@ -89,7 +89,7 @@ class _Shelf:
     """The source that holds the notes on another, in its session."""
 
     def __init__(self, session: Session, source: Source, settings: NoteSettings) -> None:
-        self._session, self._source = session, source
+        self._session, self._source, self._settings = session, source, settings
         self._name = notes_name(source.name)
         self._digest = _digest(session, source, settings)
         self._parts = [s for s in self._every() if s.digest == self._digest]
@@ -101,10 +101,12 @@ class _Shelf:
 
     def known(self) -> dict[str, str]:
         """The notes that are there, by what stands in front of them; those on another text are forgotten first."""
+        transcript, settings = self._session.transcript, self._settings
+        parts = [s for s in transcript.sources if s.name == self._source.name and s.digest != GONE]
+        current = {_digest(self._session, s, settings) for s in parts}
         for old in self._every():
-            if old.digest != self._digest:
+            if old.digest not in current:
                 _forget(self._session, old)
-        transcript = self._session.transcript
         lines = [line for s in self._parts for line in transcript.text(*transcript.bounds(s)).split("\n")[:-1]]
         found = (line.strip().partition("):") for line in lines if not line.endswith(_CUT_OFF.strip()))
         return {head + colon: text.strip() for head, colon, text in found if colon}

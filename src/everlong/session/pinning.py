@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from everlong.errors import InputError, SessionError, nearest
+from everlong.errors import InputError, SessionError
 from everlong.memory.blocks.pins import Pin
+from everlong.session.source_names import full_name
 from everlong.session.transcript import GONE, Source, Stretch
 
 if TYPE_CHECKING:
@@ -13,27 +14,33 @@ if TYPE_CHECKING:
 
 
 def named(session: Session, name: str) -> list[Source]:
-    """The sources of this name that were not forgotten, oldest first; InputError names the nearest if there is none."""
-    every = session.transcript.sources
-    found = [s for s in every if s.name == name and s.digest != GONE]
-    if not found:
-        known = {s.name for s in every if s.digest != GONE}
-        raise InputError(f"source {name!r}: was not read into this session, or is forgotten; {nearest(name, known)}")
-    return found
+    """The sources of this name that were not forgotten, oldest first; InputError names the nearest if there is none.
+
+    A file may be named by any path to it, or by the end of its path where no other source ends so.
+    """
+    every = [s for s in session.transcript.sources if s.digest != GONE]
+    whole = full_name(name, (s.name for s in every))
+    return [s for s in every if s.name == whole]
 
 
 def span(session: Session, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> Stretch:
-    """The tokens of the newest source called `what`, of its characters `start` .. `end - 1`, or `what` itself."""
+    """The tokens of a source, of its characters `start` .. `end - 1`, or the tokens `what` themselves.
+
+    Of a source that was read in parts (a log that grew) the part that has the character `start` is meant.
+    """
     transcript = session.transcript
     if not session.remembers:
         raise SessionError("span: this session keeps no record of what it read; use everlong.Blocks, or a store")
     if isinstance(what, str):
-        source = named(session, what)[-1]
+        found = named(session, what)
         if start is None and end is None:
-            return Stretch(*transcript.bounds(source))
+            if len(found) > 1 and found[-1].marks[0][1]:
+                raise InputError(f"source {what!r}: was read in {len(found)} parts; give the characters that are meant")
+            return Stretch(*transcript.bounds(found[-1]))
         if start is None or end is None:
             raise InputError(f"characters {start}:{end} of {what!r}: expected both a start and an end, or neither")
-        return transcript.tokens_of(source, start, end)
+        before = [s for s in found if s.marks[0][1] <= start]
+        return transcript.tokens_of((before or found)[-1], start, end)
     first, last = what
     if start is not None or end is not None or not 0 <= first < last <= session.seen_tokens:
         raise InputError(

@@ -54,11 +54,16 @@ def keep(db: sqlite3.Connection, session: str, kept: list[Extent], row_bytes: in
 def fork(db: sqlite3.Connection, old: str, new: str) -> None:
     """Let the session `new` share the rows of `old`, and have a file for those to come."""
     rows = db.execute("SELECT place, file, first, end, row_bytes FROM recall WHERE session = ? ORDER BY place", (old,))
-    found = rows.fetchall()
-    if found:
-        place, _, _, end, row_bytes = found[-1]
-        found.append((place + 1, f"{secrets.token_hex(8)}{SUFFIX}", end, end, row_bytes))
-    db.executemany("INSERT INTO recall VALUES (?, ?, ?, ?, ?, ?)", [(new, *row) for row in found])
+    db.executemany("INSERT INTO recall VALUES (?, ?, ?, ?, ?, ?)", [(new, *row) for row in rows.fetchall()])
+    go_on_apart(db, new)
+
+
+def go_on_apart(db: sqlite3.Connection, session: str) -> None:
+    """Give a session that has rows a file of its own for those to come."""
+    query = "SELECT place, end, row_bytes FROM recall WHERE session = ? ORDER BY place DESC LIMIT 1"
+    for place, end, row_bytes in db.execute(query, (session,)).fetchall():
+        row = (session, place + 1, f"{secrets.token_hex(8)}{SUFFIX}", end, end, row_bytes)
+        db.execute("INSERT INTO recall VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def wipe(library: Library, entry: Entry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import zlib
 from array import array
@@ -9,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlong.errors import DamagedError, InputError
-from everlong.memory.volume import damaged_rows
+from everlong.errors import DamagedError, InputError, SaveError
+from everlong.memory.volume import damage
 from everlong.session import erasing, recall_files, sealed
+from everlong.session.rebuilding import rebuild
 
 if TYPE_CHECKING:
     from everlong.session.library import Entry, Library
@@ -31,23 +33,52 @@ def verify(library: Library, entry: Entry, repair: bool) -> dict[str, Any]:
             _go_back(db, fallback)
         entry = fallback
     gone, width = set(library.dropped(entry)), _digest_bytes(library, entry)
-    found = [n for v in library.volumes(entry) for n in damaged_rows(v, entry.row_bytes, width) if n not in gone]
-    lost = recall_files.damaged(library, entry)
-    if repair and lost:
-        with library.locked(entry), library.database() as db:
-            recall_files.go_back(db, entry.id, lost[0])
-    if repair and found:
-        with library.locked(entry), library.database() as db:
-            db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in found])
-    return {
+    found = [damage(v, entry.row_bytes, width, gone) for v in library.volumes(entry)]
+    report = {
         "session": entry.name,
         "blocks": entry.blocks,
+        "missing_files": [str(path) for path in _missing_files(library, entry, gone)],
         "damaged_files": [str(path) for path in files],
-        "damaged_blocks": found,
-        "damaged_recall_rows": lost,
+        "damaged_blocks": [n for d in found for n in d.blocks],
+        "damaged_digests": [n for d in found for n in d.digests],
+        "damaged_recall_rows": recall_files.damaged(library, entry),
         "dropped_before": sorted(gone),
         "tokens": entry.tokens,
     }
+    if repair:
+        with library.locked(entry):
+            _repair(library, entry, report)
+    return report
+
+
+def _repair(library: Library, entry: Entry, report: dict[str, Any]) -> None:
+    """Make digests again from their blocks' keys, drop damaged blocks, and let lost recall rows be built again."""
+    if report["damaged_digests"]:
+        rebuild(library, entry, report["damaged_digests"])
+    with library.database() as db:
+        rows = [(entry.id, n) for n in report["damaged_blocks"]]
+        db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", rows)
+        if report["damaged_recall_rows"]:
+            recall_files.go_back(db, entry.id, report["damaged_recall_rows"][0])
+    for volume in library.volumes(entry):
+        for path in (volume.path, volume.digests) if volume.end > volume.first else ():
+            _fill_place(path)
+
+
+def _missing_files(library: Library, entry: Entry, gone: set[int]) -> list[Path]:
+    """Files of blocks, of digests and of recall rows that should be there."""
+    needed = [v for v in library.volumes(entry) if not gone.issuperset(range(v.first, v.end))]
+    wanted = {path for v in needed for path in (v.path, v.digests)}
+    wanted |= {extent.path for extent in recall_files.extents(library, entry) if extent.end > extent.first}
+    return sorted(path for path in wanted if not path.exists())
+
+
+def _fill_place(path: Path) -> None:
+    """An empty file where there is none: all blocks that it had are dropped, and it is opened all the same."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise SaveError(f"{path}: {error.strerror or error}; make room, or make it writable, and try again") from error
 
 
 def _damaged_files(library: Library, entry: Entry) -> list[Path]:

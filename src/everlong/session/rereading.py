@@ -8,7 +8,8 @@ is deleted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,10 @@ from everlong.models.load import Loaded
 from everlong.session.inputs import Tokens
 from everlong.session.keeper import kept_transcript
 from everlong.session.library import Entry, Library
+from everlong.session.naming import BESIDE
 from everlong.session.offsets import plain_rows
 from everlong.session.places import Place
-from everlong.session.reading import CHECKPOINT_TOKENS, Document, is_read, known, read_document
+from everlong.session.reading import CHECKPOINT_TOKENS, Checkpoints, Document, is_read, known, parts, read_document
 from everlong.session.session import ANSWERING_TOKENS, Session
 from everlong.session.text import special_ids
 from everlong.session.transcript import ANSWER, GONE, PROMPT, Source, Stretch, Transcript
@@ -53,10 +55,11 @@ def reread(
     chunk: int,
     spans: Sequence[Stretch],
     documents: Sequence[Document] = (),
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Builds the session `name` anew without `spans`, and with `documents` in the place of the sources of their name.
 
-    Every token of the stream is read again. SessionError if such a reread, of something else, was begun before.
+    Every token of the stream is read again; where the iterator is left early, what was read is kept. SessionError if
+    such a reread, of something else, was begun before.
     """
     delete_leftover(library, name)
     entry = library.entry(name)
@@ -73,6 +76,12 @@ def reread(
     yield Progress(tokens, lost)
 
 
+def kept_so_far(library: Library, name: str) -> int:
+    """Tokens that a reread of the session `name` has kept, if it was cut off."""
+    entry = library.find(_beside_name(name))
+    return 0 if entry is None else entry.tokens
+
+
 def delete_leftover(library: Library, name: str) -> None:
     """Delete the session that a reread has replaced, where a crash left it."""
     if library.find(_old_name(name)) is not None:
@@ -80,7 +89,7 @@ def delete_leftover(library: Library, name: str) -> None:
 
 
 def _beside_name(name: str) -> str:
-    return f"{name}~reread"
+    return f"{name}{BESIDE}"
 
 
 def _old_name(name: str) -> str:
@@ -89,7 +98,11 @@ def _old_name(name: str) -> str:
 
 def _plan(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Document]) -> str:
     """What tells one reread from another."""
-    facts = {"tokens": len(old.ids), "spans": sorted(map(list, gone)), "documents": [d.digest for d in documents]}
+    facts = {
+        "tokens": len(old.ids),
+        "spans": sorted(map(list, gone)),
+        "documents": [d.digest.partition(":")[0] for d in documents],
+    }
     return json.dumps(facts, sort_keys=True)
 
 
@@ -106,7 +119,7 @@ def _beside(library: Library, entry: Entry, loaded: Loaded, chunk: int, plan: st
     if library.noted(_fact(library.entry(name))) not in (plan, None):
         raise SessionError(
             f"session {name!r}: was begun by a reread of other spans or files; give these again, or remove it with "
-            f"`everlong sessions delete {name}`"
+            f"`everlong sessions delete {shlex.quote(name)} --store {shlex.quote(str(library.folder))}`"
         )
     return Session.open(library.folder, name, loaded, chunk)
 
@@ -117,10 +130,11 @@ def _fact(entry: Entry) -> str:
 
 def _parts(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Document]) -> list[Part]:
     """What the new stream is made of, in order."""
-    changed, found = {d.name: d for d in documents}, list[Part]()
+    found = list[Part]()
+    changed = {id(source): d for d in documents for source in parts(old.sources, d)}
     for source in old.sources:
         begin, end = old.bounds(source)
-        document = changed.get(source.name)
+        document = changed.get(id(source))
         if source.digest == GONE or begin == end:
             continue
         if document is not None and document not in [p.document for p in found]:
@@ -145,10 +159,17 @@ class _Rebuild:
     def __init__(self, new: Session, old: Transcript, parts: list[Part]) -> None:
         self.new, self.old, self.parts = new, old, parts
         self.places: list[tuple[int, int, int]] = []
-        self._kept_at = new.seen_tokens
+        self._checkpoints = Checkpoints(new, CHECKPOINT_TOKENS)
 
     def read(self) -> Iterator[Progress]:
         """Reads what is still to be read, with checkpoints; what the new session holds after each piece."""
+        try:
+            yield from self._read()
+        except GeneratorExit:
+            self._checkpoints.make()
+            raise
+
+    def _read(self) -> Iterator[Progress]:
         at = 0
         for part in self.parts:
             if part.document is not None:
@@ -205,19 +226,17 @@ class _Rebuild:
         low, high = (self.old.chars(part.source, token) for token in (part.first, part.end))
         return tuple(p for p in part.source.places if low <= p.start < high)
 
-    @staticmethod
-    def _cut(part: Part, rows: torch.Tensor, done: int) -> Iterator[tuple[torch.Tensor, bool]]:
+    def _cut(self, part: Part, rows: torch.Tensor, done: int) -> Iterator[tuple[torch.Tensor, bool]]:
         """The tokens behind the first `done` in pieces; those that chose for themselves do so again."""
         tail = {ANSWER: len(rows), PROMPT: min(len(rows), ANSWERING_TOKENS)}.get(part.source.name, 0)
         early = len(rows) - tail
         for first, end, answering in ((min(done, early), early, False), (max(done, early), len(rows), True)):
-            for piece in rows[first:end].split(CHECKPOINT_TOKENS) if first < end else ():
+            for piece in rows[first:end].split(min(CHECKPOINT_TOKENS, self.new.chunk)) if first < end else ():
                 yield piece, answering
 
     def _read_document(self, document: Document) -> Iterator[Progress]:
         if not is_read(self.new, document):
-            for _ in read_document(self.new, document):
-                self._kept_at = self.new.seen_tokens
+            for _ in read_document(self.new, document, CHECKPOINT_TOKENS):
                 yield Progress(self.new.seen_tokens)
 
     def _end_of(self, document: Document) -> int:
@@ -227,7 +246,6 @@ class _Rebuild:
 
     def _noted(self) -> Progress:
         """What the session holds now; a checkpoint now and then."""
-        if self.new.seen_tokens - self._kept_at >= CHECKPOINT_TOKENS:
-            self.new.checkpoint()
-            self._kept_at = self.new.seen_tokens
+        if self._checkpoints.due:
+            self._checkpoints.make()
         return Progress(self.new.seen_tokens)

@@ -35,6 +35,7 @@ class Sampling:
     """The same seed gives the same tokens; None draws from torch's own generator."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={self.max_new_tokens}: must be at least 1 (tokens to write)")
         if not 0 <= self.temperature < math.inf:
@@ -48,6 +49,20 @@ class Sampling:
         if not all(self.stops):
             raise ConfigError(f"stop={self.stop!r}: each stop string needs a character; leave empty ones out")
         self._refuse_without_effect()
+
+    def _check_types(self) -> None:
+        for name in ("max_new_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            if (name, value) != ("seed", None) and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ConfigError(f"{name}={value!r}: expected a whole number")
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ConfigError(f"{name}={value!r}: expected a number")
+        if not isinstance(self.stop, str | Sequence) or not all(isinstance(text, str) for text in self.stop):
+            raise ConfigError(f"stop={self.stop!r}: expected a text, or several in a list")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ConfigError(f"seed={self.seed}: must be a whole number from -2^63 to 2^64 - 1; give a smaller one")
 
     def _refuse_without_effect(self) -> None:
         for name, value, neutral in (("top_p", self.top_p, 1), ("top_k", self.top_k, 0)):

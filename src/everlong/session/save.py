@@ -13,13 +13,16 @@ from everlong.errors import ConfigError, ForeignError, SessionError
 from everlong.methods.base import Method, make_method
 from everlong.models.fingerprint import fingerprint
 from everlong.session import sealed
+from everlong.session.database import check_format
 
 if TYPE_CHECKING:
     from everlong.session.keeper import Keeper
     from everlong.session.session import Session
 
-FORMAT = 2
+FORMAT = 3
 """The layout of what is saved; raised whenever a cache or a session keeps something else."""
+FORMATS = (2, FORMAT)
+"""Those that this version reads; 2 is still written where there are no digests in bfloat16."""
 
 
 def save(session: Session, path: str | Path, keeper: Keeper | None = None) -> Path:
@@ -31,9 +34,9 @@ def save(session: Session, path: str | Path, keeper: Keeper | None = None) -> Pa
         raise SessionError(_in_store(keeper))
     tensors, meta = session.state()
     document = {
-        "format": FORMAT,
+        "format": format_of(meta),
         "everlong": everlong.__version__,
-        "method": {"name": session.method.name, "fields": session.method.as_dict()},
+        "method": session.method.recipe(),
         "model": session.name,
         "fingerprint": fingerprint(session.model, session.tokenizer),
         "state": meta,
@@ -64,11 +67,7 @@ def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str
     tokenizers are compared only where both sides have one.
     """
     tensors, document = sealed.read(Path(path))
-    if document.get("format") != FORMAT:
-        raise ForeignError(
-            f"{path}: saved in format {document.get('format')} by everlong {document.get('everlong')}, expected "
-            f"format {FORMAT}; install that version to load it"
-        )
+    check_format(f"{path}: by everlong {document.get('everlong')}", "a session", document.get("format"), FORMATS)
     differ = differences(document["fingerprint"], fingerprint(model, tokenizer))
     if differ:
         raise ForeignError(
@@ -76,6 +75,12 @@ def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str
             "load the model it was saved with, in the same dtype"
         )
     return _method(path, document["method"]), tensors, document["state"]
+
+
+def format_of(meta: dict[str, Any]) -> int:
+    """The format of a session's state."""
+    memory = meta["cache"].get("memory") or {}
+    return FORMAT if memory.get("digests") == "bfloat16" else FORMATS[0]
 
 
 def differences(saved: dict[str, str | None], given: dict[str, str | None]) -> list[str]:

@@ -77,7 +77,7 @@ class Session(AbstractContextManager["Session"]):
     def __init__(
         self,
         model: Any,
-        method: Method,
+        method: Method | None = None,
         chunk: int = CHUNK_TOKENS,
         store: str | Path | None = None,
         name: str = "default",
@@ -103,6 +103,7 @@ class Session(AbstractContextManager["Session"]):
     def _take(self, loaded: Loaded, method: Method, chunk: int, allow_special: bool) -> None:
         self.allow_special = allow_special
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
+        self.origin = loaded.origin
         self.method, self.chunk = method, chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
 
@@ -160,6 +161,11 @@ class Session(AbstractContextManager["Session"]):
     def kept_name(self) -> str | None:
         """The name under which `checkpoint` keeps the session; None for one that is not kept."""
         return self._keeper.entry.name if self._keeper is not None and self._keeper.writable else None
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens that the last checkpoint holds; 0 without a store."""
+        return 0 if self._keeper is None else self._keeper.entry.tokens
 
     def recent_ids(self) -> Tensor:
         """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
@@ -668,8 +674,16 @@ class Session(AbstractContextManager["Session"]):
 
 
 def _loaded(model: Any) -> Loaded:
-    """The model with its tokenizer and name; a plain transformers model has no tokenizer."""
-    return model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
+    """The model with its tokenizer and name; a plain transformers model has no tokenizer, a pair brings its own."""
+    if isinstance(model, tuple | list) and len(model) == 2:
+        model = Loaded(model[0], model[1], type(model[0]).__name__)
+    found = model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
+    if not isinstance(found.model, torch.nn.Module):
+        got = type(found.model).__name__
+        raise ConfigError(
+            f"model: got {got}, expected what everlong.load gave, a transformers model, or it and its tokenizer"
+        )
+    return found
 
 
 def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:

@@ -101,7 +101,7 @@ def test_who_comes_second_takes_what_is_there(tmp_path):
 
 
 def test_the_default_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("EVERLONG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EVERLONG_CACHE", str(tmp_path / "home"))
     tokenised(book_files(made.books(tmp_path / "books")), TOKENIZER)
     assert len(folders(tmp_path / "home" / "books")) == 1
 
@@ -138,6 +138,8 @@ def test_older_books_are_latin_1(tmp_path):
     (tmp_path / "latin.txt").write_bytes("café\r\nÂ".encode("latin-1"))
     (tmp_path / "utf.txt").write_text("café\nÂ", encoding="utf-8")
     assert book_text(tmp_path / "latin.txt") == book_text(tmp_path / "utf.txt") == "café\nÂ"
+    (tmp_path / "marked.txt").write_bytes("café\r\nÂ".encode("utf-8-sig"))
+    assert book_text(tmp_path / "marked.txt") == "café\nÂ"
 
 
 def test_a_closed_tokenizer_is_refused(tmp_path):

@@ -40,12 +40,16 @@ class Route:
         self.restore()
         self._stock = [c._attn_implementation for c in self.configs]
         try:
-            for config in self.configs:
-                config._attn_implementation = self.implementation
+            for config, stock in zip(self.configs, self._stock, strict=True):
+                config._attn_implementation = self.inside(stock)
             with self.redirected(step):
                 yield
         finally:
             self.restore()
+
+    def inside(self, stock: str | None) -> str:
+        """What a config says inside that says `stock` otherwise."""
+        return self.implementation
 
     def restore(self) -> None:
         """Undo what `entered` changed, if an interrupt kept it from doing so; may be called at any time."""

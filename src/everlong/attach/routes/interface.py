@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from everlong.attach.active import active_step
+from everlong.attach.active import active_step, running_step
 from everlong.attach.routes.base import Route
 from everlong.errors import CapabilityError, SelfCheckError
 
@@ -25,13 +27,36 @@ class Interface(Route):
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__(decoder)
-        AttentionInterface.register(NAME, attention)
-        AttentionMaskInterface.register(NAME, no_mask)
+        for config in self.configs:
+            self.inside(config._attn_implementation)
+
+    def inside(self, stock: str | None) -> str:
+        """A name that tells what to do in a forward that another thread began before the model was attached.
+
+        Transformers compares names and looks for parts of them, so the stock one is in there as digits.
+        """
+        name = f"{NAME}-{(stock or 'eager').encode().hex()}"
+        if name not in ALL_MASK_ATTENTION_FUNCTIONS:
+            AttentionInterface.register(name, partial(_attention, stock or "eager"))
+            AttentionMaskInterface.register(name, partial(_mask, stock or "eager"))
+        return name
 
     @classmethod
     def fits(cls, decoder: nn.Module, modules: list[nn.Module]) -> bool:
         """Whether an attention module's code refers to the table of attention functions."""
         return any("ALL_ATTENTION_FUNCTIONS" in inspect.unwrap(type(m).forward).__globals__ for m in modules)
+
+
+def _attention(stock: str, module: Any, *args: Any, **kwargs: Any) -> Any:
+    if running_step() is not None:
+        return attention(module, *args, **kwargs)
+    eager = inspect.unwrap(type(module).forward).__globals__["eager_attention_forward"]
+    return ALL_ATTENTION_FUNCTIONS.get_interface(stock, eager)(module, *args, **kwargs)
+
+
+def _mask(stock: str, *args: Any, **kwargs: Any) -> Any:
+    """In a step nothing: what is visible is decided by intervals."""
+    return None if running_step() is not None else ALL_MASK_ATTENTION_FUNCTIONS[stock](*args, **kwargs)
 
 
 def attention(

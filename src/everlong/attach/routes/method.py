@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from everlong.attach.active import running_step
 from everlong.attach.routes.base import Route
 from everlong.attach.stock import attention_modules
 from everlong.memory.step import Step
@@ -44,8 +45,10 @@ class MethodOverride(Route):
             module.__dict__.pop("_attn", None)
 
 
-def _method(step: Step, module: Any) -> Callable[..., tuple[Tensor, None]]:
-    def attn(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, None]:
+def _method(step: Step, module: Any) -> Callable[..., tuple[Tensor, Any]]:
+    def attn(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Any]:
+        if running_step() is not step:  # a forward that another thread began before the model was attached
+            return type(module)._attn(module, query, key, value, attention_mask)
         out = step.attend(module.layer_idx, query, key, value, 1 / module.scale_attn, None, None)
         return out.transpose(1, 2).to(value.dtype), None
 

@@ -87,7 +87,7 @@ class RecallFiles:
             if n >= whole or not (known or is_whole(row)):
                 raise DamagedError(
                     f"{extent.path}: the recall row of block {first + n} is not what was written; run `everlong "
-                    "sessions verify --repair`, which has it built again from the stored keys"
+                    "sessions verify NAME --repair`, which has it built again from the stored keys"
                 )
             self._whole.add((extent.path, first + n))
 

@@ -62,7 +62,7 @@ class HeadVotes:
             lengths = None if self._lengths is None else self._lengths(first, first + len(rows))
             yield [block_mass(scores, lengths) for _, scores in self._scores(rows)]
 
-    def _scores(self, rows: Tensor) -> Iterator[tuple[KeyPair, Float[Tensor, "n L Q"]]]:
+    def _scores(self, rows: Tensor) -> Iterator[tuple[KeyPair, Float[Tensor, "n Q L"]]]:
         for pair, codes, scale, low in self._index.keys(rows):
             asked = self._queries[pair.layer]
             q = (asked.q[list(pair.heads)] * asked.scale).flatten(0, 1)
@@ -73,9 +73,9 @@ class HeadVotes:
         rows = self._index.rows(block, block + 1)
         total = torch.zeros(self._index.tokens)
         for (pair, scores), totals in zip(self._scores(rows), self._totals, strict=True):
-            share = (scores[0].unflatten(1, (len(pair.heads), -1)) - totals).exp() * self._weights
-            best = share.sum(0).argmax(1)
-            total += share[:, torch.arange(len(pair.heads)), best].sum(1)
+            share = (scores[0].unflatten(0, (len(pair.heads), -1)) - totals[..., None]).exp() * self._weights[:, None]
+            best = share.sum(2).argmax(1)
+            total += share[torch.arange(len(pair.heads)), best].sum(0)
         end = self._index.tokens if self._lengths is None else self._lengths(block, block + 1)[0]
         return int(total[:end].argmax())
 

@@ -19,14 +19,14 @@ from typing import IO, Any, Literal
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from everlong import environment
 from everlong.errors import ConfigError, InputError, SaveError, one_line
 from everlong.models.fingerprint import tokenizer_digest
-from everlong.models.gguf import cache_folder
 from everlong.session.text import pieces
 from everlong.texts import book
 from everlong.train.data.task import Progress
 
-CACHE_HELP = "folder for the tokenised books (empty: books in EVERLONG_HOME, else in ~/.cache/everlong)"
+CACHE_HELP = "folder for the tokenised books (empty: books in EVERLONG_CACHE, else in ~/.cache/everlong)"
 TOKENS, STARTS = "tokens.npy", "starts.npy"
 _FORM = 1
 """Raised whenever the same files would give other tokens."""
@@ -78,7 +78,7 @@ def book_text(file: Path) -> str:
     if b"\0" in raw:
         raise InputError(f"{file}: is no text (it has a zero byte); remove the file, or convert it first")
     try:
-        content = raw.decode("utf-8")
+        content = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         content = raw.decode("latin-1")
     content = book(content.replace("\r\n", "\n").replace("\r", "\n"))
@@ -116,7 +116,7 @@ def tokenised(
     file that is no book, SaveError where the folder cannot be written.
     """
     files = list(files)
-    root = Path(cache).expanduser() if str(cache) else cache_folder().with_name("books")
+    root = Path(cache).expanduser() if str(cache) else environment.cache() / "books"
     place = root / _digest(files, tokenizer, flat)
     if not (place / STARTS).is_file():
         try:

@@ -29,7 +29,7 @@ class Task:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _REGISTRY.add(cls.name, cls)
+        _REGISTRY.add(cls)
 
     def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Sample:
         """Sample number `index` of the endless row of samples that `seed` begins, of at most `length` tokens.

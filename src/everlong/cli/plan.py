@@ -1,0 +1,167 @@
+"""What reading would take: tokens, time and room, said before it begins."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from everlong.cli.console import Console
+    from everlong.methods import Method
+    from everlong.models.load import Loaded
+    from everlong.session.library import Entry, Library
+    from everlong.session.note_plan import NoteSettings
+    from everlong.session.reading import Document
+
+FORETOLD_BYTES = 200_000
+"""From so many bytes of files on, what reading takes is worth the seconds in which it is found out."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A reading that is meant: with which model, into which session; `method` and `chunk` for one that is not there."""
+
+    loaded: Loaded
+    method: Method
+    chunk: int
+    store: Path | None
+    name: str
+    budgets: dict[str, Any]
+
+    def foretell(self, documents: list[Document], console: Console) -> None:
+        """Says what reading will take where that is much; CapabilityError where the disk has not the room."""
+        if sum(size for _, size in self._unread(documents)) < FORETOLD_BYTES:
+            return
+        plan = self.plan(documents)
+        _check_room(plan)
+        disk, free = (f"{n / 2**20:,.0f} MiB" for n in (plan["bytes"]["disk"], plan["free_disk_bytes"]))
+        minutes = f"{plan['seconds'] / 60:.0f}"
+        console.note(
+            f"{plan['tokens']:,} tokens to read: about {minutes} minutes or more on this machine, and {disk} on the "
+            f"disk at most ({free} free)"
+        )
+
+    def plan(self, documents: list[Document], notes: NoteSettings | None = None) -> dict[str, Any]:
+        """Tokens, bytes by tier and seconds that it would take, with what the session holds already."""
+        from everlong.cli.notes import estimated
+        from everlong.methods import make_method
+        from everlong.session.inputs import id_pieces
+        from everlong.session.session import Session
+
+        loaded, chunk = self.loaded, self.chunk
+        vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+
+        def counted(documents: Iterable[Document]) -> dict[str, int]:
+            pieces = {
+                d.name: id_pieces(d.texts, loaded.tokenizer, vocabulary, False, d.allow_special) for d in documents
+            }
+            return {name: sum(map(len, found)) for name, found in pieces.items()}
+
+        tokens = counted(d for d, _ in self._unread(documents))
+        library, entry = self._kept
+        held_bytes = 0 if library is None or entry is None else library.bytes(entry)
+        method = self.method if entry is None else make_method(entry.method["name"], entry.method["fields"])
+        with Session(loaded, method, chunk) as trial:
+            trial.feed([0] * chunk)
+            start = time.perf_counter()
+            trial.feed([0] * chunk)
+            token_s = (time.perf_counter() - start) / chunk
+            seconds = token_s * sum(tokens.values())
+            planned = None if notes is None else estimated(notes, trial, counted(documents).values(), token_s)
+            held = 0 if entry is None else entry.tokens
+            needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
+        existing = next(p for p in (self._folder, *self._folder.absolute().parents) if p.exists())
+        room = shutil.disk_usage(existing).free
+        limits = {tier: self.budgets[f"{tier}_budget"] for tier in ("host", "disk")}
+        over = [tier for tier, limit in limits.items() if limit is not None and needed[tier] > limit]
+        return {
+            "tokens": sum(tokens.values()),
+            "held_tokens": held,
+            "by_file": tokens,
+            "seconds": seconds,
+            "bytes": needed,
+            "budget_bytes": {tier: limit for tier, limit in limits.items() if limit is not None},
+            "over_budget": over,
+            "when_full": self.budgets["when_full"],
+            "free_disk_bytes": room,
+            "fits": min(needed["disk"], limits["disk"] or needed["disk"]) - held_bytes < room,
+        } | ({} if planned is None else {"notes": planned})
+
+    def _unread(self, documents: list[Document]) -> list[tuple[Document, int]]:
+        """What of the documents the session does not hold yet, and of how many bytes."""
+        from everlong.session.reading import unread
+
+        library, entry = self._kept
+        sources = [] if library is None or entry is None else library.sources(entry)
+        return [found for d in documents if (found := unread(sources, d)) is not None]
+
+    @property
+    def _folder(self) -> Path:
+        from everlong.session.library import home
+
+        return home() if self.store is None else self.store
+
+    @cached_property
+    def _kept(self) -> tuple[Library | None, Entry | None]:
+        """The library and the session, as far as they are there."""
+        from everlong.session.library import Library
+
+        if not (self._folder / "everlong.db").is_file():
+            return None, None
+        library = Library(self._folder)
+        return library, library.find(self.name)
+
+
+def _check_room(plan: dict[str, Any]) -> None:
+    from everlong.errors import CapabilityError
+
+    if not plan["fits"]:
+        raise CapabilityError(
+            f"read: {plan['tokens']:,} tokens need {plan['bytes']['disk']:,} bytes on the disk, and "
+            f"{plan['free_disk_bytes']:,} are free; use a smaller -o codec (int8, int4), or another --store"
+        )
+
+
+def tell(plan: dict[str, Any], console: Console) -> None:
+    """Prints the plan; an error where it does not fit the disk or the budgets."""
+    from everlong.cli.notes import told
+    from everlong.errors import BudgetError
+    from everlong.session.source_names import short_names
+
+    _check_room(plan)
+    for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
+        raise BudgetError(
+            f"read: {plan['tokens'] + plan['held_tokens']:,} tokens need {plan['bytes'][tier]:,} bytes of {tier}, and "
+            f"the budget is {plan['budget_bytes'][tier]:,}; give a larger --{tier}-budget, --when-full oldest, or "
+            "a smaller -o codec (int8, int4)"
+        )
+    if console.json:
+        console.result(plan)
+        return
+    shown = short_names(plan["by_file"])
+    for name, tokens in plan["by_file"].items():
+        print(f"{tokens:>12,} tokens  {shown[name]}")
+    print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
+    if "notes" in plan:
+        print(told(plan["notes"], "at most "))
+    places = {
+        "disk": "on the disk",
+        "host": "of host memory for blocks",
+        "device": "of working memory beside the model",
+    }
+    for tier, place in places.items():
+        print(f"{plan['bytes'][tier] / 2**20:>12,.0f} MiB {place}{_limits(plan, tier)}")
+
+
+def _limits(plan: dict[str, Any], tier: str) -> str:
+    """What the bytes of a tier are held against."""
+    said = f", {plan['free_disk_bytes'] / 2**20:,.0f} MiB free" if tier == "disk" else ""
+    if tier in plan["budget_bytes"]:
+        said += f", budget {plan['budget_bytes'][tier] / 2**20:,.0f} MiB"
+    return said + (f": the {plan['when_full']} blocks give way" if tier in plan["over_budget"] else "")
