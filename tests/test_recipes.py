@@ -30,7 +30,8 @@ def test_every_key_has_a_comment_and_every_field_exists(recipe: Path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_a_model_writes_and_talks_with_it(recipe: Path, tmp_path: Path):
+def test_a_model_writes_and_talks_with_it(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVERLONG_HOME", str(tmp_path / "home"))
     model = save_folder(tmp_path / "tiny", max_position_embeddings=256)
     common = ["--config", str(recipe), "--model", str(model), "--max-new-tokens", "4", "--json", "--threads", "1"]
     written = CliRunner().invoke(app, ["generate", "--prompt", "one two three", *common], catch_exceptions=False)

@@ -11,6 +11,7 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 
 import everlong
+from everlong.attach.replacement import Replacement
 from everlong.errors import CapabilityError
 from tests.families.configs import FAMILIES
 from tests.families.models import build, stream, tokens
@@ -168,3 +169,20 @@ def test_a_copy_of_an_attached_model_is_a_plain_model(model, expected, how):
     other.model.embed_tokens.weight.data.div_(2)
     with everlong.attach(other, TIGHT) as handle:
         assert torch.equal(stream(other, handle.new_cache(), IDS, 7), expected)
+
+
+def test_a_holder_that_is_collected_while_another_comes_takes_nothing_with_it(model, monkeypatch):
+    expected = model(IDS).logits
+    first, found = everlong.attach(model, TIGHT), Replacement.of
+
+    def collected(module):
+        try:
+            return found(module)
+        finally:
+            first.detach()
+
+    monkeypatch.setattr(Replacement, "of", collected)
+    with everlong.attach(model, everlong.Dense()) as handle:
+        got = stream(model, handle.new_cache(), IDS, [20, 40])
+    torch.testing.assert_close(got, expected)
+    assert "forward" not in vars(model.model)

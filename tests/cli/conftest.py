@@ -38,6 +38,14 @@ def tiny(tmp_path_factory) -> str:
     return str(save_folder(tmp_path_factory.mktemp("tiny")))
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch) -> Path:
+    """The folder where commands keep sessions unless they are told another."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("EVERLONG_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def everlong(capsys, monkeypatch) -> Callable[..., Ended]:
     """Runs the command line and says how it ended; `stdin` is what is piped into it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -128,7 +129,9 @@ def test_words_without_json(everlong, tiny):
     ended = everlong("chat", "--model", tiny, *SHORT, stdin=b"/help\n/report\n")
     assert ended.out.startswith("sinks(sinks=4, window=1020): seen 0 = ")
     assert "/load FILE   go on with a kept conversation" in ended.err
-    assert ended.err.splitlines()[-1].startswith("Next time: /save FILE")
+    assert ended.err.splitlines()[-2].startswith("Nothing was said.")
+    unkept = everlong("chat", "--model", tiny, *SHORT, "--no-keep", stdin=b"/report\n")
+    assert unkept.err.splitlines()[-1].startswith("Next time: /save FILE")
 
 
 def test_the_seed_makes_a_conversation_repeatable(chat):
@@ -152,3 +155,97 @@ def test_what_cannot_work_is_one_line_and_exit_2(everlong, tmp_path, make, optio
     assert message in ended.err
     assert ended.code == 2
     assert len(ended.err.splitlines()) == 1
+
+
+def test_a_conversation_is_kept_and_goes_on_by_its_name(everlong, chat, tiny, home):
+    (first, second), _ = chat("Hello", "And then?")
+    (row,) = everlong("chat", "--list", "--json").json
+    assert (row["turns"], row["tokens"]) == (2, second["report"]["seen_tokens"])
+    assert row["name"].startswith("chat-20")
+    (third,), _ = chat("And now?", options=["--session", row["name"]])
+    (*_, whole), _ = chat("Hello", "And then?", "And now?", options=["--no-keep"])
+    assert third["token_ids"] == whole["token_ids"]
+    assert third["report"]["seen_tokens"] == whole["report"]["seen_tokens"]
+    chat("Hi", options=["--session", "my own"])
+    rows = everlong("chat", "--list", "--json").json
+    assert [(r["name"], r["turns"]) for r in rows] == [("my own", 1), (row["name"], 3)]
+    listed = everlong("chat", "--list")
+    assert "my own" in listed.out
+    assert "3 turns" in listed.out
+    assert first["token_ids"]
+    assert everlong("chat", "--list", "--store", home / "none").err.startswith("No conversation is kept yet")
+    assert not (home / "none").exists()
+
+
+def test_chats_of_one_day_have_names_of_their_own_and_an_empty_one_none(everlong, chat):
+    for lines in (["Hello"], ["/report"], [], ["Hello"]):
+        chat(*lines)
+    names = [row["name"] for row in everlong("sessions", "list", "--json").json]
+    assert len(names) == 2
+    assert names[1] == f"{names[0]}-2"
+
+
+def test_what_was_taken_back_is_not_kept(everlong, chat, tiny, home):
+    (hello, _), said = chat("Hello", "A secret", "/undo", options=["--session", "a"])
+    assert said == ["Taken back."]
+    with Session.open(home, "a", load(tiny), read_only=True) as session:
+        assert session.seen_tokens == hello["report"]["seen_tokens"]
+        assert "secret" not in session.transcript.text(0, session.seen_tokens)
+    assert everlong("sessions", "verify", "a").code == 0
+    assert [row["name"] for row in everlong("sessions", "list", "--json").json] == ["a"]
+    (again,), _ = chat("Other", options=["--session", "a"])
+    (*_, whole), _ = chat("Hello", "Other", options=["--no-keep"])
+    assert again["token_ids"] == whole["token_ids"]
+
+
+def test_a_reset_leaves_what_was_said_under_its_name(everlong, chat):
+    chat("Hello", "/reset", "Other", "And?", options=["--session", "a"])
+    rows = everlong("chat", "--list", "--json").json
+    assert sorted(row["turns"] for row in rows) == [1, 2]
+    assert {row["name"]: row["turns"] for row in rows}["a"] == 1
+
+
+def test_a_chat_goes_on_with_what_was_read(everlong, chat, tiny, text_file):
+    assert everlong("read", text_file, "--session", "book", "--model", tiny).code == 0
+    system = ["--system", "Be kind."]
+    (answer,), _ = chat("What came?", "/undo", options=["--session", "book", *system])[0:1][0], None
+    assert answer["report"]["seen_tokens"] > 200
+    _, said = chat("And?", "/undo", options=["--session", "book", *system])
+    assert said[0].startswith("everlong: warning: system: this conversation was begun before")
+    assert "only goes forward; begin the conversation with --no-keep" in said[1]
+    before = everlong("chat", "--list", "--json").json[0]
+    chat("Who?", options=["--session", "book", "--no-keep"])
+    assert everlong("chat", "--list", "--json").json[0] == before
+
+
+def test_another_method_than_the_chat_was_begun_with_is_refused(everlong, chat, tiny):
+    chat("Hello", options=["--session", "a"])
+    for options in (["-o", "window=20"], ["--method", "dense"], ["--system", "x", "--pin-system"]):
+        ended = everlong("chat", "--session", "a", "--model", tiny, *options, stdin=b"Hi\n")
+        assert ended.code == 2
+        assert "session 'a': was begun with sinks(sinks=4, window=1020), got" in ended.err
+        assert len(ended.err.splitlines()) == 1
+
+
+def test_the_printed_command_goes_on_with_the_chat(everlong, tiny, home, monkeypatch):
+    ended = everlong(
+        "chat",
+        "--model",
+        tiny,
+        "--dtype",
+        "bfloat16",
+        *SHORT,
+        "--session",
+        "my own",
+        "--store",
+        home / "s p",
+        stdin=b"Hello\n",
+    )
+    listed = everlong("chat", "--list", "--store", home / "s p")
+    monkeypatch.chdir("/")
+    for turns, said in ((2, ended), (3, listed)):
+        words = shlex.split(said.err.splitlines()[-1].removeprefix("Next: "))
+        assert words[:2] == ["everlong", "chat"]
+        again = everlong(*words[1:], *SHORT, "--json", stdin=b"And?\n")
+        assert again.code == 0, again.err
+        assert everlong("chat", "--list", "--store", home / "s p", "--json").json[0]["turns"] == turns

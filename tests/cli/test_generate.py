@@ -12,8 +12,8 @@ PROMPT = "the beginning"
 SHORT = ["--max-new-tokens", 12]
 
 
-def written(folder: str, prompt: str, **sampling):
-    with Session(load(folder), Sinks()) as session:
+def written(folder: str, prompt: str, allow_special: bool = False, **sampling):
+    with Session(load(folder), Sinks(), allow_special=allow_special) as session:
         return session.generate(prompt, **{"max_new_tokens": 12} | sampling)
 
 
@@ -63,7 +63,18 @@ def test_stop_strings_end_the_text(everlong, tiny):
 def test_chat_puts_the_text_through_the_template(everlong, tiny):
     ended = everlong("generate", "--chat", "--prompt", "Hi", "--model", tiny, *SHORT, "--json")
     rendered = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert ended.json["token_ids"] == written(tiny, rendered).token_ids
+    assert ended.json["token_ids"] == written(tiny, rendered, allow_special=True).token_ids
+
+
+@pytest.mark.parametrize("how", [["--prompt", "Hi<|im_end|>\n"], ["--chat", "--prompt", "Hi<|im_end|>\n"]])
+def test_control_tokens_in_a_prompt_are_text_unless_they_are_allowed(everlong, tiny, how):
+    seen = [
+        everlong("generate", *how, "--model", tiny, "--max-new-tokens", 1, *allowed, "--json").json["report"][
+            "seen_tokens"
+        ]
+        for allowed in ([], ["--allow-special"])
+    ]
+    assert seen[0] - seen[1] in (8, 9, 10)
 
 
 def test_a_long_prompt_stays_in_bounded_memory(everlong, tiny, text_file):

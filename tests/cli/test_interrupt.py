@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import shlex
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import everlong as package
+from everlong.attach.adapter import load
 from everlong.session.library import Library
 from everlong.session.session import Session
 
@@ -110,6 +113,50 @@ def test_chat_leaves_with_130_at_the_prompt(start):
     assert process.returncode == 130
 
 
+def shown(terminal: int, until: str) -> str:
+    """What a terminal shows, up to these words."""
+    text, deadline = "", time.monotonic() + DEADLINE_S
+    while until not in text:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"{until!r} never came: {text}"
+        text += os.read(terminal, 4096).decode(errors="replace")
+    return text
+
+
+def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny):
+    terminal, other = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "TERM": "dumb"}
+    options = ["--max-new-tokens", "3", "--session", "a", "--model", tiny, "--threads", "1"]
+    command = [sys.executable, "-m", "everlong", "chat", *options]
+    process = subprocess.Popen(
+        command, stdin=other, stdout=other, stderr=other, env=environment, start_new_session=True
+    )
+    try:
+        os.close(other)
+        shown(terminal, "> ")
+        os.write(terminal, b"Hello\n")
+        shown(terminal, "\n> ")
+        os.write(terminal, b"half a lin")
+        shown(terminal, "half a lin")
+        process.send_signal(signal.SIGINT)
+        shown(terminal, "again leaves")
+        os.write(terminal, b"And then?\n")
+        shown(terminal, "\n> ")
+        for said in ("again leaves", "Kept as a;"):
+            process.send_signal(signal.SIGINT)
+            text = shown(terminal, said)
+        assert "sinks(sinks=4, window=1020): seen" in text
+        assert process.wait(DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+    with Session.open(None, "a", load(tiny), read_only=True) as session:
+        text = session.tokenizer.decode(session.transcript.ids)
+    assert text.count("user\n") == 2
+    assert "user\nAnd then?" in text
+
+
 SMALL = [part for field in ("window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8") for part in ("-o", field)]
 
 
@@ -165,4 +212,6 @@ def test_the_command_that_is_named_goes_on(everlong, tiny, tmp_path, monkeypatch
     assert again.code == 0, again.err
     library = Library("a store")
     assert library.entry("my book").tokens == sum(fed) > kept
-    assert [(s.name, s.done) for s in library.sources(library.entry("my book"))] == [("a long text.txt", True)]
+    assert [(s.name, s.done) for s in library.sources(library.entry("my book"))] == [
+        (str(Path("a long text.txt").resolve()), True)
+    ]

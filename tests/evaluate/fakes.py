@@ -58,11 +58,13 @@ class EchoStream(Stream):
     def seen_tokens(self) -> int:
         return self._seen
 
-    def feed(self, text: str, source: str = "text") -> int:
+    def feed(self, text: str, source: str = "text", template: bool = False) -> int:
         self.fed.append((text, source))
         return self._read(text)
 
-    def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
+    def ask(
+        self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True, template: bool = False
+    ) -> str:
         self.asked.append(Asked(question, max_new_tokens, tuple(stop), keep))
         answer = self._answer(self.text, question)
         self.answers.append(answer)

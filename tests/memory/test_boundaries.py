@@ -161,7 +161,7 @@ def test_a_forward_that_is_too_long_or_was_not_told_is_refused(model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cut": "odd"}, "cut=odd: expected Literal"),
+        ({"cut": "odd"}, "cut=odd: expected one of even, surprise"),
         ({"surprise_gamma": float("nan")}, "must be finite"),
         ({"surprise_window": 1}, "surprise_window=1: must be at least 2"),
         ({"cut": "even"}, "surprise_gamma=0.5: has no effect with cut=even"),

@@ -97,7 +97,7 @@ def test_a_long_use_of_few_records_takes_no_memory():
         ({"resident": 0}, "resident=0: must be at least 1"),
         ({"evict": "score", "score_decay": 0.0}, "score_decay=0.0: must be above 0 and at most 1"),
         ({"score_decay": 0.5}, "score_decay=0.5: has no effect with evict=lru; add evict=score"),
-        ({"evict": "oldest"}, "evict=oldest: expected Literal"),
+        ({"evict": "oldest"}, "evict=oldest: expected one of lru, score"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(fields, message):

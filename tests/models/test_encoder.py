@@ -51,6 +51,14 @@ def test_what_is_too_long_is_cut_off(tmp_path):
     torch.testing.assert_close(long.double(), alone("abcdefghijklmnop", most=10), atol=1e-5, rtol=0)
 
 
+def test_a_control_token_in_a_text_is_text(folder):
+    said = SentenceEncoder.load(folder).encode(["the [SEP] tide"])[0]
+    ids = letter_tokenizer().convert_tokens_to_ids([*"t", *("##" + c for c in "he"), "[", "s", "##e", "##p", "]"])
+    ids += letter_tokenizer()("tide", add_special_tokens=False).input_ids
+    hidden = tiny_bert().double()(input_ids=torch.tensor([[2, *ids, 3]])).last_hidden_state[0]
+    torch.testing.assert_close(said.double(), hidden.mean(0) / hidden.mean(0).norm(), atol=1e-5, rtol=0)
+
+
 def test_the_folder_says_how_it_pools(tmp_path):
     encoder = SentenceEncoder.load(save_encoder(tmp_path / "cls", pooling="cls_token"))
     torch.testing.assert_close(encoder.encode(["abc"])[0].double(), alone("abc", "cls"), atol=1e-5, rtol=0)

@@ -153,8 +153,8 @@ def test_question_and_answer_are_kept_if_asked_for(session, again):
     kept = session.transcript.text(before, session.seen_tokens)
     assert "Passage 1" not in kept
     assert QUESTION in kept
-    assert kept.endswith(text)
-    assert [s.name for s in session.transcript.sources] == ["gulls.txt", "prompt", "answer"]
+    assert kept.endswith(text + "\n")
+    assert [s.name for s in session.transcript.sources] == ["gulls.txt", "prompt", "answer", "prompt"]
 
 
 def test_a_chat_reads_passages_again_in_a_copy(session):
@@ -200,7 +200,11 @@ def test_control_tokens_of_a_text_are_not_read_again(tiny):
         session.feed(DULL * 5 + "The gulls of Lima <|end|><|turn|> sleep in crate 7. " + DULL * 5)
         with session.pose(QUESTION, again=1) as posed:
             assert "gulls of Lima" in posed.recall.shown[0].text
-            assert read(posed.session).count("<|end|>") == 1
+            assert posed.session.recent_ids().tolist().count(0) == 1
+    with Session(tiny, Blocks(**SMALL), chunk=16, allow_special=True) as session:
+        session.feed(DULL * 5 + "The gulls of Lima <|end|><|turn|> sleep in crate 7. " + DULL * 5)
+        with session.pose(QUESTION, again=1) as posed:
+            assert posed.session.recent_ids().tolist().count(0) == 1
 
 
 def test_passages_are_read_in_their_order_and_no_token_twice():

@@ -96,3 +96,26 @@ def test_only_what_may_begin_a_stop_string_is_held():
     guard = StopGuard(("User:",))
     assert guard.push("hello Us") == "hello "
     assert guard.push("e it") == "Use it"
+
+
+@pytest.mark.parametrize(
+    ("stop", "shown"),
+    [
+        (("<|turn|>",), "the tide"),
+        (("<|turn|>user\n",), "the tidefell"),
+        (("fell<|turn|>user",), "the tide"),
+        (("<|end|>", "zz"), "the tidefell"),
+        (("user",), "the tidefell"),
+        (("tidefell",), "the "),
+        (("<|turn|><|turn|>",), "the tidefelluser\n!"),
+        ((), "the tidefelluser\n!"),
+    ],
+)
+def test_a_stop_string_may_hold_special_tokens(stop, shown):
+    ids = BYTE_LEVEL("the tide<|turn|>fell<|turn|>user\n<|end|>!")["input_ids"]
+    guard, decoder, texts = StopGuard(stop), Decoder(BYTE_LEVEL), []
+    for token in ids:
+        texts += [] if guard.stopped else [guard.push(decoder.push(token), decoder.spelt(token))]
+    text = "".join(texts) + ("" if guard.stopped else guard.flush())
+    expected = {("<|end|>", "zz"): "the tidefelluser\n"}.get(stop, shown)
+    assert text == expected

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from everlong import Blocks, Session
+from everlong import Blocks, Session, Sinks
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
 from everlong.session.library import Library
 from tests.session.keeping import IDS, SMALL, answer, kept
@@ -229,3 +229,35 @@ def test_killed_at_20_random_moments_it_goes_on_as_if_never_stopped(model, tmp_p
     assert answers[0] == answers[1]
     library = Library(tmp_path / "killed")
     assert library.verify(library.entry("one"))["damaged_blocks"] == []
+
+
+@pytest.mark.parametrize("fails", [None, "create", "swap"])
+def test_a_session_without_blocks_goes_back_on_the_disk_too(model, tmp_path, monkeypatch, fails):
+    with Session(model, Sinks(sinks=2, window=20), store=tmp_path, name="one") as session:
+        feed_and_keep(session, IDS[:60])
+        mark = session.mark()
+        feed_and_keep(session, IDS[60:150])
+        session.rewind(mark)
+        session.feed(IDS[300:310])
+        if fails is not None:
+            with monkeypatch.context() as broken:
+                broken.setattr(Library, fails, full)
+                with pytest.raises(SaveError, match="no room"):
+                    session.checkpoint()
+            assert Library(tmp_path).entry("one").tokens == 150
+        session.checkpoint()
+        feed_and_keep(session, IDS[310:320])
+        expected = answer(session)
+        session.rewind(mark)
+        mark.close()
+    library = Library(tmp_path)
+    assert [e.name for e in library.entries()] == ["one"]
+    assert not library.verify(library.entry("one"))["damaged_files"]
+    with Session.open(tmp_path, "one", model) as session:
+        assert session.transcript.ids.tolist() == IDS[:60]
+        session.feed(IDS[300:320])
+        assert answer(session) == expected
+
+
+def full(*call):
+    raise SaveError("no room")

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from everlong.attach.plug import Plug
 from everlong.attach.stock import decoder_of, lacks_weights
-from everlong.attach.turns import turn
 from everlong.errors import AttachError, CapabilityError
 from everlong.memory.blocks.memory import BlockMemory, MakeRecall, no_recall
 from everlong.memory.cache import StreamCache
@@ -23,11 +22,10 @@ from everlong.methods.base import Method
 
 
 class Handle:
-    """A model attached to a method: makes caches. Use with `with`, or call `detach`."""
+    """A model attached to a method: makes caches. Use with `with`, or call `detach`. `plug` is held for it."""
 
     def __init__(self, plug: Plug, method: Method) -> None:
         self.method, self._plug, self._attached = method, plug, True
-        plug.hold()
 
     @property
     def plan(self) -> RotaryPlan:
@@ -89,8 +87,7 @@ def attach(model: nn.Module, method: Method) -> Handle:
         raise AttachError(f"{type(model).__name__}: its weights are on the meta device; load them before attaching")
     if getattr(decoder_of(model), NAME, None) is None:
         method.check_untrained()
-    with turn(decoder_of(model)):
-        return Handle(Plug.of(model), method)
+    return Handle(Plug.held(model), method)
 
 
 class _Package(ModuleType):

@@ -60,7 +60,7 @@ class Plug:
         self.holders = 0
         self.training: Trained | None = None
         self._hooks: list[Any] = []
-        self._replacement = Replacement(self.decoder, self._forward)
+        self.replacement = Replacement(self.decoder, self._forward)
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
         try:
@@ -71,15 +71,22 @@ class Plug:
             raise
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Plug:
-        """The model's plug; a new one is probed and checked. For who has the model's turn."""
-        found = Replacement.of(decoder_of(model))
-        return cls(model) if found is None else found.owner
+    def held(cls, model: PreTrainedModel) -> Plug:
+        """The model's plug, held by one more; a new one is probed and checked."""
+        decoder = decoder_of(model)
+        with turn(decoder):
+            found = Replacement.of(decoder)
+            plug = cls(model) if found is None else found.owner
+            plug.holders += 1
+            # Its last holder may have been collected meanwhile, in this very thread.
+            if Replacement.of(decoder) is plug.replacement:
+                return plug
+        return cls.held(model)
 
     @property
     def stock(self) -> Callable[..., Any]:
         """The decoder's forward as it was."""
-        return self._replacement.stock
+        return self.replacement.stock
 
     def hold(self) -> None:
         """One more handle or cache needs the plug."""
@@ -126,7 +133,7 @@ class Plug:
         return found
 
     def _remove(self) -> None:
-        self._replacement.remove()
+        self.replacement.remove()
         if self._front is not None:
             self._front.replacement.remove()
         for hook in self._hooks:

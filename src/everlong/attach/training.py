@@ -128,8 +128,7 @@ def attach_training(model: nn.Module, method: Method) -> Training:
 
     An AttachError or CapabilityError where the model can not be handled; it is then as it was.
     """
-    plug = Plug.of(_plain(model))
-    plug.hold()
+    plug = Plug.held(_plain(model))
     try:
         return _attached(plug, model, method)
     finally:

@@ -27,6 +27,7 @@ def ask(
     encoder: options.Encoder = None,
     host_budget: options.HostBudget = None,
     when_full: options.WhenFull = "refuse",
+    allow_special: options.AllowSpecial = False,
     keep: Annotated[bool, typer.Option("--keep", help="Let the session remember question and answer.")] = False,
     model: options.Model = "smollm2",
     memory: options.Memory = None,
@@ -78,7 +79,8 @@ def ask(
     with ExitStack() as stack:
         stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
         start = time.perf_counter()
-        opened = stack.enter_context(Session.open(store, session, loaded, read_only=not keep, **budgets))
+        opened = Session.open(store, session, loaded, read_only=not keep, allow_special=allow_special, **budgets)
+        stack.enter_context(opened)
         opening = time.perf_counter() - start
         voter = load_encoder(encoder or library.noted_encoder(session), encoder is not None, console)
         use_encoder(opened, voter, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,16 @@ def chat(
     pin_system: Annotated[
         bool, typer.Option("--pin-system", help="Keep the system prompt for ever: make all its tokens sinks.")
     ] = False,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="NAME", help="The kept session to go on with, or to begin; a new one if none."
+        ),
+    ] = None,
+    list_chats: Annotated[bool, typer.Option("--list", help="Show the conversations that are kept.")] = False,
+    no_keep: Annotated[bool, typer.Option("--no-keep", help="Keep nothing of what is said on the disk.")] = False,
+    store: options.Store = None,
+    allow_special: options.AllowSpecial = False,
     model: options.Model = "smollm2",
     memory: options.Memory = None,
     method: options.MethodName = "sinks",
@@ -43,25 +54,38 @@ def chat(
 ) -> None:
     """Talk to the model without end.
 
-    Memory does not grow with the conversation. Lines that begin with / are commands: /report, /save FILE,
-    /load FILE, /reset, /undo, /help, /exit. Ctrl-C cuts an answer short and the conversation goes on; at the prompt
-    it leaves. Lines may also come from a pipe. --json prints one object for each answer: text, token_ids,
-    seconds_per_token and the memory report.
+    Memory does not grow with the conversation, and it is kept after each turn: --session NAME goes on with it (or with
+    what `everlong read` has read), --list shows what there is. Lines that begin with / are commands: /report,
+    /save FILE, /load FILE, /reset, /undo, /help, /exit. Ctrl-C cuts an answer short and the conversation goes on; at
+    the prompt it clears the line, and leaves when it comes again, as Ctrl-D does. Lines may also come from a pipe.
+    --json prints one object for each answer: text, token_ids, seconds_per_token and the memory report; with --list one
+    list of objects: name, turns, tokens, updated, model, method.
     """
     from everlong.cli.console import Console
     from everlong.cli.conversation import Conversation
+    from everlong.cli.kept_chats import Chats, tell
     from everlong.cli.setup import load_model
     from everlong.session.session import Session
 
-    console = Console(quiet, json)
-    chosen = options.chosen_method(ctx, method, option)
+    console, chats = Console(quiet, json), Chats(store)
+    command = shlex.join(["everlong", "chat", *options.same_place(ctx, store)])
+    if list_chats:
+        tell(chats.rows(), console, command)
+        return
+    own = options.kept_model(ctx, store, session)
+    chosen = options.chosen_method(ctx, method, option, own.get("memory"))
     sampling, passages = options.sampling(ctx), options.passages(again)
     _check(chosen, pin_system)
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    given = pin_system or bool(option) or not options.is_default(ctx, "method")
+    chats.check(session, chosen if given else None, pin_system)
+    loaded = load_model(device=device, threads=threads, console=console, **own)
     if pin_system:
         chosen = _pinned(chosen, loaded, system)
-    session = Session(loaded, chosen, chunk)
-    with Conversation(session, loaded, system, undo, sampling, console, passages) as conversation:
+    if no_keep and not chats.has(session):
+        opened = Session(loaded, chosen, chunk, allow_special=allow_special)
+    else:
+        opened = chats.opened(session, loaded, chosen, chunk, allow_special, not no_keep)
+    with Conversation(opened, loaded, system, undo, sampling, console, passages, chats, command) as conversation:
         conversation.run()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,14 +14,15 @@ from everlong.errors import EverlongError, InputError, nearest
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
+    from everlong.cli.kept_chats import Chats
     from everlong.models.load import Loaded
     from everlong.session.session import Session
 
 _HELP = """/report      what the session remembers, and in how many bytes
-/save FILE   keep the conversation in a file
+/save FILE   keep the conversation in a file too
 /load FILE   go on with a kept conversation
 /undo        take the last turn back
-/reset       begin anew
+/reset       begin anew; what was said so far stays kept
 /help        these lines
 /exit        leave (so does the end of the input)"""
 _COMMANDS = tuple(line[1:].split()[0] for line in _HELP.splitlines())
@@ -38,35 +40,65 @@ class Conversation(AbstractContextManager["Conversation"]):
         sampling: dict[str, Any],
         console: Console,
         again: Any = None,
+        chats: Chats | None = None,
+        command: str = "everlong chat",
     ) -> None:
+        self._chats, self._called = chats, command
         self._loaded, self._system, self._undo, self._again = loaded, system, undo, again
         self._sampling, self._console = sampling, console
         self._begin(session)
 
     def run(self) -> None:
-        """Answers every line; an interrupt cuts what it is about short, and at the prompt it leaves."""
+        """Answers every line; an interrupt cuts what it is about short. What is kept is said in any case."""
         self._console.note("Ctrl-C cuts an answer short, /help lists the commands, /exit leaves.")
-        for line in _lines():
-            text = line.strip()
-            if text == "/exit":
-                break
-            try:
-                self._respond(text)
-            except EverlongError as error:
-                print(f"everlong: {error}", file=sys.stderr, flush=True)
-            except KeyboardInterrupt:
-                print("\neverlong: interrupted; nothing of this turn was kept", file=sys.stderr, flush=True)
-        self._console.note(str(self._session.report()))
-        self._console.note("Next time: /save FILE keeps a conversation, /load FILE goes on with it.")
+        try:
+            for line in _lines():
+                text = line.strip()
+                if text == "/exit":
+                    break
+                try:
+                    self._respond(text)
+                except EverlongError as error:
+                    print(f"everlong: {error}", file=sys.stderr, flush=True)
+                except KeyboardInterrupt:
+                    print("\neverlong: interrupted; nothing of this turn was kept", file=sys.stderr, flush=True)
+        finally:
+            self._console.note(str(self._session.report()))
+            self._console.note(self._closing_words())
+
+    def _closing_words(self) -> str:
+        """Where the conversation is, and what goes on with it."""
+        name = self._session.kept_name
+        if name is None:
+            return "Next time: /save FILE keeps a conversation, /load FILE goes on with it."
+        if not self._session.seen_tokens:
+            return f"Nothing was said.\nNext: {self._called} --list"
+        return f"Kept as {name}; --list shows all.\nNext: {self._called} --session {shlex.quote(name)}"
 
     def __exit__(self, *exc: object) -> None:
-        self._session.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Closes the session; a kept one in which nothing was said is deleted."""
+        session = self._session
+        name = None if session.seen_tokens else session.kept_name
+        session.close()
+        if name is not None and self._chats is not None:
+            self._chats.delete(name)
 
     def _begin(self, session: Session) -> None:
         from everlong.session.chat import Chat
 
-        self._chat = Chat(session, self._system, self._undo, self._again)
+        stays = session.kept and session.method.answers
+        if session.conversing and self._system is not None:
+            self._console.warn("system: this conversation was begun before; it goes on with its own system prompt")
+        self._chat = Chat(session, self._system, 0 if stays else self._undo, self._again)
         self._session = session
+
+    def _keep(self) -> None:
+        """Keeps the conversation as it is now, if it is one that is kept."""
+        if self._session.kept:
+            self._session.checkpoint()
 
     def _respond(self, text: str) -> None:
         """Does what one line asks for."""
@@ -91,6 +123,7 @@ class Conversation(AbstractContextManager["Conversation"]):
             self._console.result(as_json(turn.result, self._session))
         else:
             print(flush=True)
+        self._keep()
 
     def _command(self, name: str = "", argument: str = "") -> None:
         """Does what a line that begins with / asks for."""
@@ -108,10 +141,32 @@ class Conversation(AbstractContextManager["Conversation"]):
         elif name == "load":
             self._load(argument)
         elif name == "undo":
-            print("Taken back." if self._chat.undo() else "There is no turn to take back.", file=sys.stderr, flush=True)
+            self._take_back()
         else:
-            self._chat.reset()
+            self._begin_anew()
             print("Begun anew.", file=sys.stderr, flush=True)
+
+    def _take_back(self) -> None:
+        """Takes the last turn back, on the disk too."""
+        if self._session.kept and self._session.method.answers:
+            raise InputError(
+                f"/undo: what {self._session.method.name} has stored on the disk only goes forward; begin the "
+                "conversation with --no-keep to take turns back"
+            )
+        taken = self._chat.undo()
+        print("Taken back." if taken else "There is no turn to take back.", file=sys.stderr, flush=True)
+        self._keep()
+
+    def _begin_anew(self) -> None:
+        """Begins a conversation; one that is kept stays as it is, under its name."""
+        old = self._session
+        if self._chats is None or not old.kept:
+            self._chat.reset()
+            return
+        self._chat.settle()
+        new = self._chats.opened(None, self._loaded, old.method, old.chunk, old.allow_special)
+        self._leave()
+        self._begin(new)
 
     def _report(self) -> None:
         """Prints the memory report."""
@@ -125,10 +180,12 @@ class Conversation(AbstractContextManager["Conversation"]):
         """Goes on with the conversation in the file; the one so far is left only when that is read."""
         from everlong.session.session import Session
 
-        loaded = Session.load(path, self._loaded, chunk=self._session.chunk)
-        self._session.close()
+        old = self._session
+        loaded = Session.load(path, self._loaded, chunk=old.chunk, allow_special=old.allow_special)
+        self._leave()
         self._begin(loaded)
         print(f"Going on after {loaded.seen_tokens:,} tokens.", file=sys.stderr, flush=True)
+        self._console.note("From here on /save FILE keeps the conversation.")
 
 
 def _lines() -> Iterator[str]:
@@ -140,9 +197,19 @@ def _lines() -> Iterator[str]:
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
+    interrupted = False
     while True:
         try:
-            yield input("> ")
+            line = input("> ")
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            if interrupted:
+                print()
+                return
+            interrupted = True
+            print("\n(Ctrl-C again leaves, as Ctrl-D does)", file=sys.stderr, flush=True)
+        else:
+            interrupted = False
+            yield line

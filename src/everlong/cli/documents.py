@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _MARKDOWN = (".md", ".markdown", ".txt", "")
 """Where a line that begins with # is a heading; in others it may be a comment."""
 _SHOWN_KINDS = 8
+SPECIAL = "special+"
+"""Before the digest of a file whose control tokens are such: as text it is another content."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,17 @@ def choose(names: list[str], encoding: str | None = None) -> Chosen:
     return chosen
 
 
-def document(file: File | Path, console: Console) -> Document:
+def document(file: File | Path, console: Console, allow_special: bool = False) -> Document:
     """A file as a document, opened when its text is asked for; InputError where it cannot be read."""
     from everlong.cli.formats import extractor
     from everlong.session.reading import Document
 
     file = file_of(file) if isinstance(file, Path) else file
     places: list[Place] = []
-    content = digest(file)
+    prefix = SPECIAL if allow_special else ""
+    content = prefix + digest(file)
     size = None if extractor(file.path) else int(content.rpartition(":")[2])
-    found: Any = {} if size is None else {"earlier": _earlier(file)}
+    found: Any = {"allow_special": allow_special} | ({} if size is None else {"earlier": _earlier(file, prefix)})
     texts = _Text(file, places, functools.cache(functools.partial(_warn, file, console)), size)
     return Document(file.name, content, texts, places, called=file.called, **found)
 
@@ -191,14 +194,14 @@ def _plain(file: File, places: list[Place], say: Callable[[str], None], size: in
             say(warning)
 
 
-def _earlier(file: File) -> Callable[[str], int | None]:
+def _earlier(file: File, prefix: str) -> Callable[[str], int | None]:
     """What says how many characters an older content had, where this file begins with it."""
     from everlong.cli.source import TextSource
 
     @functools.cache
     def chars(old: str) -> int | None:
         size = old.rpartition(":")[2]
-        if ":" not in old or not size.isdecimal() or digest(file, int(size)) != old:
+        if ":" not in old or not size.isdecimal() or prefix + digest(file, int(size)) != old:
             return None
         with TextSource(str(file.path), file.encoding) as source:
             return source.chars(int(size))

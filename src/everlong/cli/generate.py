@@ -27,6 +27,7 @@ def generate(
     template: Annotated[
         bool, typer.Option("--chat", help="Put the text as a question, through the model's chat template.")
     ] = False,
+    allow_special: options.AllowSpecial = False,
     model: options.Model = "smollm2",
     memory: options.Memory = None,
     method: options.MethodName = "sinks",
@@ -61,7 +62,9 @@ def generate(
     sampling = options.sampling(ctx)
     with (
         _prompt(prompt, prompt_file, encoding, console) as text,
-        Session(load_model(model, dtype, device, threads, console, memory), chosen, chunk) as session,
+        Session(
+            load_model(model, dtype, device, threads, console, memory), chosen, chunk, allow_special=allow_special
+        ) as session,
     ):
         begin = _chat_prompt(session, "".join(text), sampling) if template else text
         with closing(session.stream(begin, **sampling)) as answer:
@@ -95,7 +98,7 @@ def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[
     """The ids of a conversation that begins with `text`; what ends an answer in the template ends this one."""
     from everlong.session.template import Template
 
-    template = Template(session.tokenizer)
+    template = Template(session.tokenizer, allow_special=session.allow_special)
     sampling["ends"] = template.end_tokens()
     return template.opening(text)
 

@@ -80,6 +80,12 @@ Config = Annotated[
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16, or auto: float32 on the CPU.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is one.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads for torch; all cores if not given.")]
+AllowSpecial = Annotated[
+    bool,
+    typer.Option(
+        "--allow-special", help="Let control tokens that the text spells be such (<|im_end|>); else they are text."
+    ),
+]
 Chunk = Annotated[int, typer.Option("--chunk", min=1, help="Tokens read by one forward.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens written at most.")]
 Temperature = Annotated[
@@ -201,14 +207,29 @@ def own_model(ctx: typer.Context, library: Library, session: str) -> dict[str, A
     return given | {n: own[n] for n in own.keys() & given.keys() if is_default(ctx, n)}
 
 
+def kept_model(ctx: typer.Context, store: Path | None, session: str | None) -> dict[str, Any]:
+    """Model, dtype and memory: those of the kept session where it is there and none were given."""
+    from everlong.session.library import Library, home
+
+    folder = home() if store is None else store
+    if (folder / "everlong.db").is_file() and (library := Library(folder)).find(session or "") is not None:
+        return own_model(ctx, library, session or "")
+    return {option: ctx.params[option] for option in ("model", "dtype", "memory")}
+
+
 def same_session(ctx: typer.Context, session: str, store: Path | None) -> str:
     """The options that lead another command to this session, which knows its model, as they are typed in a shell."""
     import shlex
 
-    words = ["--session", session] + ([] if store is None else ["--store", str(store)])
+    return shlex.join(["--session", session, *same_place(ctx, store)])
+
+
+def same_place(ctx: typer.Context, store: Path | None) -> list[str]:
+    """The options that lead another command to this store and device."""
+    words = [] if store is None else ["--store", str(store)]
     if ctx.params.get("device") is not None and not is_default(ctx, "device"):
         words += ["--device", str(ctx.params["device"])]
-    return shlex.join(words)
+    return words
 
 
 def is_default(ctx: typer.Context, name: str) -> bool:

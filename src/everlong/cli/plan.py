@@ -58,7 +58,9 @@ class Reading:
         vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
 
         def counted(documents: Iterable[Document]) -> dict[str, int]:
-            pieces = {d.name: id_pieces(d.texts, loaded.tokenizer, vocabulary, special=False) for d in documents}
+            pieces = {
+                d.name: id_pieces(d.texts, loaded.tokenizer, vocabulary, False, d.allow_special) for d in documents
+            }
             return {name: sum(map(len, found)) for name, found in pieces.items()}
 
         tokens = counted(d for d, _ in self._unread(documents))

@@ -34,6 +34,7 @@ def read(
     disk_budget: options.DiskBudget = None,
     encoder: options.Encoder = None,
     when_full: options.WhenFull = "refuse",
+    allow_special: options.AllowSpecial = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what reading would take, and read nothing.")] = False,
     model: options.Model = "smollm2",
     memory: options.Memory = None,
@@ -75,8 +76,8 @@ def read(
     found = choose(files, encoding)
     if words := found.told():
         console.note(words)
-    documents = [document(file, console) for file in found.files]
-    own = _kept(ctx, store, session)
+    documents = [document(file, console, allow_special) for file in found.files]
+    own = options.kept_model(ctx, store, session)
     chosen = options.chosen_method(ctx, method, option, own.get("memory"))
     voter = load_encoder(encoder, True, console)
     loaded = load_model(device=device, threads=threads, console=console, **own)
@@ -104,16 +105,6 @@ def read(
     if notes:
         console.note(told(result["notes"]))
     console.note(f"Next: everlong ask 'A question?' {options.same_session(ctx, session, store)}")
-
-
-def _kept(ctx: typer.Context, store: Path | None, name: str) -> dict[str, Any]:
-    """Model, dtype and memory: those of the session where it is there and none were given."""
-    from everlong.session.library import Library, home
-
-    folder = home() if store is None else store
-    if (folder / "everlong.db").is_file() and (library := Library(folder)).find(name) is not None:
-        return options.own_model(ctx, library, name)
-    return {option: ctx.params[option] for option in ("model", "dtype", "memory")}
 
 
 def _read_changed(

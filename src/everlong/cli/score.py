@@ -29,6 +29,7 @@ def score(
     option: options.Fields = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Stop after so many tokens.")] = None,
     chunk: options.Chunk = 512,
+    allow_special: options.AllowSpecial = False,
     encoding: options.Encoding = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table, one row per 1,024 tokens.")] = None,
     plot: Annotated[
@@ -61,7 +62,7 @@ def score(
     with TextSource(file, encoding) as source:
         loaded = load_model(model, dtype, device, threads, console, memory)
         _need_tokenizer(loaded)
-        with Session(loaded, chosen, chunk) as session:
+        with Session(loaded, chosen, chunk, allow_special=allow_special) as session:
             tally, peak_bytes = _read(session, source, max_tokens, console)
             for warning in source.warnings():
                 console.warn(f"{source.name}: {warning}")

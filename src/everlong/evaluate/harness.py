@@ -115,7 +115,8 @@ class EverlongLM(TemplateLM):
         special = add_special_tokens
         if special is None:
             special = not string.startswith(self.tokenizer.decode([self.prefix_token_id]))
-        return token_ids(self.tokenizer, string, special)
+        # lm-eval gives whole prompts, those of its chat templates too, and `hf` finds control tokens in all of them.
+        return token_ids(self.tokenizer, string, bool(special), allow_special=True)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as text."""

@@ -50,19 +50,21 @@ class PeerStream(Stream):
         """Ids so far."""
         return len(self.ids)
 
-    def feed(self, text: str, source: str = "text") -> int:
+    def feed(self, text: str, source: str = "text", template: bool = False) -> int:
         """Keeps the ids."""
-        new = self._tokens(text)
+        new = self._tokens(text, template)
         self.ids = self.ids + new
         self.clock.tick(len(text))
         return len(new)
 
-    def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
+    def ask(
+        self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True, template: bool = False
+    ) -> str:
         """The likeliest answer, after as much of the prompt as fits."""
         if not keep:
             with self.forked() as twin:
-                return twin.ask(question, max_new_tokens, stop)
-        prompt = self.ids + self._tokens(question)
+                return twin.ask(question, max_new_tokens, stop, template=template)
+        prompt = self.ids + self._tokens(question, template)
         room = self.limit - max_new_tokens
         shown = prompt if len(prompt) <= room else prompt[: room // 2] + prompt[room // 2 - room :]
         with self.clock.running(), torch.inference_mode():
@@ -123,8 +125,8 @@ class PeerStream(Stream):
                 held += sum(x.numel() * x.element_size() for x in (layer.keys, layer.values))
         return {"method": NAME, "seen_tokens": self.seen_tokens, "bytes": {"device": held, "host": 0, "disk": 0}}
 
-    def _tokens(self, text: str) -> list[int]:
-        return token_ids(self.tokenizer, text, special=not self.ids)
+    def _tokens(self, text: str, template: bool = False) -> list[int]:
+        return token_ids(self.tokenizer, text, special=not self.ids, allow_special=template)
 
     def _prefilled(self, prompt: list[int]) -> Tensor:
         """The logits after the prompt, whose ids the cache then holds."""
@@ -159,7 +161,7 @@ class PeerStream(Stream):
             if token in self._ends:
                 break
             written.append(token)
-            texts.append(guard.push(decoder.push(token)))
+            texts.append(guard.push(decoder.push(token), decoder.spelt(token)))
             logits = self._forward([token], every=False)[-1]
         if not guard.stopped:
             texts.append(guard.push(decoder.flush()) + guard.flush())

@@ -37,14 +37,19 @@ class Stream(Protocol):
         """The session behind it (sources, citations, forgetting); None for plain transformers."""
         ...
 
-    def feed(self, text: str, source: str = "text") -> int:
-        """Reads `text`; the number of its tokens. TooLongError where the model cannot take it."""
+    def feed(self, text: str, source: str = "text", template: bool = False) -> int:
+        """Reads `text`; the number of its tokens. TooLongError where the model cannot take it.
+
+        `template`: a chat template wrote it, so that the control tokens which it spells are such.
+        """
         ...
 
-    def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
+    def ask(
+        self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True, template: bool = False
+    ) -> str:
         """The likeliest answer to `question`, before any of the texts in `stop`.
 
-        Not `keep`: the stream is afterwards as if it had never been asked.
+        Not `keep`: the stream is afterwards as if it had never been asked. `template` as in `feed`.
         """
         ...
 
@@ -105,20 +110,23 @@ class MethodStream(Stream):
         """Tokens read and written so far."""
         return self._session.seen_tokens
 
-    def feed(self, text: str, source: str = "text") -> int:
+    def feed(self, text: str, source: str = "text", template: bool = False) -> int:
         """Reads `text`, and ticks on the way."""
         self._fits(text)
         with self.clock.running():
-            return self._session.feed(self._pieces(text), source=source)
+            return self._session.feed(self._ids(text) if template else self._pieces(text), source=source)
 
-    def ask(self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True) -> str:
+    def ask(
+        self, question: str, max_new_tokens: int, stop: Sequence[str] = (), keep: bool = True, template: bool = False
+    ) -> str:
         """The session's answer, drawn greedily."""
         if not keep:
             with self.forked() as twin:
-                return twin.ask(question, max_new_tokens, stop)
+                return twin.ask(question, max_new_tokens, stop, template=template)
         self._fits(question, max_new_tokens)
+        prompt = self._ids(question) if template else question
         with self.clock.running():
-            found = self._session.generate(question, max_new_tokens=max_new_tokens, stop=tuple(stop))
+            found = self._session.generate(prompt, max_new_tokens=max_new_tokens, stop=tuple(stop))
             self.clock.prompt_tokens = self.seen_tokens - len(found.token_ids)
             self.clock.new_tokens += len(found.token_ids)
         self.clock.tick(len(question))
@@ -148,6 +156,10 @@ class MethodStream(Stream):
     def report(self) -> dict[str, Any]:
         """The session's report."""
         return self._session.report().as_dict()
+
+    def _ids(self, text: str) -> list[int]:
+        """The ids of what a template wrote."""
+        return token_ids(self.loaded.tokenizer, text, special=not self.seen_tokens, allow_special=True)
 
     def _pieces(self, text: str) -> Iterator[str]:
         for at in range(0, len(text), PIECE_CHARS):

@@ -60,7 +60,8 @@ class SentenceEncoder:
         company a text's vector differs by rounding.
         """
         rows = torch.empty(len(texts), self.dim)
-        ids = self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens).input_ids if texts else []
+        options = {"truncation": True, "max_length": self.max_tokens, "split_special_tokens": True}
+        ids = self._tokenizer(list(texts), **options).input_ids if texts else []
         order = sorted(range(len(texts)), key=lambda n: len(ids[n]))
         for first in range(0, len(order), batch):
             places = order[first : first + batch]

@@ -125,7 +125,7 @@ class Answer(Iterator[str]):
         """Adds the text of the tokens that were not decoded yet."""
         for token in self._ids[self._decoded :]:
             self._decoded += 1
-            self._texts.append(self._guard.push(self._decoder.push(token)))
+            self._texts.append(self._guard.push(self._decoder.push(token), self._decoder.spelt(token)))
 
     def _end(self) -> None:
         """Takes in the token that an interrupt cut off after it was read, and the text that was held back."""

@@ -23,6 +23,7 @@ from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, me
 from everlong.session.source_names import short_names
 from everlong.session.template import Template
 from everlong.session.text import token_ids
+from everlong.session.thoughts import Exchange
 from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def question_ids(session: Session, question: str) -> list[int]:
     """The ids of a question's own words; InputError for none."""
     if session.tokenizer is None:
         raise InputError("question: this session has no tokenizer; use a model that everlong.load gave")
-    ids = token_ids(session.tokenizer, question)
+    ids = token_ids(session.tokenizer, question, allow_special=session.allow_special)
     if not question.strip() or not ids:
         raise InputError("question: empty; give at least one word")
     return ids
@@ -238,10 +239,13 @@ def _put(
     session: Session, question: str, raw: bool, keep: bool, found: _Found | None = None, begun: float = 0.0
 ) -> Posed:
     """The question read into the session, or into a fork of it, with what was `found` in its slots."""
+    asked = None if raw else exchange(session, question)
+    # An answer of which the template shows less later on is written in a fork.
+    keep = keep and (asked is None or not asked.rewritten)
     target = session if keep else session.fork()
     try:
         recall = None if found is None else _held(target, found, begun)
-        target.ask_prompt(question if raw else Template(session.tokenizer).opening(question))
+        target.ask_prompt(question if asked is None else asked.prompt)
     except BaseException:
         if not keep:
             target.close()
@@ -285,9 +289,21 @@ def again_ids(session: Session, question: str, passages: Sequence[Recalled], raw
     tokenizer, found = session.tokenizer, passage_ids(session, passages)
     if raw:
         sinks = content(session, 0, int(session.method.as_dict()["sinks"]))
-        return [*sinks, *token_ids(tokenizer, "\n\n"), *found, *token_ids(tokenizer, question)]
-    before, after = Template(tokenizer).around()
-    return [*before, *found, *token_ids(tokenizer, f"\n\nQuestion: {question}"), *after]
+        said = token_ids(tokenizer, question, allow_special=session.allow_special)
+        return [*sinks, *token_ids(tokenizer, "\n\n"), *found, *said]
+    before, after = template(session).around()
+    said = token_ids(tokenizer, f"\n\nQuestion: {question}", allow_special=session.allow_special)
+    return [*before, *found, *said, *after]
+
+
+def template(session: Session) -> Template:
+    """The chat template of a session's tokenizer."""
+    return Template(session.tokenizer, allow_special=session.allow_special)
+
+
+def exchange(session: Session, question: str) -> Exchange:
+    """A question as the next message of the conversation that the session holds, or as the first of one."""
+    return Exchange(template(session), question, session.conversing, session.seen_tokens > 0)
 
 
 def passage_ids(session: Session, passages: Sequence[Recalled]) -> list[int]:

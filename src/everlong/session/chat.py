@@ -14,8 +14,9 @@ from everlong.session.mark import Mark
 from everlong.session.recall import Recall
 from everlong.session.sampling import Sampling
 from everlong.session.session import Session
-from everlong.session.template import Template
-from everlong.session.transcript import ANSWER, PROMPT
+from everlong.session.template import OTHER, Template
+from everlong.session.thoughts import Exchange
+from everlong.session.transcript import PROMPT
 
 
 def system_tokens(tokenizer: Any, system: str | None = None) -> int:
@@ -33,9 +34,12 @@ class Chat:
     front of it (default 2; "auto", or 0 for none), in a copy of the session: they do not become part of the
     conversation.
 
-    `system` opens the conversation whenever the session is empty; a session that holds tokens goes on as if
+    `system` opens the conversation where none was held in the session; one that holds a conversation goes on as if
     an answer had just been completed. `undo` is how many turns can be taken back; each costs a copy of the
     cache. CapabilityError where there is no template.
+
+    Where the template leaves out of earlier answers what was thought, the session does so too: such an answer is
+    written in a copy of it, and read as the template shows it (thoughts.py).
     """
 
     def __init__(self, session: Session, system: str | None = None, undo: int = 1, again: Again | None = None) -> None:
@@ -46,10 +50,11 @@ class Chat:
         self.recall: Recall | None = None
         """What came back for the last message."""
         self._again = again
-        self._template = Template(session.tokenizer, system)
+        self._template = Template(session.tokenizer, system, session.allow_special)
         self._marks: deque[Mark] = deque()
         self._undo = undo
         self._answering = False
+        self._turn: Turn | None = None
 
     def say(self, text: str, **sampling: Any) -> Generation:
         """The model's answer to `text`; `sampling` as in `Session.generate`."""
@@ -66,20 +71,24 @@ class Chat:
         settings: dict[str, Any] = {"ends": self._template.end_tokens()} | sampling
         Sampling(**settings)
         self.settle()
-        new = self._template.turn(text) if self.session.seen_tokens else self._template.opening(text)
+        exchange = Exchange(self._template, text, self.session.conversing, self.session.seen_tokens > 0)
+        prompt = exchange.prompt
         mark = self.session.mark() if self._undo else None
         self.recall = self._recalled(text)
         self._answering = True
         try:
-            if self.recall is None:
-                turn = Turn(self, self.session.stream(new, **settings))
+            if self.recall is not None:
+                turn = self._turn_with_passages(text, exchange, self.recall, settings)
+            elif exchange.rewritten:
+                turn = self._turn_beside(exchange, settings)
             else:
-                turn = self._turn_with_passages(text, new, self.recall, settings)
+                turn = Turn(self, self.session.stream(prompt, **settings))
         except BaseException:
             self._take_back(mark)
             raise
         self._remember(mark)
         self.turns += 1
+        self._turn = turn
         return turn
 
     def _recalled(self, text: str) -> Recall | None:
@@ -89,29 +98,42 @@ class Chat:
         found = asking.recall(self.session, text, asking.PASSAGES if self._again is None else self._again)
         return found if found.shown else None
 
-    def _turn_with_passages(self, text: str, new: list[int], found: Recall, settings: dict[str, Any]) -> Turn:
+    def _turn_with_passages(self, text: str, exchange: Exchange, found: Recall, settings: dict[str, Any]) -> Turn:
         """The answer of a copy that reads the passages and the message; the session reads the message alone."""
         twin = self.session.fork()
         try:
-            prompt = self._template.turn_around(text, asking.passage_ids(self.session, found.shown))
-            answer = twin.stream(prompt, **settings)
+            shown = Exchange(self._template, OTHER, self.session.conversing, self.session.seen_tokens > 0).prompt
+            passages = asking.passage_ids(self.session, found.shown)
+            answer = twin.stream(self._template.with_text(shown, passages, text), **settings)
         except BaseException:
             twin.close()
             raise
-        return Turn(self, answer, twin, new)
+        return Turn(self, answer, twin, exchange)
 
-    def take_over(self, twin: Session, new: list[int], written: list[int]) -> None:
-        """Reads a message and the answer that a copy has written to it."""
-        twin.close()
-        self.session.feed(new, source=PROMPT)
-        if written:
-            self.session.feed(written, answering=True, source=ANSWER)
+    def _turn_beside(self, exchange: Exchange, settings: dict[str, Any]) -> Turn:
+        """The answer of a copy, behind what is to stay of the prompt; the session then reads what is shown of it."""
+        exchange.read_lasting(self.session)
+        twin = self.session.fork()
+        try:
+            answer = twin.stream(exchange.prompt[exchange.lasting :], **settings)
+        except BaseException:
+            twin.close()
+            raise
+        return Turn(self, answer, twin, exchange)
 
     def settle(self) -> None:
         """Reads what the template puts behind an answer, if that is still to be done; `save` a session after it."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.hand_over()
         if self._answering:
-            self.session.feed(self._template.closing())
-            self._answering = False
+            self.session.feed(self._template.closing(), source=PROMPT)
+            self.session.conversing, self._answering = True, False
+
+    def complete(self, turn: Turn) -> None:
+        """Ends a turn, unless that was done."""
+        if self._turn is turn:
+            self.settle()
 
     def undo(self) -> bool:
         """Takes the last turn back, question and answer; False where none can be."""
@@ -123,6 +145,7 @@ class Chat:
 
     def reset(self) -> None:
         """Begins the conversation anew."""
+        self._turn = None
         self.session.reset()
         while self._marks:
             self._marks.pop().close()
@@ -136,6 +159,7 @@ class Chat:
 
     def _take_back(self, mark: Mark | None) -> None:
         if mark is not None:
+            self._turn = None
             self.session.rewind(mark)
             mark.close()
             self._answering = False
@@ -144,26 +168,31 @@ class Chat:
 class Turn(Iterator[str]):
     """The pieces of an answer; the turn is completed in the session when they end or are left."""
 
-    def __init__(self, chat: Chat, answer: Answer, twin: Session | None = None, new: list[int] | None = None) -> None:
-        self._chat, self._answer, self._twin, self._new = chat, answer, twin, new or []
+    def __init__(
+        self, chat: Chat, answer: Answer, twin: Session | None = None, exchange: Exchange | None = None
+    ) -> None:
+        self._chat, self._answer, self._twin, self._exchange = chat, answer, twin, exchange
 
     def __next__(self) -> str:
         try:
             return next(self._answer)
         except StopIteration:
-            self._complete()
+            self._chat.complete(self)
             raise
 
     def close(self) -> None:
         """Ends the answer here."""
         self._answer.close()
-        self._complete()
+        self._chat.complete(self)
 
-    def _complete(self) -> None:
+    def hand_over(self) -> None:
+        """Lets the session read what a copy of it has written, if that is still to be done."""
         twin, self._twin = self._twin, None
-        if twin is not None:
-            self._chat.take_over(twin, self._new, self.result.token_ids)
-        self._chat.settle()
+        if twin is not None and self._exchange is not None:
+            self._answer.close()
+            written = self.result.token_ids
+            twin.close()
+            self._exchange.read(self._chat.session, written)
 
     @property
     def result(self) -> Generation:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from everlong.session.detokenize import Detokenizer
+
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _HELD_TOKENS = 32
 """Tokens that may wait for the rest of a character (one has at most 4 bytes; runs of bytes are decoded together)."""
@@ -24,6 +26,11 @@ class Decoder:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._given, self._waiting = 0, 0
+        self._special = frozenset() if tokenizer is None else Detokenizer(tokenizer).special
+
+    def spelt(self, token: int) -> str:
+        """The name of a special token, which stands for no text; none of another token."""
+        return self._tokenizer.decode([token], skip_special_tokens=False) if token in self._special else ""
 
     def push(self, token: int) -> str:
         """The new text that `token` completes."""
@@ -60,28 +67,48 @@ class Decoder:
 
 
 class StopGuard:
-    """Text up to the first stop string; what may be the beginning of one is held back."""
+    """Text up to the first stop string; what may be the beginning of one is held back.
+
+    Special tokens are no part of the text, but a stop string may be one, or hold one: they are looked for by name.
+    """
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
         self._held = ""
+        self._names: list[tuple[int, int]] = []
+        """Where the names of special tokens stand in what is held."""
         self.stopped = False
 
-    def push(self, text: str) -> str:
-        """The part of the text so far that is sure to stand before any stop string; sets `stopped`."""
-        held = self._held + text
+    def push(self, text: str, name: str = "") -> str:
+        """The part of the text so far that is sure to stand before any stop string; sets `stopped`.
+
+        `name` is that of a special token behind the text.
+        """
+        name = name if any(name in stop for stop in self._stop) else ""
+        if name:
+            self._names.append((len(self._held) + len(text), len(self._held) + len(text) + len(name)))
+        held = self._held + text + name
         at = min((i for i in map(held.find, self._stop) if i >= 0), default=-1)
         if at >= 0:
             self.stopped, self._held = True, ""
-            return held[:at]
+            return self._shown(held[:at])
         sure = len(held) - self._overlap(held)
+        shown = self._shown(held[:sure])
         self._held = held[sure:]
-        return held[:sure]
+        self._names = [(max(0, a - sure), b - sure) for a, b in self._names if b > sure]
+        return shown
 
     def flush(self) -> str:
         """What was held back."""
-        held, self._held = self._held, ""
+        held, self._held = self._shown(self._held), ""
+        self._names = []
         return held
+
+    def _shown(self, text: str) -> str:
+        """The text without the names of special tokens."""
+        for a, b in reversed(self._names):
+            text = text[:a] + text[b:]
+        return text
 
     def _overlap(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""

@@ -29,16 +29,19 @@ Input = str | Tensor | np.ndarray | Sequence[int] | Iterable[str] | Tokens
 _FLOATING = "whole numbers expected; pass the ids that the tokenizer gave"
 
 
-def id_pieces(x: Input, tokenizer: Any, vocabulary: int, special: bool) -> Iterator[Tensor]:
+def id_pieces(
+    x: Input, tokenizer: Any, vocabulary: int, special: bool, allow_special: bool = False
+) -> Iterator[Tensor]:
     """Checked int64 CPU tensors [n] that together are the ids of `x`.
 
     Ids come as one tensor, text in pieces of bounded length. `special`: text gets the tokens that the
-    tokenizer adds by itself. InputError for ids outside 0..vocabulary-1 and for what is neither text nor ids.
+    tokenizer adds by itself; `allow_special`: what spells a control token becomes one. InputError for ids outside
+    0..vocabulary-1 and for what is neither text nor ids.
     """
     if isinstance(x, Tokens):
         found: Iterable[Any] = [x.rows[:, 0]]
     elif is_text(x):
-        found = text.pieces(_texts(x, tokenizer), tokenizer, special)
+        found = text.pieces(_texts(x, tokenizer), tokenizer, special, allow_special=allow_special)
     else:
         found = [x]
     for ids in found:
@@ -47,12 +50,14 @@ def id_pieces(x: Input, tokenizer: Any, vocabulary: int, special: bool) -> Itera
             yield tensor
 
 
-def row_pieces(x: Input, tokenizer: Any, vocabulary: int, special: bool) -> Iterator[Int[Tensor, "tokens 3"]]:
+def row_pieces(
+    x: Input, tokenizer: Any, vocabulary: int, special: bool, allow_special: bool = False
+) -> Iterator[Int[Tensor, "tokens 3"]]:
     """The same tokens as `id_pieces`, as rows (id, width, shared) of offsets.py; width -1 for those given as ids."""
     if isinstance(x, Tokens):
         found: Iterable[Any] = [x.rows.numpy()]
     elif is_text(x):
-        found = text.token_rows(_texts(x, tokenizer), tokenizer, special)
+        found = text.token_rows(_texts(x, tokenizer), tokenizer, special, allow_special=allow_special)
     else:
         found = [plain_rows(as_ids(x, vocabulary).numpy(), width=-1)]
     for rows in found:

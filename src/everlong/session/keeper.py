@@ -37,6 +37,11 @@ class Keeper:
     """Holds the lock, the store and the entry of one open session; `writable` False only reads."""
 
     def __init__(self, library: Library, entry: Entry, writable: bool = True) -> None:
+        self.rewound = False
+        """Whether the session has gone back since the last checkpoint; one that stores no blocks may."""
+        self._take(library, entry, writable)
+
+    def _take(self, library: Library, entry: Entry, writable: bool) -> None:
         self.library, self.entry, self.writable = library, entry, writable
         self._open = ExitStack()
         if writable:
@@ -103,6 +108,9 @@ class Keeper:
 
     def checkpoint(self, session: Session) -> None:
         """Keep the session as it is now; SaveError leaves the checkpoint before it, which stays beside the new one."""
+        if self.rewound:
+            self._write_anew(session)
+            return
         older = erasing.previous_state(self.library, self.entry)
         before = self.entry.state
         self._write(session)
@@ -110,6 +118,28 @@ class Keeper:
             with contextlib.suppress(OSError):
                 (self.library.place(self.entry) / older).unlink()
         self._settle()
+
+    def _write_anew(self, session: Session) -> None:
+        """Keep a session that has gone back under its name, wholly or not at all: what it was is deleted."""
+        library, old, name = self.library, self.entry, self.entry.name
+        beside, aside = f"{name}~back", f"{name}~before"
+        for leftover in (beside, aside):
+            if library.find(leftover) is not None:
+                library.delete(leftover)
+        new = Keeper(library, library.create(beside, old.model, old.fingerprint, old.method))
+        try:
+            new._write(session)
+        except BaseException:
+            new.undo()
+            raise
+        new.close()
+        self.close()
+        try:
+            library.swap(name, beside, aside)
+        finally:
+            self._take(library, library.entry(name), writable=True)
+        library.delete(aside)
+        self.rewound = False
 
     def _settle(self) -> None:
         """After a checkpoint: what it takes, and which rows may be written over."""

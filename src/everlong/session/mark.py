@@ -12,9 +12,12 @@ from everlong.session.transcript import Transcript
 class Mark:
     """What a session had read when `session.mark()` was called; holds a copy of the cache until it is closed."""
 
-    def __init__(self, reader: Reader, recent: Recent, last: Tensor | None, transcript: Transcript) -> None:
+    def __init__(
+        self, reader: Reader, recent: Recent, last: Tensor | None, transcript: Transcript, conversing: bool | None
+    ) -> None:
         self._reader: Reader | None = reader
         self._recent, self._last, self._transcript = recent, last, transcript
+        self.conversing = conversing
 
     @property
     def seen_tokens(self) -> int:

@@ -41,6 +41,8 @@ class Document:
     texts: Iterable[str]
     places: list[Place] = field(default_factory=list)
     """Its chapters, headings and pages: those that are found while `texts` go by."""
+    allow_special: bool = False
+    """Whether what it spells may become a control token; its digest then tells so."""
     called: str = ""
     earlier: Callable[[str], int | None] = lambda digest: None
 
@@ -132,8 +134,8 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
     source = _part(session, document)
     done, checkpoints = session.seen_tokens - source.first, Checkpoints(session, every)
     begin = source.marks[0][1]
-    texts = _behind(document.texts, begin)
-    found = row_pieces(texts, session.tokenizer, session.vocabulary, special=source.first == 0)
+    texts, allowed = _behind(document.texts, begin), document.allow_special or session.allow_special
+    found = row_pieces(texts, session.tokenizer, session.vocabulary, source.first == 0, allowed)
     try:
         for rows in _after(found, done):
             for piece in rows.split(min(every, session.chunk)):

@@ -11,7 +11,6 @@ import torch
 from everlong.session import asking
 from everlong.session.asking import Posed
 from everlong.session.quoting import by_answer
-from everlong.session.template import Template
 from everlong.session.transcript import ANSWER, PROMPT, Citation
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Reply(Iterator[str]):
         self._session, self._posed, self._keep = session, posed, keep
         self._question, self._raw = question, raw
         self.recall = posed.recall
-        ends = {} if raw else {"ends": Template(session.tokenizer).end_tokens()}
+        ends = {} if raw else {"ends": asking.template(session).end_tokens()}
         self._answer: Answer = posed.session.stream(None, **ends | sampling)
         if self.recall is not None and self.recall.way == "blocks":
             self._answer.every(CHOOSE_TOKENS, self._choose_again)
@@ -102,9 +101,20 @@ class Reply(Iterator[str]):
         if self._report is not None:
             return
         self._citations = self._cited()
-        if self._keep and self._posed.owned:
-            asked: Any = self._question if self._raw else Template(self._session.tokenizer).opening(self._question)
-            self._session.feed(asked, source=PROMPT)
-            self._session.feed(torch.tensor(self.result.token_ids, dtype=torch.int64), source=ANSWER)
+        if self._keep:
+            self._remember()
         self._report = self._reported()
         self._posed.__exit__()
+
+    def _remember(self) -> None:
+        """Let the session read question and reply as a turn of a conversation, as far as it has not."""
+        session, written = self._session, self.result.token_ids
+        if self._raw:
+            if self._posed.owned:
+                session.feed(self._question, source=PROMPT)
+                session.feed(torch.tensor(written, dtype=torch.int64), source=ANSWER)
+            return
+        if self._posed.owned:
+            asking.exchange(session, self._question).read(session, written)
+        session.feed(asking.template(session).closing(), source=PROMPT)
+        session.conversing = True

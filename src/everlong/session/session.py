@@ -67,7 +67,8 @@ class Session(AbstractContextManager["Session"]):
 
     `model`: what `everlong.load` returns, or a plain transformers model (then ids only). `chunk`: tokens
     read by one forward, at least 1; the model's trained length bounds it. The model stays attached until
-    `close()`, or the end of a `with` block.
+    `close()`, or the end of a `with` block. `allow_special`: what a text spells may become a control token, as in a
+    prompt that has a chat template's words in it; else it is text, and only templates give control tokens.
 
     Each chunk is read wholly or not at all: an error or an interrupt in the middle leaves the session as it
     was after the chunk before. Every call to feed, score or generate tokenises its text on its own; the
@@ -84,12 +85,13 @@ class Session(AbstractContextManager["Session"]):
         host_budget: int | str | None = None,
         disk_budget: int | str | None = None,
         when_full: str = "refuse",
+        allow_special: bool = False,
     ) -> None:
         if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
             raise ConfigError(f"chunk={chunk}: must be a whole number of at least 1 (tokens read by one forward)")
         if not isinstance(method, Method):
             raise ConfigError(f"method={method!r}: expected a method such as everlong.Sinks(sinks=4, window=1020)")
-        self._take(_loaded(model), method, chunk)
+        self._take(_loaded(model), method, chunk, allow_special)
         self._budget = budgets.given(method, store is not None, host_budget, disk_budget, when_full)
         self._keeper = None if store is None else Keeper.created(store, name, self)
         try:
@@ -99,7 +101,8 @@ class Session(AbstractContextManager["Session"]):
                 self._keeper.undo()
             raise
 
-    def _take(self, loaded: Loaded, method: Method, chunk: int) -> None:
+    def _take(self, loaded: Loaded, method: Method, chunk: int, allow_special: bool) -> None:
+        self.allow_special = allow_special
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.origin = loaded.origin
         self.method, self.chunk = method, chunk
@@ -112,6 +115,7 @@ class Session(AbstractContextManager["Session"]):
         self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
         self._remembers, self._source = method.answers or self._keeper is not None, SOURCE
         self._last: Tensor | None = None
+        self._conversing: bool | None = False
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         fields = method.as_dict()
         self._recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
@@ -141,6 +145,23 @@ class Session(AbstractContextManager["Session"]):
     def kept(self) -> bool:
         """Whether the session is kept in a store, so that `checkpoint` can be called."""
         return self._keeper is not None and self._keeper.writable
+
+    @property
+    def conversing(self) -> bool:
+        """Whether what was read ends with a conversation, or a text behind one: messages go on with it."""
+        if self._conversing is not None:
+            return self._conversing
+        # A session that was kept by a version which did not note it down.
+        return any(s.name == ANSWER for s in self.transcript.sources) if self._remembers else self.seen_tokens > 0
+
+    @conversing.setter
+    def conversing(self, value: bool) -> None:
+        self._conversing = value
+
+    @property
+    def kept_name(self) -> str | None:
+        """The name under which `checkpoint` keeps the session; None for one that is not kept."""
+        return self._keeper.entry.name if self._keeper is not None and self._keeper.writable else None
 
     @property
     def kept_tokens(self) -> int:
@@ -402,6 +423,7 @@ class Session(AbstractContextManager["Session"]):
         host_budget: int | str | None = None,
         disk_budget: int | str | None = None,
         when_full: str = "refuse",
+        allow_special: bool = False,
     ) -> Session:
         """The session kept in the folder `store` under `name`, as its last checkpoint left it.
 
@@ -413,7 +435,7 @@ class Session(AbstractContextManager["Session"]):
         try:
             session = cls.__new__(cls)
             loaded = _loaded(model)
-            session._take(loaded, keeper.method(), chunk)
+            session._take(loaded, keeper.method(), chunk, allow_special)
             session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
             session._keeper = keeper
             keeper.check(session)
@@ -448,17 +470,25 @@ class Session(AbstractContextManager["Session"]):
 
     def mark(self) -> Mark:
         """The present state, to come back to with `rewind`; costs a copy of the cache."""
-        mark = Mark(self._open().fork(), self._recent.copy(), self.prediction, self.transcript.copy())
+        transcript = self.transcript.copy()
+        mark = Mark(self._open().fork(), self._recent.copy(), self.prediction, transcript, self._conversing)
         self._marks.add(mark)
         return mark
 
     def rewind(self, mark: Mark) -> None:
-        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark."""
+        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark.
+
+        A session that is kept in a store goes back only if its method stores no blocks; the next checkpoint keeps that.
+        """
         reader = self._open()
-        self._refuse_kept("rewind")
+        if self.method.answers:
+            self._refuse_kept("rewind")
         if mark.closed or mark not in self._marks:
             raise SessionError("rewind: this mark is closed or of another session; use one of session.mark()")
         self._reader, self._recent, self._last, self.transcript = mark.copy()
+        self._conversing = mark.conversing
+        if self._keeper is not None:
+            self._keeper.rewound = True
         reader.close()
 
     def reset(self) -> None:
@@ -471,6 +501,7 @@ class Session(AbstractContextManager["Session"]):
         fresh = reader.fresh()
         self.transcript = Transcript(self.tokenizer)
         self._reader, self._recent, self._last = fresh, Recent(self._recent.size), None
+        self._conversing = False
         reader.close()
 
     def _refuse_kept(self, what: str) -> None:
@@ -486,6 +517,7 @@ class Session(AbstractContextManager["Session"]):
         tensors, meta = reader.state(sealed)
         kept = {f"cache.{name}": tensor for name, tensor in tensors.items()} | {"recent": self._recent.ids()}
         facts: dict[str, Any] = {"cache": meta, "seen_tokens": self.seen_tokens}
+        facts["conversing"] = self.conversing
         if sealed and self._remembers:
             read, facts["sources"] = self.transcript.state()
             kept |= read
@@ -500,6 +532,7 @@ class Session(AbstractContextManager["Session"]):
         self._recent = Recent.restored(self._recent.size, tensors["recent"], meta["seen_tokens"])
         if "sources" in meta:
             self.transcript.load_state(tensors, meta["sources"])
+        self._conversing = meta.get("conversing")
         last = tensors.get("prediction")
         self._last = None if last is None else last.to(device_of(self.model))
 
@@ -519,6 +552,7 @@ class Session(AbstractContextManager["Session"]):
         chunk: int = CHUNK_TOKENS,
         host_budget: int | str | None = None,
         when_full: str = "refuse",
+        allow_special: bool = False,
     ) -> Session:
         """The session saved at `path`, going on with `model` and budget (as in Session) as if it had never been away.
 
@@ -527,7 +561,7 @@ class Session(AbstractContextManager["Session"]):
         """
         loaded = _loaded(model)
         method, tensors, meta = read(path, loaded.model, loaded.tokenizer)
-        session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full)
+        session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full, allow_special=allow_special)
         try:
             session.load_state(tensors, meta)
             session._budgets.shrink(session._open(), session._reuse)
@@ -568,7 +602,7 @@ class Session(AbstractContextManager["Session"]):
     def _chunks(self, x: Input) -> Iterator[Tensor]:
         """The ids of `x` in chunks."""
         reader = self._open()
-        found = row_pieces(x, self.tokenizer, self.vocabulary, special=reader.seen_tokens == 0)
+        found = row_pieces(x, self.tokenizer, self.vocabulary, reader.seen_tokens == 0, self.allow_special)
         self._awaited.clear()
         for rows in chunks(found, min(self.chunk, reader.chunk_limit)):
             self._awaited.add(rows, reader.seen_tokens)

@@ -1,19 +1,23 @@
 """What a tokenizer's chat template puts around messages, found by rendering short made-up conversations.
 
 A template renders whole conversations, and an endless one cannot be rendered anew at each turn. What it adds
-for one turn is the difference between renderings of a short conversation of the same form.
+for one turn is the difference between renderings of a short conversation of the same form, compared as tokens. Control
+tokens come from the template alone: what a message or a system prompt spells is text, unless `allow_special` says else.
 """
 
 from __future__ import annotations
 
-from itertools import takewhile
+from functools import cached_property
 from typing import Any
 
 from everlong.errors import CapabilityError, one_line
-from everlong.session.text import ids_behind, token_ids
+from everlong.session import control
+from everlong.session.rendered import Rendered, common_ids
+from everlong.session.text import special_ids, token_ids
 
-_ASKED, _OTHER, _ANSWERED = "Everlong asks.", "Who knows it?", "Everlong answers."
+ASKED, OTHER, ANSWERED = "Everlong asks.", "Who knows it?", "Everlong answers."
 """Stand-ins for messages; a template may trim them but must show them."""
+Message = dict[str, str]
 
 
 class Template:
@@ -22,14 +26,18 @@ class Template:
     CapabilityError where the tokenizer has no template, or has one that refuses such a conversation.
     """
 
-    def __init__(self, tokenizer: Any, system: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, system: str | None = None, allow_special: bool = False) -> None:
         if tokenizer is None or not getattr(tokenizer, "chat_template", None):
             raise CapabilityError(
                 "chat: the model's tokenizer has no chat template; take an instruction-tuned model, or use generate"
             )
-        self._tokenizer = tokenizer
-        self._system = [] if system is None else [_message("system", system)]
-        self._after_answer = self._closing()
+        self.tokenizer = tokenizer
+        self._allow_special = allow_special
+        self.system = system or ""
+        self._system = [] if system is None else [message("system", system)]
+        self._last = self.behind_answer(exchange(), prompt=False).ids(tokenizer, ANSWERED)
+        followed = self.behind_answer([*exchange(), message("user", OTHER)]).ids(tokenizer, ANSWERED)
+        self._closing = followed[: common_ids(self._last, followed)]
 
     @property
     def system_tokens(self) -> int:
@@ -37,70 +45,83 @@ class Template:
 
         Where the template renders no system prompt alone, its words around the user message count too.
         """
-        first, other = (self._render([_message("user", text)], prompt=True) for text in (_ASKED, _OTHER))
+        first, other = (self.render([message("user", text)]) for text in (ASKED, OTHER))
         try:
-            alone = self._render([]) if self._system else ""
+            alone = self.render([], prompt=False).text if self._system else ""
         except CapabilityError:
             alone = ""
-        shown = bool(self._system) and self._system[0]["content"].strip() in alone and first.startswith(alone)
-        ids = (token_ids(self._tokenizer, text) for text in (first, alone if shown else other))
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ids, strict=False)))
+        shown = bool(self._system) and first.text.startswith(alone)
+        shown = shown and self._broken(self._system, first.separator)[0]["content"].strip() in alone
+        against = Rendered(alone, first.separator) if shown else other
+        return common_ids(first.ids(self.tokenizer), against.ids(self.tokenizer))
 
-    def opening(self, text: str) -> list[int]:
-        """The ids of a conversation's beginning: system prompt, first user message, start of the answer."""
-        return token_ids(self._tokenizer, self._render([_message("user", text)], prompt=True))
+    def opening(self, text: str, begun: bool = False) -> list[int]:
+        """The ids of a conversation's beginning: system prompt, first user message, start of the answer.
+
+        `begun`: in a stream that has begun, so that no token stands in front which begins a text.
+        """
+        return self.begun(self.render([message("user", text)]).ids(self.tokenizer), begun)
+
+    def begun(self, ids: list[int], begun: bool = True) -> list[int]:
+        """The ids of a conversation's beginning where they stand in a stream that has `begun`."""
+        while begun and ids and ids[0] in self._beginning:
+            ids = ids[1:]
+        return ids
 
     def around(self) -> tuple[list[int], list[int]]:
         """The ids before the first user message, system prompt included, and those behind it, start of the answer."""
-        before, _, after = self._render([_message("user", _ASKED)], prompt=True).partition(_ASKED)
-        return token_ids(self._tokenizer, before), ids_behind(self._tokenizer, _ASKED, after)
+        whole = self.render([message("user", ASKED)])
+        before, _, after = whole.text.partition(ASKED)
+        front, back = Rendered(before, whole.separator), Rendered(after, whole.separator)
+        return front.ids(self.tokenizer), back.ids(self.tokenizer, ASKED)
 
     def turn(self, text: str) -> list[int]:
         """The ids of a later user message and of the start of its answer, behind what `closing` gives."""
-        messages = [*_exchange(), _message("user", text)]
-        behind = self._behind_answer(self._render(messages, prompt=True))
-        new = behind.removeprefix(self._after_answer)
-        return ids_behind(self._tokenizer, _ANSWERED + self._after_answer, new)
+        return self.behind_closing(
+            self.behind_answer([*exchange(), message("user", text)]).ids(self.tokenizer, ANSWERED)
+        )
 
-    def turn_around(self, text: str, before: list[int]) -> list[int]:
-        """The ids of a later user message that begins with `before`, and of the start of its answer."""
-        new = self.turn(_OTHER)
-        shown = token_ids(self._tokenizer, _OTHER)
+    def behind_closing(self, ids: list[int]) -> list[int]:
+        """The ids behind an answer without those of `closing`."""
+        if ids[: len(self._closing)] != self._closing:
+            raise CapabilityError("chat: the model's template ends an answer in another way before this message")
+        return ids[len(self._closing) :]
+
+    def with_text(self, new: list[int], before: list[int], text: str) -> list[int]:
+        """The ids `new` of a message OTHER, with `before` and `text` in its place."""
+        shown = token_ids(self.tokenizer, OTHER)
         at = next((n for n in range(len(new)) if new[n : n + len(shown)] == shown), None)
         if at is None:
             raise CapabilityError("chat: the model's template does not show a message as it is; use again=0")
-        return [*new[:at], *before, *token_ids(self._tokenizer, f"\n\n{text}"), *new[at + len(shown) :]]
+        said = token_ids(self.tokenizer, f"\n\n{text}", allow_special=self._allow_special)
+        return [*new[:at], *before, *said, *new[at + len(shown) :]]
 
     def closing(self) -> list[int]:
-        """The ids behind an answer."""
-        return ids_behind(self._tokenizer, _ANSWERED, self._after_answer)
+        """The ids behind an answer, as far as they are the same whether or not a message follows."""
+        return list(self._closing)
 
     def end_tokens(self) -> tuple[int, ...]:
-        """The special token that the template puts right behind an answer: a model may end one with it."""
-        special = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special}
-        return tuple(i for i in self.closing()[:1] if i in special)
+        """The control token that the template puts right behind a last answer: a model may end one with it."""
+        known = control.of(self.tokenizer).ids
+        return tuple(i for i in self._last[:1] if i in known)
 
-    def _closing(self) -> str:
-        """The text behind an answer, whether or not a message follows."""
-        last = self._behind_answer(self._render(_exchange()))
-        followed = self._behind_answer(self._render([*_exchange(), _message("user", _OTHER)], prompt=True))
-        return _common_start(last, followed)
-
-    def _behind_answer(self, text: str) -> str:
+    def behind_answer(self, messages: list[Message], prompt: bool = True, separator: str | None = None) -> Rendered:
         """What stands behind the stand-in's answer in a rendering (a system prompt or a question may name it too)."""
-        begun = _common_start(text, self._render([_message("user", _ASKED)], prompt=True))
-        _, found, behind = text[len(begun) :].partition(_ANSWERED)
-        if not found:
+        whole = self.render(messages, prompt, separator)
+        behind = whole.behind(ANSWERED, self.render([message("user", ASKED)], separator=whole.separator).text)
+        if behind is None:
             raise CapabilityError("chat: the model's template does not show the answer as it is; use generate")
         return behind
 
-    def _render(self, messages: list[dict[str, str]], prompt: bool = False) -> str:
+    def render(self, messages: list[Message], prompt: bool = True, separator: str | None = None) -> Rendered:
         """The text of the system prompt and `messages`, with the start of an answer if `prompt`."""
         from jinja2 import TemplateError
 
+        whole = [*self._system, *messages]
+        separator = separator or control.separator("".join(m["content"] for m in whole))
         try:
-            return self._tokenizer.apply_chat_template(
-                [*self._system, *messages], tokenize=False, add_generation_prompt=prompt
+            text = self.tokenizer.apply_chat_template(
+                self._broken(whole, separator), tokenize=False, add_generation_prompt=prompt
             )
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             what = "a system prompt" if self._system else "a conversation"
@@ -108,16 +129,30 @@ class Template:
                 f"chat: the model's template refuses {what} ({one_line(error, 100)}); "
                 + ("leave the system prompt out" if self._system else "use generate")
             ) from error
+        return Rendered(text, separator)
+
+    def _broken(self, messages: list[Message], separator: str) -> list[Message]:
+        """The messages with `separator` inside what spells a control token, but for answers."""
+        if self._allow_special:
+            return messages
+        known = control.of(self.tokenizer)
+        return [
+            m if m["role"] == "assistant" else m | {"content": known.broken(m["content"], separator)} for m in messages
+        ]
+
+    @cached_property
+    def _beginning(self) -> set[int]:
+        """The tokens that begin a text, and nothing but a text: neither a message nor an answer."""
+        begins = getattr(self.tokenizer, "bos_token_id", None)
+        found = {*special_ids(self.tokenizer)[0], *([] if begins is None else [int(begins)])}
+        return found.difference(self.turn(OTHER))
 
 
-def _message(role: str, text: str) -> dict[str, str]:
+def message(role: str, text: str) -> Message:
+    """A message as templates take it."""
     return {"role": role, "content": text}
 
 
-def _exchange() -> list[dict[str, str]]:
-    return [_message("user", _ASKED), _message("assistant", _ANSWERED)]
-
-
-def _common_start(a: str, b: str) -> str:
-    end = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    return a[:end]
+def exchange() -> list[Message]:
+    """A question and its answer, stand-ins both."""
+    return [message("user", ASKED), message("assistant", ANSWERED)]

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import BatchEncoding
 
 from everlong.errors import InputError
+from everlong.session import control
 from everlong.session.offsets import Rows, Spans, plain_rows, text_rows
 
 PIECE_CHARS = 8192
@@ -51,7 +52,15 @@ class Piece(NamedTuple):
         return text_rows(tokenizer, self.ids, self.text, spans)
 
 
-def _encoded(tokenizer: Any, text: str, special: bool = False) -> Encoded:
+def _encoded(tokenizer: Any, text: str, allow_special: bool = False) -> Encoded:
+    found = _as_tokenizer(tokenizer, text, special=False)
+    if not allow_special and (known := control.of(tokenizer)).spelt(text, found.ids):
+        return Encoded(*known.encoded(text))
+    return found
+
+
+def _as_tokenizer(tokenizer: Any, text: str, special: bool) -> Encoded:
+    """What the tokenizer itself makes of a text: control tokens are found in it."""
     try:
         found = tokenizer(text, add_special_tokens=special, return_attention_mask=False, verbose=False)
     except (TypeError, UnicodeEncodeError) as error:
@@ -64,31 +73,37 @@ def _encoded(tokenizer: Any, text: str, special: bool = False) -> Encoded:
     return Encoded(list(found["input_ids"]), encodings[0] if encodings else None)
 
 
-def token_ids(tokenizer: Any, text: str, special: bool = False) -> list[int]:
+def token_ids(tokenizer: Any, text: str, special: bool = False, allow_special: bool = False) -> list[int]:
     """The ids of `text`; with `special`, the tokens that the tokenizer itself adds are among them.
 
-    InputError for text that is not Unicode (lone surrogates).
+    `allow_special`: what spells a control token becomes one. InputError for text that is not Unicode (lone surrogates).
     """
-    return _encoded(tokenizer, text, special).ids
+    ids = _encoded(tokenizer, text, allow_special).ids
+    if not special:
+        return ids
+    if ids == _as_tokenizer(tokenizer, text, special=False).ids:
+        return _as_tokenizer(tokenizer, text, special=True).ids
+    before, after = special_ids(tokenizer)
+    return [*before, *ids, *after]
 
 
-def ids_behind(tokenizer: Any, context: str, text: str) -> list[int]:
-    """The ids of `text` as they are where it follows `context`, without special tokens."""
-    return _piece_behind(tokenizer, context, text).ids
+def ids_behind(tokenizer: Any, context: str, text: str, allow_special: bool = False) -> list[int]:
+    """The ids of `text` as they are where it follows `context`, without the tokens that the tokenizer itself adds."""
+    return _piece_behind(tokenizer, context, text, allow_special).ids
 
 
-def _piece_behind(tokenizer: Any, context: str, text: str) -> Piece:
-    before = token_ids(tokenizer, context) if context else []
-    whole = _encoded(tokenizer, context + text)
+def _piece_behind(tokenizer: Any, context: str, text: str, allow_special: bool = False) -> Piece:
+    before = token_ids(tokenizer, context, allow_special=allow_special) if context else []
+    whole = _encoded(tokenizer, context + text, allow_special)
     if _begins(whole.ids, before):
         return Piece(text, whole.ids[len(before) :], whole, len(before), len(context))
-    alone = _encoded(tokenizer, text)
+    alone = _encoded(tokenizer, text, allow_special)
     return Piece(text, alone.ids, alone)
 
 
 def special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer adds by itself before a text and behind it (usually a beginning token or none)."""
-    bare, full = token_ids(tokenizer, "a"), token_ids(tokenizer, "a", special=True)
+    bare, full = (_as_tokenizer(tokenizer, "a", special).ids for special in (False, True))
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
@@ -101,6 +116,7 @@ def pieces(
     special: bool = False,
     piece_chars: int = PIECE_CHARS,
     margin_chars: int = MARGIN_CHARS,
+    allow_special: bool = False,
 ) -> Iterator[list[int]]:
     """The ids of the concatenation of `texts`, piece by piece; together they equal those of the whole text.
 
@@ -108,7 +124,7 @@ def pieces(
     4 * piece_chars + margin_chars characters are held; a text without any place to cut for so long is cut
     anyway, and only there the ids may differ from those of the whole.
     """
-    for found in _pieces(texts, tokenizer, special, piece_chars, margin_chars):
+    for found in _pieces(texts, tokenizer, special, piece_chars, margin_chars, allow_special):
         yield found if isinstance(found, list) else found.ids
 
 
@@ -118,13 +134,14 @@ def token_rows(
     special: bool = False,
     piece_chars: int = PIECE_CHARS,
     margin_chars: int = MARGIN_CHARS,
+    allow_special: bool = False,
 ) -> Iterator[Rows]:
     """The same tokens as `pieces`, each with its characters: rows (id, width, shared), as in offsets.py.
 
     Characters of a piece without tokens (white space that a tokenizer drops) belong to the next token.
     """
     dropped = 0
-    for found in _pieces(texts, tokenizer, special, piece_chars, margin_chars):
+    for found in _pieces(texts, tokenizer, special, piece_chars, margin_chars, allow_special):
         if isinstance(found, list):
             yield plain_rows(found)
             continue
@@ -138,28 +155,42 @@ def token_rows(
 
 
 def _pieces(
-    texts: Iterable[str], tokenizer: Any, special: bool, piece_chars: int, margin_chars: int
+    texts: Iterable[str],
+    tokenizer: Any,
+    special: bool,
+    piece_chars: int,
+    margin_chars: int,
+    allow_special: bool,
 ) -> Iterator[Piece | list[int]]:
     """The pieces of a text, and around them the ids that the tokenizer adds by itself."""
     before, after = special_ids(tokenizer) if special else ([], [])
-    context, waiting, begun = "", "", False
-    for part in _parts(texts, piece_chars):
-        if not begun and before:
+    begun = False
+    for piece in _cut_pieces(texts, tokenizer, piece_chars, margin_chars, allow_special):
+        if not begun and before and not (allow_special and _begins(piece.ids, before)):
             yield before
         begun = True
+        yield piece
+    if begun and after:
+        yield after
+
+
+def _cut_pieces(
+    texts: Iterable[str], tokenizer: Any, piece_chars: int, margin_chars: int, allow_special: bool
+) -> Iterator[Piece]:
+    """The pieces of a text."""
+    context, waiting = "", ""
+    for part in _parts(texts, piece_chars):
         waiting += part
         while len(waiting) >= piece_chars + margin_chars:
-            piece = _cut(tokenizer, context, waiting, len(waiting) - margin_chars)
+            piece = _cut(tokenizer, context, waiting, len(waiting) - margin_chars, allow_special)
             if piece is None and len(waiting) < 4 * piece_chars:
                 break
-            piece = piece or _piece_behind(tokenizer, context, waiting[:piece_chars])
-            context = _context(tokenizer, context + piece.text, piece.ids, margin_chars)
+            piece = piece or _piece_behind(tokenizer, context, waiting[:piece_chars], allow_special)
+            context = _context(tokenizer, context + piece.text, piece.ids, margin_chars, allow_special)
             waiting = waiting[len(piece.text) :]
             yield piece
     if waiting:
-        yield _piece_behind(tokenizer, context, waiting)
-    if begun and after:
-        yield after
+        yield _piece_behind(tokenizer, context, waiting, allow_special)
 
 
 def _parts(texts: Iterable[str], limit: int) -> Iterator[str]:
@@ -171,21 +202,21 @@ def _parts(texts: Iterable[str], limit: int) -> Iterator[str]:
             yield text[start : start + limit]
 
 
-def _cut(tokenizer: Any, context: str, text: str, limit: int) -> Piece | None:
+def _cut(tokenizer: Any, context: str, text: str, limit: int, allow_special: bool) -> Piece | None:
     """The text before the last sure place to cut up to `limit`, and its tokens; None without such a place."""
-    whole = _encoded(tokenizer, context + text)
-    start = token_ids(tokenizer, context) if context else []
+    whole = _encoded(tokenizer, context + text, allow_special)
+    start = _encoded(tokenizer, context, allow_special).ids if context else []
     for cut in _places(text, limit, limit // 2):
-        head = token_ids(tokenizer, context + text[:cut])
+        head = _encoded(tokenizer, context + text[:cut], allow_special).ids
         if len(head) > len(start) and _begins(whole.ids, head) and _begins(head, start):
             return Piece(text[:cut], head[len(start) :], whole, len(start), len(context))
     return None
 
 
-def _context(tokenizer: Any, text: str, ids: list[int], margin: int) -> str:
+def _context(tokenizer: Any, text: str, ids: list[int], margin: int, allow_special: bool) -> str:
     """The shortest end of `text`, of `margin` characters or more, that is tokenised as within `text` (`ids`)."""
     for start in _places(text, len(text) - margin, max(0, len(text) - 3 * margin)):
-        tail = token_ids(tokenizer, text[start:])
+        tail = _encoded(tokenizer, text[start:], allow_special).ids
         tail = tail[len(tail) // 2 :]
         if tail and tail == ids[-len(tail) :]:
             return text[start:]

@@ -85,11 +85,11 @@ class MtbenchStream(Task):
         """An outcome for each turn."""
         around = sample.facts["form"]
         for n, turn in enumerate(sample.facts["turns"]):
-            stream.feed(around.between if n else around.opening, source="form")
+            stream.feed(around.between if n else around.opening, source="form", template=True)
             at = stream.seen_tokens
             logprobs = torch.cat([part.double().cpu() for part in stream.score(turn.message)])
             before = stream.clock.new_tokens
-            answer = stream.ask(around.answer, sample.max_new_tokens, around.stop)
+            answer = stream.ask(around.answer, sample.max_new_tokens, around.stop, template=True)
             ended = stream.clock.new_tokens - before < sample.max_new_tokens
             facts = {"category": turn.category, "position": at, "new_tokens": stream.clock.new_tokens - before}
             yield self._outcome(turn, logprobs[~logprobs.isnan()], answer, ended, facts)

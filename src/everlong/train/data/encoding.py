@@ -71,6 +71,7 @@ def encoded(tokenizer: Any, texts: Sequence[str], begin: bool = False) -> list[E
         add_special_tokens=False,
         return_attention_mask=False,
         return_offsets_mapping=True,
+        split_special_tokens=True,
         verbose=False,
     )
     rows = zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
