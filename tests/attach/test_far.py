@@ -118,3 +118,15 @@ def test_a_window_as_long_as_the_angles_hold_is_exact():
     with attach(model, everlong.Sinks(sinks=4, window=60)) as handle:
         for cut in (7, 33):
             torch.testing.assert_close(stream(model, handle.new_cache(), ids, cut), want, atol=1e-4, rtol=0)
+
+
+def test_keys_that_lie_in_the_slowest_pairs_are_rotated_all_the_same(tiny_llama):
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    model = tiny_llama(vocab_size=101, max_position_embeddings=32768, rope_parameters=rope, attention_bias=True)
+    for weight in model.parameters():
+        weight.data = weight.data.bfloat16()
+    bias, dim = model.model.layers[1].self_attn.k_proj.bias, model.model.layers[1].self_attn.head_dim
+    with torch.no_grad():
+        bias.view(-1, dim)[:, dim // 2 - 1] = 60.0
+    with attach(model, everlong.Sinks()) as handle:
+        assert all(layer.rotation is not None for layer in handle.plan.layers)

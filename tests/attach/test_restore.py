@@ -186,3 +186,12 @@ def test_a_holder_that_is_collected_while_another_comes_takes_nothing_with_it(mo
         got = stream(model, handle.new_cache(), IDS, [20, 40])
     torch.testing.assert_close(got, expected)
     assert "forward" not in vars(model.model)
+
+
+def test_a_cache_that_outlives_the_program_is_left_alone(model):
+    with everlong.attach(model, TIGHT) as handle:
+        cache = handle.new_cache()
+    cache.__del__(lambda: True)
+    assert "forward" in vars(model.model)
+    del cache
+    assert "forward" not in vars(model.model)

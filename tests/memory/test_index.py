@@ -17,7 +17,7 @@ def filled(fields, dtype=torch.bfloat16, seed=1):
     index = Index(Blocks(block=L, **fields), H, G, D, dtype)
     keys = torch.randn(N, G, L, D, generator=generator)
     for n, k in enumerate(keys):
-        index.put(n, k, torch.rand(H, L, generator=generator))
+        index.put(n, k[None], torch.rand(1, H, L, generator=generator))
     return index, keys
 
 

@@ -93,7 +93,7 @@ def test_a_forgotten_span_is_dropped_overwritten_and_never_cited(model, tmp_path
         assert session.transcript.ids[40:51].tolist() == [0] * 11
         assert session.recent_ids()[40:51].tolist() == [0] * 11
         with pytest.raises(DamagedError, match="block 8 of layer 0 was dropped"):
-            session.stored("test").rows[0].store.get(0, 8)
+            session.stored("test").rows[0].store.record(0, 8)
     assert wiped(tmp_path) == [7, 8, 9]
     ids = next(tmp_path.rglob("ids")).read_bytes()
     assert ids[160:204] == bytes(44)

@@ -8,6 +8,7 @@ import torch
 
 import everlong
 from everlong.errors import CapabilityError, ConfigError, InputError
+from everlong.memory.store import stored
 from everlong.models import retrieval_heads
 from everlong.session import recall_index
 from everlong.session.library import Library
@@ -60,7 +61,7 @@ def exact_votes(one, question, weights):
     for layer, head in HEADS:
         part, asked = row.layers[layer], queries[layer]
         kv_head = head // (part.shape.heads // part.shape.kv_heads)
-        keys = [row.store.get(layer, n)[0][kv_head].clone() for n in range(sealed)]
+        keys = [stored(row.store, layer, [n], torch.device("cpu"))[0][0, kv_head].clone() for n in range(sealed)]
         others = [memory.sink_keys(layer)[kv_head], one.raw_keys(layer, row.cuts.start(sealed), seen)[kv_head]]
         scores = (asked.q[head].double() @ torch.cat([*keys, *others]).double().T) * asked.scale
         mass = scores.softmax(1)[:, : 16 * sealed].view(len(question), sealed, -1).sum(2)

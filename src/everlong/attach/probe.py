@@ -131,9 +131,9 @@ def _layer(
     repeated = near.key_heads.get(index, key[0]) != key[0]
     tolerance = TOLERANCE[k.dtype]
     moves_k, moves_v = (_error(x, None, positions) > tolerance for x in (k, v))
-    if not moves_k and not moves_v:
-        return LayerPlan(index, index, pattern, repeated=repeated, key=key, value=value)
     rotation = None if moves_k and moves_v else _explain(v if moves_v else k, frequencies, positions, tolerance)
+    if not moves_k and not moves_v and not _turns(k, rotation, positions):
+        return LayerPlan(index, index, pattern, repeated=repeated, key=key, value=value)
     if rotation is None:
         raise _unexplained(model, index, k)
     if moves_v:
@@ -160,6 +160,14 @@ def _explain(x: Tensor, frequencies: list[Tensor], positions: Tensor, tolerance:
     ]
     best = min(hypotheses, key=lambda h: _error(x, h, positions), default=None)
     return best if best is not None and _error(x, best, positions) <= tolerance else None
+
+
+def _turns(x: Tensor, rotation: Rotation | None, positions: Tensor) -> bool:
+    """Whether rows that are nearly alike are better explained by a rotation: keys that lie in the slowest pairs.
+
+    Rows without positions are alike to the bit, or nearly so; no rotation comes as near to them.
+    """
+    return rotation is not None and 2 * _error(x, rotation, positions) < _error(x, None, positions)
 
 
 def _error(x: Tensor, rotation: Rotation | None, positions: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -420,5 +422,7 @@ class StreamCache(Cache):
             holder, self._holder = self._holder, None
             holder.release()
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Bound here, as the interpreter empties modules at its end; the model needs no restoring then.
+        if not ending():
+            self.close()

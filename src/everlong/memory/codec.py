@@ -1,6 +1,6 @@
 """How a block of keys and values becomes a record of bytes, and back: a property of the store, not of a tier.
 
-Letters: G kv heads, L tokens per block, D head dim of keys, E head dim of values.
+Letters: N blocks, G kv heads, L tokens per block, D head dim of keys, E head dim of values.
 """
 
 from __future__ import annotations
@@ -64,29 +64,31 @@ class Codec:
         size = sum(_padded(math.prod(shape) * dtype.itemsize) for shape, dtype in self._fields())
         return -(-size // ALIGNMENT) * ALIGNMENT
 
-    def _views(self, record: Tensor) -> list[Tensor]:
+    def _views(self, records: Tensor) -> list[Tensor]:
         views, at = [], 0
         for shape, dtype in self._fields():
             size = math.prod(shape) * dtype.itemsize
-            views.append(record[at : at + size].view(dtype).view(shape))
+            views.append(records[..., at : at + size].view(dtype).unflatten(-1, shape))
             at += _padded(size)
         return views
 
-    def encode(self, k: Float[Tensor, "G n D"], v: Float[Tensor, "G n E"], record: UInt8[Tensor, " bytes"]) -> None:
-        """Fill `record`; behind n < L tokens the last one is repeated, which leaves the range of each channel."""
-        views = self._views(record)
-        if k.shape[1] < self.tokens:
-            k, v = (torch.cat((x, x[:, -1:].expand(-1, self.tokens - x.shape[1], -1)), 1) for x in (k, v))
+    def encode(self, k: Float[Tensor, "N G n D"], v: Float[Tensor, "N G n E"]) -> UInt8[Tensor, "N bytes"]:
+        """Records of blocks, where these lie; behind n < L tokens the last is repeated, which leaves each range."""
+        records = torch.zeros(len(k), self.record_bytes, dtype=torch.uint8, device=k.device)
+        views = self._views(records)
+        if k.shape[2] < self.tokens:
+            k, v = (torch.cat((x, x[:, :, -1:].expand(-1, -1, self.tokens - x.shape[2], -1)), 2) for x in (k, v))
         if self._bits is None:
             views[0].copy_(k)
             views[1].copy_(v)
-            return
-        for x, axis, (codes, scale, low) in ((k, 1, views[:3]), (v, 2, views[3:])):
+            return records
+        for x, axis, (codes, scale, low) in ((k, -2, views[:3]), (v, -1, views[3:])):
             codes.copy_(quantised(x.float(), axis, self._bits, scale, low))
+        return records
 
-    def decode(self, record: UInt8[Tensor, " bytes"]) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
-        """Keys and values; views of the record where it stores `dtype` itself."""
-        views = self._views(record)
+    def decode(self, records: UInt8[Tensor, "*N bytes"]) -> tuple[Float[Tensor, "*N G L D"], Float[Tensor, "*N G L E"]]:
+        """Keys and values of a record or of several; views of them where they store `dtype` itself."""
+        views = self._views(records)
         if self._bits is None:
             return views[0].to(self.dtype), views[1].to(self.dtype)
         k, v = (

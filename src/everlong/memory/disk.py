@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from everlong.errors import DamagedError, InputError
@@ -76,24 +76,25 @@ class DiskStore:
         """How many blocks have a row on the disk, or on the way there."""
         return sum(v.end - v.first for v in self.volumes)
 
-    def put(self, layer: int, block: int, k: Float[Tensor, "G n D"], v: Float[Tensor, "G n E"]) -> None:
-        """Stage a block; one that was staged under this number before, and not committed, is replaced."""
-        if block not in self._staged:
-            with torch.inference_mode(False):
-                self._staged[block] = torch.zeros(self._row_bytes, dtype=torch.uint8)
+    def put(self, layer: int, first: int, k: Float[Tensor, "N G n D"], v: Float[Tensor, "N G n E"]) -> None:
+        """Stage blocks; those that were staged under their numbers before, and not committed, are replaced."""
         at, codec = self._offsets[layer], self._codecs[layer]
-        record = self._staged[block][at : at + HEADER_BYTES + codec.record_bytes]
-        codec.encode(k.cpu(), v.cpu(), record[HEADER_BYTES:])
-        payload = record[HEADER_BYTES:].numpy()
-        header = HEADER.pack(MAGIC, layer, block, k.shape[1], zlib.crc32(payload.tobytes()), codec.record_bytes)
-        record[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        for block, payload in enumerate(codec.encode(k, v).cpu(), first):
+            if block not in self._staged:
+                with torch.inference_mode(False):
+                    self._staged[block] = torch.zeros(self._row_bytes, dtype=torch.uint8)
+            record = self._staged[block][at : at + HEADER_BYTES + codec.record_bytes]
+            record[HEADER_BYTES:] = payload
+            header = HEADER.pack(MAGIC, layer, block, k.shape[2], zlib.crc32(payload.numpy().data), codec.record_bytes)
+            record[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
 
-    def get(self, layer: int, block: int) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
-        """Keys and values of a block, as they come out of the codec; DamagedError if its bytes were changed.
+    def codec(self, layer: int) -> Codec:
+        """What made the layer's records."""
+        return self._codecs[layer]
 
-        Good until the next `get`.
-        """
-        at, codec = self._offsets[layer], self._codecs[layer]
+    def record(self, layer: int, block: int) -> UInt8[Tensor, " bytes"]:
+        """A block's record; DamagedError if its bytes were changed. Good until the next one is asked for."""
+        at, size = self._offsets[layer], self._codecs[layer].record_bytes
         if block in self.dropped:
             raise DamagedError(f"block {block} of layer {layer} was dropped and can not come back; ask without it")
         row = self._staged.get(block)
@@ -101,9 +102,9 @@ class DiskStore:
         record = self.resident.get((layer, block)) if row is None else row[at + HEADER_BYTES :]
         if record is None:
             self.traffic.misses += 1
-            return codec.decode(self._load(layer, block))
+            return self._load(layer, block)
         self.traffic.hits += 1
-        return codec.decode(record[: codec.record_bytes])
+        return record[:size]
 
     def _load(self, layer: int, block: int) -> Tensor:
         """A record from the disk, which stays resident if there is room."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -35,15 +35,19 @@ class Store(Protocol):
         """Make room for a layer; all layers are added before the first block."""
         ...
 
-    def put(self, layer: int, block: int, k: Tensor, v: Tensor) -> None:
-        """Store keys [G, n, D] and values [G, n, E] of n <= L tokens; what was not committed is replaced."""
+    def put(self, layer: int, first: int, k: Tensor, v: Tensor) -> None:
+        """Store the blocks from `first` on: keys [N, G, n, D] and values [N, G, n, E] of n <= L tokens in each.
+
+        What was not committed is replaced.
+        """
         ...
 
-    def get(self, layer: int, block: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a block, as they come out of the codec; what lies behind its n tokens means nothing.
+    def codec(self, layer: int) -> Codec:
+        """What made the layer's records."""
+        ...
 
-        Good until the next `get`.
-        """
+    def record(self, layer: int, block: int) -> Tensor:
+        """A block's record in host memory, uint8 [bytes]; good until the next one is asked for."""
         ...
 
     def chosen(self, layer: int) -> None:
@@ -82,6 +86,20 @@ class Store(Protocol):
         ...
 
 
+def stored(
+    store: Store, layer: int, blocks: Sequence[int], device: torch.device
+) -> tuple[Float[Tensor, "N G L D"], Float[Tensor, "N G L E"]]:
+    """Keys and values of stored blocks, as they come out of the codec; what lies behind a block's tokens means nothing.
+
+    Records cross to the device as they are kept, which is less than what comes out.
+    """
+    codec = store.codec(layer)
+    records = torch.empty(len(blocks), codec.record_bytes, dtype=torch.uint8)
+    for into, block in zip(records, blocks, strict=True):
+        into.copy_(store.record(layer, block))
+    return codec.decode(records.to(device))
+
+
 class HostStore:
     """The blocks of one stream in host memory, layer by layer; numbers count from 0 and are written in order."""
 
@@ -95,14 +113,19 @@ class HostStore:
         self._codecs[layer] = codec
         self._records[layer] = Slabs(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
 
-    def put(self, layer: int, block: int, k: Float[Tensor, "G n D"], v: Float[Tensor, "G n E"]) -> None:
-        """Store a block; one that was stored under this number before, and not committed, is replaced."""
-        self._codecs[layer].encode(k.cpu(), v.cpu(), self._records[layer].room(block))
+    def put(self, layer: int, first: int, k: Float[Tensor, "N G n D"], v: Float[Tensor, "N G n E"]) -> None:
+        """Store blocks; those that were stored under their numbers before, and not committed, are replaced."""
+        for block, record in enumerate(self._codecs[layer].encode(k, v).cpu(), first):
+            self._records[layer].room(block).copy_(record)
 
-    def get(self, layer: int, block: int) -> tuple[Float[Tensor, "G L D"], Float[Tensor, "G L E"]]:
-        """Keys and values of a block, as they come out of the codec."""
+    def codec(self, layer: int) -> Codec:
+        """What made the layer's records."""
+        return self._codecs[layer]
+
+    def record(self, layer: int, block: int) -> UInt8[Tensor, " bytes"]:
+        """A block's record."""
         self.traffic.hits += 1
-        return self._codecs[layer].decode(self._records[layer].row(block))
+        return self._records[layer].row(block)
 
     def chosen(self, layer: int) -> None:
         """Nothing: all stays in memory."""

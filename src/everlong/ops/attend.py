@@ -36,6 +36,8 @@ TILE_QUERIES, HALF_TILE_QUERIES = 64, 256
 TILE_KEYS = 512
 ONE_SHOT_SCORES = 1 << 18
 """Up to so many scores in all, the whole score matrix is made at once."""
+DEVICE_TILE_QUERIES, DEVICE_TILE_KEYS, DEVICE_ONE_SHOT_SCORES = 1024, 4096, 1 << 26
+"""The same on accelerators, where what costs is how often work is handed over, and not a cache: 256 MiB of scores."""
 
 
 def native_half(q: Tensor) -> bool:
@@ -80,7 +82,7 @@ def attend(
     s_aux: Float[Tensor, " H"] | None = None,
     scratch: Scratch | None = None,
     tile_queries: int | None = None,
-    tile_keys: int = TILE_KEYS,
+    tile_keys: int | None = None,
 ) -> Float[Tensor, "B T H E"]:
     """Attention output of every query over all parts, in the layout that transformers expects.
 
@@ -96,12 +98,16 @@ def attend(
     tokens = parts[0].q.shape[2]
     shown = [(p, *p.span.limits(0, tokens)) for p in parts]
     shown = [(p, first, first_all, end_all, end) for p, first, first_all, end_all, end in shown if first < end]
-    if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= ONE_SHOT_SCORES:
+    on_device = parts[0].q.device.type != "cpu"
+    at_once = DEVICE_ONE_SHOT_SCORES if on_device else ONE_SHOT_SCORES
+    if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= at_once:
         return _at_once(parts[0], shown, scale, softcap, s_aux)
     tiled = _Tiled(parts, scale, softcap, s_aux, scratch or Scratch())
-    step = tile_queries or (HALF_TILE_QUERIES if tiled.native else TILE_QUERIES)
+    usual = HALF_TILE_QUERIES if tiled.native else TILE_QUERIES
+    step = tile_queries or (DEVICE_TILE_QUERIES if on_device else usual)
+    keys = tile_keys or (DEVICE_TILE_KEYS if on_device else TILE_KEYS)
     for i in range(0, tokens, step):
-        tiled.run(i, min(i + step, tokens), tile_keys)
+        tiled.run(i, min(i + step, tokens), keys)
     return tiled.out
 
 

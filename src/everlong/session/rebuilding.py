@@ -64,7 +64,7 @@ class Rebuilder:
             keys = codec.decode(torch.frombuffer(record[start:at], dtype=torch.uint8))[0][:, :tokens]
             heads = self._layers[str(layer)]["heads"]
             index = Index(self._of_all(tokens), heads, codec.heads, codec.key_dim, self._dtype)
-            index.put(0, keys, torch.zeros(heads, tokens))
+            index.put(0, keys[None], torch.zeros(1, heads, tokens))
             yield index.digests.row(0)
 
     def _of_all(self, tokens: int) -> Any:

@@ -157,7 +157,7 @@ class Ballot:
         for block in range(index.blocks, len(self.starts) - 1):
             for layer in index.layers:
                 keys = self.session.raw_keys(layer, int(self.starts[block]), int(self.starts[block + 1]))
-                longer.put(layer, block, keys)
+                longer.put(layer, block, keys[None])
             longer.commit(block + 1)
         return longer
 

@@ -36,19 +36,20 @@ class Index:
         self.groups = kv_heads if settings.per_head else 1
         self.digests = Slabs(2 * kv_heads * dim if self.bounds else heads * dim, dtype, FIRST_SLAB, LARGEST_SLAB)
 
-    def put(self, block: int, k_GLD: Float[Tensor, "G L D"], mass_HL: Float[Tensor, "H L"]) -> None:
-        """Set the digest of `block`; blocks come in order."""
-        k = k_GLD.float()
+    def put(self, first: int, k_NGLD: Float[Tensor, "N G L D"], mass_NHL: Float[Tensor, "N H L"]) -> None:
+        """Set the digests of the blocks from `first` on; blocks come in order."""
+        k = k_NGLD.float()
         if self.bounds:
             # The smallest value is the negative of the largest of the negatives: both are rounded up.
-            highest, lowest = (rounded_up(x, self.digests.dtype) for x in (k.amax(1), -k.amin(1)))
-            digest = torch.stack((highest, -lowest), 1)
+            highest, lowest = (rounded_up(x, self.digests.dtype) for x in (k.amax(2), -k.amin(2)))
+            digests = torch.stack((highest, -lowest), 2)
         else:
-            best = mass_HL.topk(min(self.settings.repr_topk, k.shape[1]), 1).indices
+            best = mass_NHL.topk(min(self.settings.repr_topk, k.shape[2]), 2).indices
             fold = self.heads // self.kv_heads
-            taken = best.view(self.kv_heads, fold, -1, 1).expand(-1, -1, -1, self.dim)
-            digest = k[:, None].expand(-1, fold, -1, -1).gather(2, taken).mean(2)
-        self.digests.room(block).copy_(digest.reshape(-1))
+            taken = best.view(len(k), self.kv_heads, fold, -1, 1).expand(-1, -1, -1, -1, self.dim)
+            digests = k[:, :, None].expand(-1, -1, fold, -1, -1).gather(3, taken).mean(3)
+        for block, digest in enumerate(digests.reshape(len(k), -1).to(self.digests.dtype).cpu(), first):
+            self.digests.room(block).copy_(digest)
 
     def scores(self, q_HD: Float[Tensor, "H D"], blocks: int) -> Float[Tensor, "C N"]:
         """Relevance of the first `blocks` blocks to a query at the memory's distance; -inf for those that are gone."""

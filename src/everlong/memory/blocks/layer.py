@@ -10,8 +10,10 @@ chosen blocks, P pending columns, M columns of the arena, T queries.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from everlong.memory.blocks.boundaries import Cuts
 from everlong.memory.blocks.index import Index
 from everlong.memory.blocks.settings import BlockSettings
 from everlong.memory.recall.index import RecallIndex
-from everlong.memory.store import Store
+from everlong.memory.store import Store, stored
 from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 
@@ -40,8 +42,7 @@ class Shape:
     digests: torch.dtype = torch.bfloat16
 
 
-@dataclass(frozen=True, eq=False)
-class Tail:
+class Tail(NamedTuple):
     """Pending tokens: raw keys and values [1, G, P, D], and the mass that each got [H, P] (with bounds [0, P])."""
 
     k: Tensor
@@ -178,16 +179,18 @@ class LayerMemory:
 
     def seal(self, blocks: int) -> None:
         """Move pending tokens to the store until there are `blocks` blocks."""
-        for n in range(self.sealed, blocks):
-            length = self.cuts.start(n + 1) - self.now.pending
-            columns = slice(self.now.at, self.now.at + length)
-            k, v = (x[0, :, columns] for x in (self.now.tail.k, self.now.tail.v))
+        lengths = (self.cuts.start(n + 1) - self.cuts.start(n) for n in range(self.sealed, blocks))
+        for length, equal in itertools.groupby(lengths):
+            n, first = len(list(equal)), self.sealed
+            columns = slice(self.now.at, self.now.at + n * length)
+            k, v = (x[0, :, columns].unflatten(1, (n, length)).transpose(0, 1) for x in self.now.tail[:2])
             if self.settings.keep == "blocks":
-                self.store.put(self.layer, n, k, v)
-                self.index.put(n, k, self.now.tail.mass[:, columns])
+                self.store.put(self.layer, first, k, v)
+                mass = self.now.tail.mass[:, columns]
+                self.index.put(first, k, mass.unflatten(1, (n, length)).transpose(0, 1))
             if self.recall is not None:
-                self.recall.put(self.layer, n, k)
-            self.now = replace(self.now, pending=self.now.pending + length, at=self.now.at + length)
+                self.recall.put(self.layer, first, k)
+            self.now = replace(self.now, pending=self.now.pending + n * length, at=self.now.at + n * length)
 
     def choose(
         self,
@@ -241,13 +244,12 @@ class LayerMemory:
         columns = self.first_sink - self.cuts.behind(slots)
         for c, tags in enumerate(self.tags):
             at = {int(b): None if places is None else int(places[c, i]) for i, b in enumerate(chosen[c])}
-            for slot, block in enumerate(slots[c].tolist()):
-                tag = None if block not in at else (block, at[block], int(columns[c, slot]))
-                if tags[slot] != tag:
-                    tags[slot] = None
-                    if tag is not None:
-                        self._fetch(c, *tag, rotation)
-                    tags[slot] = tag
+            new = [None if b not in at else (b, at[b], int(columns[c, i])) for i, b in enumerate(slots[c].tolist())]
+            wanted = [tag for tag, old in zip(new, tags, strict=True) if tag is not None and tag != old]
+            tags[:] = [old if old == tag else None for tag, old in zip(new, tags, strict=True)]
+            if wanted:
+                self._fetch(c, wanted, rotation)
+            tags[:] = new
         self.filled = True
 
     def shares(self, mass: Float[Tensor, "1 H M"]) -> list[list[float]]:
@@ -260,25 +262,24 @@ class LayerMemory:
         if self.sink_place == place:
             return
         self.sink_place = None
-        for mine, x in zip(self.front, self._placed(*self.raw_sinks, place, rotation), strict=True):
+        k, v = self.raw_sinks
+        if rotation is not None:
+            k = turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k))
+        for mine, x in zip(self.front, (k, v), strict=True):
             mine[:, :, self.first_sink :] = x
         self.sink_place = place if self.now.held >= self.settings.sinks else None
 
-    def _fetch(self, c: int, block: int, place: int | None, column: int, rotation: Rotation | None) -> None:
-        length = self.cuts.start(block + 1) - self.cuts.start(block)
+    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], rotation: Rotation | None) -> None:
         heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
-        k, v = (x[None, heads, :length] for x in self.store.get(self.layer, block))
-        if place is not None:
-            k, v = self._placed(k.to(self.shape.device), v, place, rotation)
-        for mine, x in zip(self.front, (k, v), strict=True):
-            mine[:, heads, column : column + length] = x
-
-    @staticmethod
-    def _placed(k: Tensor, v: Tensor, place: int, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
-        """Raw keys turned to the positions `place`, `place` + 1, ..."""
-        if rotation is None:
-            return k, v
-        return turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k)), v
+        k, v = stored(self.store, self.layer, [block for block, *_ in tags], self.shape.device)
+        k, v = k[:, heads], v[:, heads]
+        if rotation is not None and tags[0][1] is not None:
+            at = torch.tensor([place for _, place, _ in tags])[:, None] + torch.arange(k.shape[2])
+            k = turned(k, rotation, turn_by(rotation, at, k))
+        for n, (block, _, column) in enumerate(tags):
+            length = self.cuts.start(block + 1) - self.cuts.start(block)
+            for mine, x in zip(self.front, (k, v), strict=True):
+                mine[0, heads, column : column + length] = x[n, :, :length]
 
     def keep_mass(self, mass: Float[Tensor, "1 H m"]) -> None:
         """The mass so far of the newest tokens."""

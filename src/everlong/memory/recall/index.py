@@ -66,16 +66,17 @@ class RecallIndex:
         """The layers whose keys it holds."""
         return {pair.layer for pair in self.pairs}
 
-    def put(self, layer: int, block: int, k_GLD: Float[Tensor, "G n D"]) -> None:
-        """Stage the raw keys of a block of n <= L tokens; staged ones that are not committed are replaced."""
+    def put(self, layer: int, first: int, k_NGLD: Float[Tensor, "N G n D"]) -> None:
+        """Stage the raw keys of the blocks from `first` on, of n <= L tokens in each; what is staged is replaced."""
         at = 0
         for pair in self.pairs:
             size = (self.tokens + 4) * pair.dim
             if pair.layer == layer:
-                if block not in self._staged:
-                    with torch.inference_mode(False):
-                        self._staged[block] = torch.zeros(self.row_bytes, dtype=torch.uint8)
-                _encode(k_GLD[pair.kv_head], self._staged[block][at : at + size], self.tokens)
+                for block, part in enumerate(_encoded(k_NGLD[:, pair.kv_head], self.tokens).cpu(), first):
+                    if block not in self._staged:
+                        with torch.inference_mode(False):
+                            self._staged[block] = torch.zeros(self.row_bytes, dtype=torch.uint8)
+                    self._staged[block][at : at + size] = part
             at += size
 
     def commit(self, blocks: int) -> None:
@@ -156,10 +157,10 @@ class RecallIndex:
         return 0 if self.files is None else self.files.nbytes
 
 
-def _encode(k_LD: Float[Tensor, "n D"], row: UInt8[Tensor, " bytes"], tokens: int) -> None:
-    """Fill a row's part with codes, scale and offset per channel; behind the n tokens codes are 0."""
-    dim = k_LD.shape[1]
-    codes = row[: tokens * dim].view(tokens, dim)
-    scale = row[tokens * dim : (tokens + 2) * dim].view(torch.float16)
-    low = row[(tokens + 2) * dim :].view(torch.float16)
-    codes[: len(k_LD)] = quantised(k_LD.float().cpu(), 0, BITS, scale[None], low[None])
+def _encoded(k_NLD: Float[Tensor, "N n D"], tokens: int) -> UInt8[Tensor, "N bytes"]:
+    """Of each row its part: codes, scale and offset per channel; behind the n tokens codes are 0."""
+    N, n, dim = k_NLD.shape
+    scale, low = k_NLD.new_empty(2, N, 1, dim, dtype=torch.float16)
+    codes = torch.zeros(N, tokens, dim, dtype=torch.uint8, device=k_NLD.device)
+    codes[:, :n] = quantised(k_NLD.float(), 1, BITS, scale, low)
+    return torch.cat([codes.flatten(1), scale.flatten(1).view(torch.uint8), low.flatten(1).view(torch.uint8)], 1)

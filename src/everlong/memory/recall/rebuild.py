@@ -23,7 +23,7 @@ def catch_up(memory: BlockMemory, n: int = 0) -> bool:
             keys = _keys(row, layer, block)
             if keys is None:
                 return False
-            row.recall.put(layer, block, keys)
+            row.recall.put(layer, block, keys[None])
         row.recall.commit(block + 1)
     return row.recall.blocks == sealed
 
@@ -35,5 +35,5 @@ def _keys(row: Row, layer: int, block: int) -> Float[Tensor, "G n D"] | None:
         return torch.zeros(shape.kv_heads, 1, shape.key_dim)
     if block in row.bare or row.layers[layer].settings.keep == "ids":
         return None
-    keys, _ = row.store.get(layer, block)
+    keys, _ = row.store.codec(layer).decode(row.store.record(layer, block))
     return keys[:, : row.cuts.start(block + 1) - row.cuts.start(block)]
