@@ -121,7 +121,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(run, tmp_path):
 
 def test_two_processes_share_the_work(run, tmp_path):
     out, *_ = run
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["-m", "everlong", "train", str(written(tmp_path)), "--out", str(tmp_path / "run"), "--threads", "1"]
     ended = subprocess.run([*launch, *command], check=False, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -173,6 +173,29 @@ def test_only_the_memory_is_trained_if_so_asked(run, tmp_path):
         ({"scratch": {"tokenizer": "bpe"}}, "tokenizer=bpe"),
         ({"trainer": {"max_steps": 3}}, "trainer.max_steps: is set"),
         ({"trainer": {"gradient_accumulation_steps": 4}}, "gradient_accumulation_steps: .*use rows_at_once"),
+        ({"trainer": {"gradient_checkpointing": False}}, "gradient_checkpointing: .*use checkpointing"),
+        ({"trainer": {"fsdp": "full_shard auto_wrap"}}, "trainer.fsdp=full_shard auto_wrap: has no effect in one proc"),
+        ({"trainer": {"fsdp": True, "fsdp_config": {}}}, "trainer.fsdp=True: .*accelerate launch .* or leave it out"),
+        ({"trainer": {"fsdp_config": {"version": 2}}}, "trainer.fsdp_config=.*: has no effect without trainer.fsdp"),
+        ({"trainer": {"activation_checkpointing_kwargs": {}}}, "no effect without checkpointing; add it"),
+        ({"trainer": {"ddp_backend": "gloo"}}, "trainer.ddp_backend=gloo: has no effect in one process"),
+        ({"trainer": {"fp16": True, "use_cpu": True}}, "trainer.fp16=True: has no effect on a CPU; use bf16"),
+        ({"trainer": {"learning_rate": 1.0}}, "trainer.learning_rate: .*use optimiser.lr"),
+        ({"trainer": {"optim": "adafactor"}}, "trainer.optim=adafactor: has no effect .*leave it out"),
+        ({"trainer": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor=0.1: has no effect"),
+        ({"trainer": {"eval_strategy": "steps"}}, "eval_strategy=steps: has no effect"),
+        ({"trainer": {"dataloader_pin_memory": False}}, "dataloader_pin_memory=False: has no effect"),
+        ({"trainer": {"deepspeed": {"zero_optimization": {"stage": 2}}}}, "trainer: .*deepspeed"),
+        ({"optimiser": {"decay": "constant", "final": 0.5}}, "final=0.5: has no effect with decay=constant"),
+        ({"scratch": RECIPE["scratch"] | {"vocabulary": 99}}, "vocabulary=99: has no effect with tokenizer=closed"),
+        (
+            {"method": {"name": "transformer_xl", "segment": 32}, "optimiser": {"gate_lr": 0.1}},
+            "gate_lr=0.1: .*no gates",
+        ),
+        ({"cache": "folder"}, "cache=folder: no task .* reads books"),
+        ({"held_out": 0}, "held_out=0"),
+        ({"log_every": 0}, "log_every=0"),
+        ({"checkpoint_every": -1}, "checkpoint_every=-1"),
         ({"rows_at_once": 0}, "rows_at_once=0"),
         ({"trainer": {"speed": 3}}, "trainer: .*speed"),
         ({"stages": [RECIPE["stages"][0] | {"data": {"passkeys": {}}}]}, "did you mean 'passkey'"),
@@ -185,6 +208,21 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, changes, message):
     with pytest.raises(everlong.EverlongError, match=message) as error:
         train(read_recipe(written(tmp_path, **changes)), tmp_path / "run")
     assert "\n" not in str(error.value)
+
+
+def test_the_cache_of_a_recipe_is_that_of_its_books(tmp_path):
+    data = {"books": {"data": "one"}, "natural": {"data": "two", "cache": "own"}, "passkey": {}}
+    recipe = read_recipe(written(tmp_path, cache="folder", stages=[RECIPE["stages"][0] | {"data": data}]))
+    found = [task.as_dict().get("cache") for _, task in recipe.stages[0].tasks()]
+    assert found == ["folder", "own", None]
+
+
+def test_sharding_that_cpus_do_not_have_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = read_recipe(written(tmp_path, trainer={"fsdp": True, "use_cpu": True}))
+    with pytest.raises(ConfigError, match=r"trainer.fsdp=True: has no effect on CPUs, where each of the 2 processes"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(run, tmp_path):

@@ -19,6 +19,7 @@ from everlong.memory.recurrent.memory import RecurrentMemory
 from everlong.memory.recurrent.parameters import NAME
 from everlong.memory.store import HostStore, Store
 from everlong.methods.base import Method
+from everlong.models.sharding import check_complete, check_not_wrapped_inside
 
 
 class Handle:
@@ -78,16 +79,25 @@ def attach(model: nn.Module, method: Method) -> Handle:
     """A handle on `model` with `method`; the model is probed and checked the first time.
 
     Raises an AttachError (learned positions, frequencies in a half type, a rotation that cannot be proved, a layer
-    that is not attention, or a failed self-check), and then leaves the model as it was; a CapabilityError for a method
-    that needs a model which was trained with it. Threads may share a model: its forwards then take turns.
+    that is not attention, a part of a model, or a failed self-check), and then leaves the model as it was; a
+    CapabilityError for a method that needs a model which was trained with it. Threads may share a model: its forwards
+    then take turns. A model sharded over ranks by heads is attached on every one of them, and read by all together.
     """
+    check_complete(model, "attach")
     if not isinstance(model, PreTrainedModel):
         raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")
+    check_not_wrapped_inside(model, "attach")
     if lacks_weights(model):
         raise AttachError(f"{type(model).__name__}: its weights are on the meta device; load them before attaching")
     if getattr(decoder_of(model), NAME, None) is None:
         method.check_untrained()
-    return Handle(Plug.held(model), method)
+    plug = Plug.held(model)
+    try:
+        plug.check_ranks(method)
+    except BaseException:
+        plug.release()
+        raise
+    return Handle(plug, method)
 
 
 class _Package(ModuleType):

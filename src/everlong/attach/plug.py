@@ -32,7 +32,7 @@ from everlong.attach.stock import (
     text_config,
 )
 from everlong.attach.turns import turn
-from everlong.errors import CapabilityError
+from everlong.errors import AttachError, CapabilityError
 from everlong.memory.cache import StreamCache
 from everlong.memory.recurrent.parameters import NAME, MemoryParameters
 from everlong.memory.step import Step
@@ -116,14 +116,27 @@ class Plug:
                 f"{method.name}: the memory of this model was trained for {kept.method}; use that method, or load the "
                 "model without its memory"
             )
-        with torch.device("meta"):
-            wanted = method.parameters(self.plan, self.width)
-        if wanted is not None and wanted.shapes() != kept.shapes():
+        if (wanted := self._shapes(method)) != kept.shapes():
             raise CapabilityError(
                 f"{method.name}: the memory of this model holds {kept.shapes() or 'no parameters'}, and these options "
-                f"need {wanted.shapes() or 'none'}; give those that it was trained with"
+                f"need {wanted or 'none'}; give those that it was trained with"
             )
         return kept
+
+    def _shapes(self, method: Method) -> dict[str, tuple[int, ...]]:
+        """The shapes of the method's parameters for this model; empty without any."""
+        with torch.device("meta"):
+            wanted = method.parameters(self.plan, self.width)
+        return {} if wanted is None else wanted.shapes()
+
+    def check_ranks(self, method: Method) -> None:
+        """AttachError for a method whose parameters are by head, on a model whose heads are shared out to ranks."""
+        ranks = self.plan.ranks
+        if ranks is not None and self._shapes(method):
+            raise AttachError(
+                f"{method.name}: its parameters belong to all heads of the model, which are shared out to {ranks.size} "
+                "ranks; load the model whole, or use blocks, sinks, window, transformer_xl or dense"
+            )
 
     def parameters(self, method: Method) -> MemoryParameters | None:
         """What was trained for `method`, or else untrained parameters on the model's device; None if it has none."""

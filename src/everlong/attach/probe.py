@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +19,20 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from everlong.attach.far import distance, prove
+from everlong.attach.heads import ranks_of, sharing_heads
 from everlong.attach.listen import Heard, Recorder, listen
 from everlong.attach.routes import Route
 from everlong.attach.stock import accepts, decoder_of, device_of, text_config
-from everlong.errors import LearnedPositionsError, PrecisionError, RotationError, UnsupportedLayerError
+from everlong.errors import (
+    AttachError,
+    LearnedPositionsError,
+    PrecisionError,
+    RotationError,
+    UnsupportedLayerError,
+    one_line,
+)
 from everlong.memory.plan import LayerPlan, Pattern, RotaryPlan
+from everlong.memory.ranks import Ranks
 from everlong.ops.rotary import Rotation
 
 POSITIONS = (0, 1, 7, 33)
@@ -39,16 +49,39 @@ def probe(model: PreTrainedModel, route: Route) -> RotaryPlan:
     frequencies = list(_frequencies(model))
     trained, hard = _lengths(model)
     alibi = not accepts(decoder_of(model), "position_ids")
-    near = listen(model, route, np.array(POSITIONS if trained > POSITIONS[-1] else NEAR_POSITIONS))
+    ranks = ranks_of(model)
+    with _told_as_sharded(model, ranks):
+        near = listen(model, route, np.array(POSITIONS if trained > POSITIONS[-1] else NEAR_POSITIONS))
     if not near.cached:
         raise UnsupportedLayerError(f"{type(model).__name__}: caches no keys; expected softmax attention layers")
     if alibi:
         _check_position_free(model)
     layers = [_layer(model, i, patterns, near, frequencies) for i in range(len(patterns))]
     dtype = next(iter(near.cached.values()))[0].dtype
-    heads = getattr(text_config(model), "num_attention_heads", None) or max(p.key[0] for p in layers if p.key)
-    plan = RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi, heads)
+    ranks = sharing_heads(model, ranks, near)
+    plan = RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi, _heads(model, layers, near, ranks), ranks)
     return plan if alibi else prove(model, route, plan, near, TOLERANCE[dtype])
+
+
+@contextmanager
+def _told_as_sharded(model: PreTrainedModel, ranks: Ranks | None) -> Iterator[None]:
+    """AttachError where a model that is shared out to ranks fails at its first token."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks is None:
+            raise
+        raise AttachError(
+            f"{type(model).__name__}: sharded over {ranks.size} ranks it cannot read a token ({one_line(error, 120)}); "
+            f"its heads of keys must be a multiple of {ranks.size}: load it over fewer ranks"
+        ) from error
+
+
+def _heads(model: PreTrainedModel, layers: list[LayerPlan], near: Heard, ranks: Ranks | None) -> int:
+    """Query heads of a layer that this process computes."""
+    if ranks is not None:
+        return max(q.shape[1] for q in near.queries.values())
+    return getattr(text_config(model), "num_attention_heads", None) or max(p.key[0] for p in layers if p.key)
 
 
 def _check_position_free(model: PreTrainedModel) -> None:

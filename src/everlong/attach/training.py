@@ -23,10 +23,11 @@ from everlong.attach.check import CUTS, TOLERANCE
 from everlong.attach.plug import Plug
 from everlong.attach.routes.interface import Interface, no_mask
 from everlong.attach.stock import attention_input, attention_modules, configs_of
-from everlong.errors import CapabilityError, SelfCheckError
+from everlong.errors import AttachError, CapabilityError, SelfCheckError
 from everlong.memory.recurrent.parameters import NAME
 from everlong.memory.recurrent.training import TrainableCore, TrainStep, check_trainable
 from everlong.methods.base import Method
+from everlong.models.sharding import check_complete, check_not_wrapped_inside
 from everlong.ops.segments import NONE, aligned
 
 IMPLEMENTATION, ARGUMENT = "everlong_training", "everlong_step"
@@ -128,8 +129,20 @@ def attach_training(model: nn.Module, method: Method) -> Training:
 
     An AttachError or CapabilityError where the model can not be handled; it is then as it was.
     """
-    plug = Plug.held(_plain(model))
+    check_complete(model, "attach_training")
+    plain = _plain(model)
+    if not isinstance(plain, PreTrainedModel):
+        raise AttachError(
+            f"attach_training: got {type(model).__name__}, expected a transformers model; pass load(...).model"
+        )
+    check_not_wrapped_inside(plain, "attach_training")
+    plug = Plug.held(plain)
     try:
+        if plug.plan.ranks is not None:
+            raise AttachError(
+                f"attach_training: the heads of this model are shared out to {plug.plan.ranks.size} ranks, and what is "
+                "trained belongs to all of them; load it whole and share the training out (`everlong train` with FSDP)"
+            )
         return _attached(plug, model, method)
     finally:
         plug.release()

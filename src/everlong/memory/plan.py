@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from everlong.memory.ranks import Ranks
 from everlong.ops.rotary import Rotation
 from everlong.ops.spans import Ints
 
@@ -71,7 +72,7 @@ class RotaryPlan:
 
     `trained_length` is how many positions the model was trained on. `hard_length` is set where the model computes
     something else (or crashes) past it: dynamic-NTK and longrope frequencies, tables of angles. `heads` counts the
-    query heads of a layer.
+    query heads of a layer. `ranks` are set where each process has other heads; heads are then this process's own.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -80,6 +81,7 @@ class RotaryPlan:
     dtype: torch.dtype
     alibi: bool = False
     heads: int = 1
+    ranks: Ranks | None = None
 
     @property
     def frame_length(self) -> int:

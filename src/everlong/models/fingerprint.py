@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everlong.models.sharding import check_not_sharded
+
 _SAMPLES = 256
 """Values of each parameter that enter the digest, at equal strides."""
 _VOLATILE = ("transformers_version", "dtype", "torch_dtype", "use_cache", "attn_implementation", "architectures")
@@ -63,7 +65,16 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def _weights(model: Any, without: str | None) -> Iterator[tuple[str, Tensor]]:
-    """Parameters by name, in order, without those of the submodule `without`; accelerate brings offloaded ones."""
+    """Parameters by name, in order, without those of the submodule `without`; accelerate brings offloaded ones.
+
+    CapabilityError for a model that is sharded over ranks.
+    """
+    check_not_sharded(
+        model,
+        "fingerprint",
+        "none of which can tell which model it is: sessions over it cannot be kept, saved or loaded, and what belongs "
+        "to its weights (a trained memory, retrieval heads) is not found; load it whole",
+    )
     for name, weight in sorted(model.named_parameters(), key=lambda pair: pair[0]):
         if without in name.split("."):
             continue

@@ -25,6 +25,7 @@ from everlong.methods.base import Method
 from everlong.methods.recompute import Recompute
 from everlong.models.encoder import SentenceEncoder
 from everlong.models.load import Loaded
+from everlong.models.sharding import check_complete
 from everlong.ops.spans import Ints
 from everlong.session import asking, budgets, forgetting, pinning
 from everlong.session.answer import Answer, Generation
@@ -36,6 +37,7 @@ from everlong.session.library import Library
 from everlong.session.mark import Mark
 from everlong.session.meaning import Meaning
 from everlong.session.offsets import Awaited
+from everlong.session.ranks import check_draw, check_ranks
 from everlong.session.reader import CacheReader, Forward, Reader, State
 from everlong.session.recall import Recall, Recalled
 from everlong.session.recall_index import index_maker
@@ -92,6 +94,7 @@ class Session(AbstractContextManager["Session"]):
         if not isinstance(method, Method):
             raise ConfigError(f"method={method!r}: expected a method such as everlong.Sinks(sinks=4, window=1020)")
         self._take(_loaded(model), method, chunk, allow_special)
+        check_ranks(self.model, method, stored=store is not None)
         self._budget = budgets.given(method, store is not None, host_budget, disk_budget, when_full)
         self._keeper = None if store is None else Keeper.created(store, name, self)
         try:
@@ -248,6 +251,7 @@ class Session(AbstractContextManager["Session"]):
             raise CapabilityError(f"generate: {self.method} can only score; use everlong.Sinks or Window to generate")
         if settings.stops and self.tokenizer is None:
             raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
+        check_draw(self.model, settings)
         if prompt is not None:
             self._ask(prompt)
         if self.prediction is None:
@@ -436,6 +440,7 @@ class Session(AbstractContextManager["Session"]):
             session = cls.__new__(cls)
             loaded = _loaded(model)
             session._take(loaded, keeper.method(), chunk, allow_special)
+            check_ranks(session.model, session.method, stored=True)
             session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
             session._keeper = keeper
             keeper.check(session)
@@ -679,6 +684,7 @@ def _loaded(model: Any) -> Loaded:
     if isinstance(model, tuple | list) and len(model) == 2:
         model = Loaded(model[0], model[1], type(model[0]).__name__)
     found = model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
+    check_complete(found.model, "model")
     if not isinstance(found.model, torch.nn.Module):
         got = type(found.model).__name__
         raise ConfigError(

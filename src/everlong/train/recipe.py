@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from everlong.config import build, load_yaml
 from everlong.errors import ConfigError
 from everlong.methods import Method, make_method
-from everlong.train.data.task import Task, make_task
+from everlong.train.data.task import Task, make_task, task_class
+
+GATES = ("beta",)
+"""Names of parameters that are gates: their own learning rate, no decay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,11 @@ class Scratch:
         if (self.tokenizer == "bpe") != (self.books is not None):
             raise ConfigError(
                 f"tokenizer={self.tokenizer}: `books` names the folder that bpe, and only bpe, is trained on"
+            )
+        if self.tokenizer == "closed" and self.vocabulary != type(self).vocabulary:
+            raise ConfigError(
+                f"vocabulary={self.vocabulary}: has no effect with tokenizer=closed, which has the words of the data; "
+                "leave it out, or use bpe"
             )
 
 
@@ -52,6 +60,8 @@ class Optimiser:
         for name in ("lr", "gate_lr", "max_grad_norm"):
             if not (math.isfinite(got := getattr(self, name)) and got > 0):
                 raise ConfigError(f"{name}={got}: must be a positive number")
+        if self.decay == "constant" and self.final != type(self).final:
+            raise ConfigError(f"final={self.final}: has no effect with decay=constant; leave it out")
 
     def factor(self, step: int, steps: int) -> float:
         """The share of the peak learning rate at `step` of `steps`."""
@@ -132,8 +142,30 @@ class Recipe:
             raise ConfigError("train=memory: a model from scratch has to be trained too; use train: all")
         if self.rows_at_once is not None and self.rows_at_once < 1:
             raise ConfigError(f"rows_at_once={self.rows_at_once}: must be at least 1, or left out")
+        for name in ("checkpoint_every", "log_every", "held_out"):
+            if (got := getattr(self, name)) < 1:
+                raise ConfigError(f"{name}={got}: must be at least 1")
         for stage in self.stages:
-            self.method_of(stage)
+            method = self.method_of(stage)
+            if self.optimiser.gate_lr != Optimiser.gate_lr and not set(GATES) & method.as_dict().keys():
+                raise ConfigError(
+                    f"gate_lr={self.optimiser.gate_lr}: {method.name} has no gates (infini has); leave it out"
+                )
+        if self.cache is not None:
+            object.__setattr__(self, "stages", self._cached(self.cache))
+
+    def _cached(self, folder: str) -> list[Stage]:
+        """The stages, whose tasks that read books keep them in `folder`, unless they name one."""
+        stages = []
+        for stage in self.stages:
+            data = {name: dict(options or {}) for name, options in stage.data.items()}
+            for name, options in data.items():
+                if "cache" in task_class(name).__dataclass_fields__:
+                    options.setdefault("cache", folder)
+            stages.append(replace(stage, data=data))
+        if not any("cache" in options for stage in stages for options in stage.data.values()):
+            raise ConfigError(f"cache={folder}: no task of this recipe reads books; leave it out")
+        return stages
 
     @property
     def steps(self) -> int:

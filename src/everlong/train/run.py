@@ -33,7 +33,7 @@ from everlong.machine import machine, versions
 from everlong.models.load import Loaded
 from everlong.train.ablation import ablation, held_out
 from everlong.train.build import built
-from everlong.train.recipe import Recipe
+from everlong.train.recipe import GATES, Recipe
 
 RECIPE, RUN, METRICS, RESULT, MODEL = "recipe.yaml", "run.json", "metrics.jsonl", "result.json", "model"
 Tell = Callable[[str], None]
@@ -200,8 +200,6 @@ def _quietly(trainer: Any, checkpoint: str | None) -> None:
 
 def _gates(training: Training) -> dict[str, list[list[float]]]:
     """The share of the memory per layer and head, for each gate."""
-    from everlong.train.trainer import GATES
-
     found = {n: getattr(training.parameters, n) for n in GATES if hasattr(training.parameters, n)}
     return {name: [[round(g, 4) for g in row] for row in x.detach().sigmoid().tolist()] for name, x in found.items()}
 

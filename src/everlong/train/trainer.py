@@ -9,6 +9,7 @@ Letters: B rows, T tokens of a row, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,15 +21,13 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from everlong.attach.training import Training
-from everlong.errors import ConfigError
+from everlong.errors import ConfigError, one_line
 from everlong.memory.recurrent.parameters import NAME
 from everlong.memory.recurrent.training import Carried
 from everlong.train.data.sample import collate
-from everlong.train.recipe import Recipe, Stage
+from everlong.train.recipe import GATES, Recipe, Stage
 from everlong.train.rows import Batches, Rows
-
-GATES = ("beta",)
-"""Names of parameters that are gates: their own learning rate, no decay."""
+from everlong.train.trainer_settings import check_trainer
 
 
 def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
@@ -48,19 +47,17 @@ def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         "remove_unused_columns": False,
         "accelerator_config": {"even_batches": False},
     }
-    if twice := sorted((own.keys() | {"gradient_accumulation_steps"}) & recipe.trainer.keys()):
-        hint = "use rows_at_once for less memory" if twice[0].startswith("gradient") else "remove it there"
-        raise ConfigError(f"trainer.{twice[0]}: is set by the recipe's own fields; {hint}")
-    own["use_cpu"] = not torch.cuda.is_available()
     if recipe.checkpointing:
         names = {f.name for f in dataclasses.fields(TrainingArguments)}
         own["activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"] = True
+    given, gpus = dict(recipe.trainer), torch.cuda.is_available()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    check_trainer(given, own, processes, cpu=bool(given.get("use_cpu")) or not gpus)
+    own["use_cpu"] = not gpus
     try:
-        return TrainingArguments(**(own | dict(recipe.trainer)))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"trainer: {' '.join(str(error).split())[:200]}; see transformers' TrainingArguments"
-        ) from None
+        return TrainingArguments(**(own | given))
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"trainer: {one_line(error)}; see transformers' TrainingArguments") from None
 
 
 def check_plan(recipe: Recipe, found: TrainingArguments) -> None:

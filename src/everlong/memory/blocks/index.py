@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.memory.blocks.settings import BlockSettings
+from everlong.memory.ranks import Ranks
 from everlong.memory.slabs import Slabs
 from everlong.ops.spans import Ints
 
@@ -25,13 +26,19 @@ class Index:
     mean (InfLLM, arXiv 2402.04617, section 3.2): for each query head the mean of the raw keys of the `repr_topk` tokens
     with the largest mass; a block's score is the sum over heads of q . digest. bounds (Quest, arXiv 2406.10774, section
     3.3): the largest and the smallest value of each channel of the raw keys, rounded outwards; the score bounds that of
-    any token.
+    any token. Of heads that are shared out to `ranks` each rank keeps its own digests, and scores are summed.
     """
 
     def __init__(
-        self, settings: BlockSettings, heads: int, kv_heads: int, dim: int, dtype: torch.dtype = torch.bfloat16
+        self,
+        settings: BlockSettings,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        dtype: torch.dtype = torch.bfloat16,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.settings, self.heads, self.kv_heads, self.dim = settings, heads, kv_heads, dim
+        self.settings, self.heads, self.kv_heads, self.dim, self.ranks = settings, heads, kv_heads, dim, ranks
         self.bounds = settings.digest == "bounds"
         self.groups = kv_heads if settings.per_head else 1
         self.digests = Slabs(2 * kv_heads * dim if self.bounds else heads * dim, dtype, FIRST_SLAB, LARGEST_SLAB)
@@ -58,6 +65,7 @@ class Index:
         weights = weights.reshape(self.groups, -1)
         rows = (slab.view(len(slab), self.groups, -1) for slab in self._wide(self.digests.rows(blocks)))
         found = torch.cat([torch.einsum("ncd,cd->cn", slab, weights) for slab in rows], 1)
+        found = found if self.ranks is None else self.ranks.sum(found)
         if not len(self.digests.gone):
             return found
         every = found.new_full((self.groups, blocks), -torch.inf)
@@ -100,7 +108,7 @@ class Index:
 
     def fork(self) -> Index:
         """An index with the same digests, sharing their memory."""
-        other = Index(self.settings, self.heads, self.kv_heads, self.dim, self.digests.dtype)
+        other = Index(self.settings, self.heads, self.kv_heads, self.dim, self.digests.dtype, self.ranks)
         other.digests = self.digests.fork()
         return other
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from everlong.memory.blocks.boundaries import Cuts
 from everlong.memory.blocks.index import Index
 from everlong.memory.blocks.settings import BlockSettings
+from everlong.memory.ranks import Ranks
 from everlong.memory.recall.index import RecallIndex
 from everlong.memory.store import Store, stored
 from everlong.ops.rotary import Rotation, turn_by, turned
@@ -40,6 +41,7 @@ class Shape:
     dtype: torch.dtype
     device: torch.device
     digests: torch.dtype = torch.bfloat16
+    ranks: Ranks | None = None
 
 
 class Tail(NamedTuple):
@@ -91,7 +93,7 @@ class LayerMemory:
     ) -> None:
         self.settings, self.layer, self.shape, self.store, self.cuts = settings, layer, shape, store, cuts
         self.recall = recall if recall is not None and layer in recall.layers else None
-        self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim, shape.digests)
+        self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim, shape.digests, shape.ranks)
         S, K, L = settings.sinks, settings.top_k, settings.block
         self.front = self._pair(K * L + S)
         self.raw_sinks = self.front if settings.positions == "far" else self._pair(S)

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from everlong.memory.step import Step
 
 
+RECALL_ON_RANKS = (
+    "recall=question: the votes of retrieval heads that are shared out to ranks are not summed; give recall=layer, or "
+    "load the model whole"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Done:
     """All that a commit makes valid at once."""
@@ -78,6 +84,11 @@ class BlockMemory:
             reason = "its attention is given repeated keys, not those that it caches"
         elif any(p.source != p.index for p in full):
             reason = "layers share their keys, and each would need a choice of its own over another layer's blocks"
+        if self.settings.per_head and plan.ranks is not None:
+            raise CapabilityError(
+                f"per_head=True: the model's heads are shared out to {plan.ranks.size} ranks, which would then hold "
+                "other blocks each; leave it out, or load the model whole"
+            )
         if reason is not None:
             raise CapabilityError(f"blocks: this model is not handled: {reason}; use the method sinks")
 
@@ -146,6 +157,8 @@ class BlockMemory:
             pads = self._step.pads if self._step is not None else None
             pad = 0 if pads is None else int(pads[n])
             recall = self.make_recall(self, None)
+            if recall is not None and self.plan.ranks is not None:
+                raise CapabilityError(RECALL_ON_RANKS)
             self.rows.append(Row(self.make_store(), {}, pad=pad, cuts=make_cuts(self.settings, pad), recall=recall))
 
     def layer_memory(self, row: Row, layer: int, q: Tensor, k: Tensor, v: Tensor) -> LayerMemory:
@@ -153,8 +166,8 @@ class BlockMemory:
         if not row.layers:
             self.prepare(row.store, k.dtype)
         if layer not in row.layers:
-            shape = Shape(q.shape[1], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device, self.digest_dtype)
-            self.add_layer(row, layer, shape)
+            sizes = q.shape[1], k.shape[1], k.shape[3], v.shape[3]
+            self.add_layer(row, layer, Shape(*sizes, k.dtype, k.device, self.digest_dtype, self.plan.ranks))
         return row.layers[layer]
 
     def prepare(self, store: Store, dtype: torch.dtype) -> None:
@@ -187,10 +200,18 @@ class BlockMemory:
         cursors = [step.cursor(n, row) for n, row in enumerate(self.rows)]
         for row in self.rows:
             self._keep(row)
-        cited = [_added(old, new) for old, new in zip(self._cited(), step.cited, strict=True)]
+        cited = [_added(old, self._of_all(new)) for old, new in zip(self._cited(), step.cited, strict=True)]
         self._done, self._step = Done(progress, cursors, cited), None
         for row, used in zip(self.rows, step.used, strict=True):
             row.used.update(used)
+
+    def _of_all(self, mass: dict[int, float]) -> dict[int, float]:
+        """The mass that blocks got from the heads of all ranks, without those that got none."""
+        if self.plan.ranks is not None and mass:
+            blocks = sorted(mass)
+            total = self.plan.ranks.sum(torch.tensor([mass[n] for n in blocks], dtype=torch.float64))
+            mass = dict(zip(blocks, total.tolist(), strict=True))
+        return {block: got for block, got in mass.items() if got}
 
     def _keep(self, row: Row) -> None:
         """Hand the row's sealed blocks to its store for good."""

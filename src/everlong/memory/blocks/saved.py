@@ -151,8 +151,8 @@ def _by_layer(tensors: dict[str, Tensor], prefix: str) -> dict[int, dict[str, Te
 
 def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, Tensor], counts: dict[str, int]) -> None:
     k, v = found["tail_k"], found["tail_v"]
-    shape = Shape(counts["heads"], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device, memory.digest_dtype)
-    memory.add_layer(row, layer, shape)
+    sizes = counts["heads"], k.shape[1], k.shape[3], v.shape[3]
+    memory.add_layer(row, layer, Shape(*sizes, k.dtype, k.device, memory.digest_dtype, memory.plan.ranks))
     part = row.layers[layer]
     tail, used = part.now.tail, k.shape[2]
     mass = found["tail_mass"][: len(tail.mass)]

@@ -292,5 +292,5 @@ class Call:
         cited = self.shared.cited[n]
         for tags, shares in zip(memory.tags, memory.shares(mass), strict=True):
             for tag, share in zip(tags, shares, strict=True):
-                if tag is not None and share:
+                if tag is not None:
                     cited[tag[0]] = cited.get(tag[0], 0.0) + share
