@@ -152,6 +152,26 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
     source.done, source.places = True, _sorted(document.places, begin)
 
 
+def read_before(session: Session, document: Document) -> int:
+    """How many tokens were read of the part of a document that reading it goes on with; 0 for one that begins."""
+    source = _open_part(session, document)
+    return 0 if source is None else session.seen_tokens - source.first
+
+
+def tokens_of(session: Session, document: Document) -> int | None:
+    """The tokens of the part that reading a document goes on with or begins; None where its text cannot be read."""
+    source = _open_part(session, document)
+    first = session.seen_tokens if source is None else source.first
+    begin = _begin(session, document) if source is None else source.marks[0][1]
+    allowed = document.allow_special or session.allow_special
+    found = row_pieces(_behind(document.texts, begin), session.tokenizer, session.vocabulary, first == 0, allowed)
+    try:
+        return sum(map(len, found))
+    except InputError:
+        # Reading comes to the same place, keeps what stands before it and says what is wrong.
+        return None
+
+
 def _is_of(source: Source, document: Document) -> bool:
     """Whether a source is this document: by its name, or by what an older version called the same file or content."""
     if source.name == document.name:
@@ -175,18 +195,30 @@ def _bytes(digest: str) -> int:
     return int(size) if ":" in digest and size.isdecimal() else 0
 
 
+def _open_part(session: Session, document: Document) -> Source | None:
+    """The part of a document that was cut off and can be read on; None if there is none."""
+    found = parts(session.transcript.sources, document)
+    if found and not found[-1].done and found[-1] is session.transcript.sources[-1]:
+        return found[-1] if _is_same(found[-1].digest, document) else None
+    return None
+
+
+def _begin(session: Session, document: Document) -> int:
+    """The character at which a new part of a document begins: behind what was read of it, if it has grown, else 0."""
+    whole = [s for s in parts(session.transcript.sources, document) if s.done]
+    return (_end_in(session, whole[-1], document) or 0) if whole else 0
+
+
 def _part(session: Session, document: Document) -> Source:
     """The source that the document is read into: one that was cut off, or a new one for all of it or what was added."""
-    transcript = session.transcript
-    found = parts(transcript.sources, document)
-    if found and not found[-1].done and found[-1] is transcript.sources[-1] and _is_same(found[-1].digest, document):
-        return found[-1]
+    if (part := _open_part(session, document)) is not None:
+        return part
+    found, begin = parts(session.transcript.sources, document), _begin(session, document)
     whole = [s for s in found if s.done]
-    begin = _end_in(session, whole[-1], document) if whole else None
-    for source in found if begin is None else found[found.index(whole[-1]) + 1 :]:
+    for source in found[found.index(whole[-1]) + 1 :] if begin else found:
         session.forget_source(source)
-    part = transcript.begin(document.name, document.digest)
-    part.marks = [(part.first, begin or 0)]
+    part = session.transcript.begin(document.name, document.digest)
+    part.marks = [(part.first, begin)]
     return part
 
 
