@@ -13,6 +13,7 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.session.reply import Reply
+    from everlong.session.session import Session
 
 
 def ask(
@@ -42,6 +43,7 @@ def ask(
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -104,10 +106,26 @@ def ask(
             return
         print()
         _tell(result, cite, short_names(source.name for source in opened.transcript.sources))
-        console.note(f"{result['memory']}; opened in {opening:.2f} s")
+        console.note(_account(opened, reply, max_new_tokens))
+        if report:
+            console.note(f"{result['memory']}; opened in {opening:.2f} s")
         hints = {"--cite shows where the answer comes from": cite, "--keep lets the session remember it": keep}
         if left := [hint for hint, given in hints.items() if not given]:
             console.note(f"Next: {'; '.join(left)}.")
+
+
+def _account(session: Session, reply: Reply, most: int) -> str:
+    """What was looked at and what is lost, of the session and of the answer."""
+    from everlong.cli.account import account
+    from everlong.cli.amounts import several
+
+    words = account(session, reply.recall, reply.report)
+    if reply.outgrown_tokens:
+        gone = several(reply.outgrown_tokens, "token")
+        words += f"; {gone} of what was read again left the window before the answer ended"
+    if reply.result.finish == "length":
+        words += f"; the answer is cut off after {several(most, 'token')} (--max-new-tokens)"
+    return words
 
 
 def _recall(reply: Reply) -> dict[str, Any] | None:

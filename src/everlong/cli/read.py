@@ -44,6 +44,7 @@ def read(
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -63,6 +64,8 @@ def read(
     are the source "notes: FILE". --json prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes
     the memory report and skipped (files by kind); with --notes also what they took.
     """
+    from everlong.cli.account import lost
+    from everlong.cli.amounts import duration, several
     from everlong.cli.console import Console
     from everlong.cli.cut_off import told_when_cut_off
     from everlong.cli.documents import choose, document
@@ -71,6 +74,7 @@ def read(
     from everlong.cli.plan import Reading, tell
     from everlong.cli.read_all import read_all
     from everlong.cli.setup import load_model
+    from everlong.session.losses import losses
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
     found = choose(files, encoding)
@@ -95,13 +99,16 @@ def read(
         told_when_cut_off(lambda: opened.kept_tokens),
     ):
         result = read_all(opened, documents, foretold, console) | {"session": session, "skipped": dict(found.skipped)}
+        gone = lost(losses(opened))
         if notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
         use_encoder(opened, voter, console)
     if json:
         console.result(result)
         return
-    console.note(f"{result['read_tokens']:,} tokens read at {result['tokens_per_s']:.0f} a second; {result['memory']}")
+    console.note(f"{several(result['read_tokens'], 'token')} read in {duration(result['seconds'])}; {gone}")
+    if report:
+        console.note(result["memory"])
     if notes:
         console.note(told(result["notes"]))
     console.note(f"Next: everlong ask 'A question?' {options.same_session(ctx, session, store)}")

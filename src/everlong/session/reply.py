@@ -35,6 +35,8 @@ class Reply(Iterator[str]):
             self._answer.every(CHOOSE_TOKENS, self._choose_again)
         self._citations: list[Citation] | None = None
         self._report: MemoryReport | None = None
+        self.outgrown_tokens = 0
+        """Tokens of what was read again that had left the window before the reply was whole."""
 
     def __next__(self) -> str:
         try:
@@ -104,6 +106,8 @@ class Reply(Iterator[str]):
         if self._keep:
             self._remember()
         self._report = self._reported()
+        if self.recall is not None and self.recall.way == "again":
+            self.outgrown_tokens = self._posed.session.report().dropped_tokens
         self._posed.__exit__()
 
     def _remember(self) -> None:

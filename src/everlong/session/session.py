@@ -359,6 +359,11 @@ class Session(AbstractContextManager["Session"]):
         return blocks
 
     @property
+    def forgotten(self) -> list[Stretch]:
+        """The spans that a kept session was told to forget."""
+        return [] if self._keeper is None else self._keeper.library.forgotten(self._keeper.entry)
+
+    @property
     def pins(self) -> tuple[Pin, ...]:
         """The spans that are pinned, in their order in the stream."""
         return pinning.pins(self)
