@@ -51,10 +51,13 @@ def ask(
     """Ask a kept session; it stays as it is unless --keep is given.
 
     --json prints one object: text, seconds_to_open (the model being loaded and attached), seconds_to_first_token,
-    citations (source, start, end, text, mass, sentence), recall (what came back and by which voter) and the memory
-    report.
+    citations (source, start, end, text, mass, sentence, name, page, chapter, heading, line), quotations (text, found,
+    and where), recall (what came back and by which voter) and the memory report. A line is that of the file as it was
+    read; PDF files have pages instead. What the answer quotes is looked up in what was read, and it is said where it
+    stands, or that it does not.
     """
     from everlong.attach import attach
+    from everlong.cli.cite import citation_lines, quotation_lines
     from everlong.cli.console import Console
     from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.setup import load_model
@@ -62,7 +65,6 @@ def ask(
     from everlong.methods import make_method
     from everlong.session.library import Library
     from everlong.session.session import Session
-    from everlong.session.source_names import short_names
 
     console = Console(quiet, json)
     if not question.strip():
@@ -97,6 +99,7 @@ def ask(
             "seconds_to_open": opening,
             "seconds_to_first_token": first,
             "citations": [asdict(c) for c in reply.citations(top)],
+            "quotations": [asdict(q) for q in reply.quotations],
             "recall": _recall(reply),
             "report": reply.report.as_dict(),
             "memory": str(reply.report),
@@ -105,7 +108,10 @@ def ask(
             console.result(result)
             return
         print()
-        _tell(result, cite, short_names(source.name for source in opened.transcript.sources))
+        if cite:
+            print(citation_lines(reply.citations(top)))
+        for line in quotation_lines(reply.quotations):
+            console.note(line)
         console.note(_account(opened, reply, max_new_tokens))
         if report:
             console.note(f"{result['memory']}; opened in {opening:.2f} s")
@@ -140,19 +146,3 @@ def _recall(reply: Reply) -> dict[str, Any] | None:
         "shown": [asdict(p) for p in found.shown],
         "blocks": list(found.blocks),
     }
-
-
-def _tell(result: dict[str, Any], cite: bool, shown: dict[str, str]) -> None:
-    """The citations as lines, if they are wanted; sources by their short names."""
-    if not cite:
-        return
-    for c in result["citations"]:
-        name = shown.get(c["source"], c["source"])
-        print(f"  [{c['mass']:.0%}] {name}:{c['start']}-{c['end']}  {_short(c['sentence'] or c['text'])}")
-    if not result["citations"]:
-        print("  No passage stands out.")
-
-
-def _short(text: str, width: int = 90) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"

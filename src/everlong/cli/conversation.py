@@ -136,15 +136,20 @@ class Conversation(AbstractContextManager["Conversation"]):
             self._console.result(as_json(turn.result, self._session))
         else:
             print(flush=True)
-            self._account()
+            self._account(turn.result.text, text)
         self._keep()
 
-    def _account(self) -> None:
-        """What was looked at for the answer, where passages were."""
+    def _account(self, answer: str, question: str) -> None:
+        """What was looked at for the answer and what it quotes, where passages came back for it."""
         from everlong.cli.account import account
+        from everlong.cli.cite import quotation_lines
+        from everlong.session.quotations import quotations
 
-        if self._chat.recall is not None:
-            self._console.note(account(self._session, self._chat.recall, self._session.report()))
+        if self._chat.recall is None:
+            return
+        for line in quotation_lines(quotations(self._session.transcript, answer, question)):
+            self._console.note(line)
+        self._console.note(account(self._session, self._chat.recall, self._session.report()))
 
     def _command(self, name: str = "", argument: str = "") -> None:
         """Does what a line that begins with / asks for."""

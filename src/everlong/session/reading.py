@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from everlong.errors import BudgetError, InputError
 from everlong.session.inputs import Tokens, row_pieces
+from everlong.session.lines import Lines
 from everlong.session.places import Place
 from everlong.session.source_names import endings, resolved
 from everlong.session.transcript import GONE, Source
@@ -41,6 +42,8 @@ class Document:
     texts: Iterable[str]
     places: list[Place] = field(default_factory=list)
     """Its chapters, headings and pages: those that are found while `texts` go by."""
+    has_lines: bool = True
+    """Whether the lines of `texts` are those of the file, as people count them."""
     allow_special: bool = False
     """Whether what it spells may become a control token; its digest then tells so."""
     called: str = ""
@@ -133,23 +136,29 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
     """
     source = _part(session, document)
     done, checkpoints = session.seen_tokens - source.first, Checkpoints(session, every)
-    begin = source.marks[0][1]
-    texts, allowed = _behind(document.texts, begin), document.allow_special or session.allow_special
+    begin, lines = source.marks[0][1], Lines()
+    texts, allowed = _behind(lines.through(document.texts), begin), document.allow_special or session.allow_special
+
+    def note() -> None:
+        source.places = _sorted(document.places, begin)
+        source.lines = lines.packed(begin) if document.has_lines else ""
+
     found = row_pieces(texts, session.tokenizer, session.vocabulary, source.first == 0, allowed)
     try:
         for rows in _after(found, done):
             for piece in rows.split(min(every, session.chunk)):
                 session.feed(Tokens(piece), source=source.name)
                 if checkpoints.due:
-                    source.places = _sorted(document.places, begin)
+                    note()
                     checkpoints.make()
                 yield session.seen_tokens - source.first
     except (GeneratorExit, BudgetError, InputError):
-        source.places = _sorted(document.places, begin)
+        note()
         if session.kept:
             checkpoints.make()
         raise
-    source.done, source.places = True, _sorted(document.places, begin)
+    note()
+    source.done = True
 
 
 def read_before(session: Session, document: Document) -> int:
