@@ -47,6 +47,13 @@ def test_of_a_long_log_the_line_with_the_words_is_cited(transcript):
     assert (best.line, best.sentence) == (13, "2026-11-27 08:12 pump 12 of the harbour was started by hand")
 
 
+def test_a_long_sentence_in_wrapped_lines_stays_whole(transcript):
+    text = "If You\n" + "institute patent litigation against any entity,\n" * 12 + "It then terminates at noon.\n"
+    found = transcript(text)
+    best = cited(found, Passage("a.txt", 0, len(text), text), 1.0, text.strip(), "What terminates at noon?")
+    assert (best.line, best.sentence) == (1, text.strip())
+
+
 def test_a_sentence_that_never_ends_is_left_as_it_was_found(transcript):
     text = "word and " * 800
     found = transcript(text)

@@ -115,8 +115,14 @@ def _whole(transcript: Transcript, source: Source, passage: Passage, sentence: s
 def _best_line(begin: int, text: str, question: str) -> tuple[int, str]:
     """A sentence and where it begins; of a long text in lines, the line with most words of the question."""
     asked, edges = words(question), [0]
-    if len(text) > LONGEST:
+    if len(text) > LONGEST and not _is_prose(text):
         edges += [n + 1 for n, letter in enumerate(text) if letter == "\n"]
     pieces = [(a, text[a:b]) for a, b in pairwise([*edges, len(text)]) if text[a:b].strip()]
     start, piece = max(pieces, key=lambda p: len(words(p[1]) & asked), default=(0, text))
     return begin + start + len(piece) - len(piece.lstrip()), piece.strip()
+
+
+def _is_prose(text: str) -> bool:
+    """Whether lines of a text are cut within its sentences, so that many begin with a small letter."""
+    begun = [line.lstrip()[:1] for line in text.split("\n")[1:] if line.strip()]
+    return 3 * sum(letter.islower() for letter in begun) >= len(begun)
