@@ -124,7 +124,7 @@ def test_budgets_refuse_or_drop_and_the_dry_run_says_so(read, ask, store, text_f
     assert planned.err.count("\n") == 1
     told = read(text_file, "--dry-run", *small, "--when-full", "oldest").out
     assert "the oldest blocks give way" in told
-    assert "budget 1,024 MiB" in told
+    assert "budget 1.0 GiB" in told
     refused = read(text_file, *small)
     assert refused.code == 2
     assert "disk_budget=" in refused.err

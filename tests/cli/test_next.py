@@ -136,7 +136,7 @@ def test_what_reading_takes_is_said_before_it_begins(everlong, tiny, tmp_path, m
     assert done.code == 0
     first = done.err.splitlines()[0]
     assert first.startswith(f"{full['tokens']:,} tokens to read: about ")
-    assert "MiB on the disk at most" in first
+    assert "on the disk at most" in first
     again = everlong("read", text, *where)
     assert "tokens to read" not in again.err
 
@@ -159,7 +159,7 @@ def test_a_file_that_is_foretold_is_warned_of_once(everlong, tiny, tmp_path, mon
     done = everlong("read", text, "--store", tmp_path / "store", "--model", tiny, *FIELDS)
     assert done.code == 0, done.err
     assert "tokens to read" in done.err
-    assert done.err.count("text.txt: ") == 1, done.err
+    assert done.err.count("is not UTF-8") == 1, done.err
 
 
 def test_a_dry_run_counts_what_is_not_read_yet(everlong, tiny, text_file, tmp_path):
@@ -185,7 +185,7 @@ def test_of_a_text_that_grew_and_of_stdin_what_will_be_read_is_said(everlong, ti
     grown = everlong("read", text, *where)
     added = int(re.search(r"([\d,]+) tokens to read", grown.err)[1])
     assert 0 < added < whole
-    assert f"\n{added:,} tokens read at" in grown.err
+    assert f"\n{added:,} tokens read in " in grown.err
     (first, second) = Library(tmp_path / "store").sources(Library(tmp_path / "store").entry("default"))
     assert [[p.title for p in s.places] for s in (first, second)] == [["Log"], ["Night"]]
     piped = everlong("read", "-", *where, stdin=b"Something else is piped in. " * 10)

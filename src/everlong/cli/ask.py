@@ -13,6 +13,7 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.session.reply import Reply
+    from everlong.session.session import Session
 
 
 def ask(
@@ -42,6 +43,7 @@ def ask(
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -49,10 +51,13 @@ def ask(
     """Ask a kept session; it stays as it is unless --keep is given.
 
     --json prints one object: text, seconds_to_open (the model being loaded and attached), seconds_to_first_token,
-    citations (source, start, end, text, mass, sentence), recall (what came back and by which voter) and the memory
-    report.
+    citations (source, start, end, text, mass, sentence, name, page, chapter, heading, line), quotations (text, found,
+    and where), recall (what came back and by which voter) and the memory report. A line is that of the file as it was
+    read; PDF files have pages instead. What the answer quotes is looked up in what was read, and it is said where it
+    stands, or that it does not.
     """
     from everlong.attach import attach
+    from everlong.cli.cite import citation_lines, quotation_lines
     from everlong.cli.console import Console
     from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.setup import load_model
@@ -60,7 +65,6 @@ def ask(
     from everlong.methods import make_method
     from everlong.session.library import Library
     from everlong.session.session import Session
-    from everlong.session.source_names import short_names
 
     console = Console(quiet, json)
     if not question.strip():
@@ -95,6 +99,7 @@ def ask(
             "seconds_to_open": opening,
             "seconds_to_first_token": first,
             "citations": [asdict(c) for c in reply.citations(top)],
+            "quotations": [asdict(q) for q in reply.quotations],
             "recall": _recall(reply),
             "report": reply.report.as_dict(),
             "memory": str(reply.report),
@@ -103,11 +108,30 @@ def ask(
             console.result(result)
             return
         print()
-        _tell(result, cite, short_names(source.name for source in opened.transcript.sources))
-        console.note(f"{result['memory']}; opened in {opening:.2f} s")
+        if cite:
+            print(citation_lines(reply.citations(top)))
+        for line in quotation_lines(reply.quotations):
+            console.note(line)
+        console.note(_account(opened, reply, max_new_tokens))
+        if report:
+            console.note(f"{result['memory']}; opened in {opening:.2f} s")
         hints = {"--cite shows where the answer comes from": cite, "--keep lets the session remember it": keep}
         if left := [hint for hint, given in hints.items() if not given]:
             console.note(f"Next: {'; '.join(left)}.")
+
+
+def _account(session: Session, reply: Reply, most: int) -> str:
+    """What was looked at and what is lost, of the session and of the answer."""
+    from everlong.cli.account import account
+    from everlong.cli.amounts import several
+
+    words = account(session, reply.recall, reply.report)
+    if reply.outgrown_tokens:
+        gone = several(reply.outgrown_tokens, "token")
+        words += f"; {gone} of what was read again left the window before the answer ended"
+    if reply.result.finish == "length":
+        words += f"; the answer is cut off after {several(most, 'token')} (--max-new-tokens)"
+    return words
 
 
 def _recall(reply: Reply) -> dict[str, Any] | None:
@@ -122,19 +146,3 @@ def _recall(reply: Reply) -> dict[str, Any] | None:
         "shown": [asdict(p) for p in found.shown],
         "blocks": list(found.blocks),
     }
-
-
-def _tell(result: dict[str, Any], cite: bool, shown: dict[str, str]) -> None:
-    """The citations as lines, if they are wanted; sources by their short names."""
-    if not cite:
-        return
-    for c in result["citations"]:
-        name = shown.get(c["source"], c["source"])
-        print(f"  [{c['mass']:.0%}] {name}:{c['start']}-{c['end']}  {_short(c['sentence'] or c['text'])}")
-    if not result["citations"]:
-        print("  No passage stands out.")
-
-
-def _short(text: str, width: int = 90) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"

@@ -48,6 +48,7 @@ def chat(
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -85,7 +86,9 @@ def chat(
         opened = Session(loaded, chosen, chunk, allow_special=allow_special)
     else:
         opened = chats.opened(session, loaded, chosen, chunk, allow_special, not no_keep)
-    with Conversation(opened, loaded, system, undo, sampling, console, passages, chats, command) as conversation:
+    with Conversation(
+        opened, loaded, system, undo, sampling, console, passages, chats, command, report
+    ) as conversation:
         conversation.run()
 
 

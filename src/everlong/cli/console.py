@@ -64,29 +64,49 @@ class Console:
             yield lambda name, done, words: lines[name](done, words)
 
     @contextmanager
-    def progress(self, what: str, total: int | None, unit: str = "tokens") -> Iterator[Advance]:
-        """A function (done, words) that shows progress: a bar on a terminal, now and then a line elsewhere."""
+    def progress(self, what: str, total: int | None, unit: str = "tokens", begun: int = 0) -> Iterator[Advance]:
+        """A function (done, words) that shows progress: a bar on a terminal, now and then a line elsewhere.
+
+        `begun` is how much was done before; the time that is left is told by what is done from then on.
+        """
         if not self.shows_progress:
             yield lambda done, words: None
         elif sys.stderr.isatty():
-            with _bar(what, total, unit) as advance:
+            with _bar(what, total, unit, begun) as advance:
                 yield advance
         else:
-            yield _lines(what, total, unit)
+            yield _lines(what, total, unit, begun)
 
 
-def _lines(what: str, total: int | None, unit: str) -> Advance:
+def _lines(what: str, total: int | None, unit: str, begun: int = 0) -> Advance:
     """Progress as plain lines, one every few seconds."""
     end = "" if total is None else f" / {total:,}"
-    spoken = time.monotonic()
+    left, spoken = _Left(total, begun), time.monotonic()
 
     def advance(done: int, words: str) -> None:
         nonlocal spoken
         if time.monotonic() - spoken >= _LINE_EVERY_S:
             spoken = time.monotonic()
-            print(f"{what} {done:,}{end} {unit}  {words}".rstrip(), file=sys.stderr, flush=True)
+            told = ", ".join(part for part in (words, left.told(done)) if part)
+            print(f"{what} {done:,}{end} {unit}  {told}".rstrip(), file=sys.stderr, flush=True)
 
     return advance
+
+
+class _Left:
+    """How long it will take yet, by how long it has taken so far."""
+
+    def __init__(self, total: int | None, begun: int) -> None:
+        self._total, self._begun, self._since = total, begun, time.monotonic()
+
+    def told(self, done: int) -> str:
+        """In words; nothing where that is not known."""
+        from everlong.cli.amounts import duration
+
+        if self._total is None or done <= self._begun:
+            return ""
+        each = (time.monotonic() - self._since) / (done - self._begun)
+        return f"{duration(each * max(0, self._total - done))} left"
 
 
 def _bars() -> Any:
@@ -100,14 +120,21 @@ def _bars() -> Any:
 
 
 @contextmanager
-def _bar(what: str, total: int | None, unit: str) -> Iterator[Advance]:
+def _bar(what: str, total: int | None, unit: str, begun: int) -> Iterator[Advance]:
     """Progress as one moving line."""
     from rich.console import Console as Terminal
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     counts = "{task.completed:,}" + ("" if total is None else f" / {total:,}") + f" {unit}"
-    left = TimeElapsedColumn() if total is None else TimeRemainingColumn()
-    columns = (TextColumn(what), BarColumn(), TextColumn(counts), TextColumn("{task.fields[words]}"), left)
+    named, told = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[words]"))
+    time_taken = (TimeElapsedColumn(),) if total is None else ()
+    columns = (named, BarColumn(), TextColumn(counts), told, *time_taken)
+    left = _Left(total, begun)
     with Progress(*columns, console=Terminal(stderr=True, highlight=False), transient=True) as bars:
-        task = bars.add_task(what, total=total, words="")
-        yield lambda done, words: bars.update(task, completed=done, words=words)
+        task = bars.add_task(what, total=total, completed=begun, words="")
+
+        def advance(done: int, words: str) -> None:
+            said = ", ".join(part for part in (words, left.told(done)) if part)
+            bars.update(task, completed=done, words=said)
+
+        yield advance

@@ -42,7 +42,9 @@ class Conversation(AbstractContextManager["Conversation"]):
         again: Any = None,
         chats: Chats | None = None,
         command: str = "everlong chat",
+        report: bool = False,
     ) -> None:
+        self._tells_report = report
         self._chats, self._called = chats, command
         self._loaded, self._system, self._undo, self._again = loaded, system, undo, again
         self._sampling, self._console = sampling, console
@@ -63,8 +65,19 @@ class Conversation(AbstractContextManager["Conversation"]):
                 except KeyboardInterrupt:
                     print("\neverlong: interrupted; nothing of this turn was kept", file=sys.stderr, flush=True)
         finally:
-            self._console.note(str(self._session.report()))
+            self._tell_memory()
             self._console.note(self._closing_words())
+
+    def _tell_memory(self) -> None:
+        """What the session has lost; the whole report where it is wanted."""
+        from everlong.cli.account import lost
+        from everlong.cli.amounts import several
+        from everlong.session.losses import losses
+
+        report = self._session.report()
+        self._console.note(f"{several(report.seen_tokens, 'token')} seen; {lost(losses(self._session))}")
+        if self._tells_report:
+            self._console.note(str(report))
 
     def _closing_words(self) -> str:
         """Where the conversation is, and what goes on with it."""
@@ -123,7 +136,20 @@ class Conversation(AbstractContextManager["Conversation"]):
             self._console.result(as_json(turn.result, self._session))
         else:
             print(flush=True)
+            self._account(turn.result.text, text)
         self._keep()
+
+    def _account(self, answer: str, question: str) -> None:
+        """What was looked at for the answer and what it quotes, where passages came back for it."""
+        from everlong.cli.account import account
+        from everlong.cli.cite import quotation_lines
+        from everlong.session.quotations import quotations
+
+        if self._chat.recall is None:
+            return
+        for line in quotation_lines(quotations(self._session.transcript, answer, question)):
+            self._console.note(line)
+        self._console.note(account(self._session, self._chat.recall, self._session.report()))
 
     def _command(self, name: str = "", argument: str = "") -> None:
         """Does what a line that begins with / asks for."""

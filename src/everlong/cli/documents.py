@@ -94,7 +94,7 @@ def document(file: File | Path, console: Console, allow_special: bool = False) -
     size = None if extractor(file.path) else int(content.rpartition(":")[2])
     found: Any = {"allow_special": allow_special} | ({} if size is None else {"earlier": _earlier(file, prefix)})
     texts = _Text(file, places, functools.cache(functools.partial(_warn, file, console)), size)
-    return Document(file.name, content, texts, places, called=file.called, **found)
+    return Document(file.name, content, texts, places, called=file.called, has_lines=size is not None, **found)
 
 
 def file_of(path: Path, encoding: str | None = None, called: str | None = None) -> File:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,6 @@ from everlong.cli import options
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.evaluate.plan import Entry, Plan
-    from everlong.evaluate.runner import Advance
 
 _LISTS = "everlong.eval"
 _LIST = "list"
@@ -186,26 +184,8 @@ def _with_fields(specs: list[Any], fields: dict[str, dict[str, Any]]) -> list[An
 
 
 def _progress(console: Console) -> Any:
-    """Progress over characters, with the time that is left."""
-
-    @contextmanager
-    def progress(total: int) -> Iterator[Advance]:
-        import time
-
-        begun = time.monotonic()
-        with console.progress("evaluating", total, "characters") as advance:
-
-            def told(done: int, words: str) -> None:
-                left = (time.monotonic() - begun) / done * (total - done) if done else 0.0
-                advance(done, f"{words}, {_minutes(left)} left" if left else words)
-
-            yield told
-
-    return progress
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    """Progress over characters."""
+    return lambda total: console.progress("evaluating", total, "characters")
 
 
 def _list(console: Console) -> None:

@@ -139,6 +139,7 @@ WhenFull = Annotated[
     str,
     typer.Option("--when-full", help="What gives way at a budget: refuse (the input), oldest or least-used blocks."),
 ]
+Report = Annotated[bool, typer.Option("--report", help="Show the whole memory report, too.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlong.cli.amounts import duration, size
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -34,18 +36,21 @@ class Reading:
     name: str
     budgets: dict[str, Any]
 
-    def foretell(self, documents: list[Document], console: Console) -> None:
-        """Says what reading will take where that is much; CapabilityError where the disk has not the room."""
-        if sum(size for _, size in self._unread(documents)) < FORETOLD_BYTES:
-            return
+    def foretell(self, documents: list[Document], console: Console) -> dict[str, int]:
+        """Say what reading will take where that is much; the tokens of each document, as far as they were counted.
+
+        CapabilityError where the disk has not the room.
+        """
+        if sum(n for _, n in self._unread(documents)) < FORETOLD_BYTES:
+            return {}
         plan = self.plan(documents)
         _check_room(plan)
-        disk, free = (f"{n / 2**20:,.0f} MiB" for n in (plan["bytes"]["disk"], plan["free_disk_bytes"]))
-        minutes = f"{plan['seconds'] / 60:.0f}"
+        disk, free = size(plan["bytes"]["disk"]), size(plan["free_disk_bytes"])
         console.note(
-            f"{plan['tokens']:,} tokens to read: about {minutes} minutes or more on this machine, and {disk} on the "
-            f"disk at most ({free} free)"
+            f"{plan['tokens']:,} tokens to read: about {duration(plan['seconds'])} or more on this machine, and {disk} "
+            f"on the disk at most ({free} free)"
         )
+        return plan["by_file"]
 
     def plan(self, documents: list[Document], notes: NoteSettings | None = None) -> dict[str, Any]:
         """Tokens, bytes by tier and seconds that it would take, with what the session holds already."""
@@ -147,7 +152,7 @@ def tell(plan: dict[str, Any], console: Console) -> None:
     shown = short_names(plan["by_file"])
     for name, tokens in plan["by_file"].items():
         print(f"{tokens:>12,} tokens  {shown[name]}")
-    print(f"{plan['tokens']:>12,} tokens in all, about {plan['seconds'] / 60:.0f} minutes or more on this machine")
+    print(f"{plan['tokens']:>12,} tokens in all, about {duration(plan['seconds'])} or more on this machine")
     if "notes" in plan:
         print(told(plan["notes"], "at most "))
     places = {
@@ -156,12 +161,12 @@ def tell(plan: dict[str, Any], console: Console) -> None:
         "device": "of working memory beside the model",
     }
     for tier, place in places.items():
-        print(f"{plan['bytes'][tier] / 2**20:>12,.0f} MiB {place}{_limits(plan, tier)}")
+        print(f"{size(plan['bytes'][tier]):>19} {place}{_limits(plan, tier)}")
 
 
 def _limits(plan: dict[str, Any], tier: str) -> str:
     """What the bytes of a tier are held against."""
-    said = f", {plan['free_disk_bytes'] / 2**20:,.0f} MiB free" if tier == "disk" else ""
+    said = f", {size(plan['free_disk_bytes'])} free" if tier == "disk" else ""
     if tier in plan["budget_bytes"]:
-        said += f", budget {plan['budget_bytes'][tier] / 2**20:,.0f} MiB"
+        said += f", budget {size(plan['budget_bytes'][tier])}"
     return said + (f": the {plan['when_full']} blocks give way" if tier in plan["over_budget"] else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from everlong.cli import options
 
 if TYPE_CHECKING:
-    from everlong.cli.console import Advance, Console
+    from everlong.cli.console import Console
     from everlong.models.load import Loaded
     from everlong.session.reading import Document
     from everlong.session.session import Session
@@ -45,6 +44,7 @@ def read(
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
     debug: options.Debug = False,
@@ -64,13 +64,17 @@ def read(
     are the source "notes: FILE". --json prints one object: session, tokens, seconds, tokens_per_s, peak_rss_bytes
     the memory report and skipped (files by kind); with --notes also what they took.
     """
+    from everlong.cli.account import lost
+    from everlong.cli.amounts import duration, several
     from everlong.cli.console import Console
     from everlong.cli.cut_off import told_when_cut_off
     from everlong.cli.documents import choose, document
     from everlong.cli.encoding import load_encoder, use_encoder
     from everlong.cli.notes import fitted, told, write_notes_on
     from everlong.cli.plan import Reading, tell
+    from everlong.cli.read_all import read_all
     from everlong.cli.setup import load_model
+    from everlong.session.losses import losses
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
     found = choose(files, encoding)
@@ -86,7 +90,7 @@ def read(
     if dry_run:
         tell(meant.plan(documents, note_settings), console)
         return
-    meant.foretell(documents, console)
+    foretold = meant.foretell(documents, console)
     if reread:
         _read_changed(loaded, store, session, chunk, documents, console)
     wanted = chosen if options.names_method(ctx) else None
@@ -94,14 +98,17 @@ def read(
         _opened(loaded, chosen, wanted, chunk, store, session, budgets, console) as opened,
         told_when_cut_off(lambda: opened.kept_tokens),
     ):
-        result = _read(opened, documents, console) | {"session": session, "skipped": dict(found.skipped)}
+        result = read_all(opened, documents, foretold, console) | {"session": session, "skipped": dict(found.skipped)}
+        gone = lost(losses(opened))
         if notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
         use_encoder(opened, voter, console)
     if json:
         console.result(result)
         return
-    console.note(f"{result['read_tokens']:,} tokens read at {result['tokens_per_s']:.0f} a second; {result['memory']}")
+    console.note(f"{several(result['read_tokens'], 'token')} read in {duration(result['seconds'])}; {gone}")
+    if report:
+        console.note(result["memory"])
     if notes:
         console.note(told(result["notes"]))
     console.note(f"Next: everlong ask 'A question?' {options.same_session(ctx, session, store)}")
@@ -154,44 +161,3 @@ def _opened(
         )
     console.note(f"Session {name!r} holds {entry.tokens:,} tokens already.")
     return Session.open(library.folder, name, loaded, chunk, **budgets)
-
-
-def _read(session: Session, documents: list[Document], console: Console) -> dict[str, Any]:
-    from everlong.cli.cut_off import Stop
-    from everlong.cli.tally import peak_resident_bytes, reset_peak
-    from everlong.report.stream import resident_bytes
-    from everlong.session.reading import differs, grown, is_read, read_document
-    from everlong.session.source_names import short_names
-
-    reset_peak()
-    start, before = time.perf_counter(), session.seen_tokens
-    sources = session.transcript.sources
-    shown = short_names([d.name for d in documents] + [s.name for s in sources])
-    for document in documents:
-        name = shown[document.name]
-        if is_read(session, document):
-            console.note(f"{name}: read already")
-            continue
-        if grown(session, document):
-            console.note(f"{name}: has grown; what was added is read")
-        elif differs(sources, document):
-            console.note(f"{name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
-        with Stop() as stop, console.progress(name, None) as advance:
-
-            def tell(done: int, advance: Advance = advance) -> None:
-                rate = (session.seen_tokens - before) / (time.perf_counter() - start)
-                advance(done, f"{rate:.0f} tokens/s, {session.seen_tokens:,} in all")
-
-            stop.through(read_document(session, document), tell)
-    session.checkpoint()
-    seconds = time.perf_counter() - start
-    read_tokens = session.seen_tokens - before
-    return {
-        "tokens": session.seen_tokens,
-        "read_tokens": read_tokens,
-        "seconds": seconds,
-        "tokens_per_s": read_tokens / seconds,
-        "peak_rss_bytes": peak_resident_bytes(resident_bytes()),
-        "report": session.report().as_dict(),
-        "memory": str(session.report()),
-    }

@@ -13,6 +13,7 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.session.library import Entry, Library
+    from everlong.session.transcript import Source
 
 sessions = typer.Typer(
     name="sessions",
@@ -58,7 +59,7 @@ def show(name: Name, store: options.Store = None, json: options.Json = False, de
     library = _library(store)
     entry = library.entry(name)
     found = _row(library, entry) | {
-        "sources": [asdict(s) | {"marks": len(s.marks), "places": len(s.places)} for s in library.sources(entry)],
+        "sources": [_source_row(source) for source in library.sources(entry)],
         "volumes": [{"path": str(v.path), "first": v.first, "end": v.end} for v in library.volumes(entry)],
         "dropped_blocks": library.dropped(entry),
         "pins": library.pins(entry),
@@ -221,6 +222,12 @@ def _row(library: Library, entry: Entry) -> dict[str, Any]:
     hidden = ("fingerprint", "row_bytes", "state")
     shown = {key: value for key, value in vars(entry).items() if key not in hidden}
     return shown | {"bytes": library.bytes(entry)}
+
+
+def _source_row(source: Source) -> dict[str, Any]:
+    row = asdict(source) | {"marks": len(source.marks), "places": len(source.places)}
+    del row["lines"]
+    return row
 
 
 def _print(value: Any) -> None:

@@ -136,7 +136,8 @@ class _Found:
         """What came back, and what of it is shown."""
         seconds = time.perf_counter() - begun
         passages = tuple(self.passages)
-        return Recall(passages, self._ballot.stands_out(), way, tuple(shown), tuple(blocks), seconds)
+        stands_out, among = self._ballot.stands_out(), self._ballot.among
+        return Recall(passages, stands_out, way, tuple(shown), tuple(blocks), seconds, among)
 
 
 def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:

@@ -216,6 +216,7 @@ class Keeper:
                 ]
                 db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", new)
             keep_places(db, entry.id, transcript.sources)
+            _keep_lines(db, entry.id, transcript.sources)
             lengths = _length_rows(transcript, 0 if spans else entry.tokens)
             db.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?)", [(entry.id, *row) for row in lengths])
         self.entry = self.library.entry(entry.name)
@@ -248,6 +249,13 @@ def keep_places(db: sqlite3.Connection, session: str, sources: Sequence[Source])
     key = "session = ? AND source = ? AND start = ? AND kind = ?"
     db.executemany(f"DELETE FROM places WHERE {key}", [row[:4] for row in old - rows])
     db.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?, ?)", sorted(rows - old))
+
+
+def _keep_lines(db: sqlite3.Connection, session: str, sources: Sequence[Source]) -> None:
+    """Put down where the lines of these sources begin, where that is not what was put down before."""
+    old = dict(db.execute("SELECT source, data FROM lines WHERE session = ?", (session,)).fetchall())
+    new = [(session, n, source.lines) for n, source in enumerate(sources) if source.lines != old.get(n, "")]
+    db.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?)", new)
 
 
 def _length_rows(transcript: Transcript, kept: int) -> Iterator[tuple[int, str]]:

@@ -186,7 +186,7 @@ class Library:
                     db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", (twin.id, *volume[1:]))
                 self.add_volume(db, twin.id, 1 + len(self.volumes(old)), old.blocks)
                 recall_files.fork(db, old.id, twin.id)
-                for table in ("sources", "marks", "lengths", "places", "dropped", "pins", "forgotten"):
+                for table in ("sources", "marks", "lengths", "places", "lines", "dropped", "pins", "forgotten"):
                     for row in db.execute(f"SELECT * FROM {table} WHERE session = ?", (old.id,)).fetchall():
                         marks = ", ".join("?" * len(row))
                         db.execute(f"INSERT INTO {table} VALUES ({marks})", (twin.id, *row[1:]))
@@ -303,12 +303,13 @@ class Library:
         found = []
         with self.database() as db:
             query = "SELECT place, name, first, digest, done FROM sources WHERE session = ? ORDER BY place"
+            lines = dict(db.execute("SELECT source, data FROM lines WHERE session = ?", (entry.id,)).fetchall())
             for place, name, first, digest, done in db.execute(query, (entry.id,)).fetchall():
                 query = "SELECT token, chars FROM marks WHERE session = ? AND source = ? ORDER BY token"
                 marks = db.execute(query, (entry.id, place)).fetchall()
                 query = "SELECT kind, title, start, level FROM places WHERE session = ? AND source = ? ORDER BY start"
                 places = tuple(Place(*row) for row in db.execute(query, (entry.id, place)).fetchall())
-                found.append(Source(name, first, digest, bool(done), marks, places))
+                found.append(Source(name, first, digest, bool(done), marks, places, lines.get(place, "")))
         return found
 
     def lengths(self, entry: Entry) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from everlong.errors import BudgetError, InputError
 from everlong.session.inputs import Tokens, row_pieces
+from everlong.session.lines import Lines
 from everlong.session.places import Place
 from everlong.session.source_names import endings, resolved
 from everlong.session.transcript import GONE, Source
@@ -41,6 +42,8 @@ class Document:
     texts: Iterable[str]
     places: list[Place] = field(default_factory=list)
     """Its chapters, headings and pages: those that are found while `texts` go by."""
+    has_lines: bool = True
+    """Whether the lines of `texts` are those of the file, as people count them."""
     allow_special: bool = False
     """Whether what it spells may become a control token; its digest then tells so."""
     called: str = ""
@@ -133,23 +136,49 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
     """
     source = _part(session, document)
     done, checkpoints = session.seen_tokens - source.first, Checkpoints(session, every)
-    begin = source.marks[0][1]
-    texts, allowed = _behind(document.texts, begin), document.allow_special or session.allow_special
+    begin, lines = source.marks[0][1], Lines()
+    texts, allowed = _behind(lines.through(document.texts), begin), document.allow_special or session.allow_special
+
+    def note() -> None:
+        source.places = _sorted(document.places, begin)
+        source.lines = lines.packed(begin) if document.has_lines else ""
+
     found = row_pieces(texts, session.tokenizer, session.vocabulary, source.first == 0, allowed)
     try:
         for rows in _after(found, done):
             for piece in rows.split(min(every, session.chunk)):
                 session.feed(Tokens(piece), source=source.name)
                 if checkpoints.due:
-                    source.places = _sorted(document.places, begin)
+                    note()
                     checkpoints.make()
                 yield session.seen_tokens - source.first
     except (GeneratorExit, BudgetError, InputError):
-        source.places = _sorted(document.places, begin)
+        note()
         if session.kept:
             checkpoints.make()
         raise
-    source.done, source.places = True, _sorted(document.places, begin)
+    note()
+    source.done = True
+
+
+def read_before(session: Session, document: Document) -> int:
+    """How many tokens were read of the part of a document that reading it goes on with; 0 for one that begins."""
+    source = _open_part(session, document)
+    return 0 if source is None else session.seen_tokens - source.first
+
+
+def tokens_of(session: Session, document: Document) -> int | None:
+    """The tokens of the part that reading a document goes on with or begins; None where its text cannot be read."""
+    source = _open_part(session, document)
+    first = session.seen_tokens if source is None else source.first
+    begin = _begin(session, document) if source is None else source.marks[0][1]
+    allowed = document.allow_special or session.allow_special
+    found = row_pieces(_behind(document.texts, begin), session.tokenizer, session.vocabulary, first == 0, allowed)
+    try:
+        return sum(map(len, found))
+    except InputError:
+        # Reading comes to the same place, keeps what stands before it and says what is wrong.
+        return None
 
 
 def _is_of(source: Source, document: Document) -> bool:
@@ -175,18 +204,30 @@ def _bytes(digest: str) -> int:
     return int(size) if ":" in digest and size.isdecimal() else 0
 
 
+def _open_part(session: Session, document: Document) -> Source | None:
+    """The part of a document that was cut off and can be read on; None if there is none."""
+    found = parts(session.transcript.sources, document)
+    if found and not found[-1].done and found[-1] is session.transcript.sources[-1]:
+        return found[-1] if _is_same(found[-1].digest, document) else None
+    return None
+
+
+def _begin(session: Session, document: Document) -> int:
+    """The character at which a new part of a document begins: behind what was read of it, if it has grown, else 0."""
+    whole = [s for s in parts(session.transcript.sources, document) if s.done]
+    return (_end_in(session, whole[-1], document) or 0) if whole else 0
+
+
 def _part(session: Session, document: Document) -> Source:
     """The source that the document is read into: one that was cut off, or a new one for all of it or what was added."""
-    transcript = session.transcript
-    found = parts(transcript.sources, document)
-    if found and not found[-1].done and found[-1] is transcript.sources[-1] and _is_same(found[-1].digest, document):
-        return found[-1]
+    if (part := _open_part(session, document)) is not None:
+        return part
+    found, begin = parts(session.transcript.sources, document), _begin(session, document)
     whole = [s for s in found if s.done]
-    begin = _end_in(session, whole[-1], document) if whole else None
-    for source in found if begin is None else found[found.index(whole[-1]) + 1 :]:
+    for source in found[found.index(whole[-1]) + 1 :] if begin else found:
         session.forget_source(source)
-    part = transcript.begin(document.name, document.digest)
-    part.marks = [(part.first, begin or 0)]
+    part = session.transcript.begin(document.name, document.digest)
+    part.marks = [(part.first, begin)]
     return part
 
 

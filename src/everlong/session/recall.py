@@ -73,7 +73,7 @@ class Recall:
     """What came back for a question: all candidates, best first, and which of them were `shown` to the model.
 
     `way`: the passages were read again, or their blocks lie in the slots. Not `stands_out`: no passage is much more
-    likely than others to hold an answer.
+    likely than others to hold an answer. `among` says of how many they were chosen.
     """
 
     passages: tuple[Recalled, ...]
@@ -82,6 +82,7 @@ class Recall:
     shown: tuple[Recalled, ...]
     blocks: tuple[int, ...]
     seconds: float
+    among: int = 0
 
 
 class Ballot:
@@ -98,6 +99,8 @@ class Ballot:
         self.places = [s for s in named_spans(session.transcript, text) if s.end > self.starts[0]]
         self.hidden = sorted({n for n in row.dropped if n < len(self.starts) - 1} | self._elsewhere())
         """Blocks that may not come back."""
+        self.among = len(self.starts) - 1 - sum(n < len(self.starts) - 1 for n in row.dropped)
+        """How many passages there are, those that were dropped left out."""
         self.words = self._word_votes()
         self.heads = self._head_votes()
         self.meaning = self._meaning_votes(text)

@@ -140,7 +140,7 @@ def _go_back(db: sqlite3.Connection, entry: Entry) -> None:
     db.execute("DELETE FROM marks WHERE session = ? AND token > ?", tokens)
     last = "(SELECT max(place) FROM sources WHERE session = ?)"
     db.execute(f"UPDATE sources SET done = 0 WHERE session = ? AND place = {last}", (entry.id, entry.id))
-    for table in ("marks", "places"):
+    for table in ("marks", "places", "lines"):
         db.execute(
             f"DELETE FROM {table} WHERE session = ? AND source > (SELECT max(place) FROM sources WHERE session = ?)",
             2 * name,

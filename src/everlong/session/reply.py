@@ -10,6 +10,8 @@ import torch
 
 from everlong.session import asking
 from everlong.session.asking import Posed
+from everlong.session.citing import cited
+from everlong.session.quotations import Quotation, quotations
 from everlong.session.quoting import by_answer
 from everlong.session.transcript import ANSWER, PROMPT, Citation
 
@@ -35,6 +37,8 @@ class Reply(Iterator[str]):
             self._answer.every(CHOOSE_TOKENS, self._choose_again)
         self._citations: list[Citation] | None = None
         self._report: MemoryReport | None = None
+        self.outgrown_tokens = 0
+        """Tokens of what was read again that had left the window before the reply was whole."""
 
     def __next__(self) -> str:
         try:
@@ -83,7 +87,13 @@ class Reply(Iterator[str]):
             return []
         near = by_answer([p for p in self.recall.passages if p.near], self._question, self.result.text)
         total = sum(p.share for p in near)
-        return [Citation(p.source, p.start, p.end, p.text, p.share / total, p.sentence) for p in near]
+        transcript = self._session.transcript
+        return [cited(transcript, p, p.share / total, p.sentence, self._question) for p in near]
+
+    @property
+    def quotations(self) -> list[Quotation]:
+        """What the reply quotes of some length, each looked up in what the session has read."""
+        return quotations(self._session.transcript, self.result.text, self._question)
 
     @property
     def report(self) -> MemoryReport:
@@ -104,6 +114,8 @@ class Reply(Iterator[str]):
         if self._keep:
             self._remember()
         self._report = self._reported()
+        if self.recall is not None and self.recall.way == "again":
+            self.outgrown_tokens = self._posed.session.report().dropped_tokens
         self._posed.__exit__()
 
     def _remember(self) -> None:

@@ -211,7 +211,7 @@ class _Rebuild:
             source.marks = [(source.first, chars)]
         else:
             source = next(s for s in transcript.sources if s.first == at and transcript.bounds(s)[1] > at)
-        source.places = self._places(part)
+        source.places, source.lines = self._places(part), part.source.lines
         for piece, answering in self._cut(part, rows, max(0, seen - at)):
             self.new.feed(Tokens(piece), answering, source.name)
             yield self._noted()

@@ -7,7 +7,7 @@ FORMAT = 2
 FORMATS = (1, FORMAT)
 """Those that this version opens; one of format 1 becomes one of format 2 when a session is added to it."""
 TABLES = {"sessions": "id"} | dict.fromkeys(
-    ("volumes", "sources", "marks", "lengths", "places", "dropped", "pins", "forgotten", "recall"), "session"
+    ("volumes", "sources", "marks", "lengths", "places", "lines", "dropped", "pins", "forgotten", "recall"), "session"
 )
 """What an archive holds of a session, and the column that names it."""
 SCHEMA = {
@@ -38,6 +38,8 @@ SCHEMA = {
     "places": """CREATE TABLE IF NOT EXISTS places (
         session TEXT NOT NULL, source INTEGER NOT NULL, start INTEGER NOT NULL, kind TEXT NOT NULL,
         level INTEGER NOT NULL, title TEXT NOT NULL, PRIMARY KEY (session, source, start, kind)) WITHOUT ROWID""",
+    "lines": """CREATE TABLE IF NOT EXISTS lines (
+        session TEXT NOT NULL, source INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (session, source))""",
     "recall": """CREATE TABLE IF NOT EXISTS recall (
         session TEXT NOT NULL, place INTEGER NOT NULL, file TEXT NOT NULL, first INTEGER NOT NULL,
         end INTEGER NOT NULL, row_bytes INTEGER NOT NULL, PRIMARY KEY (session, place))""",

@@ -30,6 +30,7 @@ from everlong.ops.spans import Ints
 from everlong.session import asking, budgets, forgetting, pinning
 from everlong.session.answer import Answer, Generation
 from everlong.session.asking import Again, Posed
+from everlong.session.citing import cited
 from everlong.session.forgetting import Forgotten
 from everlong.session.inputs import Input, chunks, row_pieces, with_tail
 from everlong.session.keeper import Keeper
@@ -340,20 +341,20 @@ class Session(AbstractContextManager["Session"]):
         CapabilityError for a method that stores nothing.
         """
         blocks = self.stored("citations")
-        found, cited = [], blocks.citations()
-        total = sum(cited.values())
-        for block, mass in cited.items():
+        found, masses = [], blocks.citations()
+        total = sum(masses.values())
+        for block, mass in masses.items():
             first, end = blocks.block_range(block)
             for passage in self.transcript.passages(first, end):
                 share = mass / total * len(passage.text) / max(1, len(self.transcript.text(first, end)))
-                found.append(Citation(passage.source, passage.start, passage.end, passage.text, share))
+                found.append(cited(self.transcript, passage, share))
         return sorted(found, key=lambda c: -c.mass)[:top]
 
     def forget_source(self, source: Source) -> None:
         """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
         blocks = self.stored("forget")
         blocks.drop(blocks.blocks_within(*self.transcript.bounds(source)))
-        source.digest, source.done = GONE, False
+        source.digest, source.done, source.lines = GONE, False, ""
 
     def stored(self, what: str) -> BlockMemory:
         """The block memory; CapabilityError, naming `what` was wanted, for a method that stores nothing."""
@@ -361,6 +362,11 @@ class Session(AbstractContextManager["Session"]):
         if blocks is None:
             raise CapabilityError(f"{what}: {self.method} stores nothing; use everlong.Blocks")
         return blocks
+
+    @property
+    def forgotten(self) -> list[Stretch]:
+        """The spans that a kept session was told to forget."""
+        return [] if self._keeper is None else self._keeper.library.forgotten(self._keeper.entry)
 
     @property
     def pins(self) -> tuple[Pin, ...]:

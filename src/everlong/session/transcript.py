@@ -28,7 +28,8 @@ class Source:
     """A text that was read: tokens from `first` on. `marks` are pairs (token, characters of the source before it).
 
     A mark stands before a token that begins with a character of its own; the first one before the first token.
-    `places` are its chapters, headings and pages, as far as they were found.
+    `places` are its chapters, headings and pages, as far as they were found; `lines` says where its lines begin
+    (lines.py), where it has any.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Source:
     done: bool = False
     marks: list[tuple[int, int]] = field(default_factory=list)
     places: tuple[Place, ...] = ()
+    lines: str = ""
 
 
 class Stretch(NamedTuple):
@@ -65,11 +67,18 @@ class Passage:
 class Citation(Passage):
     """A passage that an answer can be checked against, and how much of the evidence points to it (`mass`, 0 to 1).
 
-    `sentence` is the part of the passage that stands out, where that is known.
+    `sentence` is the whole sentence that stands out, where that is known. `name` is the source's shortest name in its
+    session; `page`, `chapter`, `heading` and `line` (of the file that was read, from 1) are those of the sentence, or
+    else of where the passage begins; None where there are none.
     """
 
     mass: float
     sentence: str = ""
+    name: str = ""
+    page: int | None = None
+    chapter: str | None = None
+    heading: str | None = None
+    line: int | None = None
 
 
 class Transcript:
@@ -215,7 +224,7 @@ class Transcript:
             if self._tokenizer is not None:
                 source.marks = sorted({*source.marks, *((t, characters.at(t).chars) for t in gone)})
             if first <= begin and after <= end:
-                source.digest, source.done = GONE, False
+                source.digest, source.done, source.lines = GONE, False, ""
         self.ids[first:end] = array("i", [self.filler()]) * (end - first)
         self.lengths[first:end] = bytes(end - first)
 
