@@ -2,8 +2,8 @@
 
 `--jaxtyping-packages` puts `jaxtyping.jaxtyped` on each function. For each call that binds the arguments to the
 signature, opens a memo of axis sizes and checks the arguments twice. Here a memo is opened only where a hint names an
-array, the arguments are checked once and the result by itself against the same memo. Not supported: sizes that are
-computed from arguments ("{n}+1").
+array, the arguments are checked once and the result by itself against the same memo, and the checks of a function are
+made when it is first called. Not supported: sizes that are computed from arguments ("{n}+1").
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jaxtyping
 from jaxtyping import _decorator
@@ -20,6 +20,7 @@ from jaxtyping._storage import pop_shape_memo, push_shape_memo
 
 Checker = Callable[[Callable], Callable]
 _whole = jaxtyping.jaxtyped
+_made: dict[types.CodeType, _Checks] = {}
 
 
 def jaxtyped(thing: Any = None, *, typechecker: Checker) -> Any:
@@ -36,37 +37,45 @@ def install() -> None:
     jaxtyping.jaxtyped = _decorator.jaxtyped = jaxtyped
 
 
-def _checked(function: Callable, typechecker: Checker) -> Callable:
-    signature = _resolved(function)
-    check_arguments = typechecker(_stub(function, signature.replace(return_annotation=Any), output=False))
-    returned, name = _stub(function, signature.replace(parameters=()), output=True)
-    check_result = typechecker(returned)
-    wrapped = _in_a_memo if any(map(_names_an_array, _hints(signature))) else _alone
-    return functools.wraps(function)(wrapped(function, check_arguments, check_result, name))
+class _Checks(NamedTuple):
+    """What looks at the arguments of a function and, given as `name`, at its result; whether an array is named."""
+
+    arguments: Callable
+    result: Callable
+    name: str
+    shaped: bool
 
 
-def _alone(function: Callable, check_arguments: Callable, check_result: Callable, name: str) -> Callable:
+def _checked(function: types.FunctionType, typechecker: Checker) -> Callable:
+    """`function` with checks that are made when it is first called; a function inside another shares them."""
+    code, checks = function.__code__, None
+
+    @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        check_arguments(*args, **kwargs)
-        result = function(*args, **kwargs)
-        return check_result(**{name: result})
-
-    return call
-
-
-def _in_a_memo(function: Callable, check_arguments: Callable, check_result: Callable, name: str) -> Callable:
-    checked = _alone(function, check_arguments, check_result, name)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
+        nonlocal checks
+        if checks is None:
+            if code not in _made:
+                _made[code] = _make(function, typechecker)
+            checks = _made[code]
+        if not checks.shaped:
+            checks.arguments(*args, **kwargs)
+            return checks.result(**{checks.name: function(*args, **kwargs)})
         push_shape_memo({})
         try:
-            return checked(*args, **kwargs)
+            checks.arguments(*args, **kwargs)
+            return checks.result(**{checks.name: function(*args, **kwargs)})
         finally:
             pop_shape_memo()
 
     return call
+
+
+def _make(function: types.FunctionType, typechecker: Checker) -> _Checks:
+    signature = _resolved(function)
+    arguments = _stub(function, signature.replace(return_annotation=Any), output=False)
+    result, name = _stub(function, signature.replace(parameters=()), output=True)
+    return _Checks(typechecker(arguments), typechecker(result), name, any(map(_names_an_array, _hints(signature))))
 
 
 def _resolved(function: Callable) -> inspect.Signature:

@@ -96,6 +96,20 @@ def test_axes_of_one_call_do_not_bind_those_of_the_next():
     assert transposed(torch.ones(3, 3)).shape == (3, 3)
 
 
+def test_a_function_inside_another_is_checked_each_time():
+    def outer(value):
+        @check
+        def inner(x: int) -> str:
+            return value
+
+        return inner
+
+    assert outer("a")(1) == "a"
+    assert outer("b")(1) == "b"
+    wrong(outer("a"), "1")
+    wrong(outer(2), 1)
+
+
 def test_it_stands_on_every_function_of_the_package():
     assert jaxtyping.jaxtyped is shapes.jaxtyped
     wrong(turned, "no tensor")
