@@ -15,20 +15,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import jaxtyping
+from beartype import BeartypeConf, beartype
 from jaxtyping import _decorator
 from jaxtyping._storage import pop_shape_memo, push_shape_memo
 
-Checker = Callable[[Callable], Callable]
+BEARTYPE = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+"""The type checker, with jaxtyping's error, which is a TypeError."""
 _whole = jaxtyping.jaxtyped
 _made: dict[types.CodeType, _Checks] = {}
 
 
-def jaxtyped(thing: Any = None, *, typechecker: Checker) -> Any:
+def jaxtyped(thing: Any = None, *, typechecker: Any) -> Any:
     """`thing` with its signature checked; classes, properties and the like jaxtyping takes apart."""
     if thing is None:
         return functools.partial(jaxtyped, typechecker=typechecker)
     if isinstance(thing, types.FunctionType):
-        return _checked(thing, typechecker)
+        return _checked(thing)
     return _whole(thing, typechecker=typechecker)
 
 
@@ -46,7 +48,7 @@ class _Checks(NamedTuple):
     shaped: bool
 
 
-def _checked(function: types.FunctionType, typechecker: Checker) -> Callable:
+def _checked(function: types.FunctionType) -> Callable:
     """`function` with checks that are made when it is first called; a function inside another shares them."""
     code, checks = function.__code__, None
 
@@ -56,7 +58,7 @@ def _checked(function: types.FunctionType, typechecker: Checker) -> Callable:
         nonlocal checks
         if checks is None:
             if code not in _made:
-                _made[code] = _make(function, typechecker)
+                _made[code] = _make(function)
             checks = _made[code]
         if not checks.shaped:
             checks.arguments(*args, **kwargs)
@@ -71,11 +73,11 @@ def _checked(function: types.FunctionType, typechecker: Checker) -> Callable:
     return call
 
 
-def _make(function: types.FunctionType, typechecker: Checker) -> _Checks:
+def _make(function: types.FunctionType) -> _Checks:
     signature = _resolved(function)
     arguments = _stub(function, signature.replace(return_annotation=Any), output=False)
     result, name = _stub(function, signature.replace(parameters=()), output=True)
-    return _Checks(typechecker(arguments), typechecker(result), name, any(map(_names_an_array, _hints(signature))))
+    return _Checks(BEARTYPE(arguments), BEARTYPE(result), name, any(map(_names_an_array, _hints(signature))))
 
 
 def _resolved(function: Callable) -> inspect.Signature:
