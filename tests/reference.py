@@ -245,7 +245,8 @@ class SlowBlocks(SlowSinks):
     ) -> Tensor:
         """The output of one head: one softmax over all; adds to the mass of the tokens in the window."""
         keys = [(j, t - j) for j in local] + far
-        turned = torch.stack([self._at(self.keys[layer][j][g][None], -d)[0] for j, d in keys])
+        behind = torch.tensor([-d for _, d in keys], dtype=torch.float64)
+        turned = self._rotate(torch.stack([self.keys[layer][j][g] for j, _ in keys]), behind)
         weights = torch.softmax(turned @ q[h] * self.head_dim**-0.5, 0)
         for i, j in enumerate(local):
             self.mass[layer][j][h] += weights[i]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
@@ -44,6 +45,20 @@ def home(tmp_path_factory, monkeypatch) -> Path:
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("EVERLONG_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_once(tmp_path_factory) -> Callable[..., Ended]:
+    """Runs the command line for a fixture that several tests share."""
+
+    def call(*arguments: object) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setenv("EVERLONG_HOME", str(tmp_path_factory.mktemp("home")))
+            code = run([str(argument) for argument in arguments])
+        return Ended(code, out.getvalue(), err.getvalue())
+
+    return call
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,23 @@ def run(everlong, tiny, store):
     return call
 
 
+@pytest.fixture(scope="module")
+def read_before(run_once, tiny, tmp_path_factory) -> Path:
+    """A store whose session has read three texts."""
+    folder = tmp_path_factory.mktemp("before")
+    done = run_once("read", *texts(folder), "--store", folder / "store", "--model", tiny, *FIELDS)
+    assert done.code == 0, done.err
+    return folder / "store"
+
+
 @pytest.fixture
 def three(tmp_path) -> list[Path]:
     """Three texts."""
-    paths = [tmp_path / f"{name}.txt" for name in "abc"]
+    return texts(tmp_path)
+
+
+def texts(folder: Path) -> list[Path]:
+    paths = [folder / f"{name}.txt" for name in "abc"]
     for path, text in zip(paths, ("The tide rose. ", "Gulls cried over the harbour. ", "Nobody knew. "), strict=True):
         path.write_text(text * 25)
     return paths
@@ -143,8 +157,8 @@ def test_a_binary_file_leaves_no_session(run, three, tmp_path, store):
         (["sessions", "compact", "nobody"], "does not exist"),
     ],
 )
-def test_mistakes_get_one_line_and_exit_2(run, three, arguments, message):
-    run("read", *three)
+def test_mistakes_get_one_line_and_exit_2(run, store, read_before, arguments, message):
+    shutil.copytree(read_before, store)
     ended = run(*arguments)
     assert ended.code == 2
     assert message in ended.err

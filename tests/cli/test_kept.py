@@ -14,6 +14,7 @@ import pytest
 from everlong.attach.adapter import load
 from everlong.cli.main import run
 from everlong.session.session import Session
+from tests.cli.conftest import TEXT
 
 SMALL = ["sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8"]
 FIELDS = [part for field in SMALL for part in ("-o", field)]
@@ -23,6 +24,16 @@ QUESTION = ["What came?", "--raw", "--max-new-tokens", "8", "--json"]
 @pytest.fixture
 def store(tmp_path) -> Path:
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="module")
+def read_before(run_once, tiny, tmp_path_factory) -> Path:
+    """A store whose session has read a text."""
+    folder = tmp_path_factory.mktemp("before")
+    (folder / "text.txt").write_text(TEXT)
+    done = run_once("read", folder / "text.txt", "--store", folder / "store", "--model", tiny, *FIELDS)
+    assert done.code == 0, done.err
+    return folder / "store"
 
 
 @pytest.fixture
@@ -198,8 +209,8 @@ def test_verify_finds_damage_and_repair_drops_it(everlong, read, ask, store, tex
         (["sessions", "show", "nobody"], "does not exist"),
     ],
 )
-def test_mistakes_get_one_line_and_exit_2(everlong, read, store, text_file, tiny, arguments, message):
-    assert read(text_file).code == 0
+def test_mistakes_get_one_line_and_exit_2(everlong, read_before, store, text_file, tiny, arguments, message):
+    shutil.copytree(read_before, store)
     arguments = [str(text_file) if a == "TEXT" else a for a in arguments]
     model = [] if arguments[0] == "sessions" else ["--model", tiny]
     ended = everlong(*arguments, "--store", store, *model)

@@ -6,19 +6,28 @@ import shlex
 
 import pytest
 
+from tests.cli.conftest import TEXT
+
 SMALL = ["sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8"]
 FIELDS = [part for field in SMALL for part in ("-o", field)]
 
 
-@pytest.fixture
-def kept(everlong, tiny, tmp_path, text_file):
-    """A session that read a text with one sentence of its own."""
-    text = text_file.read_text()
-    text_file.write_text(f"{text}Gulls cried over the pier. {text}")
-    done = everlong("read", text_file, "--store", tmp_path / "store", "--model", tiny, *FIELDS)
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    """A text with one sentence of its own."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(f"{TEXT}Gulls cried over the pier. {TEXT}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def kept(run_once, tiny, text_file):
+    """A session that read the text, which no test changes; the command that was printed goes on with it."""
+    store = text_file.with_name("store")
+    done = run_once("read", text_file, "--store", store, "--model", tiny, *FIELDS)
     assert done.code == 0, done.err
-    assert everlong(*next_command(done.err), "--max-new-tokens", "2").code == 0
-    return ("--store", tmp_path / "store", "--model", tiny)
+    assert run_once(*next_command(done.err), "--max-new-tokens", "2").code == 0
+    return ("--store", store, "--model", tiny)
 
 
 def test_the_sentence_with_the_words_is_shown(everlong, kept, text_file):

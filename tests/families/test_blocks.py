@@ -8,6 +8,7 @@ import torch
 import everlong
 from everlong import Blocks
 from everlong.errors import AttachError, CapabilityError
+from tests.families.chosen import each
 from tests.families.configs import FAMILIES, TRAINED
 from tests.families.models import build, plain, stream, tokens
 
@@ -17,7 +18,7 @@ FITS = 48
 TEXT = tokens(120)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", each(FAMILIES))
 def test_same_for_any_cut_or_refused(family):
     model = build(family)
     try:

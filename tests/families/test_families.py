@@ -11,6 +11,7 @@ import torch
 from everlong.attach import attach
 from everlong.errors import CapabilityError, PrecisionError
 from everlong.methods import Window
+from tests.families.chosen import PUSH, each, each_layer
 from tests.families.configs import FAMILIES, Family
 from tests.families.measure import ONES, STREAM, TIGHT, attributes_of, banded, invariance, oracle, parity
 from tests.families.models import build, stream, tokens
@@ -19,7 +20,7 @@ TOLERANCE = 1e-4
 FAMILY = {f.name: f for f in FAMILIES}
 EXACT = [f for f in FAMILIES if f.refused is None]
 REFUSED = [f for f in FAMILIES if f.refused is not None]
-LAYERS = [pytest.param(f, kind, id=f"{f}-{kind}") for f in EXACT for kind in f.kinds]
+LAYERS = each_layer(EXACT)
 LIMITED = {"llama dynamic", "phi3 longrope", "gptj"}
 NAMED = """
 llama mistral mixtral qwen2 qwen3 qwen3_moe gemma2 gemma3 gemma3n gemma4 phi phi3 olmo2 olmoe stablelm gpt_neox
@@ -30,9 +31,10 @@ ernie4_5 exaone4 hunyuan_v1_dense nemotron bitnet apertus seed_oss falcon mpt bl
 
 def test_every_named_family_has_a_row():
     assert set(NAMED.split()) <= {f.name for f in FAMILIES}
+    assert set(PUSH) <= {f.name for f in EXACT}
 
 
-@pytest.mark.parametrize("family", EXACT, ids=str)
+@pytest.mark.parametrize("family", each(EXACT))
 def test_equals_plain_transformers_while_all_fits(family: Family):
     assert parity(family) <= TOLERANCE
 
@@ -47,12 +49,12 @@ def test_a_layer_without_sinks_equals_a_fresh_forward(family: Family, kind: str)
     assert oracle(family, kind, Window(window=13), (31,)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", EXACT, ids=str)
+@pytest.mark.parametrize("family", each(EXACT))
 def test_deep_stream_does_not_depend_on_chunks(family: Family):
     assert invariance(family) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", [f for f in EXACT if f.banded], ids=str)
+@pytest.mark.parametrize("family", each(f for f in EXACT if f.banded))
 def test_deep_window_equals_plain_transformers_under_a_band(family: Family):
     assert banded(family) <= TOLERANCE
 
@@ -91,7 +93,7 @@ def test_left_padded_rows_equal_rows_alone(name: str):
             torch.testing.assert_close(got[pad:], alone, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("family", EXACT, ids=str)
+@pytest.mark.parametrize("family", each(EXACT))
 def test_a_chunk_longer_than_the_trained_length(family: Family):
     """Exact, or refused where the model computes other angles past that length."""
     kind = next(iter(family.kinds))

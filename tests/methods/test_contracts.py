@@ -70,17 +70,22 @@ def test_equals_dense_while_all_fits(model, name, fields):
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
+LONGER = pytest.param(300, marks=pytest.mark.slow(reason="`make test` reads twice the trained length"))
+
+
+@pytest.mark.parametrize("tokens", [150, LONGER])
 @pytest.mark.parametrize(("name", "fields"), STREAMS)
-def test_same_for_any_chunking_and_causal(model, name, fields):
+def test_same_for_any_chunking_and_causal(model, name, fields, tokens):
+    ids, cut = IDS[:, :tokens], tokens * 2 // 3
     with attached(model, small(name, **fields)) as handle:
-        expected = read(model, handle.new_cache(), IDS, 1)
+        expected = read(model, handle.new_cache(), ids, 1)
         for chunk in CHUNKS[1:]:
-            got = read(model, handle.new_cache(chunk=16), IDS, chunk)
+            got = read(model, handle.new_cache(chunk=16), ids, chunk)
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
-        later = IDS.clone()
-        later[:, 200:] = 1
+        later = ids.clone()
+        later[:, cut:] = 1
         got = read(model, handle.new_cache(), later, 64)
-        torch.testing.assert_close(got[:, :200], expected[:, :200], atol=1e-4, rtol=0)
+        torch.testing.assert_close(got[:, :cut], expected[:, :cut], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "fields"), STREAMS)
