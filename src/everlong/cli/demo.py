@@ -28,7 +28,7 @@ SHOWN_PASSAGES = 3
 def demo(
     ctx: typer.Context,
     full: Annotated[bool, typer.Option("--full", help="Read the whole text, 113K tokens.")] = False,
-    tokens: Annotated[int, typer.Option(min=16, help="Tokens to read if not --full.")] = 24576,
+    tokens: Annotated[int, typer.Option(min=16, help="Tokens to read if not --full.")] = 12288,
     cache: Annotated[int, typer.Option(min=SINKS + 1, help="Tokens that window and sinks keep.")] = 1024,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after the stream.")] = 200,
     seed: Annotated[int | None, typer.Option(help="Hides the same key at the same place; drawn if not given.")] = None,
@@ -40,12 +40,12 @@ def demo(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read a long text three ways; hide a key and find it again.
+    """Hide a key in a text and find it again; read a long text three ways.
 
-    The text is CPython's own reference documentation, which every Python carries (pydoc_data.topics). Dense reads
-    as far as the model was trained; window and sinks read all of it with a bounded cache. A text with a pass key in
-    it is read with block memory into a session on the disk, which a new process then opens and asks. All four are
-    read side by side, one in each core. Writes the plot, the figures as JSON and the settings as YAML.
+    A text with a pass key in it is read with block memory into a session on the disk, which a new process then opens
+    and asks. Then CPython's own reference documentation, which every Python carries (pydoc_data.topics), is read:
+    by dense as far as the model was trained, by window and sinks to the end with a bounded cache. Two are read side by
+    side, one in each core. Writes the plot, the figures as JSON and the settings as YAML.
     """
     from everlong.cli.console import Console
     from everlong.cli.setup import load_model
@@ -54,17 +54,18 @@ def demo(
     _check_folder(out)
     loaded = load_model(model, "auto", "auto", threads, console)
     ids, trained = _ids(loaded, None if full else tokens), _trained_tokens(loaded)
-    drawn, hay = random.Random(seed), len(ids) * 4 // 3
+    drawn, hay = random.Random(seed), len(ids) * 2 // 3
     key, depth = drawn.randrange(10000, 100000), drawn.uniform(0.1, 0.9)
     text, hidden = _hide(out, loaded, hay, key, depth)
-    console.note(f"The text: Python's own reference documentation, {len(ids):,} tokens.")
+    console.note(f"The key: {key}, hidden at {depth:.0%} of a text, {hay:,} tokens ({out / 'haystack.txt'}).")
+    kept, dense = _read_first(out, model, ids, trained, cache, threads, console)
+    asked = _ask(out, model, threads, key, kept, console)
+    console.note(f"\nThe other text: Python's own reference documentation, {len(ids):,} tokens.")
     console.note(f"The model: {loaded.name}, trained on {trained:,} tokens; dense stops there.")
-    console.note(f"The key: {key}, hidden at {depth:.0%} of another text, {hay:,} tokens ({out / 'haystack.txt'}).")
-    kept, dense, window, (sinks, written) = _read_all(out, model, ids, trained, cache, new_tokens, threads, console)
+    window, (sinks, written) = _read_streams(model, ids, cache, new_tokens, threads, console)
     curves = [dense[0], window[0], sinks]
     _show_table(curves, console)
     _show_written(written, len(ids), console)
-    asked = _ask(out, model, threads, key, kept, console)
     recall = _recall(asked, hidden, len(text))
     result: dict[str, Any] = {
         "streams": [curve.as_dict() for curve in curves],
@@ -91,31 +92,36 @@ def _hide(out: Path, loaded: Loaded, tokens: int, key: int, depth: float) -> tup
     return text, hidden
 
 
-def _read_all(
-    out: Path,
-    model: str,
-    ids: list[int],
-    trained: int,
-    cache: int,
-    new_tokens: int,
-    threads: int | None,
-    console: Console,
+def _read_first(
+    out: Path, model: str, ids: list[int], trained: int, cache: int, threads: int | None, console: Console
 ) -> list[Any]:
-    """What the jobs bring: the session with the key, then the streams of dense, window and sinks."""
+    """The session with the key, and the stream of dense."""
     from everlong.cli.demo_jobs import read_haystack, read_stream
     from everlong.cli.jobs import Job, run_jobs
-    from everlong.methods import Blocks, Dense, Sinks, Window
+    from everlong.methods import Blocks, Dense
 
     store = out / "library"
     shutil.rmtree(store, ignore_errors=True)
     jobs = [
-        Job("blocks", len(ids) * 4 // 3, read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store)),
-        Job("window", len(ids), read_stream, (model, Window(window=cache), ids, 0)),
-        Job("sinks", len(ids), read_stream, (model, Sinks(sinks=SINKS, window=cache - SINKS), ids, new_tokens)),
+        Job("blocks", len(ids) * 2 // 3, read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store)),
         Job("dense", min(trained, len(ids)), read_stream, (model, Dense(), ids[:trained], 0)),
     ]
-    kept, window, sinks, dense = run_jobs(jobs, threads, console)
-    return [kept, dense, window, sinks]
+    return run_jobs(jobs, threads, console)
+
+
+def _read_streams(
+    model: str, ids: list[int], cache: int, new_tokens: int, threads: int | None, console: Console
+) -> list[Any]:
+    """The streams of window and sinks."""
+    from everlong.cli.demo_jobs import read_stream
+    from everlong.cli.jobs import Job, run_jobs
+    from everlong.methods import Sinks, Window
+
+    jobs = [
+        Job("window", len(ids), read_stream, (model, Window(window=cache), ids, 0)),
+        Job("sinks", len(ids), read_stream, (model, Sinks(sinks=SINKS, window=cache - SINKS), ids, new_tokens)),
+    ]
+    return run_jobs(jobs, threads, console)
 
 
 def _ask(
