@@ -45,8 +45,8 @@ def circumstances() -> str:
     here = machine()
     names = ", ".join(f"{name} {version}" for name, version in versions().items())
     day = dt.datetime.now(dt.UTC).date().isoformat()
-    place = here.get("processor", here["system"])
-    return f"{day}; {place}, {here['cores']} cores, {here['threads']} threads; {names}"
+    place = [here[part] for part in ("cuda", "processor" if "processor" in here else "system") if part in here]
+    return f"{day}; {', '.join(place)}, {here['cores']} cores, {here['threads']} threads; {names}"
 
 
 def _cpu_facts() -> dict[str, str]:
