@@ -265,6 +265,7 @@ def read_in_a_child(model, store, ids):
 MORE = pytest.param(20, marks=pytest.mark.slow(reason="`make test` kills five times"))
 
 
+@pytest.mark.heavy(reason="what an open session holds is lost only by a real kill, and each one reopens it")
 @pytest.mark.parametrize("times", [5, MORE])
 def test_killed_while_dropping_it_goes_on_as_if_never_stopped(model, tmp_path, times):
     draw, ids, kills = random.Random(5), IDS * 2, 0
