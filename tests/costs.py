@@ -98,7 +98,8 @@ class Guard:
     def _message(self, item: pytest.Item, cost_s: float) -> str:
         slower = f" times {self.slowness:.1f}, as this machine is that much slower" if self.slowness > 1 else ""
         return (
-            f"{item.nodeid} needs {cost_s:.1f} CPU seconds (or its shared fixtures do), and a test may need {self.limit_s:g}{slower}. "
+            f"{item.nodeid} needs {cost_s:.1f} CPU seconds (or its shared fixtures do), "
+            f"and a test may need {self.limit_s:g}{slower}. "
             "Make it cheaper (share a fixture, fewer tokens or cases), or mark it: "
             "@pytest.mark.heavy(reason='...') if each push needs it, @pytest.mark.slow(reason='...') "
             "if `make test-all` is often enough (then name it in CONTRIBUTING.md)"
