@@ -1,8 +1,9 @@
 """What each test costs in CPU seconds, and a guard: over the limit it must say why it is worth it.
 
-The cost is what a test needs when it runs alone: this process and the children that it waited for, with the shared
-fixtures that it uses, whichever test came first and set them up. CPU time and not wall time, for other programs do
-not count; and a slower machine has a higher limit, by a loop that is timed at the start and again before a test fails.
+What counts is this process and the children that it waited for. The fixtures that a test shares with others have a
+limit of their own, and count for each test that uses them, whichever came first and set them up. CPU time and not
+wall time, for other programs do not count; and a slower machine has a higher limit, by a loop that is timed at the
+start and again before a test fails.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Guard:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
-        """What a shared fixture costs counts for each test that uses it, not for the first alone."""
+        """What a shared fixture costs is kept apart from what the first test costs."""
         begun = cpu_seconds()
         try:
             return (yield)
@@ -79,7 +80,7 @@ class Guard:
         """The last report of a test that costs too much fails."""
         report = yield
         if call.when == "teardown" and report.passed and not any(map(item.get_closest_marker, MARKERS)):
-            cost_s = cpu_seconds() - self._begun - self._for_all_s + self._shared_s(item)
+            cost_s = max(cpu_seconds() - self._begun - self._for_all_s, self._shared_s(item))
             if self._is_too_much(cost_s):
                 report.outcome, report.longrepr = "failed", self._message(item, cost_s)
         return report
@@ -97,7 +98,8 @@ class Guard:
     def _message(self, item: pytest.Item, cost_s: float) -> str:
         slower = f" times {self.slowness:.1f}, as this machine is that much slower" if self.slowness > 1 else ""
         return (
-            f"{item.nodeid} needs {cost_s:.1f} CPU seconds, and a test may need {self.limit_s:g}{slower}. "
+            f"{item.nodeid} needs {cost_s:.1f} CPU seconds (or its shared fixtures do), "
+            f"and a test may need {self.limit_s:g}{slower}. "
             "Make it cheaper (share a fixture, fewer tokens or cases), or mark it: "
             "@pytest.mark.heavy(reason='...') if each push needs it, @pytest.mark.slow(reason='...') "
             "if `make test-all` is often enough (then name it in CONTRIBUTING.md)"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import subprocess
 import sys
 
@@ -10,12 +12,27 @@ import pytest
 import torch
 
 import everlong
+from tests.session.test_faults import in_a_child
 
 
 def fresh(code: str) -> str:
     """What `code` prints in a new interpreter."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def anew(code: str) -> str:
+    """What `code` prints where torch is imported and everlong is not, and no types are checked."""
+
+    def work() -> str:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "everlong"]:
+            del sys.modules[name]
+        sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith("jaxtyping")]
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(code, {})
+        return said.getvalue().strip()
+
+    return in_a_child(work)
 
 
 def test_import_is_light():
@@ -33,7 +50,7 @@ def test_every_public_name_is_there():
 
 def test_attach_is_the_function_even_after_its_folder_was_imported():
     code = "import everlong.attach; from everlong import attach; print(attach.__name__, everlong.attach is attach)"
-    assert fresh(code) == "attach True"
+    assert anew(code) == "attach True"
 
 
 def test_the_modules_of_that_folder_can_be_imported_by_every_statement():
@@ -43,7 +60,7 @@ def test_the_modules_of_that_folder_can_be_imported_by_every_statement():
         "print(a.__name__, b.__name__, everlong.attach.adapter.__name__, probe.__name__, callable(attach))"
     )
     names = ("stock", "routes.sdpa", "adapter", "probe")
-    assert fresh(code) == " ".join([*(f"everlong.attach.{name}" for name in names), "True"])
+    assert anew(code) == " ".join([*(f"everlong.attach.{name}" for name in names), "True"])
 
 
 WRONG = {
@@ -73,7 +90,7 @@ WRONG = {
 
 
 def test_values_of_another_type_are_one_line():
-    """In an interpreter of its own: here the types are checked before everlong can say anything."""
+    """Without the check of types: with it they are refused before everlong can say anything."""
     code = f"""
 import everlong as e
 from everlong.session.sampling import Sampling as S
@@ -84,7 +101,7 @@ for wrong in {list(WRONG)}:
     except e.EverlongError as error:
         print(error)
 """
-    said = fresh(code).splitlines()
+    said = anew(code).splitlines()
     assert len(said) == len(WRONG)
     for line, begin in zip(said, WRONG.values(), strict=True):
         assert line.startswith(begin)

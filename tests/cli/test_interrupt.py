@@ -20,6 +20,7 @@ from everlong.attach.adapter import load
 from everlong.session.library import Library
 from everlong.session.session import Session
 
+pytestmark = pytest.mark.heavy(reason="signals need a process of its own, which imports torch")
 DEADLINE_S = 120
 
 

@@ -11,6 +11,7 @@ from everlong.cli.console import Console
 from everlong.cli.jobs import Job, run_jobs
 from everlong.errors import CapabilityError, InputError
 
+pytestmark = pytest.mark.heavy(reason="jobs are processes of their own, which import torch")
 QUIET = Console(quiet=True)
 
 

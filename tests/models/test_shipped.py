@@ -17,6 +17,9 @@ from everlong.texts import NOISE, PAPER_OPENING, key_needle, key_question
 NAME = "everlong/infini-passkey"
 
 
+pytestmark = pytest.mark.heavy(reason="the one memory that ships is held to what is said of it, at full length")
+
+
 @pytest.fixture(scope="module")
 def loaded():
     return everlong.load(NAME)

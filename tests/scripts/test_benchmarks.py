@@ -49,6 +49,7 @@ def small(trained_perplexity: ModuleType, work: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(trained_perplexity, name, value)
 
 
+@pytest.mark.heavy(reason="trains three tiny models, each as the benchmark does")
 def test_trained_perplexity_trains_reads_and_goes_on_where_it_was(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -208,17 +208,22 @@ def read_in_a_child(model, store, ids, every):
         os._exit(1)
 
 
-def test_killed_at_20_random_moments_it_goes_on_as_if_never_stopped(model, tmp_path):
-    draw, ids, kills = random.Random(4), IDS * 8, 0
+MORE = pytest.param(20, marks=pytest.mark.slow(reason="`make test` kills five times"))
+
+
+@pytest.mark.heavy(reason="what an open session holds is lost only by a real kill, and each one reopens it")
+@pytest.mark.parametrize("times", [5, MORE])
+def test_killed_at_random_moments_it_goes_on_as_if_never_stopped(model, tmp_path, times):
+    draw, ids, kills = random.Random(4), IDS * (2 if times == 5 else 8), 0
     begun = time.monotonic()
     assert os.waitpid(read_in_a_child(model, tmp_path / "calm", ids, 40), 0)[1] == 0
     whole = time.monotonic() - begun
-    for _ in range(20):
+    for _ in range(times):
         child = read_in_a_child(model, tmp_path / "killed", ids, 40)
-        time.sleep(whole * draw.uniform(0, 0.06))
+        time.sleep(whole * draw.uniform(0, 1.2) / times)
         os.kill(child, signal.SIGKILL)
         kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    assert kills == 20
+    assert kills == times
     assert os.waitpid(read_in_a_child(model, tmp_path / "killed", ids, 40), 0)[1] == 0
     answers = []
     for name in ("calm", "killed"):

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,18 +98,28 @@ def test_gates_have_a_learning_rate_of_their_own(run):
     assert gates.abs().max() > 0.02
 
 
+def in_a_copy(work):
+    """The process id of a copy of this process that does `work` and ends with 0 if it could."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
 def test_a_killed_run_goes_on_with_the_same_losses(run, tmp_path):
     out, *_ = run
     recipe = written(tmp_path)
-    command = [sys.executable, "-m", "everlong", "train", str(recipe), "--out", str(tmp_path / "run"), "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    child = in_a_copy(lambda: train(read_recipe(recipe), tmp_path / "run"))
     metrics = tmp_path / "run" / "metrics.jsonl"
     until = time.monotonic() + 240
     while time.monotonic() < until and not (metrics.is_file() and '"step": 5' in metrics.read_text()):
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train(read_recipe(recipe), tmp_path / "run", resume=True)
@@ -120,6 +131,25 @@ def test_a_killed_run_goes_on_with_the_same_losses(run, tmp_path):
 
 
 def test_two_processes_share_the_work(run, tmp_path):
+    """Copies of this process in the places where torchrun would start new ones."""
+    out, *_ = run
+    recipe = read_recipe(written(tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+
+    def work(rank):
+        os.environ.update(meet | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        train(recipe, tmp_path / "run")
+
+    children = [in_a_copy(lambda rank=rank: work(rank)) for rank in range(2)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    for step, loss in losses(tmp_path / "run").items():
+        assert loss == pytest.approx(losses(out)[step], rel=1e-4), step
+
+
+@pytest.mark.slow(reason="`make test` shares the work between copies of the test's process")
+def test_two_processes_of_torchrun_share_the_work(run, tmp_path):
     out, *_ = run
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = ["-m", "everlong", "train", str(written(tmp_path)), "--out", str(tmp_path / "run"), "--threads", "1"]
