@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,6 @@ def worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
     found = sharded(folder) | refused(folder) | wrapped(folder)
     torch.save(found, folder / f"rank{rank}.pt")
@@ -146,4 +144,18 @@ def wrapped(folder: Path) -> dict[str, Any]:
         model = loaded(folder)
         with everlong.attach(model, METHODS["sinks"]) as handle, torch.no_grad():
             found[f"{name} after"] = wrap(model)(IDS, past_key_values=handle.new_cache()).logits[0]
+        model = loaded(folder)
+        with attach_training(model, INFINI) as training:
+            found[f"{name} trained"] = trained(wrap(model), training)
     return found
+
+
+def trained(model: Any, training: Any) -> Tensor:
+    """The loss of a forward, and the gradients of the gates where they are parameters of their own."""
+    loss = model(input_ids=IDS, use_cache=False).logits.square().mean()
+    loss.backward()
+    gates = getattr(training.parameters, "beta", None)
+    if gates is None or gates.grad is None:
+        return loss.detach()[None]
+    grad = gates.grad.full_tensor() if hasattr(gates.grad, "full_tensor") else gates.grad
+    return torch.cat((loss.detach()[None], grad.flatten()))

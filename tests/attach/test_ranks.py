@@ -12,6 +12,7 @@ import torch.distributed as dist
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 import everlong
+from everlong.attach.training import attach_training
 from tests.attach import ranks_worker as work
 
 pytestmark = pytest.mark.skipif(
@@ -101,7 +102,7 @@ REFUSED = {
     "save": "CapabilityError: fingerprint: .*sharded over ranks.*load it whole",
     "question": "CapabilityError: recall=question: .*give recall=layer",
     "temperature": "CapabilityError: temperature=0.5: .*give a seed",
-    "odd": "AttachError: LlamaForCausalLM: sharded over 2 ranks it cannot read .*multiple of 2",
+    "odd": "AttachError: LlamaForCausalLM: sharded over 2 ranks it cannot read a token, .*divide its heads of keys",
     "pipeline": r"AttachError: attach: LlamaForCausalLM is one stage of a pipeline .*tp_size",
     "fsdp": r"AttachError: attach: FSDP\w+ was sharded by FSDP.*attach the model itself first",
     "fsdp config": r"AttachError: attach: FSDP\w+ was sharded by FSDP.*attach the model itself first",
@@ -132,6 +133,17 @@ def test_what_was_attached_first_may_be_wrapped(ranks, alone, folder, name):
         expected = model(work.IDS, past_key_values=handle.new_cache()).logits[0]
     for found in ranks:
         torch.testing.assert_close(found[f"{name} after"], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp1"])
+def test_what_trains_and_was_attached_first_may_be_wrapped(ranks, folder, name):
+    model = work.loaded(folder)
+    with attach_training(model, work.INFINI) as training:
+        expected = work.trained(model, training)
+    for found in ranks:
+        got = found[f"{name} trained"]
+        assert len(got) == (1 if name == "fsdp1" else len(expected))
+        torch.testing.assert_close(got, expected[: len(got)], rtol=1e-4, atol=1e-6)
 
 
 def test_a_sharded_model_is_given_back_as_it_was(ranks):

@@ -72,8 +72,8 @@ def _told_as_sharded(model: PreTrainedModel, ranks: Ranks | None) -> Iterator[No
         if ranks is None:
             raise
         raise AttachError(
-            f"{type(model).__name__}: sharded over {ranks.size} ranks it cannot read a token ({one_line(error, 120)}); "
-            f"its heads of keys must be a multiple of {ranks.size}: load it over fewer ranks"
+            f"{type(model).__name__}: sharded over {ranks.size} ranks it cannot read a token, without everlong neither "
+            f"({one_line(error, 120)}); load it over so few ranks that they divide its heads of keys, or whole"
         ) from error
 
 
