@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlong.cli.table import aligned, when
 from everlong.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ def tell(rows: list[dict[str, Any]], console: Console, called: str) -> None:
     if console.json:
         console.result(rows)
         return
-    for row in rows:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["updated"]))
-        print(f"{row['name']:<24} {row['turns']:>6,} turns {row['tokens']:>10,} tokens  {when}  {row['model']}")
     if rows:
+        header = ("NAME", "TURNS", "TOKENS", "LAST WRITTEN", "MODEL")
+        cells = [(r["name"], f"{r['turns']:,}", f"{r['tokens']:,}", when(r["updated"]), r["model"]) for r in rows]
+        print("\n".join(aligned(header, cells, right=("TURNS", "TOKENS"))))
         console.note(f"Next: {called} --session {shlex.quote(rows[0]['name'])}")
     else:
         console.note(f"No conversation is kept yet.\nNext: {called}")

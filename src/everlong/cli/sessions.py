@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,23 +38,25 @@ def help_alone(ctx: typer.Context) -> None:
 
 @sessions.command("list")
 def list_sessions(store: options.Store = None, json: options.Json = False, debug: options.Debug = False) -> None:
-    """Every kept session: tokens, bytes, model, method, when it was last written."""
+    """Every kept session: tokens, size on the disk, when it was last written, method and model."""
+    from everlong.cli.show import sessions_table
+
     library = _library(store)
     rows = [_row(library, entry) for entry in library.entries()]
     if json:
         _print(rows)
         return
-    for row in rows:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["updated"]))
-        size = f"{row['bytes'] / 2**20:,.0f} MiB"
-        print(
-            f"{row['name']:<20} {row['tokens']:>12,} tokens {size:>12}  {when}  {row['model']} {row['method']['name']}"
-        )
+    if rows:
+        print("\n".join(sessions_table(rows)))
+    else:
+        print("No session is kept here; `everlong read FILE --session NAME` makes one.")
 
 
 @sessions.command("show")
 def show(name: Name, store: options.Store = None, json: options.Json = False, debug: options.Debug = False) -> None:
     """One session: its method, its sources and where they begin, its files."""
+    from everlong.cli.show import session_lines
+
     library = _library(store)
     entry = library.entry(name)
     found = _row(library, entry) | {
@@ -68,13 +69,7 @@ def show(name: Name, store: options.Store = None, json: options.Json = False, de
     if json:
         _print(found)
         return
-    for key, value in found.items():
-        if isinstance(value, list):
-            print(f"{key}:")
-            for item in value:
-                print(f"  {item}")
-        else:
-            print(f"{key}: {value}")
+    print("\n".join(session_lines(found)))
 
 
 @sessions.command("fork")
@@ -149,12 +144,14 @@ def compact(name: Name, store: options.Store = None, json: options.Json = False,
 
     --json prints one object: before_bytes, after_bytes and left_alone (files).
     """
+    from everlong.cli.amounts import size
+
     done = asdict(_library(store).compact(name))
     if json:
         _print(done)
         return
     left = f"; {done['left_alone']} files are needed by a fork" if done["left_alone"] else ""
-    print(f"{name}: {done['before_bytes']:,} bytes before, {done['after_bytes']:,} after{left}")
+    print(f"{name}: {size(done['before_bytes'])} before, {size(done['after_bytes'])} after{left}")
 
 
 @sessions.command("export")
