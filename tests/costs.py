@@ -51,12 +51,11 @@ class Guard:
         self._begun = 0.0
         self._for_all_s = 0.0
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """A marker without a reason ends the run before it begins."""
-        for item in items:
-            for marker in item.iter_markers():
-                if marker.name in MARKERS and not marker.kwargs.get("reason"):
-                    raise pytest.UsageError(f"{item.nodeid}: pytest.mark.{marker.name} needs a reason='...'")
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """A marker without a reason is an error."""
+        for marker in item.iter_markers():
+            if marker.name in MARKERS and not marker.kwargs.get("reason"):
+                pytest.fail(f"{item.nodeid}: pytest.mark.{marker.name} needs a reason='...'", pytrace=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self) -> Generator[None, Any, Any]:

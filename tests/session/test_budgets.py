@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,28 +128,47 @@ def test_what_was_forgotten_gives_its_room_before_anything_is_refused(model):
         assert checked(session).dropped_tokens == 100
 
 
-@pytest.mark.parametrize("slabs", [0, 1, 3, None])
-def test_the_cache_changes_no_number(model, tmp_path, slabs):
-    """Whatever stays in memory, the predictions are the same to the bit."""
-    with made(model, tmp_path, fields={"choose_every": 1}) as session:
+EACH_TOKEN = {"choose_every": 1}
+
+
+@pytest.fixture(scope="module")
+def store_of_300(model, tmp_path_factory):
+    """A store whose session has read 300 tokens."""
+    folder = tmp_path_factory.mktemp("store")
+    with made(model, folder, fields=EACH_TOKEN) as session:
         session.feed(IDS[:300])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def freely(model):
+    """The predictions that follow without any budget, and how many blocks the last of them asked for."""
+    with made(model, fields=EACH_TOKEN) as session:
+        session.feed(IDS[:300])
+        before, found = session.report().cache_hits, []
+        for first in range(300, 360, 4):
+            session.feed(IDS[first : first + 4], answering=True)
+            found.append(session.prediction)
+        return found, session.report().cache_hits - before
+
+
+@pytest.mark.parametrize("slabs", [0, 1, 3, None])
+def test_the_cache_changes_no_number(model, tmp_path, store_of_300, freely, slabs):
+    """Whatever stays in memory, the predictions are the same to the bit."""
+    store, (predictions, asked_freely) = tmp_path / "store", freely
+    shutil.copytree(store_of_300, store)
+    with Session.open(store, "one", model, 32) as session:
         memory = session._open().blocks
         room = Room.of(memory, Budget(), 32, 0)
         one, held = SLAB_RECORDS * room.record_bytes // 2, 90
         host = None if slabs is None else room.host_bytes(session._keeper.store, held, 400) + slabs * one
-    with (
-        made(model, fields={"choose_every": 1}) as free,
-        Session.open(tmp_path, "one", model, 32, host_budget=host) as session,
-    ):
-        free.feed(IDS[:300])
-        before = free.report().cache_hits
-        for first in range(300, 360, 4):
-            for each in (free, session):
-                each.feed(IDS[first : first + 4], answering=True)
-            assert torch.equal(session.prediction, free.prediction)
+    with Session.open(store, "one", model, 32, host_budget=host) as session:
+        for first, expected in zip(range(300, 360, 4), predictions, strict=True):
+            session.feed(IDS[first : first + 4], answering=True)
+            assert torch.equal(session.prediction, expected)
             report = checked(session)
         asked, resident = report.cache_hits + report.cache_misses, session._keeper.store.resident.nbytes
-        assert asked >= free.report().cache_hits - before > 100
+        assert asked >= asked_freely > 100
         assert report.cache_misses * (one // 16 + 64) == report.read_bytes > 0
         assert resident == one * slabs if slabs in (0, 1) else resident > one
         assert report.cache_hit_rate == report.cache_hits / asked
