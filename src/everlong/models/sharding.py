@@ -49,7 +49,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """All weights of a model that is sharded, on the CPU of the first rank; every rank has to ask."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    found: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return found
 
 
 def check_not_sharded(model: nn.Module, what: str, instead: str) -> None:
