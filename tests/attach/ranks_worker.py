@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +23,9 @@ import everlong
 from everlong.attach.training import attach_training
 from everlong.errors import EverlongError
 from everlong.methods import Method
+from everlong.train import trainer
+from everlong.train.recipe import read_recipe
+from everlong.train.run import train
 
 SMALL = {"sinks": 4, "window": 24, "block": 8, "top_k": 3, "exec_chunk": 8, "pool": 4, "recall": "layer"}
 METHODS: dict[str, Method] = {
@@ -74,7 +82,7 @@ def worker(rank: int, folder: Path) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
-    found = sharded(folder) | refused(folder) | wrapped(folder)
+    found = sharded(folder) | refused(folder) | wrapped(folder) | {"recipe": over_fsdp(folder, rank)}
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -159,3 +167,42 @@ def trained(model: Any, training: Any) -> Tensor:
         return loss.detach()[None]
     grad = gates.grad.full_tensor() if hasattr(gates.grad, "full_tensor") else gates.grad
     return torch.cat((loss.detach()[None], grad.flatten()))
+
+
+RECIPE = {
+    "method": {"name": "infini", "segment": 32, "beta": 0.0},
+    "scratch": {
+        "llama": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        | {"num_key_value_heads": 2, "max_position_embeddings": 512}
+    },
+    "stages": [{"steps": 2, "batch": 2, "length": 128, "data": {"passkey": {}}}],
+    "held_out": 1,
+    "log_every": 1,
+}
+
+
+def run_recipe(folder: Path, **more: Any) -> dict[str, Any]:
+    """The result of a recipe that trains into the folder."""
+    path = folder / f"recipe{len(more)}.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | more))
+    return train(read_recipe(path), folder / f"run{len(more)}")
+
+
+def over_fsdp(folder: Path, rank: int) -> dict[str, Any]:
+    """The same recipe with its model sharded by FSDP, which accelerate does over GPUs only: it is told to."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    state: Any = AcceleratorState
+    started = state.__init__
+
+    def told(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        started(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            self.fsdp_plugin = fsdp_plugin
+
+    state.__init__ = told
+    for kind in (state, Accelerator):
+        kind.is_fsdp2 = True
+    Accelerator.distributed_type = DistributedType.FSDP
+    trainer.check_trainer = lambda *args, **kwargs: None
+    return run_recipe(folder, trainer={"fsdp": True, "use_cpu": True})

@@ -146,5 +146,14 @@ def test_what_trains_and_was_attached_first_may_be_wrapped(ranks, folder, name):
         torch.testing.assert_close(got, expected[: len(got)], rtol=1e-4, atol=1e-6)
 
 
+def test_a_recipe_over_fsdp_ends_as_in_one_process(ranks, tmp_path):
+    expected = work.run_recipe(tmp_path)
+    first, other = (found["recipe"] for found in ranks)
+    assert other == {}
+    assert first["gates"] == expected["gates"]
+    for control, values in expected["ablation"].items():
+        assert first["ablation"][control] == pytest.approx(values, rel=1e-4)
+
+
 def test_a_sharded_model_is_given_back_as_it_was(ranks):
     assert [found["as it was"] for found in ranks] == [(True, "sdpa")] * 2

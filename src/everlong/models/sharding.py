@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from everlong.errors import AttachError, CapabilityError
 
@@ -37,6 +37,20 @@ def shards(module: nn.Module) -> Iterator[tuple[DTensor, int]]:
 def is_sharded(model: nn.Module) -> bool:
     """Whether no process holds the whole model."""
     return any(True for _ in shards(model))
+
+
+def whole(weight: Tensor) -> Tensor:
+    """All of a parameter, without gradients; of one that is sharded every rank has to ask."""
+    found: Any = weight.detach()
+    return found.full_tensor() if hasattr(found, "full_tensor") else found
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All weights of a model that is sharded, on the CPU of the first rank; every rank has to ask."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    found: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return found
 
 
 def check_not_sharded(model: nn.Module, what: str, instead: str) -> None:

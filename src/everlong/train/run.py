@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from everlong.attach.adapter import write_model
 from everlong.attach.training import Training, attach_training
 from everlong.config import dump_yaml, load_yaml
@@ -31,6 +33,7 @@ from everlong.errors import ConfigError, EverlongError
 from everlong.locks import lock
 from everlong.machine import machine, versions
 from everlong.models.load import Loaded
+from everlong.models.sharding import is_sharded, whole, whole_weights
 from everlong.train.ablation import ablation, held_out
 from everlong.train.build import built
 from everlong.train.recipe import GATES, Recipe
@@ -69,14 +72,24 @@ def _train(recipe: Recipe, out: Path, resume: bool, tell: Tell, held: contextlib
         trainer = MemoryTrainer(recipe, loaded.model, training, loaded.tokenizer, out, log)
         _quietly(trainer, None if checkpoint is None else str(checkpoint))
         loaded.model.config.use_cache = cached  # Trainer turned it off
+        gates = _gates(training)
+        sharded = whole_weights(loaded.model) if is_sharded(loaded.model) else None
         if not trainer.is_world_process_zero():
             return {}
-        gates = _gates(training)
-    loaded = dataclasses.replace(loaded, model=loaded.model.eval())
+    model = loaded.model if sharded is None else _joined(recipe, sharded, tell).to(trainer.args.device)
+    loaded = dataclasses.replace(loaded, model=model.eval())
     result = {"gates": gates, "ablation": _ablation(loaded, recipe, tell)}
     write_model(loaded, out / MODEL)
     (out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _joined(recipe: Recipe, weights: dict[str, Tensor], tell: Tell) -> Any:
+    """The recipe's model with its memory and these weights, whole."""
+    model = built(recipe, tell).model
+    with attach_training(model, recipe.method_of()):
+        model.load_state_dict(weights)
+    return model
 
 
 def _rank() -> int:
@@ -201,7 +214,7 @@ def _quietly(trainer: Any, checkpoint: str | None) -> None:
 def _gates(training: Training) -> dict[str, list[list[float]]]:
     """The share of the memory per layer and head, for each gate."""
     found = {n: getattr(training.parameters, n) for n in GATES if hasattr(training.parameters, n)}
-    return {name: [[round(g, 4) for g in row] for row in x.detach().sigmoid().tolist()] for name, x in found.items()}
+    return {name: [[round(g, 4) for g in row] for row in whole(x).sigmoid().tolist()] for name, x in found.items()}
 
 
 def _ablation(loaded: Loaded, recipe: Recipe, tell: Tell) -> dict[str, dict[str, float | None]]:

@@ -24,6 +24,7 @@ from everlong.attach.training import Training
 from everlong.errors import ConfigError, one_line
 from everlong.memory.recurrent.parameters import NAME
 from everlong.memory.recurrent.training import Carried
+from everlong.models.sharding import whole
 from everlong.train.data.sample import collate
 from everlong.train.recipe import GATES, Recipe, Stage
 from everlong.train.rows import Batches, Rows
@@ -168,7 +169,7 @@ class MemoryTrainer(Trainer):
                     "grad_norm": logs.get("grad_norm"),
                     "tokens": tokens,
                     "memory_norm": self._norms,
-                    **{name: x.detach().float().sigmoid().tolist() for name, x in gates.items()},
+                    **{name: whole(x).float().sigmoid().tolist() for name, x in gates.items()},
                 }
             )
 
