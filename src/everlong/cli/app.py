@@ -16,6 +16,7 @@ from everlong.cli.doctor import doctor
 from everlong.cli.evaluate import evaluate
 from everlong.cli.forget import forget
 from everlong.cli.generate import generate
+from everlong.cli.models import models
 from everlong.cli.pin import pin, unpin
 from everlong.cli.read import read
 from everlong.cli.report import report
@@ -47,7 +48,7 @@ class Verb(TyperCommand):
 
 MEMORY = (read, ask, search, pin, unpin, forget)
 WRITING = (generate, chat, score)
-MEASURING = (evaluate, report, train, merge, calibrate, bench, doctor, demo)
+MEASURING = (evaluate, report, train, merge, calibrate, bench, models, doctor, demo)
 for verb in (*MEMORY, *WRITING, *MEASURING):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)
