@@ -1,4 +1,7 @@
-"""The commands of `everlong`, in the order in which its help lists them."""
+"""The commands of `everlong`, in the order in which its help lists them.
+
+`everlong --install-completion` lets the shell complete them, and what options.py and complete.py say of their values.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,6 @@ from everlong.cli.train import merge, train
 app = typer.Typer(
     name="everlong",
     help="Endless context in bounded memory for open language models.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
