@@ -29,7 +29,8 @@ def command_line_page() -> str:
     """The Markdown page of every command, its arguments and its options."""
     root: Any = typer.main.get_command(app)
     parts = [
-        "# Command line\nGenerated from the commands themselves by `scripts/docs.py`.",
+        "# Command line\nGenerated from the commands themselves by `scripts/docs.py`. `everlong --install-completion` lets the "
+        "shell complete\nthem, and the names of sessions, methods and models.",
         table(
             ("command", "what it does"),
             [(f"[`everlong {n}`](#everlong-{anchor(n)})", first_line(c)) for n, c in verbs(root)],

@@ -36,7 +36,21 @@ def test_help_is_instant():
 
 
 @pytest.mark.parametrize(
-    "verb", ["read", "ask", "generate", "chat", "score", "report", "calibrate", "bench", "doctor", "demo", "sessions"]
+    "verb",
+    [
+        "read",
+        "ask",
+        "generate",
+        "chat",
+        "score",
+        "report",
+        "calibrate",
+        "bench",
+        "models",
+        "doctor",
+        "demo",
+        "sessions",
+    ],
 )
 def test_help_of_a_command_loads_nothing_heavy(verb):
     code = (
@@ -69,6 +83,7 @@ def test_help_lists_the_commands(everlong):
         "merge",
         "calibrate",
         "bench",
+        "models",
         "doctor",
         "demo",
         "sessions",

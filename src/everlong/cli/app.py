@@ -1,4 +1,7 @@
-"""The commands of `everlong`, in the order in which its help lists them."""
+"""The commands of `everlong`, in the order in which its help lists them.
+
+`everlong --install-completion` lets the shell complete them, and what options.py and complete.py say of their values.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from everlong.cli.doctor import doctor
 from everlong.cli.evaluate import evaluate
 from everlong.cli.forget import forget
 from everlong.cli.generate import generate
+from everlong.cli.models import models
 from everlong.cli.pin import pin, unpin
 from everlong.cli.read import read
 from everlong.cli.report import report
@@ -27,7 +31,6 @@ from everlong.cli.train import merge, train
 app = typer.Typer(
     name="everlong",
     help="Endless context in bounded memory for open language models.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -47,7 +50,7 @@ class Verb(TyperCommand):
 
 MEMORY = (read, ask, search, pin, unpin, forget)
 WRITING = (generate, chat, score)
-MEASURING = (evaluate, report, train, merge, calibrate, bench, doctor, demo)
+MEASURING = (evaluate, report, train, merge, calibrate, bench, models, doctor, demo)
 for verb in (*MEMORY, *WRITING, *MEASURING):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
 app.add_typer(sessions, cls=Verbs)

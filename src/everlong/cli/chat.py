@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import complete, options
 
 if TYPE_CHECKING:
     from everlong.methods.base import Method
@@ -23,7 +23,10 @@ def chat(
     session: Annotated[
         str | None,
         typer.Option(
-            "--session", metavar="NAME", help="The kept session to go on with, or to begin; a new one if none."
+            "--session",
+            metavar="NAME",
+            help="The kept session to go on with, or to begin; a new one if none.",
+            autocompletion=complete.sessions,
         ),
     ] = None,
     list_chats: Annotated[bool, typer.Option("--list", help="Show the conversations that are kept.")] = False,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from everlong.cli import complete
+
 if TYPE_CHECKING:
     from everlong.methods.base import Method
     from everlong.session.library import Library
@@ -51,7 +53,10 @@ def defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> None:
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="smollm2, everlong/infini-passkey, a hub id, a transformers folder or a GGUF file."
+        "--model",
+        "-m",
+        help="smollm2, everlong/infini-passkey, a hub id, a transformers folder or a GGUF file.",
+        autocompletion=complete.models,
     ),
 ]
 Memory = Annotated[
@@ -61,7 +66,12 @@ Memory = Annotated[
     ),
 ]
 MethodName = Annotated[
-    str, typer.Option("--method", help="What a token attends to: dense, window, sinks, blocks, or a trained memory's.")
+    str,
+    typer.Option(
+        "--method",
+        help="What a token attends to: dense, window, sinks, blocks, or a trained memory's.",
+        autocompletion=complete.one_of(complete.METHODS),
+    ),
 ]
 Fields = Annotated[
     list[str] | None,
@@ -77,8 +87,22 @@ Config = Annotated[
         help="YAML file with options by name; `method` may be a mapping of name and fields.",
     ),
 ]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16, or auto: float32 on the CPU.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA where there is one.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="float32, bfloat16, float16, or auto: float32 on the CPU.",
+        autocompletion=complete.one_of(complete.DTYPES),
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, or auto: CUDA where there is one.",
+        autocompletion=complete.one_of(complete.DEVICES),
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads for torch; all cores if not given.")]
 AllowSpecial = Annotated[
     bool,
@@ -98,7 +122,9 @@ RepetitionPenalty = Annotated[
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")]
-SessionName = Annotated[str, typer.Option("--session", metavar="NAME", help="The kept session.")]
+SessionName = Annotated[
+    str, typer.Option("--session", metavar="NAME", help="The kept session.", autocompletion=complete.sessions)
+]
 Store = Annotated[
     Path | None, typer.Option("--store", metavar="FOLDER", help="Where sessions are kept; $EVERLONG_HOME if not given.")
 ]
@@ -137,7 +163,11 @@ DiskBudget = Annotated[
 ]
 WhenFull = Annotated[
     str,
-    typer.Option("--when-full", help="What gives way at a budget: refuse (the input), oldest or least-used blocks."),
+    typer.Option(
+        "--when-full",
+        help="What gives way at a budget: refuse (the input), oldest or least-used blocks.",
+        autocompletion=complete.one_of(complete.WHEN_FULL),
+    ),
 ]
 Report = Annotated[bool, typer.Option("--report", help="Show the whole memory report, too.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that exist.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import complete, options
 
 if TYPE_CHECKING:
     from everlong.session.library import Entry, Library
@@ -25,7 +25,7 @@ sessions = typer.Typer(
 DAMAGE = ("missing_files", "damaged_files", "damaged_blocks", "damaged_digests", "damaged_recall_rows")
 """What `verify` may find, by the name it has in the report."""
 _SHOWN = 8
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.", autocompletion=complete.sessions)]
 NewName = Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")]
 
 

