@@ -151,6 +151,7 @@ def test_the_public_classes_are_the_registered_ones():
     assert str(everlong.Sinks()) == "sinks(sinks=4, window=1020)"
 
 
+@pytest.mark.heavy(reason="only a trained model shows it, and only over a text that it has written itself")
 def test_only_dense_collapses_past_the_trained_length(stories):
     """stories260K was trained on 512 positions: past 2,000 tokens dense is lost, a bounded window is not."""
     model = everlong.load(str(stories)).model
