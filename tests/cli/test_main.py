@@ -181,7 +181,7 @@ def test_an_interrupt_before_the_command_runs_is_exit_130(monkeypatch, capsys):
 
 
 def test_the_exit_code_reaches_the_shell():
-    done = command("score", "/absent/file")
+    done = command("scroe")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
 

@@ -144,13 +144,24 @@ def test_a_locked_database_is_one_line_within_the_timeout(model, tmp_path, monke
         assert session.seen_tokens == 90
 
 
+LONG = IDS * 3
+
+
+@pytest.fixture(scope="module")
+def answer_after_long(model):
+    """What a session in memory answers after all of `LONG`."""
+    with Session(model, Blocks(**SMALL), chunk=16) as session:
+        session.feed(LONG)
+        return answer(session)
+
+
 @pytest.mark.parametrize(
     ("limit_bytes", "kept_tokens", "step", "full"),
     [(30_000, 0, 520, "db"), (16_000, 120, 1, "db"), (160_000, 120, 520, "blocks")],
 )
-def test_a_full_disk_while_reading(model, tmp_path, limit_bytes, kept_tokens, step, full):
+def test_a_full_disk_while_reading(model, tmp_path, answer_after_long, limit_bytes, kept_tokens, step, full):
     """A limit on the size of files stands for a full disk; reading goes on from the checkpoint before."""
-    ids = IDS * 8
+    ids = LONG
     if kept_tokens:
         kept(model, tmp_path, kept_tokens).close()
 
@@ -174,9 +185,7 @@ def test_a_full_disk_while_reading(model, tmp_path, limit_bytes, kept_tokens, st
         assert session.transcript.ids.tolist() == ids
         got = answer(session.fork())
     assert library.verify(library.entry("one"))["damaged_blocks"] == []
-    with Session(model, Blocks(**SMALL), chunk=16) as session:
-        session.feed(ids)
-        assert got == answer(session)
+    assert got == answer_after_long
 
 
 def test_a_read_only_file_system_is_one_line(model, tmp_path, monkeypatch):

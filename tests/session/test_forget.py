@@ -197,6 +197,7 @@ def test_spans_are_checked(model, tmp_path):
             session.pin("text", 3, 9)
 
 
+@pytest.mark.heavy(reason="characters and tokens meet in the default model's own tokenizer and text")
 def test_sources_and_characters(smollm2, tmp_path):
     filler = "The grass is green. The sky is blue. " * 12
     text = f"{filler}Señor Ōe's pass key is 71432 🙂. Remember it. {filler}"
