@@ -183,9 +183,9 @@ RECIPE = {
 
 def run_recipe(folder: Path, **more: Any) -> dict[str, Any]:
     """The result of a recipe that trains into the folder."""
-    path = folder / f"recipe{len(more)}.yaml"
+    path = folder / f"recipe-{os.getpid()}.yaml"
     path.write_text(yaml.safe_dump(RECIPE | more))
-    return train(read_recipe(path), folder / f"run{len(more)}")
+    return train(read_recipe(path), folder / "run")
 
 
 def over_fsdp(folder: Path, rank: int) -> dict[str, Any]:
