@@ -153,7 +153,11 @@ class SlowBlocks(SlowSinks):
         if self._opens(layer, t):
             self._choose(layer, t, q_far)
         local, far = self._parts(layer, t)
-        out = [self._joint(layer, h, g, t, q, q_far, local, far) for h, g in enumerate(self._kv_head_of())]
+        keys = [(j, t - j) for j in local] + far
+        behind = torch.tensor([-distance for _, distance in keys], dtype=torch.float64)
+        turned = self._rotate(torch.stack([self.keys[layer][j] for j, _ in keys], 1), behind)
+        values = torch.stack([self.values[layer][j] for j, _ in keys], 1)
+        out = [self._joint(layer, h, q[h], turned[g], values[g], local) for h, g in enumerate(self._kv_head_of())]
         self.far_queries[layer].append(q_far)
         return self.weights[f"model.layers.{layer}.self_attn.o_proj.weight"] @ torch.cat(out)
 
@@ -240,17 +244,12 @@ class SlowBlocks(SlowSinks):
         behind = [self.window - 1 if self.method.positions == "far" else t - j for j in pending]
         return list(range(first, t + 1)), list(zip(kept + pending, distances + behind, strict=True))
 
-    def _joint(
-        self, layer: int, h: int, g: int, t: int, q: Tensor, q_far: Tensor, local: list[int], far: list[tuple[int, int]]
-    ) -> Tensor:
+    def _joint(self, layer: int, h: int, q: Tensor, turned: Tensor, values: Tensor, local: list[int]) -> Tensor:
         """The output of one head: one softmax over all; adds to the mass of the tokens in the window."""
-        keys = [(j, t - j) for j in local] + far
-        behind = torch.tensor([-d for _, d in keys], dtype=torch.float64)
-        turned = self._rotate(torch.stack([self.keys[layer][j][g] for j, _ in keys]), behind)
-        weights = torch.softmax(turned @ q[h] * self.head_dim**-0.5, 0)
+        weights = torch.softmax(turned @ q * self.head_dim**-0.5, 0)
         for i, j in enumerate(local):
             self.mass[layer][j][h] += weights[i]
-        return weights @ torch.stack([self.values[layer][j][g] for j, _ in keys])
+        return weights @ values
 
 
 def slow_rarity(ids: list[int], starts: list[int], question: list[int]) -> list[float]:

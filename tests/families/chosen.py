@@ -21,7 +21,7 @@ PUSH = {
     "falcon": "fused projections, one key head for many, names of its own",
     "gptj": "interleaved rotation of a part, attention of its own",
 }
-REST = pytest.mark.slow(reason="`make test` runs the ten families of tests/families/chosen.py and, in short, the page")
+REST = pytest.mark.slow(reason="`make test` runs the ten families of tests/families/chosen.py")
 
 
 def each(families: Iterable[Family]) -> list[Any]:

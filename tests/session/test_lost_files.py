@@ -22,6 +22,21 @@ def model(tiny_llama):
     return tiny_llama(num_hidden_layers=2, max_position_embeddings=64, initializer_range=0.3)
 
 
+@pytest.fixture(scope="module")
+def kept_before(model, tmp_path_factory):
+    """Gives the store of a session with these fields, and what it answers; each is made once."""
+    made = {}
+
+    def give(fields):
+        if str(fields) not in made:
+            store = tmp_path_factory.mktemp("store")
+            with kept(model, store, **fields) as session:
+                made[str(fields)] = store, answer(session.fork())
+        return made[str(fields)]
+
+    return give
+
+
 def opened(model, store, name="one", **how):
     return Session.open(store, name, model, chunk=16, **how)
 
@@ -37,9 +52,9 @@ def is_whole(found):
 
 @pytest.mark.parametrize("how", ["gone", "cut", "empty", "flipped"])
 @pytest.mark.parametrize("fields", [{}, {"codec": "int8"}, {"cut": "surprise"}, {"digest": "mean"}], ids=str)
-def test_digests_are_made_again_from_the_keys_of_their_blocks(model, tmp_path, fields, how):
-    with kept(model, tmp_path, **fields) as session:
-        expected = answer(session.fork())
+def test_digests_are_made_again_from_the_keys_of_their_blocks(model, tmp_path, kept_before, fields, how):
+    store, expected = kept_before(fields)
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.rglob("*.digests")
     whole = path.read_bytes()
     changed = {"cut": whole[: len(whole) // 2], "empty": b"", "flipped": bytes(b ^ 1 for b in whole)}

@@ -287,6 +287,7 @@ def test_the_ten_millionth_token_costs_no_more_than_the_ten_thousandth(model):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.heavy(reason="the law of the project on the real model")
 def test_the_default_model_goes_on_alike_however_it_is_fed(smollm2):
     """The law of the project on the real model: SmolLM2 over a cache of 32 tokens, text against pieces."""
     text = TEXT * 2
