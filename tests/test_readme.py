@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), 
 
 
 def test_readme_has_python():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 2
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[-2][:20])

@@ -96,7 +96,7 @@ def test_forget_drops_and_compact_makes_room(run, three, store):
         < size
         == done["before_bytes"]
     )
-    assert "bytes before" in run("sessions", "compact", "default").out
+    assert "KiB before" in run("sessions", "compact", "default").out
     assert ask(run)["text"] == answer
     assert run("sessions", "verify", "default").code == 0
     assert run("read", *three, "--json").json["read_tokens"] > 0

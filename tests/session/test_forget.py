@@ -136,7 +136,7 @@ def test_a_fork_keeps_its_own_until_it_is_deleted(model, tmp_path):
     with Session.open(tmp_path, "one", model, chunk=16) as session:
         assert session.forget(SPAN).shared_blocks == 3
         with pytest.raises(DamagedError, match="was dropped"):
-            session.stored("test").rows[0].store.get(1, 7)
+            session.stored("test").rows[0].store.record(1, 7)
     assert wiped(tmp_path) == []
     assert reopened(model, tmp_path, "two") == expected
     library.export("one", tmp_path / "one.tar")

@@ -40,7 +40,7 @@ def demo(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Hide a key in a text and find it again; read a long text three ways.
+    """Find a hidden key again; read a long text three ways.
 
     A text with a pass key in it is read with block memory into a session on the disk, which a new process then opens
     and asks. Then CPython's own reference documentation, which every Python carries (pydoc_data.topics), is read:

@@ -85,11 +85,18 @@ def _under(places: Iterable[Place], char: int) -> list[Place]:
 
 
 def _source_of(transcript: Transcript, passage: Passage) -> Source | None:
-    """The part of a source that has a passage."""
+    """The part of a source that has a passage: of messages, which all begin at character 0, the one that says it."""
     parts = [s for s in transcript.sources if s.name == passage.source and s.marks[0][1] <= passage.start]
-    inside = [s for s in parts if passage.start < transcript.chars(s, transcript.bounds(s)[1])]
-    current = [s for s in inside if s.digest != GONE]
-    return (current or inside or [None])[-1]
+    inside = [s for s in parts if passage.end <= transcript.chars(s, transcript.bounds(s)[1])]
+    current = [s for s in inside if s.digest != GONE] or inside
+    said = (s for s in reversed(current) if len(current) == 1 or _says(transcript, s, passage))
+    return next(said, None)
+
+
+def _says(transcript: Transcript, source: Source, passage: Passage) -> bool:
+    """Whether a part of a source has the text of a passage where this stands."""
+    span = transcript.tokens_of(source, passage.start, passage.end)
+    return any(passage.text in found.text for found in transcript.passages(span.first, span.end))
 
 
 def _whole(transcript: Transcript, source: Source, passage: Passage, sentence: str, question: str) -> tuple[int, str]:
