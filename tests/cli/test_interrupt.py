@@ -157,6 +157,8 @@ def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny
         process.send_signal(signal.SIGINT)
         shown(terminal, "again leaves")
         os.write(terminal, b"And then?\n")
+        # The prompt that follows the interrupt comes before the line is echoed.
+        shown(terminal, "And then?")
         shown(terminal, "\n> ")
         for said in ("again leaves", "Kept as a;"):
             process.send_signal(signal.SIGINT)

@@ -36,7 +36,8 @@ def test_the_sentence_with_the_words_is_shown(everlong, kept, text_file):
     assert "Gulls cried over the pier." in found[0]["sentence"]
     assert all(text[p["start"] : p["end"]] == p["text"] for p in found)
     shown = everlong("search", "gulls pier", *kept, "--top", "1")
-    assert shown.out.startswith(f"{text_file.name}:{found[0]['start']}")
+    assert shown.out.startswith(f"{text_file.name}, line 1 (characters {found[0]['start']:,} to ")
+    assert (found[0]["name"], found[0]["line"], found[0]["page"]) == (text_file.name, 1, None)
     assert found[0]["source"] == str(text_file)
     command = next_command(shown.err)
     assert command[:2] == ["ask", "gulls pier"]

@@ -52,7 +52,7 @@ def test_files_of_the_same_name_in_two_folders_are_two_sources(
     assert all(s.done and s.digest != "gone" for s in sources())
     monkeypatch.chdir(folders)
     found = everlong("search", "stands", "--store", store, "--model", tiny).out
-    assert {"a/README.md", "b/README.md"} <= {line.partition(":")[0] for line in found.splitlines()}
+    assert {"a/README.md", "b/README.md"} <= {line.partition(",")[0] for line in found.splitlines()}
 
 
 @pytest.mark.parametrize(

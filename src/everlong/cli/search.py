@@ -13,6 +13,9 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.session.recall import Recalled
+    from everlong.session.transcript import Citation
+
+_PLACE = ("name", "page", "chapter", "heading", "line")
 
 
 def search(
@@ -30,14 +33,14 @@ def search(
     """Show the passages of a session that hold some words.
 
     Only the tokenizer of the model is read: nothing is computed by the model, and nothing in the session changes. What
-    is not yet in the last checkpoint is not found. --json prints a list of objects: source, start, end, text, share.
+    is not yet in the last checkpoint is not found. --json prints a list of objects: source, start, end, text, share,
+    and of the best sentence name, page, chapter, heading and line.
     """
     from everlong.cli.console import Console
     from everlong.errors import InputError
     from everlong.models.load import load_tokenizer
     from everlong.session.library import Library
     from everlong.session.search import search_kept
-    from everlong.session.source_names import short_names
 
     console = Console(quiet, json)
     if not words.strip():
@@ -48,11 +51,10 @@ def search(
     begun = time.perf_counter()
     found = search_kept(library, entry, tokenizer, words, top)
     if json:
-        console.result([asdict(passage) for passage in found])
+        console.result([asdict(passage) | {key: getattr(where, key) for key in _PLACE} for passage, where in found])
         return
-    shown = short_names(source.name for source in library.sources(entry))
-    for passage in found:
-        _tell(passage, shown.get(passage.source, passage.source))
+    for passage, place in found:
+        _tell(passage, place)
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
@@ -60,8 +62,12 @@ def search(
     console.note(f"Next: everlong ask {f'{where} -- {asked}' if words.startswith('-') else f'{asked} {where}'}")
 
 
-def _tell(passage: Recalled, name: str) -> None:
-    print(f"{name}:{passage.start}-{passage.end}")
+def _tell(passage: Recalled, place: Citation) -> None:
+    from everlong.cli.cite import where
+
+    characters = f"characters {passage.start:,} to {passage.end:,}"
+    said = where(place)
+    print(said if characters in said else f"{said} ({characters})")
     for line in passage.text.strip().splitlines():
         print(f"    {line}")
     print()

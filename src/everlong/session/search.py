@@ -8,10 +8,11 @@ import numpy as np
 
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
+from everlong.session.citing import cited
 from everlong.session.keeper import kept_transcript
 from everlong.session.recall import Candidate, Recalled, recalled
 from everlong.session.text import token_ids
-from everlong.session.transcript import Stretch, Transcript
+from everlong.session.transcript import Citation, Stretch, Transcript
 from everlong.session.words import word_classes
 
 if TYPE_CHECKING:
@@ -52,8 +53,13 @@ def _around(transcript: Transcript, token: int) -> Stretch:
     return Stretch(max(first, token - AROUND_TOKENS), min(end, token + AROUND_TOKENS))
 
 
-def search_kept(library: Library, entry: Entry, tokenizer: Any, words: str, top: int) -> list[Recalled]:
-    """The same in a kept session, as its last checkpoint left it; ForeignError for another model's tokenizer."""
+def search_kept(
+    library: Library, entry: Entry, tokenizer: Any, words: str, top: int
+) -> list[tuple[Recalled, Citation]]:
+    """The same in a kept session, as its last checkpoint left it, each with where its sentence stands.
+
+    ForeignError for another model's tokenizer.
+    """
     from everlong.errors import ForeignError
     from everlong.models.fingerprint import tokenizer_digest
 
@@ -66,4 +72,5 @@ def search_kept(library: Library, entry: Entry, tokenizer: Any, words: str, top:
         return []
     ids = token_ids(tokenizer, words)
     vocabulary = max(len(tokenizer), 1 + max(*transcript.ids, *ids))
-    return search(transcript, word_classes(tokenizer, vocabulary), ids, words, top)
+    found = search(transcript, word_classes(tokenizer, vocabulary), ids, words, top)
+    return [(passage, cited(transcript, passage, passage.share, passage.sentence, words)) for passage in found]
