@@ -22,7 +22,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 def when(seconds: float) -> str:
     """A time since the epoch as a date and a time of day, here.
 
-    >>> len(when(0))
+    >>> len(when(0.0))
     16
     """
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
