@@ -244,7 +244,7 @@ class Library:
     @contextmanager
     def locked(self, entry: Entry) -> Iterator[None]:
         """The right to write, for one process at a time; SessionError if another has it."""
-        path = self.place(entry) / "lock"
+        path, close = self.place(entry) / "lock", os.close
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -254,7 +254,8 @@ class Library:
             lock(descriptor, SessionError(said))
             yield
         finally:
-            os.close(descriptor)
+            # Bound above: a session that is left open is let go of when the interpreter has emptied its modules.
+            close(descriptor)
 
     def bytes(self, entry: Entry) -> int:
         """Bytes on the disk of all that the session needs, shared blocks included."""
