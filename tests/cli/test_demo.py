@@ -48,7 +48,7 @@ class Demo(NamedTuple):
 
     output: str
     out: Path
-    first: list[Any]
+    first: dict[str, Any]
     streams: list[Any]
     asked: dict[str, Any]
 
@@ -94,7 +94,7 @@ def test_table_has_every_method_and_dense_stops_at_the_trained_length(demo: Demo
 
 def test_progress_and_report_and_next_step_are_printed(demo: Demo):
     output, out = demo.output, demo.out
-    assert "Blocks read 1,6" in output or "Blocks read 1,7" in output
+    assert "Blocks read 1,2" in output or "Blocks read 1,3" in output
     assert output.index("Blocks read 1,") < output.index("The other text") < output.index("perplexity by position")
     assert "8 tokens, " in output
     assert "Memory report: sinks(sinks=4, window=60): seen 2,508" in output
@@ -108,7 +108,7 @@ def test_the_hidden_key_is_asked_for_in_a_new_process_and_the_answer_cited(demo:
     text = (out / "haystack.txt").read_text(encoding="utf-8")
     assert str(found["key"]) in text[slice(*found["hidden"])]
     # The question is put to a short stream of its own: the session has read the text and nothing else.
-    assert found["report"]["seen_tokens"] == found["tokens"] > 1500
+    assert found["report"]["seen_tokens"] == found["tokens"] > 1000
     assert found["right"] == found["text"].strip().startswith(str(found["key"]))
     assert ("(right;" if found["right"] else f"WRONG, the key is {found['key']}") in output
     assert sum(c["mass"] for c in found["citations"]) == pytest.approx(1, abs=1e-3)

@@ -44,8 +44,8 @@ def demo(
 
     A text with a pass key in it is read with block memory into a session on the disk, which a new process then opens
     and asks. Then CPython's own reference documentation, which every Python carries (pydoc_data.topics), is read:
-    by dense as far as the model was trained, by window and sinks to the end with a bounded cache. Two are read side by
-    side, one in each core. Writes the plot, the figures as JSON and the settings as YAML.
+    by dense as far as the model was trained, by window and sinks to the end with a bounded cache, side by side, one in
+    each core. Writes the plot, the figures as JSON and the settings as YAML.
     """
     from everlong.cli.console import Console
     from everlong.cli.setup import load_model
@@ -54,15 +54,15 @@ def demo(
     _check_folder(out)
     loaded = load_model(model, "auto", "auto", threads, console)
     ids, trained = _ids(loaded, None if full else tokens), _trained_tokens(loaded)
-    drawn, hay = random.Random(seed), len(ids) * 2 // 3
+    drawn, hay = random.Random(seed), len(ids) // 2
     key, depth = drawn.randrange(10000, 100000), drawn.uniform(0.1, 0.9)
     text, hidden = _hide(out, loaded, hay, key, depth)
     console.note(f"The key: {key}, hidden at {depth:.0%} of a text, {hay:,} tokens ({out / 'haystack.txt'}).")
-    kept, dense = _read_first(out, model, ids, trained, cache, threads, console)
+    kept = _read_first(out, model, hay, cache, threads, console)
     asked = _ask(out, model, threads, key, kept, console)
     console.note(f"\nThe other text: Python's own reference documentation, {len(ids):,} tokens.")
     console.note(f"The model: {loaded.name}, trained on {trained:,} tokens; dense stops there.")
-    window, (sinks, written) = _read_streams(model, ids, cache, new_tokens, threads, console)
+    dense, window, (sinks, written) = _read_streams(model, ids, trained, cache, new_tokens, threads, console)
     curves = [dense[0], window[0], sinks]
     _show_table(curves, console)
     _show_written(written, len(ids), console)
@@ -92,36 +92,32 @@ def _hide(out: Path, loaded: Loaded, tokens: int, key: int, depth: float) -> tup
     return text, hidden
 
 
-def _read_first(
-    out: Path, model: str, ids: list[int], trained: int, cache: int, threads: int | None, console: Console
-) -> list[Any]:
-    """The session with the key, and the stream of dense."""
-    from everlong.cli.demo_jobs import read_haystack, read_stream
+def _read_first(out: Path, model: str, tokens: int, cache: int, threads: int | None, console: Console) -> Any:
+    """The session with the key, read by all cores."""
+    from everlong.cli.demo_jobs import read_haystack
     from everlong.cli.jobs import Job, run_jobs
-    from everlong.methods import Blocks, Dense
+    from everlong.methods import Blocks
 
     store = out / "library"
     shutil.rmtree(store, ignore_errors=True)
-    jobs = [
-        Job("blocks", len(ids) * 2 // 3, read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store)),
-        Job("dense", min(trained, len(ids)), read_stream, (model, Dense(), ids[:trained], 0)),
-    ]
-    return run_jobs(jobs, threads, console)
+    job = Job("blocks", tokens, read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store))
+    return run_jobs([job], threads, console)[0]
 
 
 def _read_streams(
-    model: str, ids: list[int], cache: int, new_tokens: int, threads: int | None, console: Console
+    model: str, ids: list[int], trained: int, cache: int, new_tokens: int, threads: int | None, console: Console
 ) -> list[Any]:
-    """The streams of window and sinks."""
+    """The streams of dense, window and sinks, read side by side; the longest is begun first."""
     from everlong.cli.demo_jobs import read_stream
     from everlong.cli.jobs import Job, run_jobs
-    from everlong.methods import Sinks, Window
+    from everlong.methods import Dense, Sinks, Window
 
     jobs = [
-        Job("window", len(ids), read_stream, (model, Window(window=cache), ids, 0)),
         Job("sinks", len(ids), read_stream, (model, Sinks(sinks=SINKS, window=cache - SINKS), ids, new_tokens)),
+        Job("window", len(ids), read_stream, (model, Window(window=cache), ids, 0)),
+        Job("dense", min(trained, len(ids)), read_stream, (model, Dense(), ids[:trained], 0)),
     ]
-    return run_jobs(jobs, threads, console)
+    return run_jobs(jobs, threads, console)[::-1]
 
 
 def _ask(
