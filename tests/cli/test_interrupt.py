@@ -128,19 +128,27 @@ def test_chat_leaves_with_130_at_the_prompt(start):
     assert process.returncode == 130
 
 
-def shown(terminal: int, until: str) -> str:
-    """What a terminal shows, up to these words."""
-    text, deadline = "", time.monotonic() + DEADLINE_S
-    while until not in text:
-        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"{until!r} never came: {text}"
-        text += os.read(terminal, 4096).decode(errors="replace")
-    return text
+class Screen:
+    """What a terminal shows, looked through from its beginning."""
+
+    def __init__(self, terminal: int):
+        self.terminal, self.text, self.at = terminal, "", 0
+
+    def until(self, words: str) -> str:
+        """What comes up to these words, which are waited for."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (found := self.text.find(words, self.at)) < 0:
+            ready, _, _ = select.select([self.terminal], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"{words!r} never came: {self.text}"
+            self.text += os.read(self.terminal, 4096).decode(errors="replace")
+        before, self.at = self.text[self.at : found], found + len(words)
+        return before
 
 
 @HEAVY
 def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny):
     terminal, other = pty.openpty()
+    screen = Screen(terminal)
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "TERM": "dumb"}
     options = ["--max-new-tokens", "3", "--session", "a", "--model", tiny, "--threads", "1"]
     command = [sys.executable, "-m", "everlong", "chat", *options]
@@ -149,21 +157,23 @@ def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny
     )
     try:
         os.close(other)
-        shown(terminal, "> ")
+        screen.until("> ")
         os.write(terminal, b"Hello\n")
-        shown(terminal, "\n> ")
+        screen.until("Hello")
+        screen.until("\n> ")
         os.write(terminal, b"half a lin")
-        shown(terminal, "half a lin")
+        screen.until("half a lin")
         process.send_signal(signal.SIGINT)
-        shown(terminal, "again leaves")
+        screen.until("again leaves")
+        screen.until("\n> ")
         os.write(terminal, b"And then?\n")
-        # The prompt that follows the interrupt comes before the line is echoed.
-        shown(terminal, "And then?")
-        shown(terminal, "\n> ")
-        for said in ("again leaves", "Kept as a;"):
-            process.send_signal(signal.SIGINT)
-            text = shown(terminal, said)
-        assert "tokens seen; nothing lost" in text
+        screen.until("And then?")
+        screen.until("\n> ")
+        process.send_signal(signal.SIGINT)
+        screen.until("again leaves")
+        screen.until("\n> ")
+        process.send_signal(signal.SIGINT)
+        assert "tokens seen; nothing lost" in screen.until("Kept as a;")
         assert process.wait(DEADLINE_S) == 0
     finally:
         process.kill()
