@@ -88,7 +88,7 @@ def test_plain_hints_are_checked_and_unknown_ones_let_through():
 def test_dataclasses_are_checked_when_they_are_made():
     assert Row(torch.arange(3)).names == ()
     wrong(Row, torch.ones(3))
-    wrong(Row, torch.arange(3), names=("a", 1))
+    wrong(Row, torch.arange(3), names=(1,))
 
 
 def test_axes_of_one_call_do_not_bind_those_of_the_next():

@@ -145,6 +145,12 @@ class Screen:
         return before
 
 
+def interrupt(process: subprocess.Popen) -> None:
+    """Ctrl-C at a prompt that has been shown: a moment later, since input() only then waits for it."""
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+
+
 @HEAVY
 def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny):
     terminal, other = pty.openpty()
@@ -163,16 +169,16 @@ def test_an_interrupt_at_the_prompt_clears_the_line_and_a_second_one_leaves(tiny
         screen.until("\n> ")
         os.write(terminal, b"half a lin")
         screen.until("half a lin")
-        process.send_signal(signal.SIGINT)
+        interrupt(process)
         screen.until("again leaves")
         screen.until("\n> ")
         os.write(terminal, b"And then?\n")
         screen.until("And then?")
         screen.until("\n> ")
-        process.send_signal(signal.SIGINT)
+        interrupt(process)
         screen.until("again leaves")
         screen.until("\n> ")
-        process.send_signal(signal.SIGINT)
+        interrupt(process)
         assert "tokens seen; nothing lost" in screen.until("Kept as a;")
         assert process.wait(DEADLINE_S) == 0
     finally:
