@@ -40,6 +40,16 @@ def read(everlong, tmp_path, monkeypatch):
     return done
 
 
+def test_what_an_answer_prints_runs(everlong, read):
+    (ask,) = commands(read.err)
+    for option in ("--cite", "--keep"):
+        answered = everlong(*ask[:1], "--max-new-tokens", "2", *ask[1:])
+        assert answered.code == 0, answered.err
+        (ask,) = commands(answered.err)
+        assert option in ask
+    assert everlong(*ask[:1], "--max-new-tokens", "2", *ask[1:]).code == 0
+
+
 def test_what_read_search_and_pin_print_runs(everlong, read, tmp_path):
     store = str(tmp_path / "a store")
     (ask,) = commands(read.err)

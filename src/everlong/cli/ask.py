@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -115,9 +116,9 @@ def ask(
         console.note(_account(opened, reply, max_new_tokens))
         if report:
             console.note(f"{result['memory']}; opened in {opening:.2f} s")
-        hints = {"--cite shows where the answer comes from": cite, "--keep lets the session remember it": keep}
-        if left := [hint for hint, given in hints.items() if not given]:
-            console.note(f"Next: {'; '.join(left)}.")
+        if left := [option for option, given in {"--cite": cite, "--keep": keep}.items() if not given]:
+            again = f"{options.same_session(ctx, session, store)} {'--raw ' if raw else ''}{left[0]}"
+            console.note(f"Next: everlong ask {again} -- {shlex.quote(question)}")
 
 
 def _account(session: Session, reply: Reply, most: int) -> str:
