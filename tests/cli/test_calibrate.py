@@ -31,7 +31,7 @@ def test_heads_are_found_written_and_seen_by_doctor(everlong, roomy, tmp_path):
     assert ended.out.startswith("layer  head   score\n")
     written = Path(next(line for line in ended.out.splitlines() if line.startswith("Wrote ")).removeprefix("Wrote "))
     assert written.parent == tmp_path / "home" / "heads"
-    assert f"Next: `everlong doctor --model {roomy}`" in ended.err
+    assert ended.err.endswith(f"Next: everlong doctor --model {roomy}\n")
     heads = read(written)
     assert len(heads.heads) == 8  # two layers of four heads
     assert dict(heads.versions).keys() >= {"everlong", "torch", "transformers", "python"}

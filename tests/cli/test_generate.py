@@ -33,7 +33,7 @@ def test_json_holds_the_interface(everlong, tiny):
 def test_text_is_streamed_to_stdout(everlong, tiny):
     ended = everlong("generate", "--prompt", PROMPT, "--model", tiny, *SHORT)
     assert ended.out == written(tiny, PROMPT).text + "\n"
-    assert ended.err.splitlines()[-1].startswith("Next: `everlong chat`")
+    assert ended.err.splitlines()[-1].startswith("Next: everlong chat --model ")
     quiet = everlong("generate", "--prompt", PROMPT, "--model", tiny, *SHORT, "--quiet")
     assert (quiet.out, quiet.err) == (ended.out, "")
 

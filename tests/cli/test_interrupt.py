@@ -74,12 +74,12 @@ def reading(process: subprocess.Popen[str]) -> None:
     assert process.stderr.readline().startswith("reading ")
 
 
-IMPORTS = [pytest.param(importing, process, id="importing"), pytest.param(reading, Copy, id="reading")]
+IMPORTS = [pytest.param(importing, process, id="importing", marks=HEAVY), pytest.param(reading, Copy, id="reading")]
 
 
-@HEAVY
 @pytest.mark.parametrize(("moment", "start"), IMPORTS, indirect=["start"])
-def test_score_ends_with_130_and_writes_nothing(start, long_text, moment):
+def test_score_ends_with_130_and_writes_nothing(start, long_text, moment, monkeypatch):
+    monkeypatch.setattr("everlong.cli.console._LINE_EVERY_S", 0.0)
     process = start("score", str(long_text), "--chunk", "1", "--csv", str(long_text.with_name("out.csv")))
     moment(process)
     process.send_signal(signal.SIGINT)

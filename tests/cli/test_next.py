@@ -200,3 +200,39 @@ def test_of_a_text_that_grew_and_of_stdin_what_will_be_read_is_said(everlong, ti
     assert [[p.title for p in s.places] for s in (first, second)] == [["Log"], ["Night"]]
     piped = everlong("read", "-", *where, stdin=b"Something else is piped in. " * 10)
     assert "tokens to read" in piped.err
+
+
+FIRST = {
+    "score": ["score", "a text.txt"],
+    "score written": ["score", "a text.txt", "--csv", "out.csv", "--method", "window", "-o", "window=24"],
+    "score stdin": ["score", "-"],
+    "generate": ["generate", "--prompt", "it's", "--max-new-tokens", "2"],
+    "doctor": ["doctor"],
+    "bench": ["bench", "--what", "read", "--cache", "20", "--chunk", "16", "--repeats", "1"],
+}
+THEN = {"score": "score", "score written": "chat", "score stdin": "chat", "generate": "chat"}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_what_the_other_commands_print_runs(everlong, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    save_folder(tmp_path / "a model")
+    Path("a text.txt").write_text("Gulls cried over the pier. " * 9)
+    asked = [*FIRST[name], "--model", "a model", "--dtype", "bfloat16"]
+    done = everlong(*asked, stdin=b"Gulls cried over the pier.")
+    assert done.code == 0, done.err
+    (command,) = commands(done.err)
+    assert command[0] == THEN.get(name, "bench")
+    assert command[command.index("--dtype") + 1] == "bfloat16"
+    if name == "doctor":  # it names `bench` alone, which takes minutes on its many tokens
+        command += FIRST["bench"][1:]
+    then = everlong(*command)
+    assert then.code == 0, then.err
+
+
+def test_a_model_without_a_template_is_not_talked_to(everlong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = save_folder(tmp_path / "model", template=None)
+    done = everlong("generate", "--prompt", "it's", "--max-new-tokens", "2", "--model", model)
+    assert done.code == 0, done.err
+    assert "Next: " not in done.err

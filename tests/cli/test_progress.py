@@ -158,3 +158,12 @@ def test_sizes_in_words(count, words):
 )
 def test_times_in_words(seconds, words):
     assert duration(seconds) == words
+
+
+def test_what_is_left_of_a_work_that_waited_is_told_from_its_own_beginning(capsys, monkeypatch, every_step):
+    clock = [0.0]
+    monkeypatch.setattr(said.time, "monotonic", lambda: clock[0])
+    with Console().progresses({"first": 100, "second": 100}) as advance:
+        for clock[0], name, done in ((10, "first", 50), (1000, "second", 20), (1010, "second", 30)):
+            advance(name, done, "")
+    assert capsys.readouterr().err.splitlines()[-1] == "second 30 / 100 tokens  1 min 10 s left"

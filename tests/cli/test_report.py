@@ -22,7 +22,7 @@ def test_writes_the_page(everlong, results, tmp_path, monkeypatch):
     ended = everlong("report", results)
     assert ended.code == 0
     assert ended.out == "2 runs, 3 records\n"
-    assert ended.err == "Wrote report.html.\nNext: open report.html in a browser\n"
+    assert ended.err == "Wrote report.html.\nOpen report.html in a browser.\n"
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 

@@ -116,7 +116,7 @@ def test_words_say_the_result_and_what_is_next(everlong, tiny, text_file):
     ended = everlong("score", text_file, "--model", tiny)
     assert ended.out.startswith("perplexity ")
     assert "seen 1,4" in ended.out
-    assert ended.err.splitlines()[-1].startswith("Next: --csv FILE")
+    assert ended.err.splitlines()[-1] == f"Next: everlong score {text_file} --model {tiny} --csv text-scores.csv"
     quiet = everlong("score", text_file, "--model", tiny, "--quiet")
     assert quiet.err == ""
     assert quiet.out.startswith("perplexity ")

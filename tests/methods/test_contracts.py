@@ -156,8 +156,8 @@ def test_only_dense_collapses_past_the_trained_length(stories):
     """stories260K was trained on 512 positions: past 2,000 tokens dense is lost, a bounded window is not."""
     model = everlong.load(str(stories)).model
     torch.manual_seed(0)
-    starts = torch.ones(8, 1, dtype=torch.long)
-    stories_in_a_row = model.generate(starts, do_sample=True, max_new_tokens=499, min_new_tokens=499, pad_token_id=0)
+    starts = torch.ones(16, 1, dtype=torch.long)
+    stories_in_a_row = model.generate(starts, do_sample=True, max_new_tokens=249, min_new_tokens=249, pad_token_id=0)
     ids = stories_in_a_row.reshape(1, -1)
     perplexity = {}
     for method in (everlong.Dense(), everlong.Window(window=252), everlong.Sinks(sinks=4, window=248)):

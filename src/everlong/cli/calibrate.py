@@ -55,8 +55,8 @@ def calibrate(
         console.result(_facts(heads, written))
     else:
         _tell(heads, written, console)
-        name = shlex.quote(model)
-        console.note(f"Next: `everlong doctor --model {name}` names them; `read` and `ask` use them from now on.")
+        command = shlex.join(["everlong", "doctor", *options.same_model(ctx)])
+        console.note(f"`everlong read` and `ask` use them from now on.\nNext: {command}")
 
 
 def _facts(heads: RetrievalHeads, written: Path) -> dict[str, Any]:

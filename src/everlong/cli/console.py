@@ -52,7 +52,10 @@ class Console:
 
     @contextmanager
     def progresses(self, totals: dict[str, int]) -> Iterator[Callable[[str, int, str], None]]:
-        """A function (name, done, words) for works that go on side by side, `totals` tokens each."""
+        """A function (name, done, words) for works that go on side by side, `totals` tokens each.
+
+        What is left of a work is told from its first words on: it may have waited for others before.
+        """
         if not self.shows_progress:
             yield lambda name, done, words: None
         elif sys.stderr.isatty():
@@ -60,8 +63,14 @@ class Console:
                 tasks = {name: bars.add_task(name, total=total, words="") for name, total in totals.items()}
                 yield lambda name, done, words: bars.update(tasks[name], completed=done, words=words)
         else:
-            lines = {name: _lines(name, total, "tokens") for name, total in totals.items()}
-            yield lambda name, done, words: lines[name](done, words)
+            lines: dict[str, Advance] = {}
+
+            def advance(name: str, done: int, words: str) -> None:
+                if name not in lines:
+                    lines[name] = _lines(name, totals[name], "tokens", done)
+                lines[name](done, words)
+
+            yield advance
 
     @contextmanager
     def progress(self, what: str, total: int | None, unit: str = "tokens", begun: int = 0) -> Iterator[Advance]:

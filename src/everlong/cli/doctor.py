@@ -55,7 +55,7 @@ def doctor(
         console.result(found)
     else:
         _tell(found)
-        console.note("Next: `everlong bench` measures the methods, `everlong score FILE` reads a text with one.")
+        console.note(f"Next: {shlex.join(['everlong', 'bench', *options.same_model(ctx)])}")
 
 
 def _methods(fields: dict[str, Any]) -> list[Method]:

@@ -71,7 +71,7 @@ def generate(
             for piece in answer:
                 if not json:
                     print(piece, end="", flush=True)
-        _tell(answer.result, session, console)
+        _tell(answer.result, session, ctx, console)
 
 
 @contextmanager
@@ -114,11 +114,12 @@ def as_json(result: Generation, session: Session) -> dict[str, Any]:
     }
 
 
-def _tell(result: Generation, session: Session, console: Console) -> None:
+def _tell(result: Generation, session: Session, ctx: typer.Context, console: Console) -> None:
     """The result as JSON; or, after the text, what the session remembers and what to try next."""
     if console.json:
         console.result(as_json(result, session))
         return
     print()
     console.note(f"{len(result.token_ids)} tokens, {1000 * result.seconds_per_token:.1f} ms each; {session.report()}")
-    console.note("Next: `everlong chat` goes on without end; --temperature 0.7 --seed 1 writes more freely.")
+    if command := options.talk(ctx, session):
+        console.note(f"Next: {command}")

@@ -13,6 +13,7 @@ from everlong.cli import complete
 if TYPE_CHECKING:
     from everlong.methods.base import Method
     from everlong.session.library import Library
+    from everlong.session.session import Session
 
 _FIELDS = "everlong.method"
 
@@ -261,6 +262,23 @@ def same_place(ctx: typer.Context, store: Path | None) -> list[str]:
     if ctx.params.get("device") is not None and not is_default(ctx, "device"):
         words += ["--device", str(ctx.params["device"])]
     return words
+
+
+def same_model(ctx: typer.Context) -> list[str]:
+    """The options that give another command the same model."""
+    given = {name: ctx.params.get(name) for name in ("model", "memory", "dtype", "device") if not is_default(ctx, name)}
+    return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def talk(ctx: typer.Context, session: Session) -> str | None:
+    """The command that talks to the same model, with the method that was given; None where it cannot talk."""
+    import shlex
+
+    if not getattr(session.tokenizer, "chat_template", None):
+        return None
+    method = [f"--method={session.method.name}"] if names_method(ctx) else []
+    fields = [word for pair in ctx.params.get("option") or [] for word in ("-o", pair)]
+    return shlex.join(["everlong", "chat", *same_model(ctx), *method, *fields])
 
 
 def is_default(ctx: typer.Context, name: str) -> bool:

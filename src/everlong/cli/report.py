@@ -53,4 +53,4 @@ def report(
         console.result({"wrote": [str(place) for place in texts]} | counts)
         return
     print(f"{counts['runs']} runs, {counts['records']} records")
-    console.note(f"Wrote {', '.join(map(str, texts))}.\nNext: open {out} in a browser")
+    console.note(f"Wrote {', '.join(map(str, texts))}.\nOpen {out} in a browser.")

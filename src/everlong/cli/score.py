@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +73,7 @@ def score(
             if json:
                 console.result(result)
             else:
-                _tell(result, written, session, console)
+                _tell(result, written, session, ctx, console)
 
 
 def _need_tokenizer(loaded: Loaded) -> None:
@@ -205,7 +207,7 @@ def _record(ctx: typer.Context, session: Session) -> str:
     )
 
 
-def _tell(result: dict[str, Any], written: list[Path], session: Session, console: Console) -> None:
+def _tell(result: dict[str, Any], written: list[Path], session: Session, ctx: typer.Context, console: Console) -> None:
     """The result in words; what was written and what to try next."""
     print(f"perplexity    {result['perplexity']:.4f}  ({result['nll_per_token']:.4f} nats per token)")
     print(f"tokens        {result['tokens']:,} in {result['seconds']:.1f} s  ({result['tokens_per_s']:.0f} per s)")
@@ -213,5 +215,7 @@ def _tell(result: dict[str, Any], written: list[Path], session: Session, console
     print(f"report        {session.report()}")
     if written:
         console.note(f"Wrote {', '.join(str(path) for path in written)}.")
-    more = "" if written else "--csv FILE and --plot FILE show it by position; "
-    console.note(f"Next: {more}`everlong chat --method {session.method.name}` talks to the model.")
+    file = str(ctx.params["file"])
+    by_position = shlex.join(["everlong", *sys.argv[1:], "--csv", f"{Path(file).stem}-scores.csv"])
+    if command := options.talk(ctx, session) if written or file == "-" else by_position:
+        console.note(f"Next: {command}")

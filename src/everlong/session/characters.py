@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everlong.session.detokenize import Detokenizer
-from everlong.session.offsets import UNKNOWN, WIDE, Rows, shared_of, width_of
+from everlong.session.offsets import UNKNOWN, WIDE, Rows, shared_of, whole_width
 
 MARK_TOKENS = 64
 """About every so many tokens the number of characters is noted down."""
@@ -54,7 +54,7 @@ class Characters:
         if UNKNOWN in codes:
             return self._decoded_at(token)
         shared = shared_of(self.lengths[token]) if token < self.after else 0
-        return Offset(chars + sum(map(width_of, codes)), shared)
+        return Offset(chars + whole_width(codes), shared)
 
     def tokens(self, start: int, end: int) -> tuple[int, int]:
         """The tokens that hold the characters `start` .. `end - 1`: the first of them, and the one after the last."""

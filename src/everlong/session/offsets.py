@@ -109,6 +109,14 @@ def width_of(code: int) -> int:
     return code & WIDE
 
 
+_WIDTHS = bytes(map(width_of, range(256)))
+
+
+def whole_width(codes: bytes | bytearray) -> int:
+    """The sum of the widths in bytes of which none is UNKNOWN."""
+    return sum(codes.translate(_WIDTHS))
+
+
 def shared_of(code: int) -> int:
     """The number of characters in a byte that the token shares with those before it; 0 for UNKNOWN."""
     return 0 if code == UNKNOWN else code >> _SHARED_BITS
