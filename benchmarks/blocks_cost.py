@@ -23,8 +23,8 @@ from passkey import anonymous_bytes, ids
 from transformers import DynamicCache
 
 import everlong
-from everlong.evaluate.filler import KEY_QUESTION, NOISE
-from everlong.session.library import Library
+from everlong.evaluate.haystack import KEY_QUESTION, NOISE
+from everlong.library.library import Library
 
 PIECE, PIECES, NEW_TOKENS = 1024, 4, 32
 

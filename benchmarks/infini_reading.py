@@ -22,8 +22,8 @@ import torch
 
 import everlong
 from everlong.machine import circumstances
-from everlong.memory.recurrent.memory import RecurrentMemory
-from everlong.texts import NOISE, OPENING
+from everlong.methods.recurrent.memory import RecurrentMemory
+from everlong.text.haystack import NOISE, OPENING
 
 MILLION, SHORT, REPEATS = 41_700, 5_240, 5
 """Repetitions of the five sentences (24 tokens): a million tokens, 128K; times of the comparison."""

@@ -20,9 +20,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import everlong
-from everlong.attach.training import attach_training
+from everlong.hooks.training import attach_training
 from everlong.machine import circumstances
-from everlong.memory.recurrent.training import Carried
+from everlong.methods.recurrent.training import Carried
 
 SHAPES = {
     "64 wide, 3 layers": {

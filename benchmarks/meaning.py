@@ -24,11 +24,11 @@ import torch
 from transformers import AutoTokenizer
 
 import everlong
+from everlong.library.sentence_index import Meaning
 from everlong.models import gguf
 from everlong.models.encoder import SentenceEncoder
-from everlong.session.meaning import Meaning
-from everlong.session.transcript import Transcript
-from everlong.texts import book
+from everlong.text.haystack import book
+from everlong.text.transcript import Transcript
 
 TOKENS, FACTS_IN_A_TEXT, SKIPPED_CHARS = 8192, 8, 80_000
 RANKS = (1, 2, 4)

@@ -29,7 +29,7 @@ from everlong.evaluate.tasks.booksum import rouge
 from everlong.machine import circumstances
 from everlong.session.note_plan import NoteSettings, Piece, plan_notes
 from everlong.session.note_writer import NOTHING, NoteWriter, first_sentences, is_copied
-from everlong.session.transcript import Transcript
+from everlong.text.transcript import Transcript
 
 SHARES = (0.25, 0.5, 1.0)
 LONG_TOKENS = 192

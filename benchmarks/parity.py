@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import everlong
-from everlong.memory.cache import StreamCache
+from everlong.cache.stream_cache import StreamCache
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.reference import SlowSinks

@@ -25,9 +25,9 @@ import torch
 
 import everlong
 from everlong.config import parse_options
-from everlong.evaluate.filler import KEY, KEY_QUESTION, NOISE, OPENING
+from everlong.evaluate.haystack import KEY, KEY_QUESTION, NOISE, OPENING
+from everlong.library.library import Library
 from everlong.methods import make_method
-from everlong.session.library import Library
 
 
 def needle(key: int) -> str:

@@ -23,7 +23,7 @@ from everlong.evaluate.data import Data
 from everlong.evaluate.task import Setting, make_task
 from everlong.machine import circumstances, commit
 from everlong.session.recall import Ballot
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 
 
 def cost(loaded: Any, data: Data, length: int, questions: int, seed: int) -> dict[str, Any]:

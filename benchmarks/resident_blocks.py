@@ -17,7 +17,7 @@ import torch
 
 import everlong
 from everlong.machine import circumstances
-from everlong.memory.disk import DiskStore
+from everlong.storage.disk import DiskStore
 
 TOKENS = 192
 RULES = [(None, "lru", 0.9), *[(n, *how) for n in (16, 32) for how in (("lru", 0.9), ("score", 0.1), ("score", 0.9))]]

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from everlong.attach import attach
 from everlong.errors import AttachError
+from everlong.hooks.attach import attach
 from tests.families.configs import FAMILIES, Family
 from tests.families.measure import CUTS, FITS, TIGHT, oracle, parity
 from tests.families.models import Cut, build

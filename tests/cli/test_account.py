@@ -98,7 +98,7 @@ def test_a_text_that_was_read_in_part_is_said(read, ask, tmp_path, monkeypatch, 
     (tmp_path / "b.txt").write_text(TEXT)
     with monkeypatch.context() as patch:
         patch.setattr(Session, "feed", cut_off)
-        patch.setattr("everlong.session.reading.Checkpoints.due", True)
+        patch.setattr("everlong.session.ingest.Checkpoints.due", True)
         assert everlong("read", tmp_path / "b.txt", "--store", tmp_path / "store", "--chunk", 32).code == 130
     assert "; of b.txt only a part was read" in ask()[0]
     read(TEXT, name="b.txt")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from everlong.attach.adapter import load
 from everlong.cli.timing import Baseline, sized
 from everlong.errors import CapabilityError, ConfigError
-from everlong.evaluate.peer import stock_copy
+from everlong.evaluate.baseline import stock_copy
+from everlong.hooks.adapter import load
 from everlong.methods import Dense, Sinks, Window
 
 SHORT = ["--chunk", 16, "--repeats", 3, "--threads", 1]

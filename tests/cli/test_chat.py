@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from everlong.attach.adapter import load
+from everlong.hooks.adapter import load
 from everlong.methods import Sinks
 from everlong.session.chat import system_tokens
 from everlong.session.session import Session

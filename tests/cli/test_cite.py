@@ -7,14 +7,14 @@ import re
 import pytest
 
 from everlong.cli.cite import citation_lines, quotation_lines, where
+from everlong.library.checkpoint import kept_transcript
+from everlong.library.library import Library
 from everlong.models.load import load_tokenizer
-from everlong.session import reading
-from everlong.session.citing import spot
-from everlong.session.keeper import kept_transcript
-from everlong.session.library import Library
+from everlong.session import ingest as reading
+from everlong.session.citations import spot
 from everlong.session.quotations import Quotation
 from everlong.session.session import Session
-from everlong.session.transcript import Citation
+from everlong.text.transcript import Citation
 
 SMALL = ("sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8")
 FIELDS = [part for f in SMALL for part in ("-o", f)]

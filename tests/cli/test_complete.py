@@ -11,10 +11,10 @@ import pytest
 
 import everlong as package
 from everlong.cli import complete
-from everlong.memory.budget import WHEN_FULL
+from everlong.library.library import Library
 from everlong.methods.base import method_names
 from everlong.models.load import DEFAULT, DTYPES
-from everlong.session.library import Library
+from everlong.storage.budget import WHEN_FULL
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from everlong.attach import attach
-from everlong.attach.adapter import load
 from everlong.cli.families import EXACT, REFUSED
+from everlong.hooks.adapter import load
+from everlong.hooks.attach import attach
 from everlong.methods import Infini, InfinityFormer, Sinks, TransformerXL, Window
 from everlong.session.session import Session
 from tests.families.configs import FAMILIES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from everlong.attach.adapter import load
+from everlong.hooks.adapter import load
 from everlong.methods import Sinks
 from everlong.session.session import Session
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import everlong as package
-from everlong.attach.adapter import load
-from everlong.session.library import Library
+from everlong.hooks.adapter import load
+from everlong.library.library import Library
 from everlong.session.session import Session
 from tests.cli.copies import Copy
 

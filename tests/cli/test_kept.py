@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from everlong.attach.adapter import load
 from everlong.cli.main import run
+from everlong.hooks.adapter import load
 from everlong.session.session import Session
 from tests.cli.conftest import TEXT
 

@@ -9,7 +9,7 @@ import struct
 import gguf
 import pytest
 
-from everlong.attach.adapter import load
+from everlong.hooks.adapter import load
 from everlong.models import installed as found
 from everlong.models import retrieval_heads
 from everlong.models.gguf_header import read_header

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from everlong.session.library import Library
+from everlong.library.library import Library
 from tests.models.tiny import save_folder
 
 SMALL = ["sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8"]

@@ -77,7 +77,7 @@ def test_a_bar_moves_on_a_terminal_and_a_line_stays(read, text_file, tmp_path, m
 
 
 def test_a_reading_that_goes_on_counts_from_there(read, text_file, every_step, monkeypatch, everlong, tmp_path):
-    from everlong.session import reading
+    from everlong.session import ingest as reading
     from everlong.session.session import Session
 
     feed = Session.feed

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from everlong.attach.adapter import load
+from everlong.hooks.adapter import load
 from tests.cli.conftest import TEXT
 
 

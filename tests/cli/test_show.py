@@ -8,7 +8,7 @@ import pytest
 
 from everlong.cli.show import session_lines
 from everlong.cli.table import aligned
-from everlong.session.library import Library
+from everlong.library.library import Library
 
 SMALL = ("sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8")
 FIELDS = [part for f in SMALL for part in ("-o", f)]

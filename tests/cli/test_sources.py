@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from everlong.session.library import Library
+from everlong.library.library import Library
 
 FIELDS = [part for f in ("sinks=2", "window=24", "block=8", "top_k=2", "exec_chunk=32", "pool=8") for part in ("-o", f)]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from everlong.attach.adapter import load
 from everlong.evaluate import task as tasks
 from everlong.evaluate.lengths import Lengths
 from everlong.evaluate.task import Sample, Setting, Task
+from everlong.hooks.adapter import load
 from everlong.models.load import Loaded
 from tests.models.tiny import save_folder
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everlong.evaluate.stream import Clock, Stream
 from everlong.session.forgetting import Forgotten
-from everlong.session.transcript import Citation
+from everlong.text.transcript import Citation
 
 PIECE_TOKENS = 4
 """Tokens scored at a time."""

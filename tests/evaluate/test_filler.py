@@ -9,7 +9,7 @@ import pytest
 
 from everlong.errors import ConfigError, InputError
 from everlong.evaluate.data import Data
-from everlong.evaluate.filler import (
+from everlong.evaluate.haystack import (
     NOISE,
     Hidden,
     book,

@@ -19,7 +19,8 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from everlong.errors import CapabilityError, ConfigError, TooLongError
-from everlong.evaluate import contexts, harness
+from everlong.evaluate import harness
+from everlong.evaluate import shared_prefixes as contexts
 from everlong.evaluate.harness import EverlongLM, main, writing
 from everlong.methods.base import Method
 from everlong.models.load import Loaded

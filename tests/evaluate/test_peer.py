@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from everlong.errors import TooLongError
-from everlong.evaluate.peer import PeerStream
+from everlong.evaluate.baseline import PeerStream
 from everlong.evaluate.stream import Clock
 
 TEXT = "It was the best of times, it was the worst of times; the tide rose and fell. "

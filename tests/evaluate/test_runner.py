@@ -14,7 +14,7 @@ from everlong.evaluate.folder import Folder, read_records
 from everlong.evaluate.plan import Plan, entries
 from everlong.evaluate.runner import evaluate
 from everlong.evaluate.task import Outcome
-from everlong.session.library import Library
+from everlong.library.library import Library
 
 SINKS = {"name": "sinks", "sinks": 2, "window": 20}
 BLOCKS = {"name": "blocks", "sinks": 2, "window": 20, "block": 8, "top_k": 2, "exec_chunk": 16, "pool": 8}

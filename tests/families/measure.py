@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from everlong.attach import Handle, attach
+from everlong.hooks.attach import Handle, attach
 from everlong.methods import Sinks, Window
 from everlong.methods.base import Method
 from tests.families.configs import FULL, SLIDE, TRAINED, Family

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everlong.attach import attach
+from everlong.hooks.attach import attach
 from everlong.methods import Sinks, Window
 from tests.families.configs import Family
 from tests.families.models import build, plain, stream, tokens

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from everlong.attach import attach
 from everlong.errors import CapabilityError, PrecisionError
+from everlong.hooks.attach import attach
 from everlong.methods import Window
 from tests.families.chosen import PUSH, each, each_layer
 from tests.families.configs import FAMILIES, Family

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import everlong
-from everlong.attach.training import attach_training
 from everlong.errors import ConfigError
+from everlong.hooks.training import attach_training
 from everlong.methods import make_method, method_class, method_names
 
 SMALL = {"window": 12, "sinks": 4, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6, "segment": 8, "beta": 0.0}

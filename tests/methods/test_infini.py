@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import everlong
-from everlong.attach.training import attach_training
-from everlong.memory.recurrent import infini as streaming
-from everlong.memory.recurrent import memory as recurrent
+from everlong.hooks.training import attach_training
+from everlong.methods.infini import memory as streaming
+from everlong.methods.recurrent import memory as recurrent
 from everlong.ops import infini as ops
 from everlong.ops.compressive import fold, recall
 from everlong.ops.infini import infini_attention_naive

@@ -9,11 +9,11 @@ import torch
 from torch.distributions import Normal
 
 import everlong
-from everlong.attach.training import attach_training
 from everlong.errors import CapabilityError, ConfigError
-from everlong.memory.recurrent.signal import Signal
-from everlong.memory.recurrent.training import Carried
+from everlong.hooks.training import attach_training
 from everlong.methods import make_method
+from everlong.methods.infinity_former.signal import Signal
+from everlong.methods.recurrent.training import Carried
 
 IDS = torch.randint(97, (2, 75), generator=torch.Generator().manual_seed(3))
 

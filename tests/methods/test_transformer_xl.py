@@ -9,9 +9,9 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import everlong
-from everlong.attach.adapter import write_memory
-from everlong.attach.training import attach_training
 from everlong.errors import CapabilityError, ConfigError
+from everlong.hooks.adapter import write_memory
+from everlong.hooks.training import attach_training
 from everlong.methods import make_method
 from everlong.ops.relative import relative_attention_naive, sinusoids
 from tests.models.tiny import save_folder

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from everlong.attach.adapter import load
 from everlong.errors import ConfigError, LoadError
+from everlong.hooks.adapter import load
 from everlong.models import gguf
 from tests.models.tiny import byte_tokenizer, save_folder, tiny_model
 

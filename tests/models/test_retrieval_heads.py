@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from everlong.errors import ConfigError, LoadError, SaveError
+from everlong.library.library import home
 from everlong.models import retrieval_heads
 from everlong.models.retrieval_heads import KEPT, RetrievalHeads, find, key, place, read, save
-from everlong.session.library import home
 
 HEADS = RetrievalHeads(
     ((1, 3), (0, 2), (1, 0)), (0.9, 0.5, 0.25), 0.75, 0.5, 32, 4096, 7, "tiny", "abc", "2026-11-26", (("torch", "2.9"),)

@@ -12,7 +12,7 @@ import pytest
 import everlong
 from everlong.errors import LoadError
 from everlong.models.load import model_folder
-from everlong.texts import NOISE, PAPER_OPENING, key_needle, key_question
+from everlong.text.haystack import NOISE, PAPER_OPENING, key_needle, key_question
 
 NAME = "everlong/infini-passkey"
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from everlong import Blocks, Dense, Session, Sinks
+from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
 from everlong.session import asking, recall_index, reply
 from everlong.session.chat import Chat
-from everlong.session.places import Place
 from everlong.session.recall import Candidate
-from everlong.session.sampling import Sampling
-from everlong.session.transcript import Stretch
+from everlong.text.places import Place
+from everlong.text.transcript import Stretch
 
 SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2}
 DULL = "It was the best of times, it was the worst of times; the tide rose and the tide fell. "

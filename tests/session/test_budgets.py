@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from everlong import Blocks, Session, Sinks
+from everlong.engine.budgets import Budgets
 from everlong.errors import BudgetError, ConfigError, InputError
-from everlong.memory.blocks.room import Room
-from everlong.memory.budget import Budget
-from everlong.memory.resident import SLAB_RECORDS
-from everlong.session.budgets import Budgets
-from everlong.session.library import Library
+from everlong.library.library import Library
+from everlong.methods.blocks.room import Room
+from everlong.storage.budget import Budget
+from everlong.storage.record_cache import SLAB_RECORDS
 from tests.session.keeping import IDS, SMALL, answer
 
 from .conftest import interrupt

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from everlong.session.citing import cited, spot
-from everlong.session.lines import Lines, line_at
-from everlong.session.places import Place
+from everlong.session.citations import cited, spot
 from everlong.session.quotations import quotations
-from everlong.session.text import token_rows
-from everlong.session.transcript import ANSWER, Passage, Transcript
+from everlong.text.lines import Lines, line_at
+from everlong.text.places import Place
+from everlong.text.tokenize import token_rows
+from everlong.text.transcript import ANSWER, Passage, Transcript
 
 TEXT = (
     "It was noon. The gulls of Lima, as every keeper of the harbour knew well,\nsleep in crate 7342 by the pier. "

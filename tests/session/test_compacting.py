@@ -6,8 +6,8 @@ import pytest
 
 from everlong import Session
 from everlong.errors import SaveError
-from everlong.session import compacting
-from everlong.session.library import Library
+from everlong.library import compact as compacting
+from everlong.library.library import Library
 from tests.session.keeping import IDS, kept
 from tests.session.test_forget import SPAN, reopened, rows
 
@@ -106,7 +106,7 @@ def test_a_full_disk_or_a_crash_leaves_it_as_it_was(model, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("everlong.memory.rows.os.fsync", full)
+        patch.setattr("everlong.storage.row_file.os.fsync", full)
         with pytest.raises(SaveError, match="No space left on device; nothing was changed"):
             library.compact("one")
     assert sorted((tmp_path / "blocks").iterdir()) == files

@@ -11,11 +11,11 @@ from transformers import BertTokenizerLegacy, PreTrainedTokenizerFast
 from everlong import Dense, Session
 from everlong.errors import CapabilityError
 from everlong.models.load import Loaded
-from everlong.session import control
 from everlong.session.chat import Chat
-from everlong.session.inputs import row_pieces
-from everlong.session.template import Template
-from everlong.session.text import pieces, token_ids, token_rows
+from everlong.text import control_tokens as control
+from everlong.text.chat_template import Template
+from everlong.text.inputs import row_pieces
+from everlong.text.tokenize import pieces, token_ids, token_rows
 
 from .conftest import TEMPLATE, TEXT, byte_level, prefix_space
 from .test_offsets import Plain, check, read, wordpiece

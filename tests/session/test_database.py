@@ -12,7 +12,7 @@ import pytest
 
 from everlong import Session
 from everlong.errors import ForeignError, InputError, SaveError, SessionError
-from everlong.session.library import Library
+from everlong.library.library import Library
 from tests.session.keeping import answer, kept
 from tests.session.test_faults import NOBODY, in_a_child
 

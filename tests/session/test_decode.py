@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from everlong.session.decode import Decoder, StopGuard
+from everlong.text.decode import Decoder, StopGuard
 
 from .conftest import TEXT, byte_level, prefix_space
 

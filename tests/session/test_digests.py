@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from everlong import Blocks, Session
-from everlong.memory.blocks.memory import BlockMemory
-from everlong.memory.volume import digest_width
-from everlong.session import sealed
-from everlong.session.library import Library
+from everlong.library import state_file as sealed
+from everlong.library.library import Library
+from everlong.methods.blocks.memory import BlockMemory
+from everlong.storage.extent import digest_width
 from tests.session.keeping import IDS, SMALL, answer, kept
 
 NUMBERS = 2 * 2 * 2 * 8

@@ -14,8 +14,9 @@ import pytest
 
 from everlong import Blocks, Session
 from everlong.errors import DamagedError, EverlongError, ForeignError, SaveError
-from everlong.session import database, sealed
-from everlong.session.library import Library
+from everlong.library import catalog as database
+from everlong.library import state_file as sealed
+from everlong.library.library import Library
 from tests.session.test_forget import IDS, SMALL, answer, kept, reopened
 
 NOBODY = 65534

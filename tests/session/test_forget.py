@@ -7,8 +7,8 @@ import torch
 
 from everlong import Blocks, Session
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError
-from everlong.session import erasing
-from everlong.session.library import Library
+from everlong.library import erase as erasing
+from everlong.library.library import Library
 from tests.session.keeping import IDS, SMALL, answer, kept
 
 SPAN = (40, 51)

@@ -9,7 +9,7 @@ import pytest
 
 from everlong.ops.recall import WordVotes
 from everlong.session.hops import next_hop
-from everlong.session.transcript import Stretch
+from everlong.text.transcript import Stretch
 
 QUESTION = "in which room is the diary of godwin"
 FIRST = "the diary of godwin lies in the violet chest"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from everlong.errors import CapabilityError, InputError
-from everlong.session.inputs import as_ids, chunks, id_pieces, is_text
+from everlong.text.inputs import as_ids, chunks, id_pieces, is_text
 
 
 def test_text_is_told_from_ids():

@@ -15,7 +15,7 @@ import torch
 
 from everlong import Blocks, Session, Sinks
 from everlong.errors import DamagedError, ForeignError, InputError, SaveError, SessionError
-from everlong.session.library import Library
+from everlong.library.library import Library
 from tests.session.keeping import IDS, SMALL, answer, kept
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from everlong import Blocks, Session
 from everlong.errors import DamagedError, InputError
-from everlong.session.library import Library
-from everlong.session.reading import Document, read_document
+from everlong.library.library import Library
+from everlong.session.ingest import Document, read_document
 from tests.session.conftest import TEXT
 from tests.session.keeping import IDS, SMALL, answer, kept
 

@@ -7,11 +7,11 @@ import os
 import numpy as np
 import pytest
 
-from everlong.memory.recall.meaning import MeaningIndex
+from everlong.library.sentence_index import Meaning, file_name, forget_in_folder, is_meaning_file
+from everlong.methods.blocks.recall.meaning import MeaningIndex
 from everlong.models.encoder import DEFAULT_ENCODER, SentenceEncoder, package_folder
-from everlong.session.meaning import Meaning, file_name, forget_in_folder, is_meaning_file
-from everlong.session.sentences import LEAST_TOKENS, MOST_TOKENS, Sentences
-from everlong.session.transcript import Stretch, Transcript
+from everlong.text.sentences import LEAST_TOKENS, MOST_TOKENS, Sentences
+from everlong.text.transcript import Stretch, Transcript
 from tests.models.tiny_encoder import letter_tokenizer, save_encoder, tiny_bert
 from tests.session.conftest import TEXT, interrupt
 

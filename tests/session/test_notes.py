@@ -6,13 +6,13 @@ import pytest
 
 from everlong import Blocks, Session, Sinks
 from everlong.errors import CapabilityError, ConfigError
-from everlong.session.library import Library
+from everlong.library.library import Library
+from everlong.session.ingest import Document, read_document
 from everlong.session.named_places import WHOLE, named_spans, notes_name
 from everlong.session.note_plan import NoteSettings, estimated_cost, plan_notes
 from everlong.session.note_writer import NOTHING, NoteWriter, first_sentences, is_copied, tidied
 from everlong.session.notes import write_notes
-from everlong.session.places import found_in
-from everlong.session.reading import Document, read_document
+from everlong.text.places import found_in
 from tests.session.conftest import interrupt
 
 SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "exec_chunk": 16, "pool": 8}

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from everlong import Blocks, Session
-from everlong.session.inputs import chunks, row_pieces
-from everlong.session.library import Library
-from everlong.session.reading import Document, read_document
-from everlong.session.rereading import reread
-from everlong.session.text import token_ids, token_rows
-from everlong.session.transcript import Stretch, Transcript
+from everlong.library.library import Library
+from everlong.session.ingest import Document, read_document
+from everlong.session.rebuild import reread
+from everlong.text.inputs import chunks, row_pieces
+from everlong.text.tokenize import token_ids, token_rows
+from everlong.text.transcript import Stretch, Transcript
 
 from .conftest import TEXT, byte_level, prefix_space
 from .keeping import SMALL

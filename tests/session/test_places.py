@@ -7,10 +7,10 @@ import sqlite3
 import pytest
 
 from everlong import Blocks, Session
-from everlong.session.library import Library
+from everlong.library.library import Library
+from everlong.session.ingest import Document, read_document
 from everlong.session.named_places import WHOLE, asks_whole, named_spans, places_named
-from everlong.session.places import Place, end_of, found_in, heading, number_of
-from everlong.session.reading import Document, read_document
+from everlong.text.places import Place, end_of, found_in, heading, number_of
 
 SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "exec_chunk": 16, "pool": 8}
 BOOK = (

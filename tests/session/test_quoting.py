@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from everlong.session.quoting import by_answer, quoted, whole
+from everlong.text.quoting import by_answer, quoted, whole
 
 TEXT = "of the tide. The gulls of Lima sleep in crate 7342. “Who knows?” said he.\n\nNobody did; the tide"
 

@@ -6,10 +6,11 @@ import pytest
 
 from everlong import Blocks, Session
 from everlong.cli.cut_off import Stop
+from everlong.library.library import Library
 from everlong.models.load import Loaded
-from everlong.session import reading, rereading
-from everlong.session.library import Library
-from everlong.session.reading import Document, read_document
+from everlong.session import ingest as reading
+from everlong.session import rebuild as rereading
+from everlong.session.ingest import Document, read_document
 from tests.session.conftest import TEXT
 from tests.session.keeping import SMALL, answer, kept
 

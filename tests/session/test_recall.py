@@ -8,11 +8,11 @@ import torch
 
 import everlong
 from everlong.errors import CapabilityError, ConfigError, InputError
-from everlong.memory.store import stored
+from everlong.library.library import Library
 from everlong.models import retrieval_heads
 from everlong.session import recall_index
-from everlong.session.library import Library
 from everlong.session.recall import Ballot
+from everlong.storage.base import stored
 from tests.conftest import tiny_random_llama
 from tests.reference import slow_rarity
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from everlong import Recompute, Session
+from everlong.engine import recompute
 from everlong.errors import ConfigError
-from everlong.session import recompute
 
 IDS = [(7 * i * i + 3 * i) % 97 for i in range(50)]
 W = 12

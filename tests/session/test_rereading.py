@@ -6,11 +6,11 @@ import pytest
 
 from everlong import Blocks, Session
 from everlong.errors import InputError, SessionError
+from everlong.library.library import Library
 from everlong.models.load import Loaded
-from everlong.session import rereading
-from everlong.session.library import Library
-from everlong.session.reading import Document, read_document
-from everlong.session.transcript import Stretch
+from everlong.session import rebuild as rereading
+from everlong.session.ingest import Document, read_document
+from everlong.text.transcript import Stretch
 from tests.session.keeping import IDS, SMALL, answer, kept
 from tests.session.test_forget import wiped
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from everlong.engine.sampling import Sampling, nucleus, penalised
 from everlong.errors import ConfigError, ModelError
-from everlong.session.sampling import Sampling, nucleus, penalised
 
 NONE = torch.empty(0, dtype=torch.int64)
 

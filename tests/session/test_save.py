@@ -10,10 +10,10 @@ import torch
 from everlong import Blocks, Dense, Recompute, Session, Sinks, Window
 from everlong.cli.main import run
 from everlong.errors import ConfigError, DamagedError, ForeignError, InputError, SaveError, SessionError
+from everlong.library import state_file as sealed
+from everlong.library.library import Library
 from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
-from everlong.session import sealed
-from everlong.session.library import Library
 
 from .conftest import TEXT, byte_level, interrupt, names, prefix_space
 from .keeping import answer, kept

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from everlong import Dense, Session, Sinks
-from everlong.session import score
+from everlong.engine import logprobs as score
 
 from .conftest import TEXT
 

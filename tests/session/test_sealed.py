@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from everlong.errors import DamagedError, InputError, SaveError
-from everlong.session import sealed
+from everlong.library import state_file as sealed
 
 from .conftest import interrupt, names
 

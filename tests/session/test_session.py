@@ -9,12 +9,12 @@ import torch
 
 import everlong
 from everlong import Dense, Recompute, Session, Sinks, Window
+from everlong.engine.generation import Answer
+from everlong.engine.recompute import RecomputeReader
+from everlong.engine.runner import Forward
+from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError, SessionError
 from everlong.models.load import Loaded
-from everlong.session.answer import Answer
-from everlong.session.reader import Forward
-from everlong.session.recompute import RecomputeReader
-from everlong.session.sampling import Sampling
 
 from .conftest import TEXT, byte_level, interrupt
 

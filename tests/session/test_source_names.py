@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from everlong.errors import InputError
-from everlong.session.source_names import full_name, short_name, short_names
+from everlong.text.source_names import full_name, short_name, short_names
 
 
 @pytest.mark.parametrize(

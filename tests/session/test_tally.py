@@ -7,9 +7,9 @@ from unittest.mock import create_autospec
 import numpy as np
 import pytest
 
-from everlong.memory.recall.vote import HeadVotes
+from everlong.library.sentence_index import Voted
+from everlong.methods.blocks.recall.vote import HeadVotes
 from everlong.ops.recall import WordVotes
-from everlong.session.meaning import Voted
 from everlong.session.tally import Tally
 
 FORM = [0.5] * 7

@@ -6,7 +6,7 @@ import pytest
 
 from everlong.errors import CapabilityError
 from everlong.session.chat import system_tokens
-from everlong.session.template import Template
+from everlong.text.chat_template import Template
 
 from .conftest import byte_level, prefix_space
 

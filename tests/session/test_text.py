@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from everlong.errors import InputError
-from everlong.session.text import ids_behind, pieces, special_ids, token_ids
+from everlong.text.tokenize import ids_behind, pieces, special_ids, token_ids
 
 from .conftest import TEXT, byte_level, prefix_space
 

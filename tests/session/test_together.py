@@ -7,7 +7,7 @@ import torch
 
 from everlong import Blocks, Session
 from everlong.errors import CapabilityError
-from everlong.session.library import Library
+from everlong.library.library import Library
 from tests.session.keeping import answer
 
 SMALL = {"sinks": 3, "window": 40, "block": 8, "top_k": 3, "exec_chunk": 16, "pool": 6, "codec": "native"}

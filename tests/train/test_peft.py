@@ -7,7 +7,7 @@ import torch
 import transformers
 
 import everlong
-from everlong.attach.training import attach_training
+from everlong.hooks.training import attach_training
 
 peft = pytest.importorskip("peft", reason="the extra everlong[train] is not installed")
 METHOD = everlong.Infini(segment=8, beta=0.0)

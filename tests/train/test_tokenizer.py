@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from everlong.errors import ConfigError, InputError
 from everlong.models.fingerprint import tokenizer_digest
-from everlong.session.text import pieces, special_ids, token_ids
-from everlong.texts import KEY, KEY_QUESTION, NOISE, OPENING, PAPER_OPENING
+from everlong.text.haystack import KEY, KEY_QUESTION, NOISE, OPENING, PAPER_OPENING
+from everlong.text.tokenize import pieces, special_ids, token_ids
 from everlong.train.data import make_task
 from everlong.train.tokenizer import END, UNKNOWN, bpe_tokenizer, closed_tokenizer
 from tests.train import made

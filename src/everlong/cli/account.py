@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from everlong.cli.amounts import several
 
 if TYPE_CHECKING:
-    from everlong.memory.report import MemoryReport
+    from everlong.cache.report import MemoryReport
     from everlong.session.losses import Losses
     from everlong.session.recall import Recall
     from everlong.session.session import Session

@@ -57,14 +57,14 @@ def ask(
     read; PDF files have pages instead. What the answer quotes is looked up in what was read, and it is said where it
     stands, or that it does not.
     """
-    from everlong.attach import attach
     from everlong.cli.cite import citation_lines, quotation_lines
     from everlong.cli.console import Console
     from everlong.cli.encoding import load_encoder, use_encoder
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.errors import InputError
+    from everlong.hooks.attach import attach
+    from everlong.library.library import Library
     from everlong.methods import make_method
-    from everlong.session.library import Library
     from everlong.session.session import Session
 
     console = Console(quiet, json)

@@ -40,9 +40,9 @@ def bench(
     tokens_per_s, baseline (transformers' figure), ratio (above 1: better than the baseline) and the spreads.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.cli.timing import WHATS, measure, sized
-    from everlong.evaluate.peer import stock_copy
+    from everlong.evaluate.baseline import stock_copy
 
     console = Console(quiet, json)
     whats, sizes = _known(_words(what), WHATS, "what"), _sizes(cache)

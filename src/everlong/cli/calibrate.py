@@ -42,7 +42,7 @@ def calibrate(
     eight put the fact's block among its first four), recall_first, questions, tokens, seed, file and versions.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.models import retrieval_heads
     from everlong.session.calibration import calibrate as found_by_calibration
 

@@ -68,7 +68,7 @@ def chat(
     from everlong.cli.console import Console
     from everlong.cli.conversation import Conversation
     from everlong.cli.kept_chats import Chats, tell
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.session.session import Session
 
     console, chats = Console(quiet, json), Chats(store)

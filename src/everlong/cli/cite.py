@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from everlong.session.quotations import Quotation
-    from everlong.session.transcript import Citation
+    from everlong.text.transcript import Citation
 
 _INDENT = " " * 8
 _SHOWN = 60

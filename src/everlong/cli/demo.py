@@ -48,7 +48,7 @@ def demo(
     each core. Writes the plot, the figures as JSON and the settings as YAML.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
 
     console = Console(quiet, json)
     _check_folder(out)
@@ -84,8 +84,8 @@ def demo(
 
 def _hide(out: Path, loaded: Loaded, tokens: int, key: int, depth: float) -> tuple[str, tuple[int, int]]:
     """Write a text with the key in it; the text, and where the key is, in characters."""
+    from everlong.cli.atomic_write import write_whole
     from everlong.cli.demo_jobs import haystack
-    from everlong.cli.write import write_whole
 
     text, hidden = haystack(loaded.tokenizer, tokens, key, depth)
     write_whole(out / "haystack.txt", lambda draft: draft.write_text(text, encoding="utf-8"))
@@ -130,7 +130,7 @@ def _ask(
 
     from everlong.cli.demo_jobs import KEPT
     from everlong.errors import SessionError
-    from everlong.evaluate.filler import KEY_QUESTION as QUESTION
+    from everlong.evaluate.haystack import KEY_QUESTION as QUESTION
 
     words = ["ask", QUESTION, "--raw", "--cite", "--max-new-tokens", "8", "--session", KEPT]
     words += ["--store", str(out / "library"), "--model", model, "--top", "1000000", "--json"]
@@ -174,7 +174,7 @@ def _recall(answer: dict[str, Any], hidden: tuple[int, int], length: int) -> Rec
 
 def _check_folder(out: Path) -> None:
     """Makes the folder; SaveError or CapabilityError if the plot could not be drawn into it, before the work."""
-    from everlong.cli.write import check_place
+    from everlong.cli.atomic_write import check_place
     from everlong.errors import SaveError
     from everlong.report.plot import check_matplotlib
 
@@ -252,7 +252,7 @@ def _save(
     """The files written: the plot, the figures as JSON and the settings as YAML."""
     import json
 
-    from everlong.cli.write import run_record, write_whole
+    from everlong.cli.atomic_write import run_record, write_whole
     from everlong.report.plot import plot_streams
 
     title = f"Python's reference documentation as one stream, {curves[-1].bins[-1].end:,} tokens"

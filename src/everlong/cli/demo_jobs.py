@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from everlong.evaluate.filler import KEY, NOISE, OPENING
+from everlong.evaluate.haystack import KEY, NOISE, OPENING
 
 if TYPE_CHECKING:
+    from everlong.cache.report import MemoryReport
     from everlong.cli.console import Advance
-    from everlong.memory.report import MemoryReport
     from everlong.methods.base import Method
     from everlong.models.load import Loaded
     from everlong.report.stream import StreamCurve
@@ -46,7 +46,7 @@ def read_haystack(model: str, method: Method, file: Path, store: Path, advance: 
     """Read `file` into a session that is kept in `store`: its tokens, the seconds, the report."""
     from everlong.cli.console import Console
     from everlong.cli.documents import document
-    from everlong.session.reading import read_document
+    from everlong.session.ingest import read_document
     from everlong.session.session import Session
 
     with Session(_loaded(model), method, store=store, name=KEPT) as session:
@@ -69,13 +69,13 @@ def haystack(tokenizer: Any, tokens: int, key: int, depth: float) -> tuple[str, 
 @functools.lru_cache(maxsize=1)
 def _loaded(model: str) -> Loaded:
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
 
     return load_model(model, "auto", "auto", None, Console(quiet=True))
 
 
 def _curve(session: Session, ids: list[int], advance: Advance) -> StreamCurve:
-    from everlong.cli.tally import Tally, perplexity
+    from everlong.cli.stream_stats import Tally, perplexity
     from everlong.report.stream import resident_bytes
 
     tally = Tally()

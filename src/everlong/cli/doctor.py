@@ -37,7 +37,7 @@ def doctor(
     """
     from everlong.cli.console import Console
     from everlong.cli.families import EXACT, REFUSED
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.config import parse_options
     from everlong.machine import machine, versions
 
@@ -113,8 +113,8 @@ def _heads_line(loaded: Loaded) -> str:
 
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
-    from everlong.attach import attach
     from everlong.errors import AttachError, CapabilityError
+    from everlong.hooks.attach import attach
 
     row: dict[str, Any] = {
         "method": str(method),

@@ -18,8 +18,8 @@ from everlong.errors import InputError
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
-    from everlong.session.places import Place
-    from everlong.session.reading import Document
+    from everlong.session.ingest import Document
+    from everlong.text.places import Place
 
 _MARKDOWN = (".md", ".markdown", ".txt", "")
 """Where a line that begins with # is a heading; in others it may be a comment."""
@@ -85,7 +85,7 @@ def choose(names: list[str], encoding: str | None = None) -> Chosen:
 def document(file: File | Path, console: Console, allow_special: bool = False) -> Document:
     """A file as a document, opened when its text is asked for; InputError where it cannot be read."""
     from everlong.cli.formats import extractor
-    from everlong.session.reading import Document
+    from everlong.session.ingest import Document
 
     file = file_of(file) if isinstance(file, Path) else file
     places: list[Place] = []
@@ -99,7 +99,7 @@ def document(file: File | Path, console: Console, allow_special: bool = False) -
 
 def file_of(path: Path, encoding: str | None = None, called: str | None = None) -> File:
     """The file at a path, whose source has its whole path for a name."""
-    from everlong.session.source_names import resolved
+    from everlong.text.source_names import resolved
 
     return File(path, called or str(path), resolved(str(path)), encoding)
 
@@ -186,7 +186,7 @@ def _texts(file: File, places: list[Place], say: Callable[[str], None], size: in
 
 def _plain(file: File, places: list[Place], say: Callable[[str], None], size: int | None) -> Generator[str, None, None]:
     from everlong.cli.source import TextSource
-    from everlong.session.places import found_in
+    from everlong.text.places import found_in
 
     with TextSource(str(file.path), file.encoding, _shown(file), size) as source:
         yield from found_in(source, places, markdown=file.path.suffix.lower() in _MARKDOWN)

@@ -95,7 +95,7 @@ def evaluate(
     if tasks == _LIST:
         _list(console)
         return
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.evaluate.data import Data
     from everlong.evaluate.plan import Plan
     from everlong.evaluate.runner import evaluate as run

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options, span
+from everlong.cli import options
+from everlong.cli import span_options as span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
-    from everlong.session.reading import Document
-    from everlong.session.rereading import Progress
-    from everlong.session.transcript import Stretch
+    from everlong.session.ingest import Document
+    from everlong.session.rebuild import Progress
+    from everlong.text.transcript import Stretch
 
 
 def forget(
@@ -50,9 +51,9 @@ def forget(
     prints one object: tokens, blocks, neighbour_tokens and shared_blocks; with --reread tokens and lost_pins.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
+    from everlong.library.library import Library
     from everlong.session.forgetting import stretches
-    from everlong.session.library import Library
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
     own = options.own_model(ctx, Library(store, create=False), session)
@@ -82,9 +83,9 @@ def read_again(
 ) -> Progress:
     """Builds a session anew, showing how far it is."""
     from everlong.cli.cut_off import Stop, told_when_cut_off
-    from everlong.session.library import Library
-    from everlong.session.rereading import Progress, kept_so_far
-    from everlong.session.rereading import reread as rebuilt
+    from everlong.library.library import Library
+    from everlong.session.rebuild import Progress, kept_so_far
+    from everlong.session.rebuild import reread as rebuilt
 
     library, done = Library(store, create=False), Progress(0)
     begun, total = time.perf_counter(), library.entry(name).tokens - sum(s.end - s.first for s in spans)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everlong.errors import CapabilityError, InputError
-from everlong.session.places import PAGE_LEVEL, Place, found_in, heading
+from everlong.text.places import PAGE_LEVEL, Place, found_in, heading
 
 if TYPE_CHECKING:
     from everlong.cli.charset import Charset

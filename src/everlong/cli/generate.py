@@ -13,7 +13,7 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
-    from everlong.session.answer import Generation
+    from everlong.engine.generation import Generation
     from everlong.session.session import Session
 
 
@@ -54,7 +54,7 @@ def generate(
     token_ids, seconds_per_token (median) and the memory report.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.session.session import Session
 
     console = Console(quiet, json)
@@ -96,7 +96,7 @@ def _prompt(text: str | None, file: str | None, encoding: str | None, console: C
 
 def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[int]:
     """The ids of a conversation that begins with `text`; what ends an answer in the template ends this one."""
-    from everlong.session.template import Template
+    from everlong.text.chat_template import Template
 
     template = Template(session.tokenizer, allow_special=session.allow_special)
     sampling["ends"] = template.end_tokens()

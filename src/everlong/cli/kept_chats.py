@@ -12,9 +12,9 @@ from everlong.errors import ConfigError
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
+    from everlong.library.library import Entry, Library
     from everlong.methods.base import Method
     from everlong.models.load import Loaded
-    from everlong.session.library import Entry, Library
     from everlong.session.session import Session
 
 
@@ -62,7 +62,7 @@ class Chats:
 
     def rows(self) -> list[dict[str, Any]]:
         """The sessions that hold answers, those used last first."""
-        from everlong.session.transcript import ANSWER
+        from everlong.text.transcript import ANSWER
 
         if not self._exists():
             return []
@@ -85,7 +85,7 @@ class Chats:
         return (self.folder / "everlong.db").is_file()
 
     def _library(self) -> Library:
-        from everlong.session.library import Library
+        from everlong.library.library import Library
 
         return Library(self.folder)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from everlong.cli.menus import ANCHORS, is_aside, is_main, is_unseen, links_share, plain, tag_of
-from everlong.session.places import Place, found_in, heading
+from everlong.text.places import Place, found_in, heading
 
 _SKIPPED = frozenset({"script", "style", "noscript", "template", "head", "title", "svg", "graphic", "button"})
 _SKIPPED_IN_ODT = frozenset({"annotation", "tracked-changes"})

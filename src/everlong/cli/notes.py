@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
+    from everlong.session.ingest import Document
     from everlong.session.note_plan import NoteSettings
-    from everlong.session.reading import Document
     from everlong.session.session import Session
 
 _TRIAL_TOKENS = 8
@@ -20,9 +20,9 @@ COSTS = ("notes", "read_tokens", "written_tokens", "kept_tokens", "seconds")
 
 def write_notes_on(session: Session, documents: Iterable[Document], loaded: Loaded, console: Console) -> dict[str, Any]:
     """Notes on each of the documents, read into `session`; what they took, those that were there not counted."""
+    from everlong.session.ingest import parts
     from everlong.session.notes import write_notes
-    from everlong.session.reading import parts
-    from everlong.session.source_names import short_name
+    from everlong.text.source_names import short_name
 
     took: dict[str, Any] = dict.fromkeys(COSTS, 0)
     for source in [s for d in documents for s in parts(session.transcript.sources, d)]:

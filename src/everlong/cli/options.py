@@ -11,8 +11,8 @@ import typer
 from everlong.cli import complete
 
 if TYPE_CHECKING:
+    from everlong.library.library import Library
     from everlong.methods.base import Method
-    from everlong.session.library import Library
     from everlong.session.session import Session
 
 _FIELDS = "everlong.method"
@@ -190,7 +190,7 @@ def passages(again: str | None) -> Any:
 
 def budgets(ctx: typer.Context) -> dict[str, Any]:
     """The budgets of a command as Session takes them, checked."""
-    from everlong.memory.budget import Budget
+    from everlong.storage.budget import Budget
 
     given = ctx.params["host_budget"], ctx.params.get("disk_budget"), ctx.params["when_full"]
     budget = Budget.given(*given)
@@ -241,7 +241,7 @@ def own_model(ctx: typer.Context, library: Library, session: str) -> dict[str, A
 
 def kept_model(ctx: typer.Context, store: Path | None, session: str | None) -> dict[str, Any]:
     """Model, dtype and memory: those of the kept session where it is there and none were given."""
-    from everlong.session.library import Library, home
+    from everlong.library.library import Library, home
 
     folder = home() if store is None else store
     if (folder / "everlong.db").is_file() and (library := Library(folder)).find(session or "") is not None:
@@ -299,7 +299,7 @@ def chosen_fields(ctx: typer.Context, name: str, pairs: list[str] | None) -> dic
 
 def sampling(ctx: typer.Context) -> dict[str, Any]:
     """The sampling options of a command by name, checked."""
-    from everlong.session.sampling import Sampling
+    from everlong.engine.sampling import Sampling
 
     names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
     chosen = {name: ctx.params[name] for name in names} | {"stop": tuple(ctx.params["stop"] or ())}

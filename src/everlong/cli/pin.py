@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from everlong.cli import options, span
+from everlong.cli import options
+from everlong.cli import span_options as span
 
 
 def pin(
@@ -34,8 +35,8 @@ def pin(
     prints one object: first, end (tokens), always, keep and all pins of the session.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
-    from everlong.session.library import Library
+    from everlong.cli.model_setup import load_model
+    from everlong.library.library import Library
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
     own = options.own_model(ctx, Library(store, create=False), session)
@@ -74,8 +75,8 @@ def unpin(
     --json prints one object: unpinned (how many) and the pins that are left.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
-    from everlong.session.library import Library
+    from everlong.cli.model_setup import load_model
+    from everlong.library.library import Library
 
     console, what = Console(quiet, json), span.named(source, start, end, tokens)
     own = options.own_model(ctx, Library(store, create=False), session)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from everlong.cli.console import Console
+    from everlong.library.library import Entry, Library
     from everlong.methods import Method
     from everlong.models.load import Loaded
-    from everlong.session.library import Entry, Library
+    from everlong.session.ingest import Document
     from everlong.session.note_plan import NoteSettings
-    from everlong.session.reading import Document
 
 FORETOLD_BYTES = 200_000
 """From so many bytes of files on, what reading takes is worth the seconds in which it is found out."""
@@ -56,8 +56,8 @@ class Reading:
         """Tokens, bytes by tier and seconds that it would take, with what the session holds already."""
         from everlong.cli.notes import estimated
         from everlong.methods import make_method
-        from everlong.session.inputs import id_pieces
         from everlong.session.session import Session
+        from everlong.text.inputs import id_pieces
 
         loaded, chunk = self.loaded, self.chunk
         vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
@@ -100,7 +100,7 @@ class Reading:
 
     def _unread(self, documents: list[Document]) -> list[tuple[Document, int]]:
         """What of the documents the session does not hold yet, and of how many bytes."""
-        from everlong.session.reading import unread
+        from everlong.session.ingest import unread
 
         library, entry = self._kept
         sources = [] if library is None or entry is None else library.sources(entry)
@@ -108,14 +108,14 @@ class Reading:
 
     @property
     def _folder(self) -> Path:
-        from everlong.session.library import home
+        from everlong.library.library import home
 
         return home() if self.store is None else self.store
 
     @cached_property
     def _kept(self) -> tuple[Library | None, Entry | None]:
         """The library and the session, as far as they are there."""
-        from everlong.session.library import Library
+        from everlong.library.library import Library
 
         if not (self._folder / "everlong.db").is_file():
             return None, None
@@ -137,7 +137,7 @@ def tell(plan: dict[str, Any], console: Console) -> None:
     """Prints the plan; an error where it does not fit the disk or the budgets."""
     from everlong.cli.notes import told
     from everlong.errors import BudgetError
-    from everlong.session.source_names import short_names
+    from everlong.text.source_names import short_names
 
     _check_room(plan)
     for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():

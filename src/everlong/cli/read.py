@@ -12,7 +12,7 @@ from everlong.cli import options
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
-    from everlong.session.reading import Document
+    from everlong.session.ingest import Document
     from everlong.session.session import Session
 
 
@@ -70,10 +70,10 @@ def read(
     from everlong.cli.cut_off import told_when_cut_off
     from everlong.cli.documents import choose, document
     from everlong.cli.encoding import load_encoder, use_encoder
+    from everlong.cli.model_setup import load_model
     from everlong.cli.notes import fitted, told, write_notes_on
     from everlong.cli.plan import Reading, tell
     from everlong.cli.read_all import read_all
-    from everlong.cli.setup import load_model
     from everlong.session.losses import losses
 
     console, budgets = Console(quiet, json), options.budgets(ctx)
@@ -119,8 +119,8 @@ def _read_changed(
 ) -> None:
     """Build the session anew with the documents that have changed, if there are any."""
     from everlong.cli.forget import read_again
-    from everlong.session.library import Library
-    from everlong.session.reading import changed
+    from everlong.library.library import Library
+    from everlong.session.ingest import changed
 
     library = Library(store)
     entry = library.find(name)
@@ -144,8 +144,8 @@ def _opened(
     `wanted` is the method that was asked for by name or by fields, if any.
     """
     from everlong.errors import ConfigError
+    from everlong.library.library import Library
     from everlong.methods import make_method
-    from everlong.session.library import Library
     from everlong.session.session import Session
 
     library = Library(store)

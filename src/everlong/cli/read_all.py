@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from everlong.cli.console import Console
-    from everlong.session.reading import Document
+    from everlong.session.ingest import Document
     from everlong.session.session import Session
 
 
@@ -20,10 +20,10 @@ def read_all(
 
     `foretold` has the tokens of documents that were counted already, by name.
     """
-    from everlong.cli.tally import peak_resident_bytes, reset_peak
+    from everlong.cli.stream_stats import peak_resident_bytes, reset_peak
     from everlong.report.stream import resident_bytes
-    from everlong.session.reading import is_read
-    from everlong.session.source_names import short_names
+    from everlong.session.ingest import is_read
+    from everlong.text.source_names import short_names
 
     reset_peak()
     start, before = time.perf_counter(), session.seen_tokens
@@ -52,7 +52,7 @@ def _read_one(session: Session, document: Document, name: str, total: int | None
     """Read one document with progress that begins where an earlier reading ended; a line says what it took."""
     from everlong.cli.amounts import duration, several
     from everlong.cli.cut_off import Stop
-    from everlong.session.reading import differs, grown, read_before, read_document, tokens_of
+    from everlong.session.ingest import differs, grown, read_before, read_document, tokens_of
 
     begun = read_before(session, document)
     if begun:

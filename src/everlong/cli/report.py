@@ -31,8 +31,8 @@ def report(
     The page needs neither network nor JavaScript. --json prints the files that were written, and how many runs and
     records they tell of.
     """
+    from everlong.cli.atomic_write import check_place, write_whole
     from everlong.cli.console import Console
-    from everlong.cli.write import check_place, write_whole
     from everlong.errors import ConfigError
 
     console = Console(quiet, json)

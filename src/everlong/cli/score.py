@@ -17,7 +17,7 @@ from everlong.cli import options
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.cli.source import TextSource
-    from everlong.cli.tally import Tally
+    from everlong.cli.stream_stats import Tally
     from everlong.models.load import Loaded
     from everlong.session.session import Session
 
@@ -53,7 +53,7 @@ def score(
     perplexity_by_position and the memory report.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.cli.source import TextSource
     from everlong.session.session import Session
 
@@ -88,7 +88,7 @@ def _need_tokenizer(loaded: Loaded) -> None:
 
 def _check_places(csv: Path | None, plot: Path | None, force: bool) -> None:
     """SaveError where the table, the picture or the record beside each cannot be written; ConfigError for one place."""
-    from everlong.cli.write import check_place
+    from everlong.cli.atomic_write import check_place
     from everlong.errors import ConfigError
 
     wanted = [path for path in (csv, plot) if path is not None]
@@ -120,7 +120,7 @@ def _check_plot(plot: Path | None) -> None:
 
 def _read(session: Session, source: TextSource, limit: int | None, console: Console) -> tuple[Tally, int]:
     """The tally of the whole stream, and the highest resident memory while it was read."""
-    from everlong.cli.tally import Tally, peak_resident_bytes, perplexity, reset_peak
+    from everlong.cli.stream_stats import Tally, peak_resident_bytes, perplexity, reset_peak
     from everlong.errors import InputError
     from everlong.report.stream import resident_bytes
 
@@ -164,7 +164,7 @@ def _timed(stream: Iterator[Any]) -> Iterator[tuple[Any, float]]:
 
 def _result(tally: Tally, peak_bytes: int, session: Session) -> dict[str, Any]:
     """What --json prints."""
-    from everlong.cli.tally import perplexity
+    from everlong.cli.stream_stats import perplexity
 
     return {
         "tokens": tally.tokens,
@@ -181,7 +181,7 @@ def _result(tally: Tally, peak_bytes: int, session: Session) -> dict[str, Any]:
 
 def _write(tally: Tally, session: Session, csv: Path | None, plot: Path | None, ctx: typer.Context) -> list[Path]:
     """The files written: the table and the plot, and beside each how it was made."""
-    from everlong.cli.write import write_whole
+    from everlong.cli.atomic_write import write_whole
 
     written = []
     if csv is not None:
@@ -197,7 +197,7 @@ def _write(tally: Tally, session: Session, csv: Path | None, plot: Path | None, 
 
 def _record(ctx: typer.Context, session: Session) -> str:
     """The options of this run as YAML, without the places that it wrote to."""
-    from everlong.cli.write import run_record
+    from everlong.cli.atomic_write import run_record
 
     left_out = ("file", "option", "config", "csv", "plot", "force", "quiet", "json", "debug")
     shown = {name: value for name, value in ctx.params.items() if name not in left_out}

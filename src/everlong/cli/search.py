@@ -13,7 +13,7 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.session.recall import Recalled
-    from everlong.session.transcript import Citation
+    from everlong.text.transcript import Citation
 
 _PLACE = ("name", "page", "chapter", "heading", "line")
 
@@ -38,8 +38,8 @@ def search(
     """
     from everlong.cli.console import Console
     from everlong.errors import InputError
+    from everlong.library.library import Library
     from everlong.models.load import load_tokenizer
-    from everlong.session.library import Library
     from everlong.session.search import search_kept
 
     console = Console(quiet, json)

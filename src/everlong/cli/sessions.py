@@ -11,8 +11,8 @@ import typer
 from everlong.cli import complete, options
 
 if TYPE_CHECKING:
-    from everlong.session.library import Entry, Library
-    from everlong.session.transcript import Source
+    from everlong.library.library import Entry, Library
+    from everlong.text.transcript import Source
 
 sessions = typer.Typer(
     name="sessions",
@@ -125,7 +125,7 @@ def adopt(store: options.Store = None, json: options.Json = False, debug: option
     For a store whose everlong.db was lost or damaged (move that away first). A name that is taken gets a number. --json
     prints a list of objects: folder, name, tokens and why_not. Exit 2 if one could not be taken up.
     """
-    from everlong.session.library import Library
+    from everlong.library.library import Library
 
     found = Library.adopted(store)
     if json:
@@ -163,7 +163,7 @@ def export(
     debug: options.Debug = False,
 ) -> None:
     """Write a session with all its blocks to one archive."""
-    from everlong.cli.write import check_place
+    from everlong.cli.atomic_write import check_place
 
     library = _library(store)
     library.entry(name)
@@ -180,7 +180,7 @@ def import_session(
     debug: options.Debug = False,
 ) -> None:
     """Take a session from an archive into this store."""
-    from everlong.session.library import Library
+    from everlong.library.library import Library
 
     print(f"{Library(store).take(file, name).name}: imported")
 
@@ -210,7 +210,7 @@ def _verdict(found: dict[str, Any], repaired: bool) -> str:
 
 
 def _library(store: Path | None) -> Library:
-    from everlong.session.library import Library
+    from everlong.library.library import Library
 
     return Library(store, create=False)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from everlong.engine.runner import Forward
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods.base import Method, make_method
 from everlong.models.load import Loaded
-from everlong.session.reader import Forward
 from everlong.session.session import Session
 
 WHATS = ("decode", "read")

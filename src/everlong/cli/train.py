@@ -30,7 +30,7 @@ def train(
     --json prints result.json: the gates, and loss and answers on held-out samples with the memory and without.
     """
     from everlong.cli.console import Console
-    from everlong.cli.setup import prepare
+    from everlong.cli.model_setup import prepare
     from everlong.train.recipe import read_recipe
     from everlong.train.run import METRICS, MODEL, RESULT
     from everlong.train.run import train as run
@@ -66,10 +66,10 @@ def merge(
     Only everlong can load it: transformers would load such a model without its memory and say almost nothing, so the
     folder's config.json names a type that it does not know.
     """
-    from everlong.attach.adapter import write_model
     from everlong.cli.console import Console
-    from everlong.cli.setup import load_model
+    from everlong.cli.model_setup import load_model
     from everlong.errors import ConfigError
+    from everlong.hooks.adapter import write_model
 
     console = Console(quiet, json)
     if out.exists():

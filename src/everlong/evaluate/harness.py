@@ -20,18 +20,18 @@ from typing import Any
 
 import torch
 
-from everlong.attach import attach
-from everlong.attach.adapter import load
 from everlong.errors import ConfigError, EverlongError, TooLongError
-from everlong.evaluate.contexts import Contexts, PeerContexts, Request, SessionContexts, Writing, one_by_one
-from everlong.evaluate.peer import PeerStream
+from everlong.evaluate.baseline import PeerStream
 from everlong.evaluate.plan import Plain, subjects
+from everlong.evaluate.shared_prefixes import Contexts, PeerContexts, Request, SessionContexts, Writing, one_by_one
 from everlong.evaluate.stream import Clock, trained_length
+from everlong.hooks.adapter import load
+from everlong.hooks.attach import attach
 from everlong.machine import versions
 from everlong.methods.dense import Dense
 from everlong.models.load import Loaded
 from everlong.session.session import CHUNK_TOKENS, Session
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 
 try:
     from lm_eval.api.instance import Instance

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_type_hints
 
 from everlong.errors import ConfigError, nearest
-from everlong.evaluate.peer import NAME
+from everlong.evaluate.baseline import NAME
 from everlong.evaluate.task import Task, make_task, task_class
 from everlong.methods import make_method, method_names
 from everlong.methods.base import Method

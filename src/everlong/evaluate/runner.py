@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from everlong.attach import attach
 from everlong.errors import CapabilityError, TooLongError
+from everlong.evaluate.baseline import PeerStream, stock_copy
 from everlong.evaluate.data import Data
 from everlong.evaluate.folder import Folder
-from everlong.evaluate.peer import PeerStream, stock_copy
 from everlong.evaluate.plan import Entry, Plain, Plan, Subject
 from everlong.evaluate.stream import Clock, MethodStream, Stream
 from everlong.evaluate.task import Outcome, Sample, Setting
+from everlong.hooks.attach import attach
+from everlong.library.library import Library
 from everlong.machine import peak_rss_bytes, reset_peak_rss
 from everlong.methods.dense import Dense
 from everlong.models.load import Loaded
-from everlong.session.library import Library
 from everlong.session.session import Session
 
 Advance = Callable[[int, str], None]

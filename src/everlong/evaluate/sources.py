@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from everlong.evaluate.stream import Stream
 from everlong.session.asking import recalls
-from everlong.session.transcript import ANSWER, PROMPT, Citation
+from everlong.text.transcript import ANSWER, PROMPT, Citation
 
 TOP = 5
 """Citations of an answer that count."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from everlong.errors import TooLongError
 from everlong.models.load import Loaded
 from everlong.session.session import Session
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 
 PIECE_CHARS = 16384
 """Characters between two signs of progress."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from everlong.config import Registry
 from everlong.evaluate.data import Data
 from everlong.evaluate.stream import Stream
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 
 _REGISTRY: Registry[Task] = Registry("task", lambda: importlib.import_module("everlong.evaluate.tasks"))
 """Every file in `tasks/` registers what it defines."""

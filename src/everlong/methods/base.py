@@ -10,10 +10,10 @@ from everlong.config import Registry
 from everlong.errors import ConfigError
 
 if TYPE_CHECKING:
-    from everlong.memory.plan import RotaryPlan
-    from everlong.memory.protocol import StreamMemory
-    from everlong.memory.recurrent.parameters import MemoryParameters
-    from everlong.memory.recurrent.training import TrainableCore
+    from everlong.cache.stream_memory import StreamMemory
+    from everlong.methods.recurrent.parameters import MemoryParameters
+    from everlong.methods.recurrent.training import TrainableCore
+    from everlong.models.layout import RotaryPlan
 
 MOST = 2**31 - 1
 """The largest number of tokens, blocks and the like that a field may be."""

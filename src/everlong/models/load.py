@@ -45,7 +45,7 @@ class Loaded:
 
 
 def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:
-    """The model without its memory, if it has one: what `everlong.load` (attach/adapter.py) begins with."""
+    """The model without its memory, if it has one: what `everlong.load` (hooks/adapter.py) begins with."""
     target = _device(device)
     wanted = _dtype(dtype, target)
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():

@@ -20,11 +20,11 @@ from everlong.methods.sinks import Sinks
 from everlong.models.load import Loaded
 from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
-from everlong.session.source_names import short_names
-from everlong.session.template import Template
-from everlong.session.text import token_ids
 from everlong.session.thoughts import Exchange
-from everlong.session.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
+from everlong.text.chat_template import Template
+from everlong.text.source_names import short_names
+from everlong.text.tokenize import token_ids
+from everlong.text.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
 
 if TYPE_CHECKING:
     from everlong.session.session import Session

@@ -6,17 +6,17 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from everlong.engine.generation import Answer, Generation
+from everlong.engine.sampling import Sampling
+from everlong.engine.snapshot import Mark
 from everlong.errors import ConfigError
 from everlong.session import asking
-from everlong.session.answer import Answer, Generation
 from everlong.session.asking import Again
-from everlong.session.mark import Mark
 from everlong.session.recall import Recall
-from everlong.session.sampling import Sampling
 from everlong.session.session import Session
-from everlong.session.template import OTHER, Template
 from everlong.session.thoughts import Exchange
-from everlong.session.transcript import PROMPT
+from everlong.text.chat_template import OTHER, Template
+from everlong.text.transcript import PROMPT
 
 
 def system_tokens(tokenizer: Any, system: str | None = None) -> int:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from everlong.errors import CapabilityError
 from everlong.session import pinning
 from everlong.session.named_places import notes_name
-from everlong.session.transcript import GONE, Stretch
+from everlong.text.transcript import GONE, Stretch
 
 if TYPE_CHECKING:
-    from everlong.session.keeper import Keeper
+    from everlong.library.checkpoint import Keeper
     from everlong.session.session import Session
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from everlong.session.text import token_ids
-from everlong.session.transcript import Stretch
+from everlong.text.tokenize import token_ids
+from everlong.text.transcript import Stretch
 
 if TYPE_CHECKING:
     from everlong.session.recall import Ballot

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from everlong.session.source_names import short_names
-from everlong.session.transcript import GONE, Stretch
+from everlong.text.source_names import short_names
+from everlong.text.transcript import GONE, Stretch
 
 if TYPE_CHECKING:
     from everlong.session.session import Session

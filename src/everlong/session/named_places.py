@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import PurePath
 
-from everlong.session.places import DIVISIONS, NUMBER, Place, end_of, number_of
-from everlong.session.source_names import NOTES, endings
-from everlong.session.transcript import GONE, Source, Stretch, Transcript
+from everlong.text.places import DIVISIONS, NUMBER, Place, end_of, number_of
+from everlong.text.source_names import NOTES, endings
+from everlong.text.transcript import GONE, Source, Stretch, Transcript
 
 WHOLE = "the whole text"
 """The title of what is said about a source as a whole."""

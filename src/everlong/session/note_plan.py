@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from everlong.errors import ConfigError
 from everlong.session.named_places import WHOLE, without_contents
-from everlong.session.places import Place
-from everlong.session.transcript import Source, Stretch, Transcript
+from everlong.text.places import Place
+from everlong.text.transcript import Source, Stretch, Transcript
 
 PROMPT_TOKENS = 40
 """Tokens around what a note is made of, and in front of a note, about: for estimates."""

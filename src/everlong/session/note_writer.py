@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import torch
 
+from everlong.engine.generation import end_tokens
+from everlong.engine.sampling import Sampling
 from everlong.errors import ConfigError
 from everlong.methods.dense import Dense
 from everlong.models.load import Loaded
-from everlong.session.answer import end_tokens
 from everlong.session.note_plan import NoteSettings
-from everlong.session.sampling import Sampling
 from everlong.session.session import Session
-from everlong.session.template import Template
-from everlong.session.text import token_ids
+from everlong.text.chat_template import Template
+from everlong.text.tokenize import token_ids
 
 ASKED = "Summarize the text above in three sentences."
 """What the model is asked about each piece, behind it."""

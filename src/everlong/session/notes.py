@@ -17,9 +17,9 @@ from everlong.models.load import Loaded
 from everlong.session.named_places import notes_name
 from everlong.session.note_plan import NoteSettings, Piece, plan_notes
 from everlong.session.note_writer import NoteWriter
-from everlong.session.places import Kind, Place
 from everlong.session.session import Session
-from everlong.session.transcript import GONE, Source
+from everlong.text.places import Kind, Place
+from everlong.text.transcript import GONE, Source
 
 NOTE_LEVEL = 0
 """The level of notes among places: each ends where the next begins."""

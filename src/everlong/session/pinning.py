@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from everlong.errors import InputError, SessionError
-from everlong.memory.blocks.pins import Pin
-from everlong.session.source_names import full_name
-from everlong.session.transcript import GONE, Source, Stretch
+from everlong.methods.blocks.pins import Pin
+from everlong.text.source_names import full_name
+from everlong.text.transcript import GONE, Source, Stretch
 
 if TYPE_CHECKING:
     from everlong.session.session import Session

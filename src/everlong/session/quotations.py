@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from everlong.session.citing import is_read_text, spot
-from everlong.session.source_names import short_name
-from everlong.session.transcript import Source, Transcript
+from everlong.session.citations import is_read_text, spot
+from everlong.text.source_names import short_name
+from everlong.text.transcript import Source, Transcript
 
 LEAST_WORDS = 3
 """A quotation of fewer words is a name or a term, and is not looked up."""

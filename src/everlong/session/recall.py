@@ -1,7 +1,7 @@
 """Which passages of what a session read come back for a question: the voters, their ranks joined, and what to show.
 
-Voters: retrieval heads over exact keys (memory/recall/vote.py) and the words of the question (ops/recall.py). Both vote
-for blocks; what has left no block yet (the window, what is pending) is cut into blocks for the vote alone.
+Voters: retrieval heads over exact keys (methods/blocks/recall/vote.py) and the words of the question (ops/recall.py).
+Both vote for blocks; what has left no block yet (the window, what is pending) is cut into blocks for the vote alone.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from everlong.memory.recall.rebuild import catch_up
-from everlong.memory.recall.vote import HeadVotes
+from everlong.library.sentence_index import Voted
+from everlong.methods.blocks.recall.rebuild import catch_up
+from everlong.methods.blocks.recall.vote import HeadVotes
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
-from everlong.session.meaning import Voted
 from everlong.session.named_places import named_spans
-from everlong.session.quoting import quoted, whole
 from everlong.session.tally import MEANING_NEAR, Tally, Voter
-from everlong.session.transcript import Passage, Stretch, Transcript
+from everlong.text.quoting import quoted, whole
+from everlong.text.transcript import Passage, Stretch, Transcript
 
 if TYPE_CHECKING:
-    from everlong.memory.blocks.memory import BlockMemory
-    from everlong.memory.recall.index import RecallIndex
+    from everlong.methods.blocks.memory import BlockMemory
+    from everlong.methods.blocks.recall.index import RecallIndex
     from everlong.session.session import Session
 
 Way = Literal["again", "blocks"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from everlong.memory.blocks.memory import BlockMemory, MakeRecall
-from everlong.memory.recall.files import RecallFiles
-from everlong.memory.recall.index import KeyPair, RecallIndex, key_pairs
 from everlong.methods.base import Method
+from everlong.methods.blocks.memory import BlockMemory, MakeRecall
+from everlong.methods.blocks.recall.files import RecallFiles
+from everlong.methods.blocks.recall.index import KeyPair, RecallIndex, key_pairs
 from everlong.models.retrieval_heads import find
 
 

@@ -10,14 +10,14 @@ import torch
 
 from everlong.session import asking
 from everlong.session.asking import Posed
-from everlong.session.citing import cited
+from everlong.session.citations import cited
 from everlong.session.quotations import Quotation, quotations
-from everlong.session.quoting import by_answer
-from everlong.session.transcript import ANSWER, PROMPT, Citation
+from everlong.text.quoting import by_answer
+from everlong.text.transcript import ANSWER, PROMPT, Citation
 
 if TYPE_CHECKING:
-    from everlong.memory.report import MemoryReport
-    from everlong.session.answer import Answer, Generation
+    from everlong.cache.report import MemoryReport
+    from everlong.engine.generation import Answer, Generation
     from everlong.session.session import Session
 
 CHOOSE_TOKENS = 32

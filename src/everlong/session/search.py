@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from everlong.library.checkpoint import kept_transcript
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
-from everlong.session.citing import cited
-from everlong.session.keeper import kept_transcript
+from everlong.session.citations import cited
 from everlong.session.recall import Candidate, Recalled, recalled
-from everlong.session.text import token_ids
-from everlong.session.transcript import Citation, Stretch, Transcript
 from everlong.session.words import word_classes
+from everlong.text.tokenize import token_ids
+from everlong.text.transcript import Citation, Stretch, Transcript
 
 if TYPE_CHECKING:
-    from everlong.session.library import Entry, Library
+    from everlong.library.library import Entry, Library
 
 RUN_TOKENS = 128
 """The ids are looked through in runs of so many tokens."""

@@ -14,43 +14,44 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.attach.stock import device_of
+from everlong.cache.report import MemoryReport
+from everlong.engine import budgets
+from everlong.engine.generation import Answer, Generation
+from everlong.engine.logprobs import at_most, logprobs
+from everlong.engine.parallel import check_draw, check_ranks
+from everlong.engine.recompute import RecomputeReader
+from everlong.engine.runner import CacheReader, Forward, Reader, State
+from everlong.engine.sampling import Sampling
+from everlong.engine.snapshot import Mark
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
-from everlong.memory.blocks.memory import BlockMemory
-from everlong.memory.blocks.pins import Pin
-from everlong.memory.recall.scout import Queries
-from everlong.memory.report import MemoryReport
-from everlong.memory.store import HostStore
+from everlong.library.checkpoint import Keeper
+from everlong.library.library import Library
+from everlong.library.portable import read, save
+from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
+from everlong.methods.blocks.memory import BlockMemory
+from everlong.methods.blocks.pins import Pin
+from everlong.methods.blocks.recall.scout import Queries
 from everlong.methods.recompute import Recompute
 from everlong.models.encoder import SentenceEncoder
+from everlong.models.internals import device_of
 from everlong.models.load import Loaded
 from everlong.models.sharding import check_complete
 from everlong.ops.spans import Ints
-from everlong.session import asking, budgets, forgetting, pinning
-from everlong.session.answer import Answer, Generation
+from everlong.session import asking, forgetting, pinning
 from everlong.session.asking import Again, Posed
-from everlong.session.citing import cited
+from everlong.session.citations import cited
 from everlong.session.forgetting import Forgotten
-from everlong.session.inputs import Input, chunks, row_pieces, with_tail
-from everlong.session.keeper import Keeper
-from everlong.session.library import Library
-from everlong.session.mark import Mark
-from everlong.session.meaning import Meaning
-from everlong.session.offsets import Awaited
-from everlong.session.ranks import check_draw, check_ranks
-from everlong.session.reader import CacheReader, Forward, Reader, State
 from everlong.session.recall import Recall, Recalled
 from everlong.session.recall_index import index_maker
-from everlong.session.recent import Recent
-from everlong.session.recompute import RecomputeReader
 from everlong.session.reply import Reply
-from everlong.session.sampling import Sampling
-from everlong.session.save import read, save
-from everlong.session.score import at_most, logprobs
 from everlong.session.search import search
-from everlong.session.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Stretch, Transcript
 from everlong.session.words import word_classes
+from everlong.storage.base import HostStore
+from everlong.text.history import Recent
+from everlong.text.inputs import Input, chunks, row_pieces, with_tail
+from everlong.text.offsets import Awaited
+from everlong.text.transcript import ANSWER, GONE, PROMPT, SOURCE, Citation, Source, Stretch, Transcript
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everlong.memory.recall.vote import HeadVotes
+from everlong.library.sentence_index import Voted
+from everlong.methods.blocks.recall.vote import HeadVotes
 from everlong.ops.recall import TINY, WordVotes
-from everlong.session.meaning import Voted
 
 Voter = Literal["heads", "words", "both", "meaning"]
 LEAST_COVER = 0.05

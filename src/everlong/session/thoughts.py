@@ -15,11 +15,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from everlong.errors import CapabilityError
-from everlong.session import control
-from everlong.session.detokenize import Detokenizer
-from everlong.session.rendered import Rendered, common_ids
-from everlong.session.template import ANSWERED, ASKED, OTHER, Message, Template, exchange, message
-from everlong.session.transcript import ANSWER, PROMPT
+from everlong.text import control_tokens as control
+from everlong.text.chat_template import ANSWERED, ASKED, OTHER, Message, Template, exchange, message
+from everlong.text.detokenize import Detokenizer
+from everlong.text.rendered import Rendered, common_ids
+from everlong.text.transcript import ANSWER, PROMPT
 
 if TYPE_CHECKING:
     from everlong.session.session import Session

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from everlong.attach import attach
+from everlong.hooks.attach import attach
 from everlong.methods import Method, make_method
 from everlong.train.data.sample import Sample
 from everlong.train.recipe import Recipe

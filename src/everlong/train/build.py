@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from everlong.attach.adapter import load
 from everlong.errors import ConfigError, one_line
+from everlong.hooks.adapter import load
 from everlong.models.load import Loaded
 from everlong.train.data.corpus import book_files
 from everlong.train.recipe import Recipe, Scratch

@@ -26,10 +26,10 @@ from typing import Any
 
 from torch import Tensor
 
-from everlong.attach.adapter import write_model
-from everlong.attach.training import Training, attach_training
 from everlong.config import dump_yaml, load_yaml
 from everlong.errors import ConfigError, EverlongError
+from everlong.hooks.adapter import write_model
+from everlong.hooks.training import Training, attach_training
 from everlong.locks import lock
 from everlong.machine import machine, versions
 from everlong.models.load import Loaded

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from everlong.attach.training import Training
 from everlong.errors import ConfigError, one_line
-from everlong.memory.recurrent.parameters import NAME
-from everlong.memory.recurrent.training import Carried
+from everlong.hooks.training import Training
+from everlong.methods.recurrent.parameters import NAME
+from everlong.methods.recurrent.training import Carried
 from everlong.models.sharding import whole
 from everlong.train.data.sample import collate
 from everlong.train.recipe import GATES, Recipe, Stage

@@ -6,7 +6,7 @@ import pytest
 
 from everlong import Blocks, Dense
 from everlong.evaluate.recall.places import Span, covered, fact_span, is_stored, passage_span, rank
-from everlong.session.transcript import Passage
+from everlong.text.transcript import Passage
 from tests.evaluate import layouts
 
 TEXT = "One. Two is two. Three is three. Four."

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from everlong.evaluate.data import Data
-from everlong.evaluate.filler import books
+from everlong.evaluate.haystack import books
 from everlong.evaluate.tasks.niah import QUESTION, Niah
 from tests.evaluate import layouts
 from tests.evaluate.fakes import EchoStream

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import KEY_QUESTION as QUESTION
-from everlong.evaluate.filler import NOISE, OPENING
+from everlong.evaluate.haystack import KEY_QUESTION as QUESTION
+from everlong.evaluate.haystack import NOISE, OPENING
 from everlong.evaluate.tasks.passkey import Passkey
 from tests.evaluate import layouts
 from tests.evaluate.fakes import EchoStream

@@ -14,7 +14,7 @@ from everlong.evaluate.plan import Entry, Plain, Plan
 from everlong.evaluate.runner import evaluate
 from everlong.evaluate.task import Setting, make_task
 from everlong.evaluate.tasks.ppl import Ppl
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 from tests.evaluate.fakes import EchoStream
 from tests.models.tiny import byte_tokenizer
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from everlong import Blocks, Dense, Sinks
-from everlong.attach.adapter import load
 from everlong.errors import ConfigError, InputError
 from everlong.evaluate.data import Data
 from everlong.evaluate.folder import read_records
@@ -15,6 +14,7 @@ from everlong.evaluate.recall.judge import overlap
 from everlong.evaluate.runner import evaluate
 from everlong.evaluate.task import Setting, make_task
 from everlong.evaluate.tasks.recall import RecallTask
+from everlong.hooks.adapter import load
 from tests.evaluate import layouts
 from tests.models.tiny import save_folder
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import NOISE
+from everlong.evaluate.haystack import NOISE
 from everlong.evaluate.ruler.counting import zipf
 from everlong.evaluate.tasks.ruler import SUBSETS, Ruler
 from tests.evaluate import layouts

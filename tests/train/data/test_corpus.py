@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from everlong.errors import ConfigError, InputError, SaveError
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 from everlong.train.data import corpus
 from everlong.train.data.corpus import book_files, book_text, part_of, tokenised
 from everlong.train.tokenizer import bpe_tokenizer, closed_tokenizer

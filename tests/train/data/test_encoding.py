@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from everlong.errors import InputError
-from everlong.session.text import token_ids
-from everlong.texts import DULL, KEY, PAPER_OPENING
+from everlong.text.haystack import DULL, KEY, PAPER_OPENING
+from everlong.text.tokenize import token_ids
 from everlong.train.data import make_task
 from everlong.train.data.encoding import beginning, encoded, standing
 from tests.models.tiny import byte_tokenizer

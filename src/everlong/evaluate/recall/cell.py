@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import Hidden, Size, fitting, hay
+from everlong.evaluate.haystack import Hidden, Size, fitting, hay
 
 T = TypeVar("T")
 OPENING = "This is a long text. Some facts stand in it, each only once. Keep them in mind.\n\n"

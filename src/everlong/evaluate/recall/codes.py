@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from everlong.evaluate.filler import noise
+from everlong.evaluate.haystack import noise
 from everlong.evaluate.recall.cell import Cell, Made, Question, shuffled
 from everlong.evaluate.words import PLACES
 

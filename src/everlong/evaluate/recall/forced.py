@@ -8,7 +8,7 @@ from torch import Tensor
 
 from everlong.evaluate.recall.cell import Question
 from everlong.evaluate.recall.posed import Asked
-from everlong.session.text import ids_behind
+from everlong.text.tokenize import ids_behind
 
 
 @dataclass

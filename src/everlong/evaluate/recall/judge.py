@@ -13,7 +13,7 @@ from everlong.evaluate.recall.places import Span, covered, fact_span, is_stored,
 from everlong.evaluate.recall.posed import Asked, Cited
 from everlong.evaluate.task import Outcome
 from everlong.methods.base import Method
-from everlong.session.quoting import by_answer
+from everlong.text.quoting import by_answer
 
 _FIRST = (1, 3)
 """The fact's passage is wanted first, or among so many."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from everlong.evaluate.recall.posed import Cited
 from everlong.methods.base import Method
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 
 _CHARS_PER_TOKEN = 8
 """Characters that hold so many tokens at the very least: those of a text are counted in a piece of it."""

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.evaluate.peer import PeerStream
+from everlong.evaluate.baseline import PeerStream
 from everlong.evaluate.stream import Stream, too_long, trained_length
 from everlong.session.recall import Recall
 from everlong.session.session import Session
-from everlong.session.text import token_ids
-from everlong.session.transcript import ANSWER, PROMPT
+from everlong.text.tokenize import token_ids
+from everlong.text.transcript import ANSWER, PROMPT
 
 Way = int | Literal["auto"]
 """How many passages are read again for a question (0: only blocks come back)."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from everlong.evaluate.filler import Size
+from everlong.evaluate.haystack import Size
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import longest
+from everlong.evaluate.haystack import longest
 from everlong.evaluate.ruler.cell import Cell, Made
 from everlong.evaluate.words import made_up
 

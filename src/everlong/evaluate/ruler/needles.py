@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from everlong.evaluate.filler import Hidden, hay, noise
+from everlong.evaluate.haystack import Hidden, hay, noise
 from everlong.evaluate.ruler.cell import Cell, Made
 from everlong.evaluate.words import identifier, names
 

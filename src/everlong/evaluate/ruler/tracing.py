@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import string
 
-from everlong.evaluate.filler import NOISE, Hidden, hay, noise
+from everlong.evaluate.haystack import NOISE, Hidden, hay, noise
 from everlong.evaluate.ruler.cell import Cell, Made
 
 HOPS, LETTERS = 4, 5

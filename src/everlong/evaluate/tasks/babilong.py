@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from everlong.errors import ConfigError, InputError
 from everlong.evaluate.data import text
-from everlong.evaluate.filler import FILLERS, Hidden, Size, hay, measured, pieces
+from everlong.evaluate.haystack import FILLERS, Hidden, Size, hay, measured, pieces
 from everlong.evaluate.lengths import Lengths, Names, among, at_least_one, lengths
 from everlong.evaluate.metrics.strings import words_named
 from everlong.evaluate.task import Outcome, Sample, Setting, Task

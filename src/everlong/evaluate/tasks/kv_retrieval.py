@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from everlong.errors import ConfigError, InputError
 from everlong.evaluate.data import rows
-from everlong.evaluate.filler import Hidden, hay, measured
+from everlong.evaluate.haystack import Hidden, hay, measured
 from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, depths, lengths
 from everlong.evaluate.records import Records
 from everlong.evaluate.task import Outcome, Sample, Setting, Task

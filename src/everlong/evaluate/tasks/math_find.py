@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import Size, fitting, measured
+from everlong.evaluate.haystack import Size, fitting, measured
 from everlong.evaluate.lengths import Lengths, Names, among, at_least_one, lengths
 from everlong.evaluate.metrics.strings import first_number
 from everlong.evaluate.task import Sample, Setting, Task

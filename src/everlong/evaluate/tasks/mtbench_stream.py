@@ -24,7 +24,7 @@ from everlong.evaluate.data import rows
 from everlong.evaluate.lengths import at_least_one
 from everlong.evaluate.stream import Stream
 from everlong.evaluate.task import Outcome, Sample, Setting, Task
-from everlong.session.text import special_ids
+from everlong.text.tokenize import special_ids
 
 _SAID, _ANSWERED, _SAID_NEXT = "Everlong asks.", "Everlong answers.", "Who knows it?"
 """Stand-ins for messages."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import FILLERS, Hidden, hay, measured, pieces
+from everlong.evaluate.haystack import FILLERS, Hidden, hay, measured, pieces
 from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, depths, lengths
 from everlong.evaluate.metrics.strings import share_found
 from everlong.evaluate.task import Sample, Setting, Task

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from everlong.evaluate.filler import Hidden, hay, measured, noise
+from everlong.evaluate.haystack import Hidden, hay, measured, noise
 from everlong.evaluate.lengths import Depths, Lengths, at_least_one, depths, lengths
 from everlong.evaluate.metrics.strings import first_number
 from everlong.evaluate.task import Sample, Setting, Task

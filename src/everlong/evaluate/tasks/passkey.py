@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 from everlong.errors import ConfigError
-from everlong.evaluate.filler import FILLERS, OPENING, Hidden, hay, measured, pieces
+from everlong.evaluate.haystack import FILLERS, OPENING, Hidden, hay, measured, pieces
 from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, depths, lengths
 from everlong.evaluate.task import Sample, Setting, Task
-from everlong.texts import NAMES, key_needle, key_question
+from everlong.text.haystack import NAMES, key_needle, key_question
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from everlong.errors import ConfigError, InputError, nearest
 from everlong.evaluate.data import text
-from everlong.evaluate.filler import book
+from everlong.evaluate.haystack import book
 from everlong.evaluate.lengths import Names, at_least_one
 from everlong.evaluate.stream import Stream
 from everlong.evaluate.task import Outcome, Sample, Setting, Task
-from everlong.session.text import pieces
+from everlong.text.tokenize import pieces
 
 
 @dataclass(frozen=True)

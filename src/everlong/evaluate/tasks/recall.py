@@ -27,7 +27,7 @@ from random import Random
 
 from everlong.errors import ConfigError
 from everlong.evaluate import sources
-from everlong.evaluate.filler import FILLERS, books, measured, noise
+from everlong.evaluate.haystack import FILLERS, books, measured, noise
 from everlong.evaluate.lengths import Lengths, Names, Ways, among, at_least_one, lengths, ways
 from everlong.evaluate.recall.cell import Cell, Question
 from everlong.evaluate.recall.judge import judged, overlap

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from everlong.evaluate.filler import FILLERS, measured, pieces
+from everlong.evaluate.haystack import FILLERS, measured, pieces
 from everlong.evaluate.lengths import Lengths, Names, among, at_least_one, lengths
 from everlong.evaluate.metrics.strings import any_found, share_found
 from everlong.evaluate.ruler import counting, needles, tracing

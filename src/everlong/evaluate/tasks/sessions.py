@@ -19,12 +19,12 @@ from typing import Any
 
 from everlong.errors import ConfigError
 from everlong.evaluate import sources
-from everlong.evaluate.filler import FILLERS, Hidden, hay, measured, pieces
+from everlong.evaluate.haystack import FILLERS, Hidden, hay, measured, pieces
 from everlong.evaluate.lengths import Lengths, among, at_least_one, lengths
 from everlong.evaluate.stream import Stream
 from everlong.evaluate.task import Outcome, Sample, Setting, Task
 from everlong.evaluate.words import PLACES
-from everlong.session.transcript import Citation
+from everlong.text.transcript import Citation
 
 MAX_NEW_TOKENS = 8
 _OPENING = "These are the files of several archives. Each has a code. Keep all codes in mind.\n"

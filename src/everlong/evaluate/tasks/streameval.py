@@ -18,7 +18,7 @@ from typing import Literal
 
 from everlong.errors import ConfigError
 from everlong.evaluate.data import Data
-from everlong.evaluate.filler import Size, measured
+from everlong.evaluate.haystack import Size, measured
 from everlong.evaluate.lengths import Lengths, among, at_least_one, lengths
 from everlong.evaluate.metrics.strings import first_number
 from everlong.evaluate.stream import Stream

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from everlong.attach.stock import attention_modules, configs_of, decoder_of, device_of
 from everlong.errors import CapabilityError, one_line
+from everlong.models.internals import attention_modules, configs_of, decoder_of, device_of
 
 SINKS = 64
 """Tokens at the beginning that are no block's: heads with nothing to find look there."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from everlong.errors import CapabilityError
-from everlong.session.text import ids_behind
+from everlong.text.tokenize import ids_behind
 
 TOKENS_PER_FACT = 85
 """How thickly the facts stand."""

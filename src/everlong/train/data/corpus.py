@@ -22,8 +22,8 @@ from jaxtyping import Int64, Shaped
 from everlong import environment
 from everlong.errors import ConfigError, InputError, SaveError, one_line
 from everlong.models.fingerprint import tokenizer_digest
-from everlong.session.text import pieces
-from everlong.texts import book
+from everlong.text.haystack import book
+from everlong.text.tokenize import pieces
 from everlong.train.data.task import Progress
 
 CACHE_HELP = "folder for the tokenised books (empty: books in EVERLONG_CACHE, else in ~/.cache/everlong)"

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from everlong.errors import InputError
-from everlong.session.text import special_ids
+from everlong.text.tokenize import special_ids
 
 BEHIND = "."
 """A piece is tokenised behind it: tokenizers that treat the beginning of a text in their own way see none then."""

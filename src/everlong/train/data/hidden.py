@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from everlong.errors import ConfigError
-from everlong.texts import OPENING, PAPER_OPENING, key_needle, key_question
+from everlong.text.haystack import OPENING, PAPER_OPENING, key_needle, key_question
 from everlong.train.data.encoding import Encoded, Piece, Span, beginning, encoded, standing
 from everlong.train.data.rows import Filler, row
 from everlong.train.data.sample import Sample

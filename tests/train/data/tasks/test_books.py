@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from everlong.errors import ConfigError
-from everlong.session.text import token_ids
+from everlong.text.tokenize import token_ids
 from everlong.train.data import make_task
 from everlong.train.data.corpus import book_files, book_text
 from tests.models.tiny import byte_tokenizer

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from everlong.errors import ConfigError, InputError
-from everlong.texts import KEY, KEY_QUESTION, PAPER_OPENING
+from everlong.text.haystack import KEY, KEY_QUESTION, PAPER_OPENING
 from everlong.train.data import make_task
 from tests.models.tiny import byte_tokenizer
 from tests.train import made

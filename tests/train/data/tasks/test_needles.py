@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from everlong.errors import ConfigError
-from everlong.texts import KEY_OF, KEY_OF_QUESTION, NAMES, NOISE, PAPER_OPENING
+from everlong.text.haystack import KEY_OF, KEY_OF_QUESTION, NAMES, NOISE, PAPER_OPENING
 from everlong.train.data import make_task
 from tests.train import made
 

@@ -11,7 +11,7 @@ from everlong.errors import ConfigError
 from everlong.evaluate.data import Data
 from everlong.evaluate.task import Setting
 from everlong.evaluate.tasks.passkey import Passkey as Evaluation
-from everlong.texts import DULL, KEY, KEY_QUESTION, NOISE, OPENING, PAPER_OPENING
+from everlong.text.haystack import DULL, KEY, KEY_QUESTION, NOISE, OPENING, PAPER_OPENING
 from everlong.train.data import make_task
 from everlong.train.tokenizer import UNKNOWN
 from tests.train import made

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from everlong.texts import NAMES
+from everlong.text.haystack import NAMES
 from everlong.train.data.corpus import CACHE_HELP, Corpus, book_files, opened, tokenised
 from everlong.train.data.hidden import HiddenKeys
 from everlong.train.data.rows import Filler

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from everlong.texts import DULL, NAMES
+from everlong.text.haystack import DULL, NAMES
 from everlong.train.data.hidden import HiddenKeys, sentences
 from everlong.train.data.rows import Filler
 from everlong.train.data.task import check_range

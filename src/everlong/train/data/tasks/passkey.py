@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from everlong.texts import DULL
+from everlong.text.haystack import DULL
 from everlong.train.data.hidden import HiddenKeys, sentences
 from everlong.train.data.rows import Filler
 

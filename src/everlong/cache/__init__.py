@@ -1,0 +1,1 @@
+"""One stream's keys and values, and the face that transformers sees."""

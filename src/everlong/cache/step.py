@@ -1,0 +1,209 @@
+"""One forward pass over new tokens: which parts of the context each layer attends to, and with which query.
+
+Frames (docs/methods/sinks.md): positions handed to the model are index - base, so they stay below the trained
+length for ever. Keys of an older frame are met by a query turned by the difference of the bases; sinks by a query
+turned from its own position to min(t, S + W - 1). No stored key is ever turned.
+
+Letters: B batch, H heads, T new tokens, M columns, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everlong.cache.layer_kv import Arena
+from everlong.cache.stream_memory import StreamMemory
+from everlong.cache.window import Lane
+from everlong.errors import CapabilityError, SelfCheckError
+from everlong.models.layout import LayerPlan, Temperature
+from everlong.ops.attend import Part, Scratch, attend
+from everlong.ops.rotary import Rotation, Turn, turn_by, turned
+from everlong.ops.spans import Ints, Span
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens from index `start` on were rotated at index - `base`."""
+
+    start: int
+    base: int
+
+
+@dataclass(eq=False)
+class Piece:
+    """Columns `start` .. `end - 1` of a lane's arenas, who sees them, and by how much their query is turned."""
+
+    start: int
+    end: int
+    span: Span
+    turn: Ints | None
+    _turns: dict[int, Turn] = field(default_factory=dict)
+
+    def turned(self, q: Tensor, rotation: Rotation | None, skip: int) -> Tensor:
+        """The query for these columns; `skip` queries at the front of the step are missing from `q`."""
+        if self.turn is None or rotation is None:
+            return q
+        if id(rotation) not in self._turns:
+            self._turns[id(rotation)] = turn_by(rotation, torch.from_numpy(self.turn), q)
+        turn = self._turns[id(rotation)]
+        if skip and turn.matrix is None:
+            turn = Turn(turn.cos[..., skip:, :], turn.sin[..., skip:, :])
+        return turned(q, rotation, turn)
+
+
+@dataclass(eq=False)
+class Step:
+    """`tokens` new tokens behind `seen` earlier ones, in the frame that starts at `base`."""
+
+    seen: int
+    tokens: int
+    rows: int
+    base: int
+    segments: list[Segment]
+    arenas: dict[int, Arena]
+    plans: tuple[LayerPlan, ...]
+    scratch: Scratch
+    dtype: torch.dtype
+    calls: dict[int, int] = field(default_factory=dict)
+    slopes: Tensor | None = None
+    memory: StreamMemory | None = None
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    """What entered the attention of each layer, [B, T, W], where a memory needs it (hooks/patch.py)."""
+    _pieces: dict[int, list[Piece]] = field(default_factory=dict)
+
+    def columns(self, lane: Lane) -> int:
+        """M, how many columns the arenas of this lane show during the step."""
+        return self.seen + self.tokens - lane.shift
+
+    def write(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values of a layer; returns all its columns."""
+        if torch.is_autocast_enabled(k.device.type):
+            k, v = (x.to(self.dtype) for x in (k, v))
+        if layer not in self.arenas:
+            raise CapabilityError(
+                f"layer {layer}: stores keys that it did not store when the model was attached (an image's, perhaps); "
+                "give text alone, or run the model without the cache"
+            )
+        return self.arenas[layer].write(k, v, self.seen)
+
+    def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:
+        """SelfCheckError where a layer slides over other than what its config promised.
+
+        `extra` is what else it gives to its attention; CapabilityError for a mask.
+        """
+        if extra.get("attention_mask") is not None:
+            raise CapabilityError(f"layer {layer}: got a ready-made attention mask; give 2-D masks or none")
+        native = self.plans[self.plans[layer].source].pattern
+        if sliding is not None and sliding != native.sliding:
+            raise SelfCheckError(
+                f"layer {layer}: slides over {sliding} tokens, but its config promised {native}; the model cannot be "
+                "attached"
+            )
+
+    def layer_that_returned(self, k: Tensor) -> int | None:
+        """The layer whose `write` in this step returned this very tensor."""
+        return next((i for i, a in self.arenas.items() if a.view is not None and a.view[0] is k), None)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Tensor | None
+    ) -> Tensor:
+        """Attention output [B, T, H, E] of a layer over `k` and `v`, its columns as the model hands them over.
+
+        Under autocast all is computed in the model's own type, and the output is of the query's type.
+        """
+        if torch.is_autocast_enabled(q.device.type):
+            with torch.autocast(q.device.type, enabled=False):
+                own_q, own_k, own_v = (x.to(self.dtype) for x in (q, k, v))
+                return self.attend(layer, own_q, own_k, own_v, scale, softcap, s_aux).to(q.dtype)
+        self.calls[layer] = self.calls.get(layer, 0) + 1
+        plan = self.plans[layer]
+        lane = self.arenas[plan.source].lane
+        skip = self.tokens - q.shape[2]
+        if plan.temperature is not None:
+            q = self._tempered(q, lane, plan.temperature, skip)
+        if self.memory is not None and layer in self.memory.layers:
+            if skip:
+                raise CapabilityError(f"layer {layer} asks with some of its tokens only; use the method sinks")
+            return self.memory.attend(plan, q, k, v, scale, softcap, s_aux)
+        return self.near(plan, q, k, v, scale, softcap, s_aux)
+
+    def near(
+        self,
+        plan: LayerPlan,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        softcap: float | None,
+        s_aux: Tensor | None,
+    ) -> Tensor:
+        """Attention to the sinks and the window: all that a method without a memory brings."""
+        lane, skip, parts = self.arenas[plan.source].lane, self.tokens - q.shape[2], []
+        for piece in self.pieces(lane):
+            span = Span(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
+            parts.append(Part(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))
+        return attend(parts, scale, softcap, s_aux, self.scratch)
+
+    def _tempered(self, q: Tensor, lane: Lane, temperature: Temperature, skip: int) -> Tensor:
+        """Queries that the model scaled by where they stand, scaled by their place in the cache instead."""
+        own = lane.own(self.seen, self.tokens)
+        start = self.seen if temperature.indexed else self.seen - self.base
+        model = np.broadcast_to(start + np.arange(self.tokens)[None], own.shape)
+        ratio = temperature.scale(lane.place(own)) / temperature.scale(model)
+        return q * torch.from_numpy(ratio[:, None, skip:, None]).to(q.device, q.dtype)
+
+    def pieces(self, lane: Lane) -> list[Piece]:
+        """The sinks that a window has left, then the window, segment by segment; the same for all layers of a lane."""
+        if id(lane) not in self._pieces:
+            near = [self._near(lane, n) for n in range(len(self.segments))]
+            self._pieces[id(lane)] = [p for p in (self._far(lane), *near) if p is not None]
+        return self._pieces[id(lane)]
+
+    def only_lane(self) -> Lane:
+        """The lane of a model whose layers all see alike."""
+        (lane,) = {id(a.lane): a.lane for a in self.arenas.values()}.values()
+        return lane
+
+    def hidden(self) -> Tensor:
+        """Which columns each new token does not see, as a dense mask [T, M] (for models that mask by themselves)."""
+        lane = self.only_lane()
+        hidden = torch.ones(self.tokens, self.columns(lane), dtype=torch.bool)
+        for piece in self.pieces(lane):
+            j = np.arange(piece.end - piece.start)
+            seen = (j >= piece.span.lo[0][:, None]) & (j < piece.span.hi[0][:, None])
+            hidden[:, piece.start : piece.end] &= torch.from_numpy(~seen)
+        return hidden
+
+    def alibi(self, slopes: Tensor) -> Tensor:
+        """ALiBi biases [H, T, M] of every column: minus slope times distance in the cache (arXiv 2108.12409, 3)."""
+        lane = self.only_lane()
+        own = lane.own(self.seen, self.tokens)[0]
+        column = np.arange(self.columns(lane))
+        distance = (own[:, None] - column - lane.shift).astype(np.float32)
+        distance[:, : lane.fixed] = lane.place(own)[:, None] - column[: lane.fixed]
+        return -slopes[:, None, None] * torch.from_numpy(distance).to(slopes.device)
+
+    def _near(self, lane: Lane, n: int) -> Piece | None:
+        after = self.segments[n + 1].start if n + 1 < len(self.segments) else self.seen + self.tokens
+        first = max(self.segments[n].start, lane.oldest(self.seen))
+        if first >= after:
+            return None
+        by = self.base - self.segments[n].base
+        span = lane.near(self.seen, self.tokens, first, after)
+        return Piece(first - lane.shift, after - lane.shift, span, np.array([by]) if by else None)
+
+    def _far(self, lane: Lane) -> Piece | None:
+        if not lane.fixed or self.seen + self.tokens <= lane.window:
+            return None
+        span = lane.far(self.seen, self.tokens)
+        if not (span.hi > span.lo).any():
+            return None
+        own = lane.own(self.seen, self.tokens)
+        turn = lane.place(own) - own + self.base
+        return Piece(0, lane.fixed, span, (turn[0] if len(turn) == 1 else turn) if turn.any() else None)

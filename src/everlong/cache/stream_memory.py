@@ -1,0 +1,113 @@
+"""What a cache asks of the memory that takes the tokens which leave its window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.cache.window import Lane
+from everlong.models.layout import LayerPlan, Pattern
+from everlong.ops.spans import Ints
+from everlong.storage.base import Traffic
+
+if TYPE_CHECKING:
+    from everlong.cache.step import Step
+
+
+@runtime_checkable
+class StreamMemory(Protocol):
+    """A step begins, attends layer by layer, and is committed or abandoned; `layers` are those that it serves."""
+
+    layers: set[int]
+    retrieves: ClassVar[bool]
+    """Whether it brings back tokens that it stored: it is a RetrievalMemory then."""
+
+    def lane(self, pattern: Pattern, chunk: int) -> Lane:
+        """How the arenas of layers with this native pattern are laid out."""
+        ...
+
+    def check(self, seen: int, tokens: int) -> None:
+        """CapabilityError where a forward over `tokens` new tokens behind `seen` lacks what it needs."""
+        ...
+
+    def begin(self, step: Step, pads: Ints | None) -> None:
+        """Prepare a step."""
+        ...
+
+    def attend(
+        self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
+    ) -> Float[Tensor, "B T H E"]:
+        """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
+        ...
+
+    def commit(self) -> None:
+        """Make the step's changes part of the stream."""
+        ...
+
+    def abandon(self) -> None:
+        """Forget a step that failed."""
+        ...
+
+    def check_crop(self, seen: int, target: int, pads: Ints | None) -> None:
+        """CapabilityError where the newest tokens, from `target` to `seen`, can not be taken back."""
+        ...
+
+    def dropped_tokens(self, seen: int) -> int:
+        """How many of the `seen` tokens can not be seen any more, and left nothing."""
+        ...
+
+    def compressed_tokens(self, seen: int) -> int:
+        """How many of the `seen` tokens are there only as a part of a memory of constant size."""
+        ...
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes allocated by tier."""
+        ...
+
+    def planned_bytes(self, chunk: int) -> int:
+        """Bytes on the model's device that one row takes at most, beside the arenas."""
+        ...
+
+    def fresh(self) -> StreamMemory:
+        """A memory of the same model and settings that holds nothing."""
+        ...
+
+    def fork(self, rows: list[int] | None = None) -> StreamMemory:
+        """An independent memory of the same rows, or of `rows` in this order."""
+        ...
+
+    def state(self, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON-able facts): all that is needed to go on; not `sealed`: without what a store keeps."""
+        ...
+
+    def restored(self, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device) -> StreamMemory:
+        """A memory of the same settings with this state."""
+        ...
+
+
+class RetrievalMemory(StreamMemory, Protocol):
+    """A memory that stores tokens and brings some of them back."""
+
+    answering: bool
+    """Whether the next tokens answer: each then chooses for itself what comes back."""
+
+    @property
+    def retrieved_tokens(self) -> int:
+        """How many stored tokens the last step attended to."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was moved between the tiers so far."""
+        ...
+
+    def ids_tokens(self) -> int:
+        """How many tokens are kept as ids alone."""
+        ...
+
+    def pending_keys(self, layer: int, first: int, end: int) -> tuple[int, Float[Tensor, "G n D"] | None]:
+        """(tokens that left the window, keys of those of the tokens `first` .. `end` - 1 among them, not rotated)."""
+        ...

@@ -1,0 +1,1 @@
+"""What runs a stream through the model: reading, sampling, writing."""

@@ -1,0 +1,147 @@
+"""One answer as it is written: tokens are drawn, read back, and given out as text."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from everlong.engine.sampling import Sampling
+from everlong.errors import SessionError
+from everlong.models.internals import device_of
+from everlong.text.decode import Decoder, StopGuard
+from everlong.text.transcript import ANSWER
+
+if TYPE_CHECKING:
+    from everlong.engine.stream import WrittenStream
+
+Finish = Literal["length", "end", "stop", "closed"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was written."""
+
+    text: str
+    """The decoded tokens, cut before a stop string; without the tokenizer's special tokens."""
+    token_ids: list[int]
+    """The tokens that the session read back, those of a stop string included, an end token not."""
+    finish: Finish
+    """Why it ended: max_new_tokens were written, an end token was drawn, a stop string came, or it was left early."""
+    seconds_per_token: float
+    """Median over the tokens; NaN without tokens."""
+
+
+class Answer(Iterator[str]):
+    """An answer of `session`, as an iterator of pieces of text.
+
+    Each piece is given out after its tokens were read back. Text that may be the beginning of a stop string,
+    or of a character, is held until it is decided. Leaving early, by `close()` or by an exception, keeps
+    `result` and the session in agreement.
+    """
+
+    def __init__(self, session: WrittenStream, sampling: Sampling) -> None:
+        self._session, self._sampling = session, sampling
+        self._ends = end_tokens(session.model, session.tokenizer) | set(sampling.ends)
+        self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stops)
+        self._start = session.seen_tokens
+        self._drawn, self._decoded = -1, 0
+        self._ids: list[int] = []
+        self._texts: list[str] = []
+        self._seconds: list[float] = []
+        self._finish: Finish = "closed"
+        self._complete = False
+        self._pause: tuple[int, Callable[[Sequence[int]], None]] | None = None
+        self._pieces = self._write()
+
+    def every(self, tokens: int, call: Callable[[Sequence[int]], None]) -> None:
+        """Call `call` with the ids written so far whenever `tokens` more were read back, before the next is drawn."""
+        self._pause = tokens, call
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the answer here."""
+        self._pieces.close()
+        self._end()
+
+    @property
+    def result(self) -> Generation:
+        """What was written so far; when it was left early, all tokens that the session read."""
+        if inspect.getgeneratorstate(self._pieces) == inspect.GEN_CLOSED:
+            self._end()
+        median = statistics.median(self._seconds) if self._seconds else math.nan
+        return Generation("".join(self._texts), list(self._ids), self._finish, median)
+
+    def _write(self) -> Generator[str, None, None]:
+        """The pieces of text, and at the end what was held back."""
+        given = 0
+        try:
+            for _ in self._tokens():
+                self._decode()
+                if piece := "".join(self._texts[given:]):
+                    yield piece
+                given = len(self._texts)
+                if self._guard.stopped:
+                    self._finish = "stop"
+                    break
+        finally:
+            self._end()
+        if rest := "".join(self._texts[given:]):
+            yield rest
+
+    def _tokens(self) -> Iterator[int]:
+        """Tokens drawn and read back, one by one; sets why it ended."""
+        session, sampling = self._session, self._sampling
+        generator = sampling.generator(device_of(session.model))
+        while len(self._ids) < sampling.max_new_tokens:
+            begun = time.perf_counter()
+            self._paused()
+            prediction = session.prediction
+            if prediction is None or session.seen_tokens != self._start + len(self._ids):
+                raise SessionError("the session read something else while it answered; finish the answer first")
+            self._drawn = sampling.pick(prediction, session.recent_ids(), generator)
+            if self._drawn in self._ends:
+                self._finish = "end"
+                return
+            session.feed([self._drawn], answering=True, source=ANSWER)
+            self._ids.append(self._drawn)
+            self._seconds.append(time.perf_counter() - begun)
+            yield self._drawn
+        self._finish = "length"
+
+    def _paused(self) -> None:
+        if self._pause is not None:
+            tokens, call = self._pause
+            if self._ids and len(self._ids) % tokens == 0:
+                call(self._ids)
+
+    def _decode(self) -> None:
+        """Adds the text of the tokens that were not decoded yet."""
+        for token in self._ids[self._decoded :]:
+            self._decoded += 1
+            self._texts.append(self._guard.push(self._decoder.push(token), self._decoder.spelt(token)))
+
+    def _end(self) -> None:
+        """Takes in the token that an interrupt cut off after it was read, and the text that was held back."""
+        if self._complete:
+            return
+        if self._session.seen_tokens == self._start + len(self._ids) + 1:
+            self._ids.append(self._drawn)
+        if not self._guard.stopped:
+            self._decode()
+            self._texts.append(self._guard.push(self._decoder.flush()) + self._guard.flush())
+        self._complete = True
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids that end an answer, as the generation config, the config and the tokenizer name them."""
+    configs = [model.generation_config, model.config.get_text_config(), tokenizer]
+    found = [getattr(config, "eos_token_id", None) for config in configs if config is not None]
+    ids = [i for value in found if value is not None for i in (value if isinstance(value, list) else [value])]
+    return frozenset(int(i) for i in ids)

@@ -1,0 +1,219 @@
+"""How a session reads tokens: through an attached cache (here) or by recomputation (recompute.py)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from everlong.cache.report import MemoryReport
+from everlong.cache.stream_cache import StreamCache
+from everlong.hooks.attach import attach
+from everlong.methods.base import Method
+from everlong.methods.blocks.memory import BlockMemory, MakeRecall, no_recall
+from everlong.methods.blocks.recall.scout import LONGEST, Queries, Scout, ScoutDone
+from everlong.models.internals import device_of
+from everlong.storage.base import HostStore, Store
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name and JSON-able values: all that is needed to go on."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What has read a stream and can read on; `read` either happens wholly or not at all."""
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read so far."""
+        ...
+
+    @property
+    def chunk_limit(self) -> int:
+        """Tokens that one `read` takes at most."""
+        ...
+
+    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
+        """Reads `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none.
+
+        `answering`: as part of an answer, each token choosing for itself what it remembers.
+        """
+        ...
+
+    def predict(self) -> Float[Tensor, " vocabulary"] | None:
+        """The prediction after the last token computed afresh; None where that would need the token again."""
+        ...
+
+    def fork(self) -> Reader:
+        """An independent reader that has read the same."""
+        ...
+
+    def fresh(self) -> Reader:
+        """A reader of the same model and method that has read nothing."""
+        ...
+
+    def report(self) -> MemoryReport:
+        """What is kept of what was read."""
+        ...
+
+    def state(self, sealed: bool = True) -> State:
+        """All that is needed to go on; not `sealed`: without blocks that a store on disk keeps."""
+        ...
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Goes on from a state of the same model and method; only for a reader that has read nothing."""
+        ...
+
+    @property
+    def blocks(self) -> BlockMemory | None:
+        """The block memory, if the method has one."""
+        ...
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes that the state without sealed blocks takes at most; 0 if that is not bounded."""
+        ...
+
+    def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
+        """The queries that `ids` would have at the layers of the recall index, by layer; changes nothing."""
+        ...
+
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys of tokens that are in no block yet, before their rotation."""
+        ...
+
+    def close(self) -> None:
+        """Gives memory and the hold on the model back."""
+        ...
+
+
+class Forward:
+    """A model called for logits, in inference mode; the head runs only over the rows that are wanted."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.device = device_of(model)
+        self._trims = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def __call__(self, ids: Int[Tensor, "rows tokens"], keep: int, **extra: Any) -> Tensor:
+        """The logits [rows, keep, vocabulary] at the last `keep` positions."""
+        if self._trims:
+            extra["logits_to_keep"] = keep
+        logits = self.model(input_ids=ids.to(self.device), **extra).logits
+        return logits if logits.shape[1] == keep else logits[:, -keep:].clone()
+
+
+class CacheReader:
+    """Reads through the method's cache, attached to the model for as long as the reader lives."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        method: Method,
+        cache: StreamCache,
+        make_store: Callable[[], Store] = HostStore,
+        make_recall: MakeRecall = no_recall,
+    ) -> None:
+        self._forward, self._method, self._cache = forward, method, cache
+        self._make_store, self._make_recall = make_store, make_recall
+
+    @classmethod
+    def attached(
+        cls,
+        forward: Forward,
+        method: Method,
+        chunk: int,
+        make_store: Callable[[], Store] = HostStore,
+        make_recall: MakeRecall = no_recall,
+    ) -> CacheReader:
+        """A reader that has read nothing, with room for chunks of `chunk`; AttachError for a model of another kind."""
+        with attach(forward.model, method) as handle:
+            cache = handle.new_cache(min(chunk, handle.plan.frame_length), make_store, make_recall)
+            return cls(forward, method, cache, make_store, make_recall)
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read so far."""
+        return self._cache.seen_tokens
+
+    @property
+    def chunk_limit(self) -> int:
+        """A chunk never passes the length that the model was trained on, nor what the blocks can take at once."""
+        trained = self._cache.plan.frame_length
+        return trained if self.blocks is None else min(trained, self.blocks.chunk_limit)
+
+    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
+        """The logits after every token of `ids`, or after the last one."""
+        self._cache.answering = answering
+        keep = len(ids) if every else 1
+        return self._forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
+
+    def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
+        """The queries that `ids` would have at the layers of the recall index, by layer; the cache stays as it was.
+
+        Their last tokens only, where they are more than one forward takes. Only for a cache with an index.
+        """
+        memory = self.blocks
+        assert memory is not None
+        assert memory.rows[0].recall is not None
+        scout = memory.scout = Scout(memory.rows[0].recall.layers)
+        most = min(LONGEST, self.chunk_limit)
+        try:
+            self._forward(ids[None, -most:], 1, past_key_values=self._cache, use_cache=True)
+        except ScoutDone:
+            pass
+        finally:
+            memory.scout = None
+        return scout.found
+
+    @torch.inference_mode()
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys that are in no block yet, before their rotation."""
+        return self._cache.raw_keys(layer, first, end)
+
+    def predict(self) -> None:
+        """None: the last token would have to be read again."""
+
+    @torch.inference_mode()
+    def fork(self) -> CacheReader:
+        """A reader over a copy of the cache: as many bytes as the cache holds."""
+        return CacheReader(self._forward, self._method, self._cache.fork())
+
+    def fresh(self) -> CacheReader:
+        """A reader over a new cache."""
+        chunk = self._cache.chunk
+        return CacheReader.attached(self._forward, self._method, chunk, self._make_store, self._make_recall)
+
+    def report(self) -> MemoryReport:
+        """The cache's own report."""
+        return self._cache.report()
+
+    @torch.inference_mode()
+    def state(self, sealed: bool = True) -> State:
+        """The cache's own state."""
+        return self._cache.state(sealed)
+
+    @torch.inference_mode()
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Puts a state into the cache."""
+        self._cache.load_state(tensors, meta, self._forward.device)
+
+    @property
+    def blocks(self) -> BlockMemory | None:
+        """The block memory of the cache, if the method has one."""
+        return cast("BlockMemory | None", self._cache.blocks)
+
+    @property
+    def planned_bytes(self) -> int:
+        """What the cache takes on the device, and a prediction."""
+        head = self._forward.model.get_input_embeddings().weight
+        return (self._cache.planned_bytes() or 0) + len(head) * head.element_size()
+
+    def close(self) -> None:
+        """Closes the cache; the last one that is closed, or collected, restores the model."""
+        self._cache.close()

@@ -1,0 +1,41 @@
+"""A place in a stream to come back to."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from everlong.engine.runner import Reader
+from everlong.text.history import Recent
+from everlong.text.transcript import Transcript
+
+
+class Mark:
+    """What a session had read when `session.mark()` was called; holds a copy of the cache until it is closed."""
+
+    def __init__(
+        self, reader: Reader, recent: Recent, last: Tensor | None, transcript: Transcript, conversing: bool | None
+    ) -> None:
+        self._reader: Reader | None = reader
+        self._recent, self._last, self._transcript = recent, last, transcript
+        self.conversing = conversing
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens that the session had read."""
+        return self._recent.seen
+
+    @property
+    def closed(self) -> bool:
+        """Whether the copy was freed."""
+        return self._reader is None
+
+    def copy(self) -> tuple[Reader, Recent, Tensor | None, Transcript]:
+        """The parts of a session at this place, independent of the mark."""
+        assert self._reader is not None
+        return self._reader.fork(), self._recent.copy(), self._last, self._transcript.copy()
+
+    def close(self) -> None:
+        """Frees the copy; the mark is of no use afterwards."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()

@@ -1,0 +1,47 @@
+"""The forward that is running in this thread of control, as the attention functions see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from everlong.cache.step import Step
+from everlong.errors import CapabilityError
+
+_ACTIVE: ContextVar[Step | None] = ContextVar("everlong_active_step", default=None)
+
+_UNMASKED: ContextVar[bool] = ContextVar("everlong_unmasked", default=False)
+
+
+def active_step() -> Step:
+    """The running step; CapabilityError outside a forward of an attached model."""
+    step = _ACTIVE.get()
+    if step is None:
+        raise CapabilityError("everlong attention: called outside a forward of an attached model with a StreamCache")
+    return step
+
+
+def running_step() -> Step | None:
+    """The running step, if there is one."""
+    return _ACTIVE.get()
+
+
+def needs_no_mask() -> bool:
+    """Whether what the model builds masks for now is a step, or the forward around one (see `unmasked`)."""
+    return _UNMASKED.get() or _ACTIVE.get() is not None
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """What runs inside, in this thread, builds masks for a step that has not begun yet."""
+    before = _UNMASKED.set(True)
+    try:
+        yield
+    finally:
+        _UNMASKED.reset(before)
+
+
+def activate(step: Step | None) -> None:
+    """Make `step` the running one; None ends it."""
+    _ACTIVE.set(step)

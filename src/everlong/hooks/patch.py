@@ -1,0 +1,208 @@
+"""What is changed in a model while anything is attached to it: the forward of its decoder, on the instance.
+
+A forward that is given a StreamCache runs as a step: bounded positions, no mask, attention redirected by the model's
+route, committed at its end and abandoned if it fails. Any other forward runs as if nothing were attached. Threads take
+turns: one forward of a model ends before the next begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from everlong.cache.step import Step
+from everlong.cache.stream_cache import StreamCache
+from everlong.errors import AttachError, CapabilityError
+from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
+from everlong.hooks.current_step import activate, running_step
+from everlong.hooks.front import Front
+from everlong.hooks.probe import probe
+from everlong.hooks.replacement import Replacement
+from everlong.hooks.routes import choose_route
+from everlong.hooks.self_check import check_equal_to_stock
+from everlong.hooks.turns import turn
+from everlong.methods.base import Method
+from everlong.methods.recurrent.parameters import NAME, MemoryParameters
+from everlong.models.internals import (
+    accepts,
+    around_decoder,
+    attention_input,
+    attention_modules,
+    decoder_of,
+    device_of,
+    plain,
+    text_config,
+)
+
+
+class Trained(Protocol):
+    """What answers forwards without a cache while a model is trained (training.py)."""
+
+    def forward(self, given: dict[str, Any]) -> Any:
+        """The decoder's forward."""
+        ...
+
+
+class Plug:
+    """Stands in for `decoder.forward` while it has holders."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.decoder = decoder_of(model)
+        self.route = choose_route(model)
+        with plain(model):
+            self.plan = probe(model, self.route)
+        self.width: int = text_config(model).hidden_size
+        self.takes_positions = accepts(self.decoder, "position_ids")
+        self.holders = 0
+        self.training: Trained | None = None
+        self._hooks: list[Any] = []
+        self.replacement = Replacement(self.decoder, self._forward)
+        around = around_decoder(model)
+        self._front = None if around is None else Front(around, self.route)
+        try:
+            with plain(model):
+                check_equal_to_stock(model, StreamCache(self.plan, "self-check", 0, None))
+        except BaseException:
+            self._remove()
+            raise
+
+    @classmethod
+    def held(cls, model: PreTrainedModel) -> Plug:
+        """The model's plug, held by one more; a new one is probed and checked."""
+        decoder = decoder_of(model)
+        with turn(decoder):
+            found = Replacement.of(decoder)
+            plug = cls(model) if found is None else found.owner
+            plug.holders += 1
+            # Its last holder may have been collected meanwhile, in this very thread.
+            if Replacement.of(decoder) is plug.replacement:
+                return plug
+        return cls.held(model)
+
+    @property
+    def stock(self) -> Callable[..., Any]:
+        """The decoder's forward as it was."""
+        return self.replacement.stock
+
+    def hold(self) -> None:
+        """One more handle or cache needs the plug."""
+        with turn(self.decoder):
+            self.holders += 1
+
+    def release(self) -> None:
+        """One fewer; the last restores the model."""
+        with turn(self.decoder):
+            self.holders -= 1
+            if self.holders == 0:
+                self._remove()
+
+    def keep_inputs(self) -> None:
+        """Let each step know what enters the attention of its layers, until the last holder leaves."""
+        if not self._hooks:
+            modules = [m for _, m in attention_modules(self.decoder)]
+            self._hooks = [m.register_forward_pre_hook(_keep_input, with_kwargs=True) for m in modules]
+
+    def trained(self, method: Method) -> MemoryParameters | None:
+        """What was trained for `method` and is kept with the model; CapabilityError if it is for another."""
+        kept: Any = getattr(self.decoder, NAME, None)
+        if not method.trained or kept is None:
+            return None
+        if kept.method != method.name:
+            raise CapabilityError(
+                f"{method.name}: the memory of this model was trained for {kept.method}; use that method, or load the "
+                "model without its memory"
+            )
+        if (wanted := self._shapes(method)) != kept.shapes():
+            raise CapabilityError(
+                f"{method.name}: the memory of this model holds {kept.shapes() or 'no parameters'}, and these options "
+                f"need {wanted or 'none'}; give those that it was trained with"
+            )
+        return kept
+
+    def _shapes(self, method: Method) -> dict[str, tuple[int, ...]]:
+        """The shapes of the method's parameters for this model; empty without any."""
+        with torch.device("meta"):
+            wanted = method.parameters(self.plan, self.width)
+        return {} if wanted is None else wanted.shapes()
+
+    def check_ranks(self, method: Method) -> None:
+        """AttachError for a method whose parameters are by head, on a model whose heads are shared out to ranks."""
+        ranks = self.plan.ranks
+        if ranks is not None and self._shapes(method):
+            raise AttachError(
+                f"{method.name}: its parameters belong to all heads of the model, which are shared out to {ranks.size} "
+                "ranks; load the model whole, or use blocks, sinks, window, transformer_xl or dense"
+            )
+
+    def parameters(self, method: Method) -> MemoryParameters | None:
+        """What was trained for `method`, or else untrained parameters on the model's device; None if it has none."""
+        found = self.trained(method)
+        if found is None and (found := method.parameters(self.plan, self.width)) is not None:
+            found = found.to(device_of(self.decoder))
+        return found
+
+    def _remove(self) -> None:
+        self.replacement.remove()
+        if self._front is not None:
+            self._front.replacement.remove()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self.route.restore()
+
+    def _forward(self, given: dict[str, Any]) -> Any:
+        """The decoder's forward."""
+        with turn(self.decoder):
+            return self._run(given)
+
+    def _run(self, given: dict[str, Any]) -> Any:
+        cache = given.get("past_key_values")
+        if isinstance(cache, StreamCache):
+            return self._step(cache, given)
+        self.route.restore()
+        if self.training is not None:
+            return self.training.forward(given)
+        return self.stock(**given)
+
+    def _step(self, cache: StreamCache, given: dict[str, Any]) -> Any:
+        if cache.plan is not self.plan:
+            raise CapabilityError("StreamCache: belongs to another model; make one with attach(model, ...).new_cache()")
+        new = new_tokens(given)
+        rows, tokens = new.shape[:2]
+        check_outputs(given, self.decoder.config)
+        check_mode(self.decoder)
+        mask, positions = given.get("attention_mask"), given.get("position_ids")
+        if self._front is not None:
+            mask, positions = self._front.mask(mask), self._front.positions(positions)
+        pads = left_padding(cache, mask, rows, tokens, self.route.per_row_padding)
+        check_positions(cache, positions, tokens, cache.pads if pads is None else pads)
+        try:
+            step = cache.begin(tokens, rows, pads)
+            given["attention_mask"] = self.route.attention_mask(step)
+            if self.takes_positions:
+                given["position_ids"] = self._positions(step, new)
+            activate(step)
+            with self.route.entered(step):
+                out = self.stock(**given)
+            self.route.check(step)
+            cache.commit()
+            return out
+        finally:
+            activate(None)
+            cache.abandon()
+
+    @staticmethod
+    def _positions(step: Step, like: Tensor) -> Tensor:
+        start = step.seen - step.base
+        return torch.arange(start, start + step.tokens, device=like.device).expand(step.rows, -1)
+
+
+def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What enters a layer's attention is what some memories are made of."""
+    step = running_step()
+    if step is not None:
+        step.inputs[module.layer_idx] = attention_input(args, kwargs)

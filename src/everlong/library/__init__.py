@@ -1,0 +1,1 @@
+"""The kept sessions: their catalog, checkpoints, files, repair."""

@@ -1,0 +1,277 @@
+"""A session's place in a library: opening it, and checkpoints that a crash cannot tear."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import sqlite3
+import time
+import zlib
+from array import array
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
+from everlong.library import erase as erasing
+from everlong.library import recall_files
+from everlong.library import state_file as sealed
+from everlong.library.catalog import check_format
+from everlong.library.library import Entry, Library
+from everlong.library.portable import FORMATS, differences, format_of
+from everlong.methods.base import Method, make_method
+from everlong.methods.blocks.recall.files import RecallFiles
+from everlong.models.fingerprint import fingerprint
+from everlong.storage.disk import DiskStore
+from everlong.text.transcript import Source, Stretch, Transcript
+
+if TYPE_CHECKING:
+    from everlong.library.stream import KeptStream
+
+LENGTH_TOKENS = 8192
+"""Tokens whose lengths are one row of the database."""
+
+
+class Keeper:
+    """Holds the lock, the store and the entry of one open session; `writable` False only reads."""
+
+    def __init__(self, library: Library, entry: Entry, writable: bool = True) -> None:
+        self.rewound = False
+        """Whether the session has gone back since the last checkpoint; one that stores no blocks may."""
+        self._take(library, entry, writable)
+
+    def _take(self, library: Library, entry: Entry, writable: bool) -> None:
+        self.library, self.entry, self.writable = library, entry, writable
+        self._open = ExitStack()
+        if writable:
+            self._open.enter_context(library.locked(entry))
+            self.entry = library.entry(entry.name)
+            erasing.erase(library, self.entry)
+            library.tidy(self.entry)
+        self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
+        self.store.other_bytes = library.own_bytes(self.entry)
+        self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
+        self._reuse()
+
+    def _reuse(self) -> None:
+        """Let the store write over rows that no checkpoint of any session names."""
+        if self.writable:
+            self.store.reuse(self.library.rows_of_others(self.entry, self.store.volumes[-1].path))
+
+    @classmethod
+    def created(cls, folder: str | Path | None, name: str, session: KeptStream) -> Keeper:
+        """The keeper of a new session."""
+        method = session.method.recipe()
+        library = Library(folder)
+        identity = fingerprint(session.model, session.tokenizer)
+        return cls(library, library.create(name, session.name, identity, method, session.origin))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the session's own files."""
+        return self.library.place(self.entry)
+
+    def note_encoder(self, name: str) -> None:
+        """Note down which sentence encoder the session's vectors are of."""
+        self.library.note_encoder(self.entry, name)
+
+    def method(self) -> Method:
+        """The method that the session was made with."""
+        return make_method(self.entry.method["name"], self.entry.method["fields"])
+
+    def check(self, session: KeptStream) -> None:
+        """ForeignError unless this model and tokenizer wrote the session; DamagedError for missing bytes."""
+        differ = differences(self.entry.fingerprint, fingerprint(session.model, session.tokenizer))
+        if differ:
+            raise ForeignError(
+                f"session {self.entry.name!r}: kept with model {self.entry.model}; another {' and '.join(differ)} than "
+                "given here; load the model it was kept with, in the same dtype"
+            )
+        self.library.check_sizes(self.entry)
+
+    def restore(self, session: KeptStream) -> None:
+        """Bring `session`, which has read nothing, to the last checkpoint."""
+        if self.entry.state is None:
+            return
+        path = self.library.place(self.entry) / self.entry.state
+        tensors, document = sealed.read(path)
+        check_format(str(path), "a state", document.get("format", FORMATS[0]), FORMATS)
+        session.load_state(tensors, document["state"])
+        if self.store.dropped:
+            session.drop_blocks(self.store.dropped)
+        session.transcript = kept_transcript(self.library, self.entry, session.tokenizer)
+        if zlib.crc32(session.transcript.ids.tobytes()) != document["ids"]:
+            raise DamagedError(
+                f"{self.library.place(self.entry) / 'ids'}: not the ids that were written; restore the file"
+            )
+
+    def checkpoint(self, session: KeptStream) -> None:
+        """Keep the session as it is now; SaveError leaves the checkpoint before it, which stays beside the new one."""
+        if self.rewound:
+            self._write_anew(session)
+            return
+        older = erasing.previous_state(self.library, self.entry)
+        before = self.entry.state
+        self._write(session)
+        if older is not None and older not in (before, self.entry.state):
+            with contextlib.suppress(OSError):
+                (self.library.place(self.entry) / older).unlink()
+        self._settle()
+
+    def _write_anew(self, session: KeptStream) -> None:
+        """Keep a session that has gone back under its name, wholly or not at all: what it was is deleted."""
+        library, old, name = self.library, self.entry, self.entry.name
+        beside, aside = f"{name}~back", f"{name}~before"
+        for leftover in (beside, aside):
+            if library.find(leftover) is not None:
+                library.delete(leftover)
+        new = Keeper(library, library.create(beside, old.model, old.fingerprint, old.method))
+        try:
+            new._write(session)
+        except BaseException:
+            new.undo()
+            raise
+        new.close()
+        self.close()
+        try:
+            library.swap(name, beside, aside)
+        finally:
+            self._take(library, library.entry(name), writable=True)
+        library.delete(aside)
+        self.rewound = False
+
+    def _settle(self) -> None:
+        """After a checkpoint: what it takes, and which rows may be written over."""
+        self.store.other_bytes = self.library.own_bytes(self.entry)
+        self._reuse()
+
+    def forget(self, session: KeptStream, spans: Sequence[Stretch], gone: frozenset[int]) -> int:
+        """Keep `session`, which has forgotten these spans and blocks, and overwrite them; how many a fork still needs.
+
+        One transaction names all that is gone; what a crash leaves to be overwritten is done when it is next opened.
+        """
+        self.store.dropped |= gone
+        self._write(session, spans, gone)
+        erasing.erase(self.library, self.entry)
+        self._settle()
+        with self.library.database() as db:
+            return erasing.shared(db, self.entry.id, gone)
+
+    def _write(self, session: KeptStream, spans: Sequence[Stretch] = (), gone: Collection[int] = ()) -> None:
+        """Write a state and the new ids, and name them."""
+        if not self.writable:
+            raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
+        entry, folder = self.entry, self.library.place(self.entry)
+        self.store.flush()
+        self.recall_files.flush()
+        tensors, meta = session.state(sealed=False)
+        name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
+        ids = session.transcript.ids
+        document = {"format": format_of(meta), "state": meta, "ids": zlib.crc32(ids.tobytes())}
+        sealed.write(folder / name, tensors, document | {"digest_bytes": self.store.digest_bytes})
+        try:
+            with (folder / "ids").open("r+b" if (folder / "ids").exists() else "w+b") as file:
+                file.seek(4 * entry.tokens)
+                file.write(ids[entry.tokens :].tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SaveError(f"{folder / 'ids'}: {error.strerror or error}; make room and try again") from error
+        new = _dropped(session) - self.store.dropped
+        self._name(session, name, spans, new.union(gone))
+        self.store.dropped |= new
+
+    def _name(self, session: KeptStream, state: str, spans: Sequence[Stretch], gone: Collection[int]) -> None:
+        """Let the database name the new checkpoint, and (where nothing was forgotten) the one before it."""
+        entry, transcript, blocks = self.entry, session.transcript, self.store.blocks
+        with self.library.database() as db:
+            db.execute("DELETE FROM states WHERE session = ?", (entry.id,))
+            if entry.state is not None and not spans:
+                db.execute(
+                    "INSERT INTO states VALUES (?, ?, ?, ?)", (entry.id, entry.state, entry.tokens, entry.blocks)
+                )
+            db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", [(entry.id, n) for n in gone])
+            filler = transcript.filler()
+            rows = [(entry.id, s.first, s.end, filler) for s in spans]
+            db.executemany("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?, ?, 0)", rows)
+            db.execute("DELETE FROM pins WHERE session = ?", (entry.id,))
+            pins = session.pins if session.method.answers else ()
+            db.executemany("INSERT INTO pins VALUES (?, ?, ?, ?, ?)", [(entry.id, *astuple(p)) for p in pins])
+            db.execute(
+                "UPDATE sessions SET updated = ?, tokens = ?, blocks = ?, row_bytes = ?, state = ? WHERE id = ?",
+                (time.time(), len(transcript.ids), blocks, self.store.row_bytes, state, entry.id),
+            )
+            self.library.keep_volumes(db, entry, self.store.volumes)
+            recall_files.keep(db, entry.id, self.recall_files.extents, self.recall_files.row_bytes)
+            for place, source in enumerate(transcript.sources):
+                db.execute(
+                    "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
+                    (entry.id, place, source.name, source.digest, source.first, source.done),
+                )
+                new = [
+                    (entry.id, place, token, chars)
+                    for token, chars in source.marks
+                    if spans or token >= entry.tokens - 128
+                ]
+                db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", new)
+            keep_places(db, entry.id, transcript.sources)
+            _keep_lines(db, entry.id, transcript.sources)
+            lengths = _length_rows(transcript, 0 if spans else entry.tokens)
+            db.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?)", [(entry.id, *row) for row in lengths])
+        self.entry = self.library.entry(entry.name)
+        self.library.note_down(entry.name)
+
+    def undo(self) -> None:
+        """Remove a session that was just created."""
+        self.close()
+        self.library.delete(self.entry.name)
+
+    def close(self) -> None:
+        """Give the lock and the files back."""
+        self.store.close()
+        self.recall_files.close()
+        self._open.close()
+
+
+def _dropped(session: KeptStream) -> frozenset[int]:
+    """The blocks that the session has dropped, for whatever reason."""
+    blocks = session.stored("checkpoint") if session.method.answers else None
+    return blocks.rows[0].dropped if blocks is not None and blocks.rows else frozenset()
+
+
+def keep_places(db: sqlite3.Connection, session: str, sources: Sequence[Source]) -> None:
+    """Put down where the chapters, headings and pages of these sources begin; titles that went are overwritten."""
+    rows = {(session, n, p.start, p.kind, p.level, p.title) for n, source in enumerate(sources) for p in source.places}
+    old = set(db.execute("SELECT * FROM places WHERE session = ?", (session,)).fetchall())
+    if old - rows:
+        db.execute("PRAGMA secure_delete = ON")
+    key = "session = ? AND source = ? AND start = ? AND kind = ?"
+    db.executemany(f"DELETE FROM places WHERE {key}", [row[:4] for row in old - rows])
+    db.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?, ?)", sorted(rows - old))
+
+
+def _keep_lines(db: sqlite3.Connection, session: str, sources: Sequence[Source]) -> None:
+    """Put down where the lines of these sources begin, where that is not what was put down before."""
+    old = dict(db.execute("SELECT source, data FROM lines WHERE session = ?", (session,)).fetchall())
+    new = [(session, n, source.lines) for n, source in enumerate(sources) if source.lines != old.get(n, "")]
+    db.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?)", new)
+
+
+def _length_rows(transcript: Transcript, kept: int) -> Iterator[tuple[int, str]]:
+    """The lengths of the tokens of a transcript, for the database, from the row on that has token number `kept`."""
+    for first in range(kept - kept % LENGTH_TOKENS, len(transcript.ids), LENGTH_TOKENS):
+        yield first, base64.b64encode(transcript.lengths[first : first + LENGTH_TOKENS]).decode()
+
+
+def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcript:
+    """What the last checkpoint of a session says that it read; fillers where it has forgotten."""
+    found = Transcript(tokenizer)
+    data = (library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
+    lengths = [(first, base64.b64decode(part)) for first, part in library.lengths(entry)]
+    found.load_ids(array("i", data[: len(data) // 4 * 4]), lengths)
+    erasing.blank(library, entry, found.ids)
+    found.sources = library.sources(entry)
+    return found

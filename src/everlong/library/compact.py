@@ -1,0 +1,149 @@
+"""Files of blocks written anew without the rows that nobody needs."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlong.errors import SessionError
+from everlong.library import erase as erasing
+from everlong.storage.extent import Volume, digest_width
+from everlong.storage.row_file import copy_rows, overwrite
+
+if TYPE_CHECKING:
+    import tarfile
+
+    from everlong.library.library import Entry, Library
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """Bytes of a session's block files before and after, and how many files were left alone because forks need them."""
+
+    before_bytes: int
+    after_bytes: int
+    left_alone: int
+
+
+def compact(library: Library, entry: Entry) -> Compacted:
+    """Write the session's files anew without its dropped blocks; new files first, then the names, then the old go."""
+    erasing.erase(library, entry)
+    before, left, moved, locked = _bytes(library, entry), 0, {}, set[str]()
+    with ExitStack() as held:
+        for path in sorted({v.path for v in library.volumes(entry)}):
+            free, row_bytes = _unneeded(library, path)
+            sharers = _sharers(library, path, entry)
+            left += bool(_dropped_places(library, entry, path) - free)
+            if free and _lock_all(library, sharers, locked, held):
+                moved[path] = _rewritten(library, path, [entry, *sharers], free, row_bytes)
+        _name(library, {path: new for path, (new, _) in moved.items()}, {p: at for p, (_, at) in moved.items()})
+        for path in moved:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".digests").unlink(missing_ok=True)
+    erasing.remove_states(library, entry)
+    return Compacted(before, _bytes(library, entry), left)
+
+
+def _unneeded(library: Library, path: Path) -> tuple[set[int], int]:
+    with library.database() as db:
+        return erasing.unneeded(db, path.name)
+
+
+def _sharers(library: Library, path: Path, entry: Entry) -> list[Entry]:
+    """The other sessions with blocks in a file."""
+    others = [other for other in library.entries() if other.id != entry.id]
+    return [other for other in others if any(v.path == path for v in library.volumes(other))]
+
+
+def _lock_all(library: Library, entries: list[Entry], locked: set[str], held: ExitStack) -> bool:
+    """Whether no other process writes to one of these sessions; none does then until `held` ends."""
+    try:
+        for other in entries:
+            if other.id not in locked:
+                held.enter_context(library.locked(other))
+                locked.add(other.id)
+    except SessionError:
+        return False
+    return True
+
+
+def _places(volume: Volume) -> range:
+    return range(volume.at, volume.at + volume.end - volume.first)
+
+
+def _dropped_places(library: Library, entry: Entry, path: Path) -> set[int]:
+    """The rows of a file that the session itself has dropped."""
+    dropped = library.dropped(entry)
+    mine = [v for v in library.volumes(entry) if v.path == path]
+    return {v.at + n - v.first for v in mine for n in dropped if v.first <= n < v.end}
+
+
+def _rewritten(
+    library: Library, path: Path, entries: list[Entry], free: Collection[int], row_bytes: int
+) -> tuple[Path, dict[int, int]]:
+    """A new file with the rows that one of these sessions has and that are not `free`, and where each row went."""
+    rows = {n for e in entries for v in library.volumes(e) if v.path == path for n in _places(v)}
+    kept = sorted(rows.difference(free))
+    target = path.with_name(f"{secrets.token_hex(8)}.blocks")
+    copy_rows(path, row_bytes, kept, target)
+    return target, {place: n for n, place in enumerate(kept)}
+
+
+def _name(library: Library, files: dict[Path, Path], places: dict[Path, dict[int, int]]) -> None:
+    """Let all sessions have their blocks in the new files, at once; what an older checkpoint needs is given up."""
+    found = {e.id: library.volumes(e) for e in library.entries()}
+    with library.database() as db:
+        for session, volumes in found.items():
+            if not any(v.path in files for v in volumes):
+                continue
+            new = [
+                part for v in volumes for part in _runs(v, v is volumes[-1], files.get(v.path), places.get(v.path, {}))
+            ]
+            db.execute("DELETE FROM states WHERE session = ?", (session,))
+            db.execute("DELETE FROM volumes WHERE session = ?", (session,))
+            rows = [(session, n, v.path.name, v.first, v.end, v.at) for n, v in enumerate(new)]
+            db.executemany("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def _runs(volume: Volume, last: bool, target: Path | None, places: dict[int, int]) -> list[Volume]:
+    """The parts of a volume in its new file; behind those of the last one there is room for more."""
+    if target is None:
+        return [volume]
+    runs: list[Volume] = []
+    for n, old in enumerate(_places(volume), volume.first):
+        at = places.get(old)
+        if at is not None and runs and runs[-1].end == n:
+            runs[-1] = Volume(target, runs[-1].first, n + 1, runs[-1].at)
+        elif at is not None:
+            runs.append(Volume(target, n, n + 1, at))
+    if last and (not runs or runs[-1].end < volume.end):
+        runs.append(Volume(target, volume.end, volume.end, len(places)))
+    return runs
+
+
+def _bytes(library: Library, entry: Entry) -> int:
+    """Bytes of the files of a session's blocks and digests."""
+    files = {file for v in library.volumes(entry) for file in (v.path, v.digests)}
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def archive_volumes(library: Library, entry: Entry, archive: tarfile.TarFile, draft: Path) -> None:
+    """Add the session's files of blocks to an archive, without the bytes of what it has dropped."""
+    for path in sorted({v.path for v in library.volumes(entry)}):
+        dropped = _dropped_places(library, entry, path)
+        for file in (path, path.with_suffix(".digests")):
+            if not file.exists():
+                continue
+            source = file if not dropped else draft.with_suffix(file.suffix)
+            if dropped:
+                shutil.copyfile(file, source)
+                width = entry.row_bytes if file == path else digest_width(path, entry.row_bytes)
+                overwrite(source, [(n * width, width) for n in dropped])
+            archive.add(source, f"blocks/{file.name}")
+            if dropped:
+                source.unlink()

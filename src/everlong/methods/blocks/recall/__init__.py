@@ -1,0 +1,1 @@
+"""Blocks that a question asks for: the recall index and who votes."""

@@ -1,0 +1,185 @@
+"""Room for blocks: how many fit the budgets, before which token some must be given up, and which.
+
+What is given up depends on the indices of tokens and on the session's settings, never on how the input was cut: it is
+decided where a cell begins whose new blocks would not fit, and the input is cut there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from everlong.errors import BudgetError, ConfigError
+from everlong.methods.blocks import index
+from everlong.methods.blocks.boundaries import make_cuts, shortest_block
+from everlong.methods.blocks.cells import cells
+from everlong.methods.blocks.memory import BlockMemory
+from everlong.methods.blocks.recall import index as recalls
+from everlong.storage.base import FIRST_SLAB, LARGEST_SLAB, Store
+from everlong.storage.budget import Budget
+from everlong.storage.disk import DiskStore
+from everlong.storage.growable_rows import allocated_rows
+from everlong.storage.record_cache import DEFAULT_BYTES
+from everlong.storage.write_behind import QUEUED_ROWS
+
+BATCH = 8
+"""One block in so many is given up at a time."""
+ASKING_CELLS = 3
+"""Under `refuse`, reading leaves room for so many cells of `exec_chunk` tokens to questions and answers."""
+STATES = 3
+"""Two checkpoints are kept, and one may be on its way."""
+STATE_BYTES, STATE_BYTES_PER_LAYER, STATE_BYTES_PER_BLOCK = 48 * 2**10, 2**12, 24
+"""What a saved state takes beside its tensors of bounded size, and for each block, dropped ones included."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The budget of one stream and the sizes of what counts: a stored row, its digests, the queue, the state."""
+
+    budget: Budget
+    block_tokens: int
+    record_bytes: int
+    row_bytes: int
+    digest_bytes: int
+    recall_bytes: int
+    queue_rows: int
+    state_bytes: int
+
+    @classmethod
+    def of(cls, memory: BlockMemory, budget: Budget, chunk: int, planned_bytes: int) -> Room:
+        """The room of a memory that is fed at most `chunk` tokens at once, and whose state takes `planned_bytes`.
+
+        ConfigError for a budget in which it could not work.
+        """
+        s = memory.settings
+        records, rows = memory.row_bytes()
+        cell = max(s.exec_chunk, s.choose_every)
+        shortest = shortest_block(s)
+        queue = -(-(chunk + cell) // shortest) + 1 + QUEUED_ROWS + 1
+        state = planned_bytes + STATE_BYTES + STATE_BYTES_PER_LAYER * len(memory.layers)
+        index_bytes = memory.index_row_bytes(), memory.recall_row_bytes()
+        room = cls(budget, shortest, records, rows, *index_bytes, queue, state)
+        room._check(memory, s.top_k + -(-cell // shortest) + room.spare(memory), cell)
+        return room
+
+    def _check(self, memory: BlockMemory, blocks: int, tokens: int) -> None:
+        store = memory.rows[0].store if memory.rows else memory.make_store()
+        needs = self.host_bytes(store, blocks, blocks * self.block_tokens), self.disk_bytes(store, blocks, tokens)
+        for tier, need in zip(("host", "disk"), needs, strict=True):
+            limit = self.budget.as_dict().get(tier)
+            if limit is not None and limit < need:
+                raise ConfigError(
+                    f"{tier}_budget={limit:,}: must be at least {need:,} bytes for {memory.settings.top_k} blocks that "
+                    "come back and what is on its way; give more, a smaller chunk, or a smaller codec (int8, int4)"
+                )
+
+    def restored(self, memory: BlockMemory) -> Room:
+        """The same for a stream that was restored since, whose digests may be wider than those of a new one."""
+        return replace(self, digest_bytes=memory.index_row_bytes())
+
+    def host_bytes(self, store: Store, blocks: int, tokens: int) -> int:
+        """Bytes of host memory that so many blocks take at most: the index, records, the queue for the disk.
+
+        Of `tokens` tokens the recall rows stay, also of blocks that gave way.
+        """
+        digests = allocated_rows(blocks, index.FIRST_SLAB, index.LARGEST_SLAB) * self.digest_bytes
+        if not isinstance(store, DiskStore):
+            recall = allocated_rows(tokens // self.block_tokens, recalls.FIRST_SLAB, recalls.LARGEST_SLAB)
+            records = allocated_rows(blocks, FIRST_SLAB, LARGEST_SLAB) * self.record_bytes
+            return digests + records + recall * self.recall_bytes
+        unwritten = 0 if store.writable else max(0, blocks - store.disk_blocks)
+        return digests + (self.queue_rows + unwritten) * self.row_bytes + self.queue_rows * self.recall_bytes
+
+    def disk_bytes(self, store: Store, blocks: int, tokens: int) -> int:
+        """Bytes on the disk that so many blocks and ids take at most, while a third state is written beside the two."""
+        if not isinstance(store, DiskStore) or not store.writable:
+            return 0
+        state = self.state_bytes + STATE_BYTES_PER_BLOCK * (blocks + tokens // self.block_tokens)
+        recall = self.recall_bytes * -(-tokens // self.block_tokens)
+        return blocks * (self.row_bytes + self.digest_bytes + 4) + 4 * tokens + recall + STATES * state
+
+    def planned_bytes(self, tokens: int, spare: int) -> dict[str, int]:
+        """Bytes by tier that a stream of so many tokens takes, its blocks being on the disk, with `spare` to go."""
+        store = DiskStore([])
+        blocks = tokens // self.block_tokens + spare
+        return {"host": self.host_bytes(store, blocks, tokens), "disk": self.disk_bytes(store, blocks, tokens)}
+
+    def over(self, store: Store, blocks: int, tokens: int) -> str | None:
+        """The tier whose budget so many blocks and tokens would pass."""
+        host, disk = self.budget.host, self.budget.disk
+        if host is not None and self.host_bytes(store, blocks, tokens) > host:
+            return "host"
+        return "disk" if disk is not None and self.disk_bytes(store, blocks, tokens) > disk else None
+
+    def fitting(self, memory: BlockMemory, seen: int, tokens: int, answering: bool, spare: int = 0) -> int:
+        """How many of the next `tokens` tokens can be read, with `spare` blocks to go, before some must be given up."""
+        held = self.held(memory)
+        if memory.rows:
+            store, gone = memory.rows[0].store, len(memory.rows[0].gone)
+        else:
+            store, gone = memory.make_store(), 0
+        s, wanted, fit = memory.settings, held, tokens
+        cuts = memory.rows[0].cuts if memory.rows else make_cuts(s)
+        for cell in cells(s, cuts, memory.cursor(0), seen, seen + tokens, answering):
+            longest = s.choose_every if answering else s.exec_chunk
+            more = cell.sealed - gone
+            if more > held and self.over(store, more + spare, cell.first + longest) is not None:
+                fit = cell.first - seen
+                break
+            wanted = max(wanted, more)
+        if isinstance(store, DiskStore):
+            used = self.host_bytes(store, wanted, seen + tokens)
+            rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - used
+            store.resident.shrink(max(0, rest))
+        return fit
+
+    @staticmethod
+    def held(memory: BlockMemory) -> int:
+        """Blocks that take room now."""
+        return memory.sealed() - len(memory.rows[0].gone) if memory.rows else 0
+
+    def spare(self, memory: BlockMemory) -> int:
+        """Blocks to be left free for questions and answers while other text is read: only if nothing gives way."""
+        s = memory.settings
+        return -(-ASKING_CELLS * s.exec_chunk // shortest_block(s)) if self.budget.when_full == "refuse" else 0
+
+    def give_up(self, memory: BlockMemory) -> bool:
+        """Give up dropped blocks that still take room, or else some that the policy names; whether there were any."""
+        if not memory.rows:
+            return False
+        if forgotten := self._forgotten(memory):
+            memory.give_up(forgotten)
+            return True
+        victims = self._victims(memory)
+        if victims:
+            memory.give_up(victims, ids=self.budget.when_full == "ids")
+        return bool(victims)
+
+    @staticmethod
+    def _forgotten(memory: BlockMemory) -> list[int]:
+        row, sealed = memory.rows[0], memory.sealed()
+        return sorted(n for n in row.dropped.difference(row.gone.tolist()) if n < sealed)
+
+    def _victims(self, memory: BlockMemory) -> list[int]:
+        """The oldest blocks; or of the older half those that were chosen least often, the oldest of these first."""
+        row, count = memory.rows[0], max(1, self.held(memory) // BATCH)
+        if self.budget.when_full == "refuse":
+            return []
+        spared = row.dropped | row.kept | row.pinned | row.bare
+        found = [n for n in range(memory.sealed()) if n not in spared]
+        if self.budget.when_full == "least-used":
+            older = found[: max(count, len(found) // 2)]
+            found = sorted(older, key=lambda n: (row.used[n], n))
+        return sorted(found[:count])
+
+    def refusal(self, memory: BlockMemory, seen: int, tokens: int) -> BudgetError:
+        """Why `tokens` more cannot be read; 0: why what is stored cannot be held."""
+        store = memory.rows[0].store if memory.rows else memory.make_store()
+        held, s = self.held(memory), memory.settings
+        more = (
+            self.spare(memory) - (-(tokens + max(s.exec_chunk, s.choose_every)) // shortest_block(s)) if tokens else 0
+        )
+        tier = self.over(store, held + more, seen + tokens) or "host"
+        limit, stored = self.budget.as_dict().get(tier, 0), f"the {held * self.block_tokens:,} tokens that are stored"
+        what = f"no room for {tokens:,} more beside {stored}" if tokens else f"no room for {stored}"
+        hint = "when_full=oldest or least-used" if self.budget.when_full == "refuse" else "keep and pin less"
+        return BudgetError(f"{tier}_budget={limit:,}: {what}; give a larger {tier}_budget, or {hint}")

@@ -1,0 +1,296 @@
+"""One step of a block memory: cells, spans and turns that its layers share, and the attention of each.
+
+Letters: T new tokens, H query heads, G kv heads, D, E head dims, M columns of the arena, S sinks, W window, L tokens
+per block at most, K chosen blocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.cache.window import Lane
+from everlong.methods.blocks.boundaries import Cuts
+from everlong.methods.blocks.cells import Cell, Cursor, cells, moved
+from everlong.methods.blocks.layer import LayerMemory
+from everlong.methods.blocks.pins import Pin
+from everlong.methods.blocks.recall.index import RecallIndex
+from everlong.methods.blocks.recall.scout import Scout
+from everlong.models.layout import LayerPlan
+from everlong.ops.attend import Part, attend
+from everlong.ops.rotary import Rotation, Turn, turn_by, turned
+from everlong.ops.spans import Ints, Span
+from everlong.storage.base import Store
+from everlong.storage.growable_rows import NONE
+
+if TYPE_CHECKING:
+    from everlong.cache.step import Piece, Step
+    from everlong.methods.blocks.memory import BlockMemory
+
+
+@dataclass(eq=False)
+class Row:
+    """One stream: its store, its layers, and where its cells stand."""
+
+    store: Store
+    layers: dict[int, LayerMemory]
+    pad: int = 0
+    dropped: frozenset[int] = frozenset()
+    """Blocks that can not come back: forgotten, damaged, or given up for room."""
+    pinned: frozenset[int] = frozenset()
+    """Blocks that every query attends to."""
+    kept: frozenset[int] = frozenset()
+    """Blocks that are never given up for room."""
+    bare: frozenset[int] = frozenset()
+    """Blocks that gave way and of which ids and the recall row are kept."""
+    gone: Ints = field(default_factory=lambda: NONE)
+    """Dropped and bare blocks whose room is used by others, ascending."""
+    used: Counter[int] = field(default_factory=Counter)
+    """How often each block was chosen, over cells and layers."""
+    pins: tuple[Pin, ...] = ()
+    """The spans that `pinned` and `kept` come from; blocks of them may still have to be sealed."""
+    cuts: Cuts = field(kw_only=True)
+    """Where its blocks begin."""
+    recall: RecallIndex | None = None
+    """The keys that questions are compared with, where the model's retrieval heads are known."""
+    recalled: frozenset[int] = frozenset()
+    """Blocks that were recalled for a question; every query attends to them until the next one."""
+
+
+class BlockStep:
+    """What the layers of one step share: cells, turns and spans."""
+
+    def __init__(self, memory: BlockMemory, step: Step, pads: Ints | None) -> None:
+        self.memory, self.settings, self.step = memory, memory.settings, step
+        self.pads, self.answering = pads, memory.answering
+        self.cited: list[dict[int, float]] = [{} for _ in range(step.rows)]
+        self.used: list[Counter[int]] = [Counter() for _ in range(step.rows)]
+        self._turns: dict[tuple[int, ...], Turn] = {}
+        self._cells: dict[int, list[Cell]] = {}
+        self._views: dict[tuple[int, int], View] = {}
+
+    def bounds(self, row: Row) -> tuple[int, int]:
+        """Own indices of the row's new tokens: first, and the one after the last."""
+        return max(0, self.step.seen - row.pad), self.step.seen + self.step.tokens - row.pad
+
+    def cells(self, n: int, row: Row) -> list[Cell]:
+        """The cells of row `n`."""
+        if n not in self._cells:
+            cursor, bounds = self.memory.cursor(n), self.bounds(row)
+            self._cells[n] = list(cells(self.settings, row.cuts, cursor, *bounds, self.answering))
+        return self._cells[n]
+
+    def cursor(self, n: int, row: Row) -> Cursor:
+        """Where the cells of row `n` stand after the step."""
+        return moved(self.settings, row.cuts, self.memory.cursor(n), *self.bounds(row), self.answering)
+
+    def turn(self, rotation: Rotation, first: int, end: int, sign: int, like: Tensor) -> Turn:
+        """The turn of tokens by sign * (first, first + 1, .., end - 1)."""
+        key = id(rotation), first, end, sign
+        if key not in self._turns:
+            self._turns[key] = turn_by(rotation, sign * torch.arange(first, end), like)
+        return self._turns[key]
+
+    def view(self, n: int, row: Row, lane: Lane, at: int) -> View:
+        """The spans of cell number `at` of row `n`."""
+        if (n, at) not in self._views:
+            self._views[n, at] = View(self, n, row, lane, self.cells(n, row)[at])
+        return self._views[n, at]
+
+
+class View:
+    """Which keys the queries of one cell see: in the window, pending, and in front (sinks and chosen blocks)."""
+
+    def __init__(self, block_step: BlockStep, n: int, row: Row, lane: Lane, cell: Cell) -> None:
+        s, step = block_step.settings, block_step.step
+        self.cell, self.pad = cell, row.pad
+        self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
+        t = np.arange(cell.first, cell.end, dtype=np.int64)[None]
+        self.pending = row.cuts.start(cell.sealed)
+        self.pieces: list[tuple[Piece, Span]] = [(p, self._cut(p.span, n)) for p in step.pieces(lane)]
+        self._first_sink = s.top_k * s.block
+        self._sinks_end = self._first_sink + np.clip(t - s.window + 1, 0, s.sinks)
+        self._fronts: dict[int, Span] = {}
+        self.tail = Span(np.zeros_like(t), np.maximum(t - s.window + 1 - self.pending, 0))
+        self.behind: list[Span] = []
+        if s.positions != "far":
+            lo, hi = np.full_like(t, self.pending), np.maximum(t - s.window + 1, self.pending)
+            for piece in step.pieces(lane):
+                first = piece.start + lane.shift
+                begin, end = (np.clip(x + row.pad - first, 0, piece.end - piece.start) for x in (lo, hi))
+                self.behind.append(Span(begin, end))
+        self.joined = [_joined(near, far) for (_, near), far in zip(self.pieces, self.behind, strict=False)]
+
+    def front(self, chosen: int) -> Span:
+        """The columns of `chosen` tokens in slots, and those of the sinks that have left the window."""
+        if chosen not in self._fronts:
+            first = np.full_like(self._sinks_end, self._first_sink - chosen)
+            self._fronts[chosen] = Span(first, self._sinks_end)
+        return self._fronts[chosen]
+
+    def _cut(self, span: Span, n: int) -> Span:
+        row = slice(n, n + 1) if len(span.lo) > 1 else slice(None)
+        return Span(span.lo[row, self.queries], span.hi[row, self.queries])
+
+
+def _joined(near: Span, far: Span) -> Span:
+    """The window and what is pending behind it as one interval of the same columns: fewer, larger products."""
+    lo = np.where(far.hi > far.lo, far.lo, near.lo)
+    return Span(lo, np.where(near.hi > near.lo, near.hi, far.hi))
+
+
+class Call:
+    """Attention of one layer in one step."""
+
+    def __init__(
+        self, block_step: BlockStep, plan: LayerPlan, scale: float, softcap: float | None, s_aux: Tensor | None
+    ) -> None:
+        self.shared, self.step, self.plan = block_step, block_step.step, plan
+        self.settings, self.rotation = block_step.settings, plan.rotation
+        self.lane = self.step.arenas[plan.index].lane
+        self.how = (scale, softcap, s_aux, self.step.scratch)
+
+    def scouted(self, scout: Scout, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
+        """Outputs over sinks and window alone, after `scout` took the queries; changes nothing in the row."""
+        first, end = self.shared.bounds(row)
+        q_far = self._far(q, first + row.pad)
+        scout.take(self.plan.index, q_far, *self.how[:2])
+        memory, window = row.layers[self.plan.index], self.settings.window
+        done = self.shared.memory.done(0, self.plan.index) or memory.now
+        parts = [Part(p.turned(q, self.rotation, 0), k, v, p.span, p.start) for p in self.step.pieces(self.lane)]
+        held = min(self.settings.sinks, done.held)
+        seen = np.clip(np.arange(first, end, dtype=np.int64)[None] - window + 1, 0, held)
+        parts.append(Part(q_far, *memory.raw_sinks, Span(np.zeros_like(seen), seen), memory.raw_sink))
+        return attend([p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1]], *self.how)
+
+    def row(self, n: int, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
+        """One row's outputs; padding gets 0."""
+        memory = self.shared.memory.layer_memory(row, self.plan.index, q, k, v)
+        cuts = self.shared.cells(n, row)
+        memory.begin(self.shared.memory.done(n, self.plan.index) or memory.now, self.step.tokens)
+        mass = None if memory.index.bounds else self._mass(memory, k)
+        out = [self._cell(n, row, at, memory, q, k, v, mass) for at in range(len(cuts))]
+        if mass is not None:
+            newest = min(self.settings.window - 1, self.shared.bounds(row)[1])
+            memory.keep_mass(mass[:, :, mass.shape[2] - newest :])
+        hidden = q.shape[2] - sum(x.shape[1] for x in out)
+        out = [q.new_zeros(1, hidden, q.shape[1], v.shape[3]), *out] if hidden else out
+        return out[0] if len(out) == 1 else torch.cat(out, 1)
+
+    def _mass(self, memory: LayerMemory, k: Tensor) -> Tensor:
+        """The mass of every column before this step, [1, H, M]."""
+        mass = torch.zeros(1, memory.shape.heads, k.shape[2], dtype=torch.float32, device=k.device)
+        if (old := memory.now.mass) is not None and old.shape[2]:
+            end = self.step.seen - self.lane.shift
+            mass[:, :, end - old.shape[2] : end] = old
+        return mass
+
+    def _cell(
+        self, n: int, row: Row, at: int, memory: LayerMemory, q: Tensor, k: Tensor, v: Tensor, mass: Tensor | None
+    ) -> Tensor:
+        s, view = self.settings, self.shared.view(n, row, self.lane, at)
+        cell, q = view.cell, q[:, :, view.queries]
+        q_far = self._far(q, cell.first + row.pad)
+        if cell.opens:
+            self._open(memory, view, q_far, row)
+            self.shared.used[n].update(memory.chosen_blocks)
+        if not memory.filled:
+            memory.fill(self._places(memory, view), self.rotation)
+        self._hold(memory, row, cell.end - s.window, k, v)
+        near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
+        joins = mass is None and bool(view.joined)
+        spans = view.joined if joins else [span for _, span in view.pieces]
+        window = [Part(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
+        parts: list[Part] = []
+        front, front_mass = view.front(memory.chosen_tokens), None
+        if cell.answering and memory.chosen_tokens:
+            front_mass = torch.zeros(1, memory.shape.heads, memory.front[0].shape[2], device=k.device)
+        if s.positions == "far":
+            parts.append(Part(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
+            parts.append(Part(q_far, *memory.front, front, 0, front_mass))
+        else:
+            if not joins:
+                parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
+            memory.place_sinks(self._sink_place(memory, view), self.rotation)
+            parts.append(Part(self._moved(q, memory.now.base), *memory.front, front, 0, front_mass))
+        out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
+        if front_mass is not None:
+            self._cite(n, memory, front_mass)
+        self._hold(memory, row, cell.end - s.window + 1, k, v)
+        if mass is not None:
+            self._weigh(memory, row, cell.end - s.window + 1, mass)
+        memory.remember(q_far[0])
+        return out
+
+    def _far(self, q: Tensor, first: int) -> Tensor:
+        """Queries turned to position W - 1, the memory's keys being at 0."""
+        if self.rotation is None:
+            return q
+        at = self.settings.window - 1 - (first - self.step.base)
+        return turned(q, self.rotation, self.shared.turn(self.rotation, -at, -at + q.shape[2], -1, q))
+
+    def _moved(self, q: Tensor, base: int) -> Tensor:
+        """Queries turned into the frame that begins at `base`."""
+        by = self.step.base - base
+        if self.rotation is None or not by:
+            return q
+        return turned(q, self.rotation, self.shared.turn(self.rotation, by, by + 1, 1, q))
+
+    def _open(self, memory: LayerMemory, view: View, q_far: Tensor, row: Row) -> None:
+        s, cell = self.settings, view.cell
+        memory.seal(cell.sealed)
+        query = None
+        if s.choice == "paper":
+            query = q_far[0].double().mean(1)
+        elif cell.answering:
+            query = q_far[0, :, 0]
+        blocks = cell.sealed if s.keep == "blocks" else 0
+        memory.choose(query, blocks, row.dropped | row.bare, row.pinned | row.recalled)
+        memory.assign(self.step.base)
+
+    def _places(self, memory: LayerMemory, view: View) -> Ints | None:
+        """Positions in their frame of the chosen blocks' first tokens; None where all memory is at one place."""
+        s, chosen, shift = self.settings, memory.now.chosen, view.pad - memory.now.base
+        assert chosen is not None
+        if s.positions == "far":
+            return None
+        if s.positions == "true":
+            return memory.cuts.starts(chosen) + shift
+        return view.pending - memory.cuts.behind(chosen) + shift
+
+    def _sink_place(self, memory: LayerMemory, view: View) -> int:
+        """Position of the first sink in the frame that begins at the memory's base."""
+        s = self.settings
+        first = 0 if s.positions == "true" else view.pending - memory.chosen_tokens - s.sinks
+        return first + view.pad - memory.now.base
+
+    def _hold(self, memory: LayerMemory, row: Row, upto: int, k: Tensor, v: Tensor) -> None:
+        """Hand over the tokens before `upto` that the memory does not hold yet, their keys turned back."""
+        while memory.now.held < upto:
+            first = memory.now.held + row.pad
+            after = [x.start for x in self.step.segments if x.start > first]
+            end = min([upto + row.pad, *after])
+            base = max((x for x in self.step.segments if x.start <= first), key=lambda x: x.start).base
+            keys = k[:, :, first - self.lane.shift : end - self.lane.shift]
+            if self.rotation is not None:
+                keys = turned(keys, self.rotation, self.shared.turn(self.rotation, first - base, end - base, -1, k))
+            memory.hold(keys, v[:, :, first - self.lane.shift : end - self.lane.shift])
+
+    def _weigh(self, memory: LayerMemory, row: Row, upto: int, mass: Tensor) -> None:
+        first = memory.now.weighed
+        if first < upto:
+            shift = row.pad - self.lane.shift
+            memory.weigh(mass[0, :, first + shift : upto + shift])
+
+    def _cite(self, n: int, memory: LayerMemory, mass: Tensor) -> None:
+        cited = self.shared.cited[n]
+        for tags, shares in zip(memory.tags, memory.shares(mass), strict=True):
+            for tag, share in zip(tags, shares, strict=True):
+                if tag is not None:
+                    cited[tag[0]] = cited.get(tag[0], 0.0) + share

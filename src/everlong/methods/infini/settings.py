@@ -1,0 +1,91 @@
+"""infini: Infini-attention. A window that moves by segments, and a matrix per head that holds all that left it.
+
+Each head reads its matrix with its own query and mixes the answer with local attention by one trained gate; a segment
+that leaves the window is folded into the matrix, whose size never changes (arXiv 2404.07143, equations 7 to 10).
+There is no authors' code; from public ones this differs in what they got wrong: the memory is float32, one per layer
+and kv head, read without rotary positions, and no gradient is cut between segments unless asked for. Beyond the
+paper: `local="xl"` sees the segment before as well, and an empty memory leaves the local output as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from everlong.errors import ConfigError
+from everlong.methods.base import Method, at_least, check_choices
+
+if TYPE_CHECKING:
+    from everlong.methods.infini.memory import InfiniTraining
+    from everlong.methods.recurrent.memory import RecurrentMemory
+    from everlong.methods.recurrent.parameters import MemoryParameters
+    from everlong.models.layout import RotaryPlan
+
+SEGMENT_HELP = "tokens per segment: the memory is written once for each"
+BETA_HELP = "where untrained gates start: the memory's share is sigmoid(beta)"
+
+
+@dataclass(frozen=True)
+class Infini(Method):
+    """Everything that left the window is in a compressive memory of constant size."""
+
+    name = "infini"
+    trained = True
+    segment: int = field(default=256, metadata={"help": SEGMENT_HELP})
+    update: Literal["linear", "delta"] = field(default="linear", metadata={"help": "equation 8 or 9 of the paper"})
+    local: Literal["segment", "xl"] = field(
+        default="xl", metadata={"help": "what is attended to exactly: the segment (the paper), or the one before too"}
+    )
+    beta: float = field(default=-3.0, metadata={"help": BETA_HELP})
+    memory: Literal["on", "off", "zeroed"] = field(
+        default="on", metadata={"help": "off: the window alone; zeroed: reads find zeros, gated as usual (controls)"}
+    )
+
+    def __post_init__(self) -> None:
+        at_least(1, segment=self.segment, why=SEGMENT_HELP)
+        if not math.isfinite(self.beta):
+            raise ConfigError(f"beta={self.beta}: must be finite ({BETA_HELP})")
+        check_choices(self)
+
+    @property
+    def back(self) -> int:
+        """Tokens before its own segment that a token attends to."""
+        return self.segment if self.local == "xl" else 0
+
+    def layout(self) -> tuple[int, int]:
+        """No sinks; at most the own segment and the one before."""
+        return 0, self.segment + self.back
+
+    def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters:
+        """Untrained: a beta per layer and query head (equation 10)."""
+        import torch
+
+        from everlong.methods.recurrent.parameters import MemoryParameters
+
+        return MemoryParameters(self.name, {"beta": torch.full((len(plan.layers), plan.heads), self.beta)})
+
+    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> RecurrentMemory:
+        """M and z of every layer, read with these gates."""
+        import torch
+
+        from everlong.methods.infini.memory import InfiniCore
+        from everlong.methods.recurrent.memory import RecurrentMemory
+
+        assert parameters is not None
+        gates = {p.index: parameters(p.index)["beta"].detach().float().sigmoid() for p in plan.layers}
+        dtype, on, zeroed = (
+            torch.promote_types(plan.dtype, torch.float32),
+            self.memory != "off",
+            self.memory == "zeroed",
+        )
+        core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, dtype, on, zeroed)
+        return RecurrentMemory(core, plan)
+
+    def trainable(self, plan: RotaryPlan) -> InfiniTraining:
+        """All segments of a layer at once (ops/infini.py)."""
+        from everlong.methods.infini.memory import InfiniTraining
+
+        if self.memory != "on":
+            raise ConfigError(f"memory={self.memory}: a control for reading; training needs memory=on")
+        return InfiniTraining(self.segment, self.back, self.update)

@@ -1,0 +1,93 @@
+"""What is known of a model before anything is stored: how each layer rotates, what it sees, what it caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from everlong.models.ranks import Ranks
+from everlong.ops.rotary import Rotation
+from everlong.ops.spans import Ints
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What a layer of the stock model may see: all, the last `sliding` tokens, or its own chunk of `chunked`."""
+
+    sliding: int | None = None
+    chunked: int | None = None
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Queries at position p are scaled by 1 + `gain` * log(1 + floor((p + `lead`) / `floor`)).
+
+    `indexed`: p is the index in the text (layers without positions of Llama 4); else the position that the model is
+    given (Ministral 3).
+    """
+
+    floor: float
+    gain: float
+    lead: int
+    indexed: bool
+
+    def scale(self, position: Ints) -> NDArray[np.float64]:
+        """The scale at each position."""
+        return 1.0 + self.gain * np.log1p(np.floor((np.maximum(position, 0) + self.lead) / self.floor))
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One attention layer.
+
+    `rotation` is None where keys carry no position; `temperature` is set where the model scales queries by where they
+    stand. `latent` layers (MLA) cache the rotated dims in the value slot and expand what the cache returns. `source`
+    is the layer whose keys this one uses (itself, unless shared). `repeated` layers (JetMoe) give their attention more
+    heads of keys than they cache.
+    `key` and `value` are (heads, dim) of what is cached, None where nothing is.
+    """
+
+    index: int
+    source: int
+    pattern: Pattern
+    rotation: Rotation | None = None
+    temperature: Temperature | None = None
+    latent: bool = False
+    repeated: bool = False
+    key: tuple[int, int] | None = None
+    value: tuple[int, int] | None = None
+
+    @property
+    def numbers_per_token(self) -> int:
+        """How many numbers a token costs in this layer."""
+        return sum(heads * dim for heads, dim in (x for x in (self.key, self.value) if x is not None))
+
+
+@dataclass(frozen=True)
+class RotaryPlan:
+    """All layers, and the lengths within which positions must stay.
+
+    `trained_length` is how many positions the model was trained on. `hard_length` is set where the model computes
+    something else (or crashes) past it: dynamic-NTK and longrope frequencies, tables of angles. `heads` counts the
+    query heads of a layer. `ranks` are set where each process has other heads; heads are then this process's own.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    trained_length: int
+    hard_length: int | None
+    dtype: torch.dtype
+    alibi: bool = False
+    heads: int = 1
+    ranks: Ranks | None = None
+
+    @property
+    def frame_length(self) -> int:
+        """How many positions a frame may use."""
+        return self.trained_length if self.hard_length is None else min(self.hard_length, self.trained_length)
+
+    def bytes_per_token(self) -> int:
+        """Bytes that one kept token costs over all layers."""
+        return sum(layer.numbers_per_token for layer in self.layers) * self.dtype.itemsize

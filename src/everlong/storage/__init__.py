@@ -1,0 +1,1 @@
+"""Where stored blocks lie: in host memory and on the disk."""

@@ -1,0 +1,172 @@
+"""Where sealed blocks lie: what a store offers, and the one in host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from everlong.ops.spans import Ints
+from everlong.storage.codecs import Codec
+from everlong.storage.growable_rows import Slabs
+
+FIRST_SLAB, LARGEST_SLAB = 4, 16
+
+
+@dataclass
+class Traffic:
+    """What a store read and wrote since it was opened: bytes on the disk, and records found in memory or not."""
+
+    read_bytes: int = 0
+    written_bytes: int = 0
+    hits: int = 0
+    misses: int = 0
+
+
+@runtime_checkable
+class Store(Protocol):
+    """The blocks of one stream, layer by layer; numbers count from 0 and are written in order."""
+
+    def add(self, layer: int, codec: Codec) -> None:
+        """Make room for a layer; all layers are added before the first block."""
+        ...
+
+    def put(self, layer: int, first: int, k: Tensor, v: Tensor) -> None:
+        """Store the blocks from `first` on: keys [N, G, n, D] and values [N, G, n, E] of n <= L tokens in each.
+
+        What was not committed is replaced.
+        """
+        ...
+
+    def codec(self, layer: int) -> Codec:
+        """What made the layer's records."""
+        ...
+
+    def record(self, layer: int, block: int) -> Tensor:
+        """A block's record in host memory, uint8 [bytes]; good until the next one is asked for."""
+        ...
+
+    def chosen(self, layer: int) -> None:
+        """Say that a layer has chosen anew."""
+        ...
+
+    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
+        """Say which blocks will be asked for next."""
+        ...
+
+    def without(self, gone: Ints, count: int) -> None:
+        """Let these of the first `count` blocks be gone, ascending, those that already were included."""
+        ...
+
+    def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
+        """Keep the blocks below `blocks`, with `digests(block)`, and forget others that were put."""
+        ...
+
+    def fork(self) -> Store:
+        """A store with the same blocks, sharing them."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was read and written."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+        ...
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes on the disk."""
+        ...
+
+
+def stored(
+    store: Store, layer: int, blocks: Sequence[int], device: torch.device
+) -> tuple[Float[Tensor, "N G L D"], Float[Tensor, "N G L E"]]:
+    """Keys and values of stored blocks, as they come out of the codec; what lies behind a block's tokens means nothing.
+
+    Records cross to the device as they are kept, which is less than what comes out.
+    """
+    codec = store.codec(layer)
+    records = torch.empty(len(blocks), codec.record_bytes, dtype=torch.uint8)
+    for into, block in zip(records, blocks, strict=True):
+        into.copy_(store.record(layer, block))
+    return codec.decode(records.to(device))
+
+
+class HostStore:
+    """The blocks of one stream in host memory, layer by layer; numbers count from 0 and are written in order."""
+
+    def __init__(self) -> None:
+        self._codecs: dict[int, Codec] = {}
+        self._records: dict[int, Slabs] = {}
+        self.traffic = Traffic()
+
+    def add(self, layer: int, codec: Codec) -> None:
+        """Make room for a layer."""
+        self._codecs[layer] = codec
+        self._records[layer] = Slabs(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
+
+    def put(self, layer: int, first: int, k: Float[Tensor, "N G n D"], v: Float[Tensor, "N G n E"]) -> None:
+        """Store blocks; those that were stored under their numbers before, and not committed, are replaced."""
+        for block, record in enumerate(self._codecs[layer].encode(k, v).cpu(), first):
+            self._records[layer].room(block).copy_(record)
+
+    def codec(self, layer: int) -> Codec:
+        """What made the layer's records."""
+        return self._codecs[layer]
+
+    def record(self, layer: int, block: int) -> UInt8[Tensor, " bytes"]:
+        """A block's record."""
+        self.traffic.hits += 1
+        return self._records[layer].row(block)
+
+    def chosen(self, layer: int) -> None:
+        """Nothing: all stays in memory."""
+
+    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
+        """Nothing: all is in memory."""
+
+    def without(self, gone: Ints, count: int) -> None:
+        """Let these of the first `count` blocks be gone, ascending; their memory is used for those to come."""
+        for slabs in self._records.values():
+            slabs.without(gone, count)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(slabs.nbytes for slabs in self._records.values())
+
+    def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
+        """Nothing: memory is written at once."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+        return sum(codec.record_bytes for codec in self._codecs.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """None."""
+        return 0
+
+    def fork(self) -> HostStore:
+        """A store with the same blocks, sharing their memory."""
+        other = HostStore()
+        other._codecs = dict(self._codecs)
+        other._records = {layer: slabs.fork() for layer, slabs in self._records.items()}
+        return other
+
+    def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
+        """Those of the first `blocks` records of a layer that are here in one tensor, to be saved."""
+        return self._records[layer].joined(blocks)
+
+    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
+        """Take saved records, those that are `gone` left out; for an empty store."""
+        self._records[layer].restore(records, gone)

@@ -1,0 +1,1 @@
+"""What a stream is made of: text, tokens, characters, turns of a chat."""
