@@ -12,7 +12,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Self, get_args
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -83,9 +83,13 @@ def _make(function: types.FunctionType) -> _Checks:
 def _resolved(function: Callable) -> inspect.Signature:
     """The signature with hints in place of their words; a hint that only a type checker can resolve is Any."""
     found = inspect.signature(function)
-    resolve = functools.partial(_decorator._destring_annotation, ns=function.__globals__)
-    parameters = [p.replace(annotation=resolve(p.annotation)) for p in found.parameters.values()]
-    return found.replace(parameters=parameters, return_annotation=resolve(found.return_annotation))
+
+    def resolved(hint: Any) -> Any:
+        hint = _decorator._destring_annotation(hint, ns=function.__globals__)
+        return Any if hint is Self else hint
+
+    parameters = [p.replace(annotation=resolved(p.annotation)) for p in found.parameters.values()]
+    return found.replace(parameters=parameters, return_annotation=resolved(found.return_annotation))
 
 
 def _stub(function: Callable, signature: inspect.Signature, output: bool) -> Any:

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from everlong import Blocks, Dense, Session, Sinks
+from everlong.engine import recall_index
 from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
-from everlong.session import asking, recall_index, reply
+from everlong.session import asking, reply
 from everlong.session.chat import Chat
 from everlong.session.recall import Candidate
 from everlong.text.places import Place

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import everlong
+from everlong.engine import recall_index
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.library.library import Library
 from everlong.models import retrieval_heads
-from everlong.session import recall_index
 from everlong.session.recall import Ballot
 from everlong.storage.base import stored
 from tests.conftest import tiny_random_llama

@@ -17,7 +17,7 @@ from everlong.text.decode import Decoder, StopGuard
 from everlong.text.transcript import ANSWER
 
 if TYPE_CHECKING:
-    from everlong.engine.stream import WrittenStream
+    from everlong.engine.writable import Writable
 
 Finish = Literal["length", "end", "stop", "closed"]
 
@@ -44,7 +44,7 @@ class Answer(Iterator[str]):
     `result` and the session in agreement.
     """
 
-    def __init__(self, session: WrittenStream, sampling: Sampling) -> None:
+    def __init__(self, session: Writable, sampling: Sampling) -> None:
         self._session, self._sampling = session, sampling
         self._ends = end_tokens(session.model, session.tokenizer) | set(sampling.ends)
         self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stops)

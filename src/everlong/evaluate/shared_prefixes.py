@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from everlong.engine.snapshot import Mark
+from everlong.engine.stream import ANSWERING_TOKENS
 from everlong.errors import ConfigError
 from everlong.evaluate.baseline import PeerStream
-from everlong.session.session import ANSWERING_TOKENS, Session
+from everlong.session.session import Session
 
 SHARED_TOKENS = 32
 """A common beginning of so many tokens is worth a copy of the cache."""

@@ -17,7 +17,6 @@ import numpy as np
 
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
-from everlong.models.load import Loaded
 from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
 from everlong.session.thoughts import Exchange
@@ -27,7 +26,7 @@ from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
 
 if TYPE_CHECKING:
-    from everlong.session.session import Session
+    from everlong.engine.stream import TokenStream
 
 Again = int | Literal["auto"]
 PASSAGES = 2
@@ -46,7 +45,7 @@ ROOM_TOKENS = 1024
 class Posed(AbstractContextManager["Posed"]):
     """A question that was put: `session` is ready to answer; `recall` says what came back (None: nothing is stored)."""
 
-    session: Session
+    session: TokenStream
     recall: Recall | None
     owned: bool = True
 
@@ -55,7 +54,9 @@ class Posed(AbstractContextManager["Posed"]):
             self.session.close()
 
 
-def pose(session: Session, question: str, again: Again | None = None, raw: bool = False, keep: bool = False) -> Posed:
+def pose(
+    session: TokenStream, question: str, again: Again | None = None, raw: bool = False, keep: bool = False
+) -> Posed:
     """Put `question` to a session, which itself stays as it is (unless it is to `keep` it, in the blocks' way)."""
     ids = question_ids(session, question)
     if not recalls(session):
@@ -75,7 +76,7 @@ def pose(session: Session, question: str, again: Again | None = None, raw: bool 
     return _put(session, question, raw, keep, found, begun)
 
 
-def recall(session: Session, question: str, again: Again = PASSAGES) -> Recall:
+def recall(session: TokenStream, question: str, again: Again = PASSAGES) -> Recall:
     """What comes back for `question`, and which passages would be `shown`; the model sees nothing of it."""
     ids = question_ids(session, question)
     if not recalls(session):
@@ -149,40 +150,33 @@ def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tupl
     return sorted(found, key=lambda f: (f[0].hop, f[1].first))
 
 
-def recalls(session: Session) -> bool:
+def recalls(session: TokenStream) -> bool:
     """Whether questions to this session are put to the voters."""
     fields = session.method.as_dict()
     return session.method.answers and fields.get("recall") == "question" and session.seen_tokens > fields["sinks"]
 
 
-def keeps_ids(session: Session) -> bool:
+def keeps_ids(session: TokenStream) -> bool:
     """Whether no blocks are kept, so that passages can only be read again."""
     return session.method.as_dict().get("keep") == "ids"
 
 
-def hold(session: Session, question: list[int]) -> None:
+def hold(session: TokenStream, question: list[int]) -> None:
     """Let a prompt that is read next, and what is written behind it, attend to the blocks that the vote chooses."""
-    let_go(session)
+    session.let_go()
     if recalls(session):
         memory = session.stored("ask")
         if memory.rows and memory.sealed() > memory.settings.top_k:
             _slots(session, Ballot(session, question).candidates())
 
 
-def choose(session: Session, target: Session, question: list[int], text: str) -> Recall:
+def choose(session: TokenStream, target: TokenStream, question: list[int], text: str) -> Recall:
     """Let what is written next into `target`, a copy of the session or itself, attend to the blocks voted for."""
     begun = time.perf_counter()
     return _held(target, _Found(Ballot(session, question, text)), begun)
 
 
-def let_go(session: Session) -> None:
-    """Hold no recalled blocks any more: other text is read."""
-    memory = session.stored("ask") if session.method.answers else None
-    if memory is not None and memory.rows:
-        memory.hold_recalled(())
-
-
-def question_ids(session: Session, question: str) -> list[int]:
+def question_ids(session: TokenStream, question: str) -> list[int]:
     """The ids of a question's own words; InputError for none."""
     if session.tokenizer is None:
         raise InputError("question: this session has no tokenizer; use a model that everlong.load gave")
@@ -211,12 +205,12 @@ def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
     return ballot.trimmed(candidate.token - around, candidate.token + around, candidate)
 
 
-def trained_length(session: Session) -> int:
+def trained_length(session: TokenStream) -> int:
     """How many tokens the session's model was trained on."""
     return getattr(session.model.config.get_text_config(), "max_position_embeddings", None) or 2048
 
 
-def _slots(session: Session, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+def _slots(session: TokenStream, candidates: Sequence[Candidate]) -> tuple[int, ...]:
     """Let the vote fill slots; which blocks.
 
     With the best blocks, the neighbours of those whose peak lies at a border, and then all neighbours. Slots that are
@@ -237,7 +231,7 @@ def _slots(session: Session, candidates: Sequence[Candidate]) -> tuple[int, ...]
 
 
 def _put(
-    session: Session, question: str, raw: bool, keep: bool, found: _Found | None = None, begun: float = 0.0
+    session: TokenStream, question: str, raw: bool, keep: bool, found: _Found | None = None, begun: float = 0.0
 ) -> Posed:
     """The question read into the session, or into a fork of it, with what was `found` in its slots."""
     asked = None if raw else exchange(session, question)
@@ -254,7 +248,7 @@ def _put(
     return Posed(target, recall, owned=not keep)
 
 
-def _held(session: Session, found: _Found, begun: float) -> Recall:
+def _held(session: TokenStream, found: _Found, begun: float) -> Recall:
     """What was found, its best blocks in the slots of the session.
 
     Blocks that are not sealed yet stand in the window or right behind it, where every query sees them.
@@ -265,15 +259,12 @@ def _held(session: Session, found: _Found, begun: float) -> Recall:
     return found.recall("blocks", shown, blocks, begun)
 
 
-def _read_again(session: Session, question: str, passages: Sequence[Recalled], raw: bool) -> Session:
+def _read_again(session: TokenStream, question: str, passages: Sequence[Recalled], raw: bool) -> TokenStream:
     """A new short stream: the first tokens of the old one, the passages by rising vote, the question."""
     ids = again_ids(session, question, passages, raw)
     sinks = min(int(session.method.as_dict()["sinks"]), len(ids))
-    fresh = type(session)(
-        Loaded(session.model, session.tokenizer, session.name),
-        Sinks(sinks=sinks, window=max(1, min(len(ids) + ROOM_TOKENS, trained_length(session) - sinks))),
-        session.chunk,
-    )
+    window = max(1, min(len(ids) + ROOM_TOKENS, trained_length(session) - sinks))
+    fresh = session.beside(Sinks(sinks=sinks, window=window))
     try:
         fresh.feed(ids, source=PROMPT)
     except BaseException:
@@ -282,7 +273,7 @@ def _read_again(session: Session, question: str, passages: Sequence[Recalled], r
     return fresh
 
 
-def again_ids(session: Session, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:
+def again_ids(session: TokenStream, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:
     """The ids of that stream, with the passages in the order given.
 
     With the chat template all of it is one user's turn, and the template's own words are the sinks.
@@ -297,17 +288,17 @@ def again_ids(session: Session, question: str, passages: Sequence[Recalled], raw
     return [*before, *found, *said, *after]
 
 
-def template(session: Session) -> Template:
+def template(session: TokenStream) -> Template:
     """The chat template of a session's tokenizer."""
     return Template(session.tokenizer, allow_special=session.allow_special)
 
 
-def exchange(session: Session, question: str) -> Exchange:
+def exchange(session: TokenStream, question: str) -> Exchange:
     """A question as the next message of the conversation that the session holds, or as the first of one."""
     return Exchange(template(session), question, session.conversing, session.seen_tokens > 0)
 
 
-def passage_ids(session: Session, passages: Sequence[Recalled]) -> list[int]:
+def passage_ids(session: TokenStream, passages: Sequence[Recalled]) -> list[int]:
     """The ids of the passages, each behind its heading."""
     found: list[int] = []
     shown = short_names(source.name for source in session.transcript.sources)
@@ -323,7 +314,7 @@ def heading(number: int, source: str) -> str:
     return ("" if number == 1 else "\n\n") + f"Passage {number}{where}:\n"
 
 
-def content(session: Session, first: int, last: int) -> list[int]:
+def content(session: TokenStream, first: int, last: int) -> list[int]:
     """The ids of the tokens `first` .. `last` - 1, as text: without control tokens."""
     ids = np.frombuffer(session.transcript.ids, np.int32)[first:last]
     special = np.array(session.tokenizer.all_special_ids, np.int32)

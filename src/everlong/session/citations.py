@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from everlong.text.lines import line_at
 from everlong.text.places import Place
 from everlong.text.quoting import starts, words
 from everlong.text.source_names import NOTES, short_name
 from everlong.text.transcript import ANSWER, GONE, PROMPT, Citation, Passage, Source, Transcript
+
+if TYPE_CHECKING:
+    from everlong.engine.stream import TokenStream
 
 AROUND_TOKENS = 128
 """A sentence that a passage has cut is looked for so far to either side of it."""
@@ -26,6 +30,19 @@ class Spot:
     chapter: str | None = None
     heading: str | None = None
     line: int | None = None
+
+
+def drawn_on(stream: TokenStream, top: int) -> list[Citation]:
+    """The passages of stored blocks that the last answer attended to, by falling share of its attention."""
+    blocks = stream.stored("citations")
+    found, masses = [], blocks.citations()
+    total = sum(masses.values())
+    for block, mass in masses.items():
+        first, end = blocks.block_range(block)
+        for passage in stream.transcript.passages(first, end):
+            share = mass / total * len(passage.text) / max(1, len(stream.transcript.text(first, end)))
+            found.append(cited(stream.transcript, passage, share))
+    return sorted(found, key=lambda c: -c.mass)[:top]
 
 
 def cited(transcript: Transcript, passage: Passage, mass: float, sentence: str = "", question: str = "") -> Citation:

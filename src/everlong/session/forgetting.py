@@ -12,8 +12,8 @@ from everlong.session.named_places import notes_name
 from everlong.text.transcript import GONE, Stretch
 
 if TYPE_CHECKING:
+    from everlong.engine.stream import TokenStream
     from everlong.library.checkpoint import Keeper
-    from everlong.session.session import Session
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Forgotten:
     shared_blocks: int = 0
 
 
-def stretches(session: Session, what: str | tuple[int, int], start: int | None, end: int | None) -> list[Stretch]:
+def stretches(session: TokenStream, what: str | tuple[int, int], start: int | None, end: int | None) -> list[Stretch]:
     """The spans that are meant; of a whole source all that was read of it, and the notes on it."""
     if isinstance(what, str) and start is None and end is None:
         meant = pinning.named(session, what)
@@ -41,7 +41,7 @@ def stretches(session: Session, what: str | tuple[int, int], start: int | None, 
     return [pinning.span(session, what, start, end)]
 
 
-def forget(session: Session, spans: Sequence[Stretch], keeper: Keeper | None) -> Forgotten:
+def forget(session: TokenStream, spans: Sequence[Stretch], keeper: Keeper | None) -> Forgotten:
     """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
     memory = session.stored("forget")
     _check(spans, *memory.forgettable(session.seen_tokens))

@@ -10,10 +10,10 @@ from everlong.text.source_names import full_name
 from everlong.text.transcript import GONE, Source, Stretch
 
 if TYPE_CHECKING:
-    from everlong.session.session import Session
+    from everlong.engine.stream import TokenStream
 
 
-def named(session: Session, name: str) -> list[Source]:
+def named(session: TokenStream, name: str) -> list[Source]:
     """The sources of this name that were not forgotten, oldest first; InputError names the nearest if there is none.
 
     A file may be named by any path to it, or by the end of its path where no other source ends so.
@@ -23,7 +23,9 @@ def named(session: Session, name: str) -> list[Source]:
     return [s for s in every if s.name == whole]
 
 
-def span(session: Session, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> Stretch:
+def span(
+    session: TokenStream, what: str | tuple[int, int], start: int | None = None, end: int | None = None
+) -> Stretch:
     """The tokens of a source, of its characters `start` .. `end - 1`, or the tokens `what` themselves.
 
     Of a source that was read in parts (a log that grew) the part that has the character `start` is meant.
@@ -50,14 +52,8 @@ def span(session: Session, what: str | tuple[int, int], start: int | None = None
     return Stretch(first, last)
 
 
-def pins(session: Session) -> tuple[Pin, ...]:
-    """What is pinned; nothing before the first token."""
-    rows = session.stored("pins").rows
-    return rows[0].pins if rows else ()
-
-
 def pin(
-    session: Session, what: str | tuple[int, int], start: int | None, end: int | None, always: bool, keep: bool
+    session: TokenStream, what: str | tuple[int, int], start: int | None, end: int | None, always: bool, keep: bool
 ) -> Pin:
     """Pins a span of `session`."""
     memory, found = session.stored("pin"), span(session, what, start, end)
@@ -66,11 +62,11 @@ def pin(
     return new
 
 
-def unpin(session: Session, what: str | tuple[int, int], start: int | None, end: int | None) -> int:
+def unpin(session: TokenStream, what: str | tuple[int, int], start: int | None, end: int | None) -> int:
     """Takes away the pins that meet a span; how many."""
     memory, found = session.stored("unpin"), span(session, what, start, end)
-    kept = [p for p in pins(session) if not p.meets(*found)]
-    gone = len(pins(session)) - len(kept)
+    kept = [p for p in session.pins if not p.meets(*found)]
+    gone = len(session.pins) - len(kept)
     if gone:
         memory.set_pins(kept)
     return gone

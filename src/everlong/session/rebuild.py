@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from everlong.engine.stream import ANSWERING_TOKENS
 from everlong.errors import ConfigError, SessionError
 from everlong.library.checkpoint import kept_transcript
 from everlong.library.library import Entry, Library
@@ -22,7 +23,7 @@ from everlong.library.naming import BESIDE
 from everlong.methods.blocks.pins import Pin
 from everlong.models.load import Loaded
 from everlong.session.ingest import CHECKPOINT_TOKENS, Checkpoints, Document, is_read, known, parts, read_document
-from everlong.session.session import ANSWERING_TOKENS, Session
+from everlong.session.session import Session
 from everlong.text.inputs import Tokens
 from everlong.text.offsets import plain_rows
 from everlong.text.places import Place

@@ -24,9 +24,9 @@ from everlong.text.quoting import quoted, whole
 from everlong.text.transcript import Passage, Stretch, Transcript
 
 if TYPE_CHECKING:
+    from everlong.engine.stream import TokenStream
     from everlong.methods.blocks.memory import BlockMemory
     from everlong.methods.blocks.recall.index import RecallIndex
-    from everlong.session.session import Session
 
 Way = Literal["again", "blocks"]
 CANDIDATES = 16
@@ -91,7 +91,7 @@ class Ballot:
     Where the question names a part of what was read (a chapter, a page, a heading), only blocks of it take part.
     """
 
-    def __init__(self, session: Session, question: list[int], text: str = "") -> None:
+    def __init__(self, session: TokenStream, question: list[int], text: str = "") -> None:
         self.session, self._memory = session, session.stored("recall")
         self.question, self.text = question, text
         self.starts = _starts(self._memory, session.seen_tokens)

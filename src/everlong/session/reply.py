@@ -10,7 +10,7 @@ import torch
 
 from everlong.session import asking
 from everlong.session.asking import Posed
-from everlong.session.citations import cited
+from everlong.session.citations import cited, drawn_on
 from everlong.session.quotations import Quotation, quotations
 from everlong.text.quoting import by_answer
 from everlong.text.transcript import ANSWER, PROMPT, Citation
@@ -18,7 +18,7 @@ from everlong.text.transcript import ANSWER, PROMPT, Citation
 if TYPE_CHECKING:
     from everlong.cache.report import MemoryReport
     from everlong.engine.generation import Answer, Generation
-    from everlong.session.session import Session
+    from everlong.engine.stream import TokenStream
 
 CHOOSE_TOKENS = 32
 """While a reply is written in the blocks' way, blocks are chosen again behind so many tokens of it, with them."""
@@ -27,7 +27,9 @@ CHOOSE_TOKENS = 32
 class Reply(Iterator[str]):
     """A reply as pieces of text while it is written; `result`, `recall` and `citations` speak of all so far."""
 
-    def __init__(self, session: Session, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any) -> None:
+    def __init__(
+        self, session: TokenStream, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any
+    ) -> None:
         self._session, self._posed, self._keep = session, posed, keep
         self._question, self._raw = question, raw
         self.recall = posed.recall
@@ -82,7 +84,7 @@ class Reply(Iterator[str]):
 
     def _cited(self) -> list[Citation]:
         if self.recall is None:
-            return self._posed.session.citations(16) if self._session.method.answers else []
+            return drawn_on(self._posed.session, 16) if self._session.method.answers else []
         if not self.recall.stands_out:
             return []
         near = by_answer([p for p in self.recall.passages if p.near], self._question, self.result.text)

@@ -11,9 +11,9 @@ from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
 from everlong.session.citations import cited
 from everlong.session.recall import Candidate, Recalled, recalled
-from everlong.session.words import word_classes
 from everlong.text.tokenize import token_ids
 from everlong.text.transcript import Citation, Stretch, Transcript
+from everlong.text.words import word_classes
 
 if TYPE_CHECKING:
     from everlong.library.library import Entry, Library

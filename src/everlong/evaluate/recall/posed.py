@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.engine.stream import TokenStream
 from everlong.evaluate.baseline import PeerStream
 from everlong.evaluate.stream import Stream, too_long, trained_length
+from everlong.session.citations import drawn_on
 from everlong.session.recall import Recall
-from everlong.session.session import Session
 from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT
 
@@ -72,7 +73,7 @@ class Asked(Protocol):
 class SessionAsked(Asked):
     """On a session."""
 
-    session: Session
+    session: TokenStream
     recall: Recall | None
 
     def __post_init__(self) -> None:
@@ -102,7 +103,7 @@ class SessionAsked(Asked):
             return list(self.recall.passages)
         if not self.session.method.answers:
             return None
-        return [one for one in self.session.citations(_ALL) if one.source not in (PROMPT, ANSWER)]
+        return [one for one in drawn_on(self.session, _ALL) if one.source not in (PROMPT, ANSWER)]
 
 
 @dataclass

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from everlong.ops.spans import Ints
+from jaxtyping import Int
 
 _BEFORE = ("\u0120", "\u2581", "##", " ")
 """What stands for a space before a word, or for none, in the tokens of byte-level, SentencePiece and WordPiece."""
 
 
-def word_classes(tokenizer: Any, vocabulary: int) -> Ints:
+def word_classes(tokenizer: Any, vocabulary: int) -> Int[np.ndarray, " vocabulary"]:
     """For each id the smallest id of the same word, int64 [vocabulary]; itself without a tokenizer."""
     found = np.arange(vocabulary, dtype=np.int64)
     if tokenizer is None:

@@ -1,0 +1,33 @@
+"""What is asked of a stream that an answer is written on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Writable(Protocol):
+    """A stream that an answer is written on."""
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def seen_tokens(self) -> int:
+        """How many tokens the stream has read."""
+        ...
+
+    @property
+    def prediction(self) -> Tensor | None:
+        """The logits after the last token."""
+        ...
+
+    def recent_ids(self) -> Tensor:
+        """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
+        ...
+
+    def feed(self, x: Any, answering: bool = False, source: str = "") -> int:
+        """Reads ids; what each remembers it chooses by itself with `answering`."""
+        ...
