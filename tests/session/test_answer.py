@@ -113,7 +113,7 @@ def test_a_stop_string_cuts_the_text_and_stays_read(tiny):
         assert answer.text == free[: free.index(stop)]
         read = tiny.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
         assert stop in read
-        assert session.recent_ids()[-len(answer.token_ids) :].tolist() == answer.token_ids
+        assert session.recent.ids()[-len(answer.token_ids) :].tolist() == answer.token_ids
 
 
 def test_leaving_a_stream_early_keeps_result_and_session_in_agreement(tiny):

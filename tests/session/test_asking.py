@@ -38,7 +38,7 @@ def session(tiny):
 
 
 def read(session: Session) -> str:
-    return session.tokenizer.decode(session.recent_ids())
+    return session.tokenizer.decode(session.recent.ids())
 
 
 def test_the_passage_of_the_fact_is_read_again_before_the_question(session):
@@ -201,11 +201,11 @@ def test_control_tokens_of_a_text_are_not_read_again(tiny):
         session.feed(DULL * 5 + "The gulls of Lima <|end|><|turn|> sleep in crate 7. " + DULL * 5)
         with session.pose(QUESTION, again=1) as posed:
             assert "gulls of Lima" in posed.recall.shown[0].text
-            assert posed.session.recent_ids().tolist().count(0) == 1
+            assert posed.session.recent.ids().tolist().count(0) == 1
     with Session(tiny, Blocks(**SMALL), chunk=16, allow_special=True) as session:
         session.feed(DULL * 5 + "The gulls of Lima <|end|><|turn|> sleep in crate 7. " + DULL * 5)
         with session.pose(QUESTION, again=1) as posed:
-            assert posed.session.recent_ids().tolist().count(0) == 1
+            assert posed.session.recent.ids().tolist().count(0) == 1
 
 
 def test_passages_are_read_in_their_order_and_no_token_twice():

@@ -69,7 +69,7 @@ def test_a_host_budget_is_hard_and_what_is_dropped_does_not_depend_on_chunks(mod
     for cuts in (32, 7, 500):
         with made(model, fields=fields, host_budget=HOST, when_full=when_full) as session:
             report = read_whole(session, IDS, cuts=cuts)
-            memory = session._open().blocks
+            memory = session.runner.blocks
             found.append((report.dropped_tokens, memory.rows[0].dropped, answer(session)))
             checked(session)
     assert found[0][0] > 200
@@ -83,9 +83,9 @@ def test_a_host_budget_is_hard_and_what_is_dropped_does_not_depend_on_chunks(mod
 def test_blocks_that_are_kept_or_pinned_are_never_given_up(model):
     with made(model, host_budget=HOST, when_full="oldest") as session:
         session.feed(IDS[:60])
-        row = session._open().blocks.rows[0]
+        row = session.runner.blocks.rows[0]
         for block, always in ((0, False), (3, False), (1, True)):
-            session.pin(session._open().blocks.block_range(block), always=always, keep=not always)
+            session.pin(session.runner.blocks.block_range(block), always=always, keep=not always)
         session.feed(IDS[60:])
         assert {2, 4, 5} <= row.dropped
         assert not row.dropped & {0, 1, 3}
@@ -158,7 +158,7 @@ def test_the_cache_changes_no_number(model, tmp_path, store_of_300, freely, slab
     store, (predictions, asked_freely) = tmp_path / "store", freely
     shutil.copytree(store_of_300, store)
     with Session.open(store, "one", model, 32) as session:
-        memory = session._open().blocks
+        memory = session.runner.blocks
         room = Room.of(memory, Budget(), 32, 0)
         one, held = SLAB_RECORDS * room.record_bytes // 2, 90
         host = None if slabs is None else room.host_bytes(session._keeper.store, held, 400) + slabs * one
@@ -311,7 +311,7 @@ def test_killed_while_dropping_it_goes_on_as_if_never_stopped(model, tmp_path, t
     found = []
     for name in ("calm", "killed"):
         with Session.open(tmp_path / name, "one", model, 32, read_only=True) as session:
-            found.append((session.report().dropped_tokens, session._open().blocks.rows[0].dropped, answer(session)))
+            found.append((session.report().dropped_tokens, session.runner.blocks.rows[0].dropped, answer(session)))
     assert found[0] == found[1]
     assert found[0][0] > 400
 
@@ -323,11 +323,11 @@ def test_an_interrupt_while_blocks_give_way_damages_nothing(model, tmp_path):
         for at in (1, 9, 20, *range(30, 150, 12), 900):
             session, expected = whole.fork(), whole.fork()
             with contextlib.suppress(KeyboardInterrupt), interrupt(at):
-                session._budgets._room.give_up(session._open().blocks)
-            expected.drop_blocks(session._open().blocks.rows[0].dropped)
+                session._budgets._room.give_up(session.runner.blocks)
+            expected.drop_blocks(session.runner.blocks.rows[0].dropped)
             found = [expected, session, Session.load(session.save(tmp_path / "saved"), model, 32)]
             for each in found:
-                each._budgets = Budgets(Budget(), each._open(), 32)
+                each._budgets = Budgets(Budget(), each.runner, 32)
                 each.feed(IDS[192:224])
             assert len({each.report().dropped_tokens for each in found}) == 1
             for each in found[1:]:

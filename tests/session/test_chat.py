@@ -23,7 +23,7 @@ def session(tiny):
 
 
 def read(session: Session) -> str:
-    return session.tokenizer.decode(session.recent_ids())
+    return session.tokenizer.decode(session.recent.ids())
 
 
 def test_the_stream_is_the_rendered_conversation(session):

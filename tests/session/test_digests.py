@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from everlong import Blocks, Session
+from everlong.engine.budgets import planned_bytes
 from everlong.library import state_file as sealed
 from everlong.library.library import Library
 from everlong.methods.blocks.memory import BlockMemory
@@ -73,7 +74,7 @@ def test_a_reopened_session_answers_as_before_and_goes_on_in_its_type(model, tmp
     expected = make(model, tmp_path / "b", monkeypatch, width, 200)
     (file,) = (tmp_path / "a").rglob("*.digests")
     with opened(model, tmp_path / "a") as session:
-        blocks = session._open().blocks
+        blocks = session.runner.blocks
         assert answer(session.fork()) == live
         assert file.stat().st_size == blocks.sealed() * (NUMBERS * width + 4)
         assert session._keeper.store.digest_bytes == NUMBERS * width + 4
@@ -149,10 +150,10 @@ def test_digests_take_half_the_bytes_of_before(model, tmp_path, monkeypatch):
         make(model, tmp_path / str(width), monkeypatch, width)
         (file,) = (tmp_path / str(width)).rglob("*.digests")
         with opened(model, tmp_path / str(width), read_only=True) as session:
-            blocks = session._open().blocks.sealed()
+            blocks = session.runner.blocks.sealed()
             sizes.append(file.stat().st_size - 4 * blocks)
             reports.append(session.report().bytes)
-            planned.append(session.planned_bytes(100_000))
+            planned.append(planned_bytes(session.runner, 100_000, session.chunk))
     assert sizes == [blocks * NUMBERS * 2, blocks * NUMBERS * 4]
     assert reports[1]["host"] - reports[0]["host"] == 32 * NUMBERS * 2
     assert planned[1]["disk"] - planned[0]["disk"] >= 100_000 // 5 * NUMBERS * 2
@@ -168,7 +169,7 @@ def test_budgets_count_the_wider_digests_of_an_older_stream(model, tmp_path, mon
             session.feed(piece)
             assert session.report().bytes["host"] <= 45_000
         assert session.report().dropped_tokens > 0
-        blocks = session._open().blocks
+        blocks = session.runner.blocks
         held = room.held(blocks)
         assert room.over(session._keeper.store, held, session.seen_tokens) is None
         assert room.over(session._keeper.store, 10 * held, session.seen_tokens) == "host"

@@ -91,7 +91,7 @@ def test_a_forgotten_span_is_dropped_overwritten_and_never_cited(model, tmp_path
         assert session.pins == ()
         live = answer(session.fork())
         assert session.transcript.ids[40:51].tolist() == [0] * 11
-        assert session.recent_ids()[40:51].tolist() == [0] * 11
+        assert session.recent.ids()[40:51].tolist() == [0] * 11
         with pytest.raises(DamagedError, match="block 8 of layer 0 was dropped"):
             session.stored("test").rows[0].store.record(0, 8)
     assert wiped(tmp_path) == [7, 8, 9]

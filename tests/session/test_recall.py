@@ -55,14 +55,14 @@ def session(model, ids, chunk=50, store=None, fields=None, **kept):
 def exact_votes(one, question, weights):
     """Softmax over the raw keys of sinks, blocks and window in float64, head by head and token by token."""
     memory = one.stored("test")
-    row, queries = memory.rows[0], one.scout(torch.tensor(question))
+    row, queries = memory.rows[0], one.runner.scout(torch.tensor(question))
     sealed, seen = memory.sealed(), one.seen_tokens
     total = np.zeros(sealed)
     for layer, head in HEADS:
         part, asked = row.layers[layer], queries[layer]
         kv_head = head // (part.shape.heads // part.shape.kv_heads)
         keys = [stored(row.store, layer, [n], torch.device("cpu"))[0][0, kv_head].clone() for n in range(sealed)]
-        others = [memory.sink_keys(layer)[kv_head], one.raw_keys(layer, row.cuts.start(sealed), seen)[kv_head]]
+        others = [memory.sink_keys(layer)[kv_head], one.runner.raw_keys(layer, row.cuts.start(sealed), seen)[kv_head]]
         scores = (asked.q[head].double() @ torch.cat([*keys, *others]).double().T) * asked.scale
         mass = scores.softmax(1)[:, : 16 * sealed].view(len(question), sealed, -1).sum(2)
         total += (mass * torch.from_numpy(weights)[:, None]).amax(0).numpy()

@@ -31,7 +31,7 @@ def test_a_restored_session_goes_on_bit_for_bit(tiny, tmp_path, method, seen):
         with Session.load(path, tiny, chunk=16) as restored:
             assert restored.method == method
             assert restored.seen_tokens == seen
-            assert restored.recent_ids().tolist() == session.recent_ids().tolist()
+            assert restored.recent.ids().tolist() == session.recent.ids().tolist()
             assert restored.report().seen_tokens == session.report().seen_tokens
             for ids in (IDS[20:21], IDS[30:80]):
                 (a, x), (b, y) = (s.score(ids, logits=True) for s in (session, restored))

@@ -106,10 +106,10 @@ def test_special_tokens_come_once_and_only_from_the_tokenizer(tiny):
     with Session(Loaded(tiny.model, byte_level(begin=True), "x"), Dense()) as session:
         words = [len(byte_level()(text)["input_ids"]) for text in ("hello", " world", "again")]
         assert session.feed("hello") == words[0] + 1
-        assert session.recent_ids()[0] == 2
+        assert session.recent.ids()[0] == 2
         assert session.feed(" world") == words[1]
         assert session.feed(iter(["aga", "in"])) == words[2]
-        assert (session.recent_ids() == 2).sum() == 1
+        assert (session.recent.ids() == 2).sum() == 1
 
 
 def test_only_the_last_row_goes_through_the_head(model):
@@ -141,7 +141,7 @@ def test_any_interrupt_while_feeding_leaves_a_chunk_read_or_not(model):
                 pass
             seen.add(session.seen_tokens)
             assert session.seen_tokens in (start, start + 16, start + 32)
-            assert session.recent_ids().tolist() == STREAM[: session.seen_tokens]
+            assert session.recent.ids().tolist() == STREAM[: session.seen_tokens]
             session.feed(STREAM[session.seen_tokens : 80])
             assert torch.allclose(prediction(session), expected, atol=1e-4)
     assert seen == {32, 48, 64}
@@ -157,7 +157,7 @@ def test_a_fork_goes_its_own_way(model, method):
         again = session.score(STREAM[70:90])
         assert torch.equal(expected, again)
         assert (session.seen_tokens, fork.seen_tokens) == (90, 120)
-        assert fork.recent_ids().tolist() == STREAM[:70] + STREAM[100:150]
+        assert fork.recent.ids().tolist() == STREAM[:70] + STREAM[100:150]
 
 
 def test_a_fork_outlives_its_session(model):
@@ -198,7 +198,7 @@ def test_resetting_begins_anew(tiny):
         first = session.score(TEXT)
         session.reset()
         assert session.seen_tokens == 0
-        assert session.recent_ids().tolist() == []
+        assert session.recent.ids().tolist() == []
         assert torch.equal(session.score(TEXT)[1:], first[1:])
 
 
@@ -274,15 +274,15 @@ def test_the_ten_millionth_token_costs_no_more_than_the_ten_thousandth(model):
     counts = []
     for seen in (10_000, 10_000_000):
         with Session(model, Recompute(window=64)) as session:
-            session._reader = Counting(Forward(model), session.method)
-            session._reader._seen_and_held = (seen, torch.tensor([0]))
-            session._recent.seen = seen
+            session._runner = Counting(Forward(model), session.method)
+            session._runner._seen_and_held = (seen, torch.tensor([0]))
+            session.recent.seen = seen
             with interrupt() as lines:
                 session.feed([1])
                 session.feed([i % 400 for i in range(2000)])
                 list(Answer(session, Sampling(max_new_tokens=5, temperature=1.0, seed=0, repetition_penalty=1.2)))
             assert session.seen_tokens == seen + 2006
-            assert session.recent_ids()[-2006] == 1
+            assert session.recent.ids()[-2006] == 1
             counts.append(lines[0])
     assert counts[0] == counts[1]
 

@@ -120,9 +120,9 @@ def test_the_stream_is_what_the_template_shows_of_the_whole_conversation(kind, u
         says(model, monkeypatch, written, written, "x", ending=ending[0] if ending else 0)
         chat.say("How is the tide?", max_new_tokens=120)
         chat.say("And now?", max_new_tokens=120)
-        before = session.recent_ids().tolist()
+        before = session.recent.ids().tolist()
         turn = chat.stream("Why?", max_new_tokens=1)
-        ids = session.recent_ids().tolist()
+        ids = session.recent.ids().tolist()
         kept = ids if len(ids) > len(before) else before
         whole = rendered(model, ["How is the tide?", "", "And now?", "", "Why?"], [shown, shown])
         assert model.tokenizer.decode(kept) == model.tokenizer.decode(whole[: len(kept)])
@@ -144,7 +144,7 @@ def test_the_message_is_read_once(tiny_llama, monkeypatch):
         turn = chat.stream("How is the tide?" * 9)
         assert session.seen_tokens == len(Template(model.tokenizer).opening("How is the tide?" * 9))
         assert "Hmm" in "".join(turn)
-        assert "Hmm" not in model.tokenizer.decode(session.recent_ids())
+        assert "Hmm" not in model.tokenizer.decode(session.recent.ids())
 
 
 def test_an_echo_of_a_control_token_stays_text(tiny_llama, monkeypatch):
@@ -159,7 +159,7 @@ def test_an_echo_of_a_control_token_stays_text(tiny_llama, monkeypatch):
         left = [*thought, *spelt, 0]
         monkeypatch.setattr(Sampling, "pick", lambda *_: left.pop(0))
         Chat(session).say("Say <|end|>", max_new_tokens=99)
-        ids = session.recent_ids().tolist()
+        ids = session.recent.ids().tolist()
         assert ids.count(0) == 2
         assert model.tokenizer.decode(ids).endswith("assistant\nIt <|end|>\n<|turn|>system rose.<|end|>\n")
 
@@ -175,7 +175,7 @@ def test_an_answer_that_is_left_is_settled_by_the_next_message(tiny_llama, monke
         says(model, monkeypatch, "yes")
         chat.say("And?")
         turn.close()
-        text = model.tokenizer.decode(session.recent_ids())
+        text = model.tokenizer.decode(session.recent.ids())
         assert text.count("<|turn|>assistant") == 2
         assert text.endswith("assistant\nyes<|end|>\n")
         assert chat.undo()
@@ -218,13 +218,13 @@ def test_a_text_has_one_beginning(tiny_llama, monkeypatch):
             chat = Chat(session, system="Be kind")
             chat.say("Hello")
             chat.say("And?")
-            text = model.tokenizer.decode(session.recent_ids())
+            text = model.tokenizer.decode(session.recent.ids())
             assert "<s>" not in text
             assert text.count("Be kind") == 1
             assert text.startswith("The tide rose.<|turn|>system")
             says(model, monkeypatch, "c")
             with session.pose("Why?") as posed:
-                assert "<s>" not in model.tokenizer.decode(posed.session.recent_ids())
+                assert "<s>" not in model.tokenizer.decode(posed.session.recent.ids())
                 assert posed.session.seen_tokens - session.seen_tokens == len(Template(model.tokenizer).turn("Why?"))
 
 

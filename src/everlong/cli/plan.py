@@ -55,6 +55,7 @@ class Reading:
     def plan(self, documents: list[Document], notes: NoteSettings | None = None) -> dict[str, Any]:
         """Tokens, bytes by tier and seconds that it would take, with what the session holds already."""
         from everlong.cli.notes import estimated
+        from everlong.engine.budgets import planned_bytes
         from everlong.methods import make_method
         from everlong.session.session import Session
         from everlong.text.inputs import id_pieces
@@ -80,7 +81,8 @@ class Reading:
             seconds = token_s * sum(tokens.values())
             planned = None if notes is None else estimated(notes, trial, counted(documents).values(), token_s)
             held = 0 if entry is None else entry.tokens
-            needed = trial.planned_bytes(held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0))
+            kept_tokens = held + sum(tokens.values()) + (planned or {}).get("kept_tokens", 0)
+            needed = planned_bytes(trial.runner, kept_tokens, chunk)
         existing = next(p for p in (self._folder, *self._folder.absolute().parents) if p.exists())
         room = shutil.disk_usage(existing).free
         limits = {tier: self.budgets[f"{tier}_budget"] for tier in ("host", "disk")}

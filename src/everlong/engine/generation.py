@@ -105,7 +105,7 @@ class Answer(Iterator[str]):
             prediction = session.prediction
             if prediction is None or session.seen_tokens != self._start + len(self._ids):
                 raise SessionError("the session read something else while it answered; finish the answer first")
-            self._drawn = sampling.pick(prediction, session.recent_ids(), generator)
+            self._drawn = sampling.pick(prediction, session.recent.ids(), generator)
             if self._drawn in self._ends:
                 self._finish = "end"
                 return

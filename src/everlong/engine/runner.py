@@ -160,6 +160,8 @@ class CacheReader:
         """
         memory = self.blocks
         assert memory is not None
+        if memory.wants_surprisals:
+            memory.tell_lost(self.seen_tokens)
         assert memory.rows[0].recall is not None
         scout = memory.scout = Scout(memory.rows[0].recall.layers)
         most = min(LONGEST, self.chunk_limit)

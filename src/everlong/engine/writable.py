@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from everlong.text.history import Recent
+
 
 class Writable(Protocol):
     """A stream that an answer is written on."""
 
     model: Any
     tokenizer: Any
+    recent: Recent
 
     @property
     def seen_tokens(self) -> int:
@@ -22,10 +25,6 @@ class Writable(Protocol):
     @property
     def prediction(self) -> Tensor | None:
         """The logits after the last token."""
-        ...
-
-    def recent_ids(self) -> Tensor:
-        """The last ids read, int64 [n], oldest first: what the repetition penalty looks at."""
         ...
 
     def feed(self, x: Any, answering: bool = False, source: str = "") -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everlong.engine.snapshot import Mark
-from everlong.engine.stream import ANSWERING_TOKENS
+from everlong.engine.writing import ANSWERING_TOKENS
 from everlong.errors import ConfigError
 from everlong.evaluate.baseline import PeerStream
 from everlong.session.session import Session

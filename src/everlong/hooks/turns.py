@@ -9,10 +9,9 @@ from torch import nn
 
 # Not on the model: what is attached must leave nothing there, and a lock cannot be copied with it.
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_NEW = threading.Lock()
 
 
 def turn(decoder: nn.Module) -> threading.RLock:
     """The lock of a model's decoder: held while it is attached or detached, and for each of its forwards."""
-    with _NEW:
-        return _LOCKS.setdefault(decoder, threading.RLock())
+    # One step of a dict, which no other thread sees half done: a lock around it could be left behind by an interrupt.
+    return _LOCKS.setdefault(decoder, threading.RLock())

@@ -26,7 +26,7 @@ from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
 
 if TYPE_CHECKING:
-    from everlong.engine.stream import TokenStream
+    from everlong.engine.writing import WritingStream
 
 Again = int | Literal["auto"]
 PASSAGES = 2
@@ -45,7 +45,7 @@ ROOM_TOKENS = 1024
 class Posed(AbstractContextManager["Posed"]):
     """A question that was put: `session` is ready to answer; `recall` says what came back (None: nothing is stored)."""
 
-    session: TokenStream
+    session: WritingStream
     recall: Recall | None
     owned: bool = True
 
@@ -55,7 +55,7 @@ class Posed(AbstractContextManager["Posed"]):
 
 
 def pose(
-    session: TokenStream, question: str, again: Again | None = None, raw: bool = False, keep: bool = False
+    session: WritingStream, question: str, again: Again | None = None, raw: bool = False, keep: bool = False
 ) -> Posed:
     """Put `question` to a session, which itself stays as it is (unless it is to `keep` it, in the blocks' way)."""
     ids = question_ids(session, question)
@@ -76,7 +76,7 @@ def pose(
     return _put(session, question, raw, keep, found, begun)
 
 
-def recall(session: TokenStream, question: str, again: Again = PASSAGES) -> Recall:
+def recall(session: WritingStream, question: str, again: Again = PASSAGES) -> Recall:
     """What comes back for `question`, and which passages would be `shown`; the model sees nothing of it."""
     ids = question_ids(session, question)
     if not recalls(session):
@@ -150,18 +150,18 @@ def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tupl
     return sorted(found, key=lambda f: (f[0].hop, f[1].first))
 
 
-def recalls(session: TokenStream) -> bool:
+def recalls(session: WritingStream) -> bool:
     """Whether questions to this session are put to the voters."""
     fields = session.method.as_dict()
     return session.method.answers and fields.get("recall") == "question" and session.seen_tokens > fields["sinks"]
 
 
-def keeps_ids(session: TokenStream) -> bool:
+def keeps_ids(session: WritingStream) -> bool:
     """Whether no blocks are kept, so that passages can only be read again."""
     return session.method.as_dict().get("keep") == "ids"
 
 
-def hold(session: TokenStream, question: list[int]) -> None:
+def hold(session: WritingStream, question: list[int]) -> None:
     """Let a prompt that is read next, and what is written behind it, attend to the blocks that the vote chooses."""
     session.let_go()
     if recalls(session):
@@ -170,13 +170,13 @@ def hold(session: TokenStream, question: list[int]) -> None:
             _slots(session, Ballot(session, question).candidates())
 
 
-def choose(session: TokenStream, target: TokenStream, question: list[int], text: str) -> Recall:
+def choose(session: WritingStream, target: WritingStream, question: list[int], text: str) -> Recall:
     """Let what is written next into `target`, a copy of the session or itself, attend to the blocks voted for."""
     begun = time.perf_counter()
     return _held(target, _Found(Ballot(session, question, text)), begun)
 
 
-def question_ids(session: TokenStream, question: str) -> list[int]:
+def question_ids(session: WritingStream, question: str) -> list[int]:
     """The ids of a question's own words; InputError for none."""
     if session.tokenizer is None:
         raise InputError("question: this session has no tokenizer; use a model that everlong.load gave")
@@ -205,12 +205,12 @@ def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
     return ballot.trimmed(candidate.token - around, candidate.token + around, candidate)
 
 
-def trained_length(session: TokenStream) -> int:
+def trained_length(session: WritingStream) -> int:
     """How many tokens the session's model was trained on."""
     return getattr(session.model.config.get_text_config(), "max_position_embeddings", None) or 2048
 
 
-def _slots(session: TokenStream, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+def _slots(session: WritingStream, candidates: Sequence[Candidate]) -> tuple[int, ...]:
     """Let the vote fill slots; which blocks.
 
     With the best blocks, the neighbours of those whose peak lies at a border, and then all neighbours. Slots that are
@@ -231,7 +231,7 @@ def _slots(session: TokenStream, candidates: Sequence[Candidate]) -> tuple[int, 
 
 
 def _put(
-    session: TokenStream, question: str, raw: bool, keep: bool, found: _Found | None = None, begun: float = 0.0
+    session: WritingStream, question: str, raw: bool, keep: bool, found: _Found | None = None, begun: float = 0.0
 ) -> Posed:
     """The question read into the session, or into a fork of it, with what was `found` in its slots."""
     asked = None if raw else exchange(session, question)
@@ -248,7 +248,7 @@ def _put(
     return Posed(target, recall, owned=not keep)
 
 
-def _held(session: TokenStream, found: _Found, begun: float) -> Recall:
+def _held(session: WritingStream, found: _Found, begun: float) -> Recall:
     """What was found, its best blocks in the slots of the session.
 
     Blocks that are not sealed yet stand in the window or right behind it, where every query sees them.
@@ -259,7 +259,7 @@ def _held(session: TokenStream, found: _Found, begun: float) -> Recall:
     return found.recall("blocks", shown, blocks, begun)
 
 
-def _read_again(session: TokenStream, question: str, passages: Sequence[Recalled], raw: bool) -> TokenStream:
+def _read_again(session: WritingStream, question: str, passages: Sequence[Recalled], raw: bool) -> WritingStream:
     """A new short stream: the first tokens of the old one, the passages by rising vote, the question."""
     ids = again_ids(session, question, passages, raw)
     sinks = min(int(session.method.as_dict()["sinks"]), len(ids))
@@ -273,7 +273,7 @@ def _read_again(session: TokenStream, question: str, passages: Sequence[Recalled
     return fresh
 
 
-def again_ids(session: TokenStream, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:
+def again_ids(session: WritingStream, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:
     """The ids of that stream, with the passages in the order given.
 
     With the chat template all of it is one user's turn, and the template's own words are the sinks.
@@ -288,17 +288,17 @@ def again_ids(session: TokenStream, question: str, passages: Sequence[Recalled],
     return [*before, *found, *said, *after]
 
 
-def template(session: TokenStream) -> Template:
+def template(session: WritingStream) -> Template:
     """The chat template of a session's tokenizer."""
     return Template(session.tokenizer, allow_special=session.allow_special)
 
 
-def exchange(session: TokenStream, question: str) -> Exchange:
+def exchange(session: WritingStream, question: str) -> Exchange:
     """A question as the next message of the conversation that the session holds, or as the first of one."""
     return Exchange(template(session), question, session.conversing, session.seen_tokens > 0)
 
 
-def passage_ids(session: TokenStream, passages: Sequence[Recalled]) -> list[int]:
+def passage_ids(session: WritingStream, passages: Sequence[Recalled]) -> list[int]:
     """The ids of the passages, each behind its heading."""
     found: list[int] = []
     shown = short_names(source.name for source in session.transcript.sources)
@@ -314,7 +314,7 @@ def heading(number: int, source: str) -> str:
     return ("" if number == 1 else "\n\n") + f"Passage {number}{where}:\n"
 
 
-def content(session: TokenStream, first: int, last: int) -> list[int]:
+def content(session: WritingStream, first: int, last: int) -> list[int]:
     """The ids of the tokens `first` .. `last` - 1, as text: without control tokens."""
     ids = np.frombuffer(session.transcript.ids, np.int32)[first:last]
     special = np.array(session.tokenizer.all_special_ids, np.int32)

@@ -14,7 +14,7 @@ from everlong.text.source_names import NOTES, short_name
 from everlong.text.transcript import ANSWER, GONE, PROMPT, Citation, Passage, Source, Transcript
 
 if TYPE_CHECKING:
-    from everlong.engine.stream import TokenStream
+    from everlong.engine.writing import WritingStream
 
 AROUND_TOKENS = 128
 """A sentence that a passage has cut is looked for so far to either side of it."""
@@ -32,7 +32,7 @@ class Spot:
     line: int | None = None
 
 
-def drawn_on(stream: TokenStream, top: int) -> list[Citation]:
+def drawn_on(stream: WritingStream, top: int) -> list[Citation]:
     """The passages of stored blocks that the last answer attended to, by falling share of its attention."""
     blocks = stream.stored("citations")
     found, masses = [], blocks.citations()

@@ -12,7 +12,7 @@ from everlong.session.named_places import notes_name
 from everlong.text.transcript import GONE, Stretch
 
 if TYPE_CHECKING:
-    from everlong.engine.stream import TokenStream
+    from everlong.engine.writing import WritingStream
     from everlong.library.checkpoint import Keeper
 
 
@@ -30,7 +30,7 @@ class Forgotten:
     shared_blocks: int = 0
 
 
-def stretches(session: TokenStream, what: str | tuple[int, int], start: int | None, end: int | None) -> list[Stretch]:
+def stretches(session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None) -> list[Stretch]:
     """The spans that are meant; of a whole source all that was read of it, and the notes on it."""
     if isinstance(what, str) and start is None and end is None:
         meant = pinning.named(session, what)
@@ -41,7 +41,7 @@ def stretches(session: TokenStream, what: str | tuple[int, int], start: int | No
     return [pinning.span(session, what, start, end)]
 
 
-def forget(session: TokenStream, spans: Sequence[Stretch], keeper: Keeper | None) -> Forgotten:
+def forget(session: WritingStream, spans: Sequence[Stretch], keeper: Keeper | None) -> Forgotten:
     """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
     memory = session.stored("forget")
     _check(spans, *memory.forgettable(session.seen_tokens))

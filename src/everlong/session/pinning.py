@@ -10,10 +10,10 @@ from everlong.text.source_names import full_name
 from everlong.text.transcript import GONE, Source, Stretch
 
 if TYPE_CHECKING:
-    from everlong.engine.stream import TokenStream
+    from everlong.engine.writing import WritingStream
 
 
-def named(session: TokenStream, name: str) -> list[Source]:
+def named(session: WritingStream, name: str) -> list[Source]:
     """The sources of this name that were not forgotten, oldest first; InputError names the nearest if there is none.
 
     A file may be named by any path to it, or by the end of its path where no other source ends so.
@@ -24,7 +24,7 @@ def named(session: TokenStream, name: str) -> list[Source]:
 
 
 def span(
-    session: TokenStream, what: str | tuple[int, int], start: int | None = None, end: int | None = None
+    session: WritingStream, what: str | tuple[int, int], start: int | None = None, end: int | None = None
 ) -> Stretch:
     """The tokens of a source, of its characters `start` .. `end - 1`, or the tokens `what` themselves.
 
@@ -53,7 +53,7 @@ def span(
 
 
 def pin(
-    session: TokenStream, what: str | tuple[int, int], start: int | None, end: int | None, always: bool, keep: bool
+    session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None, always: bool, keep: bool
 ) -> Pin:
     """Pins a span of `session`."""
     memory, found = session.stored("pin"), span(session, what, start, end)
@@ -62,7 +62,7 @@ def pin(
     return new
 
 
-def unpin(session: TokenStream, what: str | tuple[int, int], start: int | None, end: int | None) -> int:
+def unpin(session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None) -> int:
     """Takes away the pins that meet a span; how many."""
     memory, found = session.stored("unpin"), span(session, what, start, end)
     kept = [p for p in session.pins if not p.meets(*found)]

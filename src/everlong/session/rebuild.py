@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from everlong.engine.stream import ANSWERING_TOKENS
+from everlong.engine.writing import ANSWERING_TOKENS
 from everlong.errors import ConfigError, SessionError
 from everlong.library.checkpoint import kept_transcript
 from everlong.library.library import Entry, Library

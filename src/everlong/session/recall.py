@@ -24,7 +24,7 @@ from everlong.text.quoting import quoted, whole
 from everlong.text.transcript import Passage, Stretch, Transcript
 
 if TYPE_CHECKING:
-    from everlong.engine.stream import TokenStream
+    from everlong.engine.writing import WritingStream
     from everlong.methods.blocks.memory import BlockMemory
     from everlong.methods.blocks.recall.index import RecallIndex
 
@@ -91,7 +91,7 @@ class Ballot:
     Where the question names a part of what was read (a chapter, a page, a heading), only blocks of it take part.
     """
 
-    def __init__(self, session: TokenStream, question: list[int], text: str = "") -> None:
+    def __init__(self, session: WritingStream, question: list[int], text: str = "") -> None:
         self.session, self._memory = session, session.stored("recall")
         self.question, self.text = question, text
         self.starts = _starts(self._memory, session.seen_tokens)
@@ -146,7 +146,7 @@ class Ballot:
         """None where the model has no retrieval heads, or keys are missing."""
         if not catch_up(self._memory):
             return None
-        queries = self.session.scout(torch.tensor(self.question))
+        queries = self.session.runner.scout(torch.tensor(self.question))
         index = self._extended(self._memory.rows[0].recall)
         lengths = np.diff(self.starts)
         even = bool((lengths == index.tokens).all())
@@ -159,7 +159,7 @@ class Ballot:
         longer = index.fork()
         for block in range(index.blocks, len(self.starts) - 1):
             for layer in index.layers:
-                keys = self.session.raw_keys(layer, int(self.starts[block]), int(self.starts[block + 1]))
+                keys = self.session.runner.raw_keys(layer, int(self.starts[block]), int(self.starts[block + 1]))
                 longer.put(layer, block, keys[None])
             longer.commit(block + 1)
         return longer

@@ -18,7 +18,7 @@ from everlong.text.transcript import ANSWER, PROMPT, Citation
 if TYPE_CHECKING:
     from everlong.cache.report import MemoryReport
     from everlong.engine.generation import Answer, Generation
-    from everlong.engine.stream import TokenStream
+    from everlong.engine.writing import WritingStream
 
 CHOOSE_TOKENS = 32
 """While a reply is written in the blocks' way, blocks are chosen again behind so many tokens of it, with them."""
@@ -28,7 +28,7 @@ class Reply(Iterator[str]):
     """A reply as pieces of text while it is written; `result`, `recall` and `citations` speak of all so far."""
 
     def __init__(
-        self, session: TokenStream, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any
+        self, session: WritingStream, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any
     ) -> None:
         self._session, self._posed, self._keep = session, posed, keep
         self._question, self._raw = question, raw

@@ -13,7 +13,8 @@ from everlong.engine.parallel import check_ranks
 from everlong.engine.runner import Reader
 from everlong.engine.sampling import Sampling
 from everlong.engine.snapshot import Mark
-from everlong.engine.stream import TokenStream, reader
+from everlong.engine.stream import make_runner
+from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
 from everlong.library.checkpoint import Keeper
 from everlong.library.library import Library
@@ -37,7 +38,7 @@ CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
 
 
-class Session(TokenStream):
+class Session(WritingStream):
     """One stream of tokens read by `model` with `method`, in memory that does not grow with the stream.
 
     With `store` (a folder) the session is kept there under `name`: stored blocks go to the disk, `checkpoint` keeps
@@ -194,7 +195,7 @@ class Session(TokenStream):
 
     def checkpoint(self) -> None:
         """Keeps the session in its store as it is now; SaveError leaves the checkpoint before it."""
-        self._open()
+        _ = self.runner  # a SessionError where it is closed
         if self._keeper is None:
             raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
         self._keeper.checkpoint(self)
@@ -229,7 +230,7 @@ class Session(TokenStream):
             keeper.check(session)
             session._set_up(_reader(session.model, session.method, chunk, keeper), remembers=True)
             keeper.restore(session)
-            session._budgets.shrink(session._open(), session._reuse)
+            session._budgets.shrink(session.runner, session._reuse)
         except BaseException:
             keeper.close()
             raise
@@ -267,7 +268,7 @@ class Session(TokenStream):
         session = cls(loaded, method, chunk, host_budget=host_budget, when_full=when_full, allow_special=allow_special)
         try:
             session.load_state(tensors, meta)
-            session._budgets.shrink(session._open(), session._reuse)
+            session._budgets.shrink(session.runner, session._reuse)
         except BaseException as error:
             session.close()
             if isinstance(error, LookupError):
@@ -284,7 +285,7 @@ class Session(TokenStream):
 
     def __exit__(self, *exc: object) -> None:
         try:
-            if exc[0] is None and self._reader is not None and self._keeper is not None and self._keeper.writable:
+            if exc[0] is None and self._runner is not None and self._keeper is not None and self._keeper.writable:
                 self.checkpoint()
         finally:
             self.close()
@@ -308,7 +309,7 @@ class Session(TokenStream):
 
         A session that is kept in a store goes back only if its method stores no blocks; the next checkpoint keeps that.
         """
-        self._open()
+        _ = self.runner  # a SessionError where it is closed
         if self.method.answers:
             self._refuse_kept("rewind")
         super().rewind(mark)
@@ -338,5 +339,5 @@ def _loaded(model: Any) -> Loaded:
 def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:
     """What reads a stream with `method`; stored blocks go where `keeper` has its store."""
     if keeper is None:
-        return reader(model, method, chunk)
-    return reader(model, method, chunk, lambda: keeper.store, keeper.recall_files)
+        return make_runner(model, method, chunk)
+    return make_runner(model, method, chunk, lambda: keeper.store, keeper.recall_files)

@@ -22,7 +22,7 @@ from everlong.text.rendered import Rendered, common_ids
 from everlong.text.transcript import ANSWER, PROMPT
 
 if TYPE_CHECKING:
-    from everlong.engine.stream import TokenStream
+    from everlong.engine.writing import WritingStream
 
 _THOUGHT = "Everlong thinks"
 _MOST_CHARS = 40
@@ -58,12 +58,12 @@ class Exchange:
         """How many tokens of the prompt stay as they are, whatever is answered."""
         return common_ids(self.prompt, self._shown(ANSWERED)) if self.rewritten else len(self.prompt)
 
-    def read_lasting(self, session: TokenStream) -> None:
+    def read_lasting(self, session: WritingStream) -> None:
         """Let a session read the beginning of the prompt that stays as it is; `read` then reads the rest."""
         session.feed(self.prompt[: self.lasting], source=PROMPT)
         self._read = self.lasting
 
-    def read(self, session: TokenStream, written: list[int]) -> None:
+    def read(self, session: WritingStream, written: list[int]) -> None:
         """Let a session read the message, as far as it has not yet, and what the template shows of its answer."""
         before, answer = self.earlier(written) if self.rewritten else ([], written)
         session.feed([*self.prompt[self._read : self.lasting], *before], source=PROMPT)

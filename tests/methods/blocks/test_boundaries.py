@@ -207,7 +207,7 @@ def test_the_report_counts_tokens_and_citations_name_blocks(model):
     slow.read(IDS)
     with session(model) as one:
         one.feed(IDS[0].tolist())
-        report, blocks = one.report(), one._reader.blocks
+        report, blocks = one.report(), one._runner.blocks
         assert report.stored_tokens == 150 - 15
         lengths = [b - a for a, b in itertools.pairwise(slow.starts)]
         assert report.retrieved_tokens == max(sum(lengths[n] for n in c[-1][1]) for c in slow.chosen)
@@ -230,14 +230,14 @@ def test_the_report_counts_tokens_and_citations_name_blocks(model):
 def test_surprisals_lost_by_an_interrupt_cut_nothing(model, monkeypatch):
     with session(model) as one:
         one.feed(IDS[0, :55].tolist())
-        blocks = one._reader.blocks
+        blocks = one._runner.blocks
         with monkeypatch.context() as patch:
             patch.setattr(blocks, "tell", lambda x: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 one.feed(IDS[0, 55:60].tolist())
         assert one.seen_tokens == 60
         one.feed(IDS[0, 60:].tolist())
-        found = starts(one._reader._cache)
+        found = starts(one._runner._cache)
         assert all(b - a <= 8 for a, b in itertools.pairwise(found))
         assert one.report().seen_tokens == 150
 

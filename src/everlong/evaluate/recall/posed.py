@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.engine.stream import TokenStream
+from everlong.engine.writing import WritingStream
 from everlong.evaluate.baseline import PeerStream
 from everlong.evaluate.stream import Stream, too_long, trained_length
 from everlong.session.citations import drawn_on
@@ -73,7 +73,7 @@ class Asked(Protocol):
 class SessionAsked(Asked):
     """On a session."""
 
-    session: TokenStream
+    session: WritingStream
     recall: Recall | None
 
     def __post_init__(self) -> None:
