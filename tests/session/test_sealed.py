@@ -130,7 +130,7 @@ def test_a_failing_disk_leaves_the_old_file(path, monkeypatch):
 def test_a_file_that_may_not_grow_leaves_nothing(tmp_path):
     """The real thing: the system refuses the write in the middle (as a full disk does)."""
     code = (
-        "import resource, sys, torch; from pathlib import Path; from everlong.session import sealed\n"
+        "import resource, sys, torch; from pathlib import Path; from everlong.library import state_file as sealed\n"
         "from everlong.errors import SaveError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "try: sealed.write(Path(sys.argv[1]), {'a': torch.zeros(100_000)}, {})\n"

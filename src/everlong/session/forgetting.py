@@ -12,7 +12,7 @@ from everlong.session.named_places import notes_name
 from everlong.text.transcript import GONE, Stretch
 
 if TYPE_CHECKING:
-    from everlong.library.checkpoint import Keeper
+    from everlong.library.checkpoint import Checkpointer
     from everlong.session.session import Session
 
 
@@ -41,7 +41,7 @@ def stretches(session: Session, what: str | tuple[int, int], start: int | None, 
     return [pinning.span(session, what, start, end)]
 
 
-def forget(session: Session, spans: Sequence[Stretch], keeper: Keeper | None) -> Forgotten:
+def forget(session: Session, spans: Sequence[Stretch], keeper: Checkpointer | None) -> Forgotten:
     """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
     memory = session.stored("forget")
     _check(spans, *memory.forgettable(session.seen_tokens))

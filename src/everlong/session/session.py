@@ -24,7 +24,7 @@ from everlong.engine.runner import CacheReader, Forward, Reader, State
 from everlong.engine.sampling import Sampling
 from everlong.engine.snapshot import Mark
 from everlong.errors import CapabilityError, ConfigError, DamagedError, InputError, SessionError
-from everlong.library.checkpoint import Keeper
+from everlong.library.checkpoint import Checkpointer
 from everlong.library.library import Library
 from everlong.library.portable import read, save
 from everlong.library.sentence_index import Meaning
@@ -98,7 +98,7 @@ class Session(AbstractContextManager["Session"]):
         self._take(_loaded(model), method, chunk, allow_special)
         check_ranks(self.model, method, stored=store is not None)
         self._budget = budgets.given(method, store is not None, host_budget, disk_budget, when_full)
-        self._keeper = None if store is None else Keeper.created(store, name, self)
+        self._keeper = None if store is None else Checkpointer.created(store, name, self)
         try:
             self._set_up()
         except BaseException:
@@ -442,7 +442,7 @@ class Session(AbstractContextManager["Session"]):
         in Session, hold for as long as it is open. BudgetError if what is stored passes them and nothing may give way.
         """
         library = Library(store, create=False)
-        keeper = Keeper(library, library.entry(name), writable=not read_only)
+        keeper = Checkpointer(library, library.entry(name), writable=not read_only)
         try:
             session = cls.__new__(cls)
             loaded = _loaded(model)
@@ -554,7 +554,8 @@ class Session(AbstractContextManager["Session"]):
         The file is bound to the model, the tokenizer and the method, and checksummed. SessionError for a session whose
         blocks lie in a store: `checkpoint` keeps it there, and `everlong sessions export` writes it to one file.
         """
-        return save(self, path, self._keeper)
+        kept = self._keeper
+        return save(self, path, None if kept is None else (kept.entry.name, kept.library.folder))
 
     @classmethod
     def load(
@@ -700,7 +701,7 @@ def _loaded(model: Any) -> Loaded:
     return found
 
 
-def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:
+def _reader(model: Any, method: Method, chunk: int, keeper: Checkpointer | None) -> Reader:
     """What reads a stream with `method`; stored blocks go where `keeper` has its store."""
     forward = Forward(model)
     if isinstance(method, Recompute):
