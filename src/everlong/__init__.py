@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from everlong.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from everlong.cache.report import MemoryReport as MemoryReport
     from everlong.errors import EverlongError as EverlongError
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from everlong.methods.transformer_xl.settings import TransformerXL as TransformerXL
     from everlong.methods.window import Window as Window
     from everlong.session.session import Session as Session
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Blocks": "everlong.methods.blocks.settings",

@@ -35,9 +35,9 @@ def versions() -> dict[str, str]:
     import torch
     import transformers
 
-    import everlong
+    from everlong.version import __version__
 
-    return {"everlong": everlong.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"everlong": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
 def circumstances() -> str:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from everlong.cli.cite import citation_lines, quotation_lines, where
-from everlong.library.checkpoint import kept_transcript
+from everlong.library.kept_text import kept_transcript
 from everlong.library.library import Library
 from everlong.models.load import load_tokenizer
 from everlong.session import ingest as reading

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from everlong.environment import home
 from everlong.errors import ConfigError, LoadError, SaveError
-from everlong.library.library import home
 from everlong.models import retrieval_heads
 from everlong.models.retrieval_heads import KEPT, RetrievalHeads, find, key, place, read, save
 

@@ -161,13 +161,13 @@ def test_the_cache_changes_no_number(model, tmp_path, store_of_300, freely, slab
         memory = session.runner.blocks
         room = Room.of(memory, Budget(), 32, 0)
         one, held = SLAB_RECORDS * room.record_bytes // 2, 90
-        host = None if slabs is None else room.host_bytes(session._keeper.store, held, 400) + slabs * one
+        host = None if slabs is None else room.host_bytes(session._checkpointer.store, held, 400) + slabs * one
     with Session.open(store, "one", model, 32, host_budget=host) as session:
         for first, expected in zip(range(300, 360, 4), predictions, strict=True):
             session.feed(IDS[first : first + 4], answering=True)
             assert torch.equal(session.prediction, expected)
             report = checked(session)
-        asked, resident = report.cache_hits + report.cache_misses, session._keeper.store.resident.nbytes
+        asked, resident = report.cache_hits + report.cache_misses, session._checkpointer.store.resident.nbytes
         assert asked >= asked_freely > 100
         assert report.cache_misses * (one // 16 + 64) == report.read_bytes > 0
         assert resident == one * slabs if slabs in (0, 1) else resident > one
@@ -185,7 +185,7 @@ def test_few_resident_blocks_by_either_rule_change_no_number(model, tmp_path):
             session.feed(IDS[:300])
         with Session.open(tmp_path / name, "one", model, 32) as session:
             session.feed(IDS[300:360], answering=True)
-            resident = session._keeper.store.resident
+            resident = session._checkpointer.store.resident
             assert max(resident._held.values()) <= fields.get("resident", 99)
             rates[name], seen[name] = session.report().cache_hit_rate, session.prediction
     assert torch.equal(seen["lru"], seen["all"])

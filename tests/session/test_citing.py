@@ -12,7 +12,7 @@ from everlong.text.tokenize import token_rows
 from everlong.text.transcript import ANSWER, Passage, Transcript
 
 TEXT = (
-    "It was noon. The gulls of Lima, as every keeper of the harbour knew well,\nsleep in crate 7342 by the pier. "
+    "It was noon. The gulls of Lima, as every checkpointer of the harbour knew well,\nsleep in crate 7342 by the pier. "
     "He said: “The tide won’t wait,” and left.\nThe end of it all -- came late.\n"
 )
 
@@ -102,9 +102,9 @@ def test_lines_are_the_same_however_the_text_comes(cut):
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        ('It says "the gulls of Lima, as every keeper" there.', 1),
+        ('It says "the gulls of Lima, as every checkpointer" there.', 1),
         ("It says “sleep in crate 7342 by the pier.”", 2),
-        ("»No«: «as every keeper of the harbour knew well, sleep in crate»", 1),
+        ("»No«: «as every checkpointer of the harbour knew well, sleep in crate»", 1),
         ("„The tide won't wait“", 2),
         ('"The gulls of Lima ... by the pier"', 1),
         ('"the end of it all — came late"', 3),
@@ -121,7 +121,7 @@ def test_a_quotation_that_was_read_has_its_place(transcript, answer, line):
     [
         '"The gulls of Lima sleep in crate 7342"',
         "“by the pier ... The gulls of Lima”",
-        '"ulls of Lima, as every keeper"',
+        '"ulls of Lima, as every checkpointer"',
         '"What the model has said itself"',
     ],
 )

@@ -77,7 +77,7 @@ def test_a_reopened_session_answers_as_before_and_goes_on_in_its_type(model, tmp
         blocks = session.runner.blocks
         assert answer(session.fork()) == live
         assert file.stat().st_size == blocks.sealed() * (NUMBERS * width + 4)
-        assert session._keeper.store.digest_bytes == NUMBERS * width + 4
+        assert session._checkpointer.store.digest_bytes == NUMBERS * width + 4
         assert blocks.index_row_bytes() == NUMBERS * width
         session.feed(IDS[150:200])
         assert answer(session.fork()) == expected
@@ -171,8 +171,8 @@ def test_budgets_count_the_wider_digests_of_an_older_stream(model, tmp_path, mon
         assert session.report().dropped_tokens > 0
         blocks = session.runner.blocks
         held = room.held(blocks)
-        assert room.over(session._keeper.store, held, session.seen_tokens) is None
-        assert room.over(session._keeper.store, 10 * held, session.seen_tokens) == "host"
+        assert room.over(session._checkpointer.store, held, session.seen_tokens) is None
+        assert room.over(session._checkpointer.store, 10 * held, session.seen_tokens) == "host"
 
 
 def test_rows_of_an_older_version_that_no_checkpoint_names_are_not_mixed_with_new_ones(model, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_rows_of_an_older_version_that_no_checkpoint_names_are_not_mixed_with_ne
         older(patch, 4)
         killed = Session(model, Blocks(**SMALL), chunk=16, store=tmp_path, name="one")
         killed.feed(IDS[:200])
-        killed._keeper.store.flush()
+        killed._checkpointer.store.flush()
         killed.close()
     with opened(model, tmp_path) as session:
         session.feed(IDS[:60])

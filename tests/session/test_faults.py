@@ -14,7 +14,7 @@ import pytest
 
 from everlong import Blocks, Session
 from everlong.errors import DamagedError, EverlongError, ForeignError, SaveError
-from everlong.library import catalog as database
+from everlong.library import database
 from everlong.library import state_file as sealed
 from everlong.library.library import Library
 from tests.session.test_forget import IDS, SMALL, answer, kept, reopened

@@ -9,6 +9,7 @@ import pytest
 
 from everlong import Blocks, Session
 from everlong.errors import DamagedError, InputError
+from everlong.library import kept_text
 from everlong.library.library import Library
 from everlong.session.ingest import Document, read_document
 from tests.session.conftest import TEXT
@@ -146,7 +147,12 @@ def told(library):
     found = {}
     for entry in library.entries():
         facts = {key: value for key, value in vars(entry).items() if key != "updated"}
-        rows = (library.sources(entry), library.lengths(entry), library.dropped(entry), library.pins(entry))
+        rows = (
+            library.sources(entry),
+            kept_text.lengths(library, entry),
+            library.dropped(entry),
+            library.pins(entry),
+        )
         volumes = [v for v in library.volumes(entry) if v.end > v.first]
         found[entry.name] = (facts, *rows, library.forgotten(entry), volumes)
     return found

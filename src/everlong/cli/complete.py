@@ -26,7 +26,7 @@ def sessions(ctx: Any, incomplete: str) -> list[str]:
     """The sessions in the store that was given, or in the default one."""
     from everlong.environment import home
     from everlong.errors import EverlongError
-    from everlong.library.catalog import Database
+    from everlong.library.database import Database
 
     given = ctx.params.get("store")
     path = (home() if given is None else Path(given).expanduser()) / "everlong.db"

@@ -12,7 +12,8 @@ from everlong.errors import ConfigError
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
-    from everlong.library.library import Entry, Library
+    from everlong.library.catalog import SessionRecord
+    from everlong.library.library import Library
     from everlong.methods.base import Method
     from everlong.models.load import Loaded
     from everlong.session.session import Session
@@ -78,7 +79,7 @@ class Chats:
         names = (day if n == 1 else f"{day}-{n}" for n in range(1, len(taken) + 2))
         return next(name for name in names if name not in taken)
 
-    def _find(self, name: str) -> Entry | None:
+    def _find(self, name: str) -> SessionRecord | None:
         return self._library().find(name) if self._exists() else None
 
     def _exists(self) -> bool:

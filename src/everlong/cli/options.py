@@ -241,7 +241,8 @@ def own_model(ctx: typer.Context, library: Library, session: str) -> dict[str, A
 
 def kept_model(ctx: typer.Context, store: Path | None, session: str | None) -> dict[str, Any]:
     """Model, dtype and memory: those of the kept session where it is there and none were given."""
-    from everlong.library.library import Library, home
+    from everlong.environment import home
+    from everlong.library.library import Library
 
     folder = home() if store is None else store
     if (folder / "everlong.db").is_file() and (library := Library(folder)).find(session or "") is not None:

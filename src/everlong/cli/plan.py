@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from everlong.cli.console import Console
-    from everlong.library.library import Entry, Library
+    from everlong.library.catalog import SessionRecord
+    from everlong.library.library import Library
     from everlong.methods import Method
     from everlong.models.load import Loaded
     from everlong.session.ingest import Document
@@ -110,12 +111,12 @@ class Reading:
 
     @property
     def _folder(self) -> Path:
-        from everlong.library.library import home
+        from everlong.environment import home
 
         return home() if self.store is None else self.store
 
     @cached_property
-    def _kept(self) -> tuple[Library | None, Entry | None]:
+    def _kept(self) -> tuple[Library | None, SessionRecord | None]:
         """The library and the session, as far as they are there."""
         from everlong.library.library import Library
 

@@ -11,7 +11,8 @@ import typer
 from everlong.cli import complete, options
 
 if TYPE_CHECKING:
-    from everlong.library.library import Entry, Library
+    from everlong.library.catalog import SessionRecord
+    from everlong.library.library import Library
     from everlong.text.transcript import Source
 
 sessions = typer.Typer(
@@ -215,7 +216,7 @@ def _library(store: Path | None) -> Library:
     return Library(store, create=False)
 
 
-def _row(library: Library, entry: Entry) -> dict[str, Any]:
+def _row(library: Library, entry: SessionRecord) -> dict[str, Any]:
     hidden = ("fingerprint", "row_bytes", "state")
     shown = {key: value for key, value in vars(entry).items() if key not in hidden}
     return shown | {"bytes": library.bytes(entry)}

@@ -15,7 +15,7 @@ class Mark:
     def __init__(
         self, reader: Reader, recent: Recent, last: Tensor | None, transcript: Transcript, conversing: bool | None
     ) -> None:
-        self._reader: Reader | None = reader
+        self._runner: Reader | None = reader
         self._recent, self._last, self._transcript = recent, last, transcript
         self.conversing = conversing
 
@@ -27,15 +27,15 @@ class Mark:
     @property
     def closed(self) -> bool:
         """Whether the copy was freed."""
-        return self._reader is None
+        return self._runner is None
 
     def copy(self) -> tuple[Reader, Recent, Tensor | None, Transcript]:
         """The parts of a session at this place, independent of the mark."""
-        assert self._reader is not None
-        return self._reader.fork(), self._recent.copy(), self._last, self._transcript.copy()
+        assert self._runner is not None
+        return self._runner.fork(), self._recent.copy(), self._last, self._transcript.copy()
 
     def close(self) -> None:
         """Frees the copy; the mark is of no use afterwards."""
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()

@@ -13,17 +13,15 @@ import sqlite3
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from everlong.errors import DamagedError, SaveError
-from everlong.library import recall_files
-from everlong.library.catalog import check_format
+from everlong.environment import home
+from everlong.errors import DamagedError, InputError, SaveError
+from everlong.library import kept_facts, recall_files
+from everlong.library.catalog import CATALOG, Catalog, session_folders
+from everlong.library.database import check_format
 from everlong.library.schema import FORMAT, FORMATS, TABLES
 
-if TYPE_CHECKING:
-    from everlong.library.library import Entry, Library
-
-CATALOG = "catalog"
 _SUM_BYTES = 8
 
 
@@ -35,13 +33,6 @@ class Adopted:
     name: str | None = None
     tokens: int = 0
     why_not: str = ""
-
-
-def session_folders(folder: Path) -> list[Path]:
-    """The folders of sessions that have read something."""
-    with contextlib.suppress(OSError):
-        return sorted(p for p in (folder / "sessions").iterdir() if (p / "ids").exists() or any(p.glob("state-*")))
-    return []
 
 
 def rows_of(db: sqlite3.Connection, session: str) -> dict[str, list[Any]]:
@@ -59,12 +50,16 @@ def put_rows(db: sqlite3.Connection, tables: dict[str, list[Any]]) -> None:
             db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
-def write(library: Library, entry: Entry) -> None:
-    """Put the rows of a session into its folder; those of before are overwritten, as titles may be forgotten ones."""
-    with library.database() as db:
-        facts = {"format": FORMAT, "tables": rows_of(db, entry.id), "facts": library.facts(entry)}
+def note_down(catalog: Catalog, name: str) -> None:
+    """Put what the database has of a session into its folder too, from which `adopt` can make it again.
+
+    The rows of before are overwritten, as titles may be forgotten ones.
+    """
+    entry = catalog.entry(name)
+    with catalog.database() as db:
+        facts = {"format": FORMAT, "tables": rows_of(db, entry.id), "facts": kept_facts.facts(catalog, entry)}
     body = json.dumps(facts).encode()
-    path = library.place(entry) / CATALOG
+    path = catalog.place(entry) / CATALOG
     draft = path.with_name(f".{CATALOG}.{secrets.token_hex(4)}.tmp")
     try:
         with contextlib.ExitStack() as stack:
@@ -83,29 +78,36 @@ def write(library: Library, entry: Entry) -> None:
             draft.unlink(missing_ok=True)
 
 
-def adopt(library: Library) -> list[Adopted]:
-    """Name the sessions again whose folders the database does not name, as their last checkpoint left them."""
-    with library.database() as db:
+def adopt(folder: str | Path | None = None) -> list[Adopted]:
+    """Name the sessions again whose folders the database does not name, as their last checkpoint left them.
+
+    InputError for a folder without sessions.
+    """
+    place = home() if folder is None else Path(folder)
+    if not session_folders(place):
+        raise InputError(f"{place}: holds no folders of sessions; give the --store that has them")
+    catalog = Catalog(place, orphans=True)
+    with catalog.database() as db:
         known = {row[0] for row in db.execute("SELECT id FROM sessions")}
-    return [_adopted(library, p) for p in session_folders(library.folder) if p.name not in known]
+    return [_adopted(catalog, p) for p in session_folders(catalog.folder) if p.name not in known]
 
 
-def _adopted(library: Library, folder: Path) -> Adopted:
+def _adopted(catalog: Catalog, folder: Path) -> Adopted:
     try:
         facts = _read(folder / CATALOG)
         check_format(str(folder), "a session", facts["format"], FORMATS)
-        tables = _renamed(library, folder.name, facts["tables"])
+        tables = _renamed(catalog, folder.name, facts["tables"])
     except (DamagedError, KeyError, IndexError, TypeError) as error:
         return Adopted(folder.name, why_not=str(error))
     session = tables["sessions"][0]
-    with library.database() as db:
+    with catalog.database() as db:
         put_rows(db, tables)
         # A fork may share the last files and go on in them: each of the adopted writes to files of its own.
-        library.add_volume(db, folder.name, 1 + max((row[1] for row in tables["volumes"]), default=-1), session[8])
+        catalog.add_volume(db, folder.name, 1 + max((row[1] for row in tables["volumes"]), default=-1), session[8])
         recall_files.go_on_apart(db, folder.name)
-    library.put_facts(folder.name, facts["facts"])
-    entry = library.entry(session[1])
-    write(library, entry)
+    kept_facts.put_facts(catalog, folder.name, facts["facts"])
+    note_down(catalog, session[1])
+    entry = catalog.entry(session[1])
     return Adopted(folder.name, entry.name, entry.tokens)
 
 
@@ -122,12 +124,12 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(data[_SUM_BYTES:])
 
 
-def _renamed(library: Library, identity: str, tables: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _renamed(catalog: Catalog, identity: str, tables: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """The rows for the session `identity`, under a name that is free."""
     name = tables["sessions"][0][1]
     free = name
     count = 1
-    while library.find(free) is not None:
+    while catalog.find(free) is not None:
         count += 1
         free = f"{name}-{count}"
     rows = {table: [[identity, *row[1:]] for row in found] for table, found in tables.items()}

@@ -8,39 +8,37 @@ import secrets
 import shutil
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from everlong.errors import DamagedError, EverlongError, InputError, SaveError, SessionError
 from everlong.library import compact as compacting
-from everlong.library import recall_files
-from everlong.library.adopt import put_rows, rows_of
-from everlong.library.catalog import check_format
+from everlong.library import kept_facts, recall_files
+from everlong.library.adopt import note_down, put_rows, rows_of
+from everlong.library.catalog import Catalog, SessionRecord
+from everlong.library.database import check_format
 from everlong.library.naming import check_name
 from everlong.library.schema import FORMAT, FORMATS
 
-if TYPE_CHECKING:
-    from everlong.library.library import Entry, Library
 
-
-def export(library: Library, entry: Entry, file: Path, overwrite: bool) -> None:
+def export(catalog: Catalog, entry: SessionRecord, file: Path, overwrite: bool) -> None:
     """Write a session to one tar archive; wholly or not at all."""
     if file.is_dir() or not file.name:
         raise SaveError(f"{file}: is a folder; give the name of a file in it, such as {file / entry.name}.tar")
     if file.exists() and not overwrite:
         raise SaveError(f"{file}: exists; give another place, or say that it may be written over")
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    with library.database() as db:
+    with catalog.database() as db:
         tables = rows_of(db, entry.id)
     try:
         with tarfile.open(draft, "w") as archive:
-            facts = json.dumps({"format": FORMAT, "tables": tables, "facts": library.facts(entry)}).encode()
+            facts = json.dumps({"format": FORMAT, "tables": tables, "facts": kept_facts.facts(catalog, entry)}).encode()
             info = tarfile.TarInfo("session.json")
             info.size = len(facts)
             archive.addfile(info, io.BytesIO(facts))
-            for path in (library.place(entry) / part for part in ("ids", entry.state) if part):
+            for path in (catalog.place(entry) / part for part in ("ids", entry.state) if part):
                 archive.add(path, f"session/{path.name}")
-            compacting.archive_volumes(library, entry, archive, draft)
-            recall_files.archive(library, entry, archive, draft)
+            compacting.archive_volumes(catalog, entry, archive, draft)
+            recall_files.archive(catalog, entry, archive, draft)
         draft.replace(file)
     except OSError as error:
         raise SaveError(f"{file}: {error.strerror or error}; give another place with room") from error
@@ -48,10 +46,10 @@ def export(library: Library, entry: Entry, file: Path, overwrite: bool) -> None:
         draft.unlink(missing_ok=True)
 
 
-def take(library: Library, file: Path, name: str | None) -> str:
+def take(catalog: Catalog, file: Path, name: str | None) -> str:
     """Put the session of an archive into the library, under its name or another; that name."""
     identity = secrets.token_hex(8)
-    folder = library.folder / "sessions" / identity
+    folder = catalog.folder / "sessions" / identity
     made = [folder]
     try:
         with tarfile.open(file) as archive:
@@ -60,23 +58,23 @@ def take(library: Library, file: Path, name: str | None) -> str:
             tables = facts["tables"]
             name = tables["sessions"][0][1] if name is None else name
             check_name(name)
-            if library.find(name) is not None:
+            if catalog.find(name) is not None:
                 raise SessionError(f"session {name!r}: exists already; give another --name")
             files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in tables["volumes"]}
             files |= {row[2]: f"{secrets.token_hex(8)}{recall_files.SUFFIX}" for row in tables.get("recall", ())}
             folder.mkdir(mode=0o700)
             for member in archive.getmembers():
-                place = _place_of(library, member.name, folder, files)
+                place = _place_of(catalog, member.name, folder, files)
                 source = archive.extractfile(member)
                 if place is not None and source is not None:
                     made.append(place)
                     with place.open("wb") as target:
                         shutil.copyfileobj(source, target)
-        with library.database() as db:
-            library.claim(db, name)
+        with catalog.database() as db:
+            catalog.claim(db, name)
             put_rows(db, _placed(tables, identity, name, files))
-        library.put_facts(identity, facts.get("facts", {}))
-        library.note_down(name)
+        kept_facts.put_facts(catalog, identity, facts.get("facts", {}))
+        note_down(catalog, name)
     except (tarfile.TarError, LookupError, TypeError, ValueError, AttributeError) as error:
         _remove(made)
         if isinstance(error, EverlongError):
@@ -108,14 +106,14 @@ def _remove(made: list[Path]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _place_of(library: Library, member: str, folder: Path, files: dict[str, str]) -> Path | None:
+def _place_of(catalog: Catalog, member: str, folder: Path, files: dict[str, str]) -> Path | None:
     """Where a part of an archive belongs; None for what is no part of a session."""
     part, _, leaf = member.partition("/")
     if part == "session" and leaf and "/" not in leaf and not leaf.startswith("."):
         return folder / leaf
     stem, _, suffix = leaf.partition(".")
     if part == "blocks" and leaf in files and suffix == "recall":
-        return library.block_file(files[leaf])
+        return catalog.block_file(files[leaf])
     if part == "blocks" and f"{stem}.blocks" in files and suffix in ("blocks", "digests"):
-        return library.block_file(files[f"{stem}.blocks"]).with_suffix(f".{suffix}")
+        return catalog.block_file(files[f"{stem}.blocks"]).with_suffix(f".{suffix}")
     return None

@@ -1,126 +1,200 @@
-"""The SQLite file of a library: made by whoever comes first, read where nothing may be written, errors in one line."""
+"""The catalog of a library: which sessions there are, where their files lie, who may write to them.
+
+    FOLDER/everlong.db                 the tables of schema.py
+    FOLDER/blocks/<volume>.blocks      records (storage/disk.py), and <volume>.digests beside it
+    FOLDER/blocks/<file>.recall        the keys that questions are compared with (methods/blocks/recall/files.py)
+    FOLDER/sessions/<id>/ids           token ids, int32
+    FOLDER/sessions/<id>/state-<n>     what is needed to go on after the last checkpoint, and after the one before it
+    FOLDER/sessions/<id>/catalog       the session's rows of the database once more (adopt.py)
+    FOLDER/sessions/<id>/lock          held by the one process that may write
+
+A checkpoint is valid when the database names it, and it is named after all its files are on the disk. What a killed
+process wrote after it is written again by the next.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import secrets
 import shlex
 import sqlite3
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from everlong.errors import DamagedError, ForeignError, SaveError
-from everlong.library.schema import FORMAT, FORMATS, SCHEMA
+from everlong.environment import home
+from everlong.errors import DamagedError, InputError, SaveError, SessionError, nearest
+from everlong.library.database import Database
+from everlong.library.schema import FORMAT
+from everlong.locks import lock
+from everlong.storage.extent import Volume
 
-LOCKED_S = 5.0
-"""How long to wait for another program's transaction."""
-_RETRY_S = 0.02
+CATALOG = "catalog"
+"""The file in a session's folder that has its rows once more."""
 
 
-class Database:
-    """The database at `path`; without the right to write there it is only read."""
+@dataclass(frozen=True)
+class SessionRecord:
+    """A kept session, as the database has it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    id: str
+    name: str
+    created: float
+    updated: float
+    model: str
+    fingerprint: dict[str, Any]
+    method: dict[str, Any]
+    tokens: int
+    blocks: int
+    row_bytes: int
+    state: str | None
 
-    def prepare(self) -> None:
-        """Make the tables that are missing: all of them, or those that an earlier version did not have.
 
-        ForeignError for a store of a format that this version does not know.
-        """
-        with self.transaction() as db:
-            known = _tables(db)
-            found = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone() if "facts" in known else None
-        if found is not None:
-            check_format(str(self.path.parent), "a store", int(found[0]), FORMATS)
-        if self.writable and (found is None or not SCHEMA.keys() <= known):
-            self._make()
+class Catalog:
+    """The catalog of one folder; the folder is made, readable by its owner only.
 
-    def _make(self) -> None:
-        """All tables in one transaction: of two processes the second finds those of the first."""
-        with self._in_one_line(), closing(sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)) as db:
-            _use_log(db)
-            db.execute("BEGIN IMMEDIATE")
-            for statement in SCHEMA.values():
-                db.execute(statement)
-            db.execute("INSERT OR IGNORE INTO facts VALUES ('format', ?)", (str(FORMAT),))
-            db.execute("COMMIT")
+    Without `create` it must be there. A folder with sessions and no database is refused, unless `orphans` are wanted.
+    """
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction; errors of the database in one line."""
-        with self._in_one_line():
-            with closing(self._connected()) as db, db:
-                yield db
-            if self.writable:
-                with contextlib.suppress(OSError):
-                    self.path.chmod(0o600)
-
-    def _connected(self) -> sqlite3.Connection:
-        if self.writable:
-            return sqlite3.connect(self.path, timeout=LOCKED_S)
-        log = self.path.with_name(f"{self.path.name}-wal")
-        # Without a log nobody writes, and none could be made here; with one it is read along.
-        alone = "" if log.exists() and log.stat().st_size else "&immutable=1"
-        where = f"{self.path.absolute().as_uri()}?mode=ro{alone}"
-        db = sqlite3.connect(where, timeout=LOCKED_S, uri=True)
+    def __init__(self, folder: str | Path | None = None, create: bool = True, orphans: bool = False) -> None:
+        self.folder = home() if folder is None else Path(folder)
+        path = self.folder / "everlong.db"
+        if not path.is_file() and not orphans:
+            self._check_new(create)
         try:
-            for name in SCHEMA.keys() - _tables(db):
-                db.execute(SCHEMA[name].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
-        except BaseException:
-            db.close()
-            raise
-        return db
+            for part in (self.folder, self.folder / "blocks", self.folder / "sessions"):
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SaveError(f"{self.folder}: {error.strerror or error}; give another folder with --store") from error
+        self._database = Database(path)
+        self._database.prepare()
 
-    @contextmanager
-    def _in_one_line(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise SaveError(f"{self.path}: {error}; {_hint(str(error))} and try again") from error
-        except sqlite3.IntegrityError as error:
-            raise SaveError(
-                f"{self.path}: another process changed the same at the same time ({error}); try again"
-            ) from error
-        except sqlite3.DatabaseError as error:
+    def _check_new(self, create: bool) -> None:
+        """An error where a database is missing that should be there, or where none should be made."""
+        if session_folders(self.folder):
             raise DamagedError(
-                f"{self.path}: not a database, or damaged ({error}); restore it from a copy, or move it away and run "
-                f"`everlong sessions adopt --store {shlex.quote(str(self.path.parent))}`"
-            ) from error
+                f"{self.folder}: holds sessions, and no everlong.db that names them; restore it from a copy, or "
+                f"rebuild it with `everlong sessions adopt --store {shlex.quote(str(self.folder))}`"
+            )
+        if not create:
+            raise InputError(f"{self.folder}: holds no kept sessions; `everlong read FILE --session NAME` makes one")
 
+    def database(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A transaction; errors of the database in one line."""
+        return self._database.transaction()
 
-def check_format(where: str, what: str, got: object, known: tuple[int, ...]) -> None:
-    """ForeignError unless `got` is one of the formats that are `known`, the newest last."""
-    if got in known:
-        return
-    if isinstance(got, int) and got > known[-1]:
-        raise ForeignError(f"{where}: {what} of format {got}, newer than this everlong knows ({known[-1]}); update it")
-    raise ForeignError(f"{where}: {what} of format {got}, expected {known[-1]}; use the version that wrote it")
+    # Sessions.
 
+    def entries(self) -> list[SessionRecord]:
+        """All kept sessions, by name."""
+        with self.database() as db:
+            return [_record(row) for row in db.execute("SELECT * FROM sessions ORDER BY name")]
 
-def _tables(db: sqlite3.Connection) -> set[str]:
-    return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    def find(self, name: str) -> SessionRecord | None:
+        """The session of this name."""
+        with self.database() as db:
+            row = db.execute("SELECT * FROM sessions WHERE name = ?", (name,)).fetchone()
+            return None if row is None else _record(row)
 
+    def entry(self, name: str) -> SessionRecord:
+        """The session of this name; InputError names the nearest if there is none."""
+        found = self.find(name)
+        if found is None:
+            names = [e.name for e in self.entries()]
+            raise InputError(f"session {name!r}: does not exist in {self.folder}; {nearest(name, names)}")
+        return found
 
-def _use_log(db: sqlite3.Connection) -> None:
-    """Have changes written to a log, which readers do not wait for; SQLite itself does not wait for the right to."""
-    until = time.monotonic() + LOCKED_S
-    while True:
+    def claim(self, db: sqlite3.Connection, name: str) -> None:
+        """Begin a transaction in which no other process can take `name`; SessionError where a session has it."""
+        db.execute("BEGIN IMMEDIATE")
+        if db.execute("SELECT 1 FROM sessions WHERE name = ?", (name,)).fetchone() is not None:
+            raise SessionError(f"session {name!r}: exists already in {self.folder}; open it, or give another name")
+        db.execute("UPDATE facts SET value = ? WHERE name = 'format'", (str(FORMAT),))
+
+    @contextmanager
+    def locked(self, entry: SessionRecord) -> Iterator[None]:
+        """The right to write, for one process at a time; SessionError if another has it."""
+        path, close = self.place(entry) / "lock", os.close
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(_RETRY_S)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise SaveError(f"{path}: {error.strerror}; check the folder's rights") from error
+        try:
+            said = f"session {entry.name!r}: another process is writing to it; wait for it, or ask without --keep"
+            lock(descriptor, SessionError(said))
+            yield
+        finally:
+            # Bound above: a session that is left open is let go of when the interpreter has emptied its modules.
+            close(descriptor)
+
+    # The files of a session.
+
+    def place(self, entry: SessionRecord) -> Path:
+        """The folder of a session's own files."""
+        return self.folder / "sessions" / entry.id
+
+    def block_file(self, file: str) -> Path:
+        """Where a file of blocks lies."""
+        return self.folder / "blocks" / file
+
+    def volumes(self, entry: SessionRecord) -> list[Volume]:
+        """Where the session's blocks lie."""
+        with self.database() as db:
+            rows = db.execute(
+                "SELECT file, first, end, at FROM volumes WHERE session = ? ORDER BY place", (entry.id,)
+            ).fetchall()
+        return [Volume(self.block_file(file), first, end, at) for file, first, end, at in rows]
+
+    @staticmethod
+    def add_volume(db: sqlite3.Connection, session: str, place: int, first: int) -> None:
+        """Give a session a file for the blocks from number `first` on."""
+        file = f"{secrets.token_hex(8)}.blocks"
+        db.execute("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, 0)", (session, place, file, first, first))
+
+    @staticmethod
+    def keep_volumes(db: sqlite3.Connection, session: str, volumes: list[Volume]) -> None:
+        """Name these as the places of the session's blocks."""
+        db.execute("DELETE FROM volumes WHERE session = ?", (session,))
+        db.executemany(
+            "INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)",
+            [(session, place, v.path.name, v.first, v.end, v.at) for place, v in enumerate(volumes)],
+        )
+
+    def rows_of_others(self, entry: SessionRecord, path: Path) -> Iterator[int]:
+        """The rows of a file of blocks that other sessions need."""
+        with self.database() as db:
+            query = "SELECT first, end, at FROM volumes WHERE file = ? AND session != ?"
+            for first, end, at in db.execute(query, (path.name, entry.id)).fetchall():
+                yield from range(at, at + end - first)
+
+    def bytes(self, entry: SessionRecord) -> int:
+        """Bytes on the disk of all that the session needs, shared blocks included."""
+        blocks = sum(v.end - v.first for v in self.volumes(entry)) * entry.row_bytes
+        return self.own_bytes(entry) + blocks + self.recall_bytes(entry)
+
+    def recall_bytes(self, entry: SessionRecord) -> int:
+        """Bytes of the session's recall index, rows that it shares included."""
+        with self.database() as db:
+            query = "SELECT sum((end - first) * (row_bytes + 4)) FROM recall WHERE session = ?"
+            return db.execute(query, (entry.id,)).fetchone()[0] or 0
+
+    def own_bytes(self, entry: SessionRecord) -> int:
+        """Bytes of the session's own files: ids and states, as the database and its copies are not counted."""
+        return sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file() and p.name != CATALOG)
 
 
-def _hint(said: str) -> str:
-    if "locked" in said:
-        return "close the other program"
-    if "readonly" in said:
-        return "it may only be read: check the folder's rights, or take another --store,"
-    return "check the folder's rights and room"
+def session_folders(folder: Path) -> list[Path]:
+    """The folders of sessions that have read something."""
+    with contextlib.suppress(OSError):
+        return sorted(p for p in (folder / "sessions").iterdir() if (p / "ids").exists() or any(p.glob("state-*")))
+    return []
+
+
+def _record(row: tuple[Any, ...]) -> SessionRecord:
+    facts = list(row)
+    facts[5], facts[6] = json.loads(facts[5]), json.loads(facts[6])
+    return SessionRecord(*facts)

@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
-import sqlite3
 import time
 import zlib
-from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
+from everlong.library import adopt as adopting
 from everlong.library import erase as erasing
-from everlong.library import recall_files
+from everlong.library import kept_facts, kept_text, recall_files
 from everlong.library import state_file as sealed
-from everlong.library.catalog import check_format
-from everlong.library.library import Entry, Library
+from everlong.library.catalog import SessionRecord
+from everlong.library.database import check_format
+from everlong.library.library import Library
 from everlong.library.portable import FORMATS, differences, format_of
+from everlong.library.repair import check_sizes
 from everlong.methods.base import Method, make_method
 from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.models.fingerprint import fingerprint
 from everlong.storage.disk import DiskStore
-from everlong.text.transcript import Source, Stretch, Transcript
+from everlong.text.transcript import Stretch
 
 if TYPE_CHECKING:
     from everlong.library.stream import KeptStream
 
-LENGTH_TOKENS = 8192
-"""Tokens whose lengths are one row of the database."""
 
-
-class Keeper:
+class Checkpointer:
     """Holds the lock, the store and the entry of one open session; `writable` False only reads."""
 
-    def __init__(self, library: Library, entry: Entry, writable: bool = True) -> None:
+    def __init__(self, library: Library, entry: SessionRecord, writable: bool = True) -> None:
         self.rewound = False
         """Whether the session has gone back since the last checkpoint; one that stores no blocks may."""
         self._take(library, entry, writable)
 
-    def _take(self, library: Library, entry: Entry, writable: bool) -> None:
+    def _take(self, library: Library, entry: SessionRecord, writable: bool) -> None:
         self.library, self.entry, self.writable = library, entry, writable
         self._open = ExitStack()
         if writable:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
             erasing.erase(library, self.entry)
-            library.tidy(self.entry)
+            erasing.tidy(library, self.entry)
         self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
         self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
@@ -62,8 +59,8 @@ class Keeper:
             self.store.reuse(self.library.rows_of_others(self.entry, self.store.volumes[-1].path))
 
     @classmethod
-    def created(cls, folder: str | Path | None, name: str, session: KeptStream) -> Keeper:
-        """The keeper of a new session."""
+    def created(cls, folder: str | Path | None, name: str, session: KeptStream) -> Checkpointer:
+        """The checkpointer of a new session."""
         method = session.method.recipe()
         library = Library(folder)
         identity = fingerprint(session.model, session.tokenizer)
@@ -76,7 +73,7 @@ class Keeper:
 
     def note_encoder(self, name: str) -> None:
         """Note down which sentence encoder the session's vectors are of."""
-        self.library.note_encoder(self.entry, name)
+        kept_facts.note_encoder(self.library, self.entry, name)
 
     def method(self) -> Method:
         """The method that the session was made with."""
@@ -90,7 +87,7 @@ class Keeper:
                 f"session {self.entry.name!r}: kept with model {self.entry.model}; another {' and '.join(differ)} than "
                 "given here; load the model it was kept with, in the same dtype"
             )
-        self.library.check_sizes(self.entry)
+        check_sizes(self.library, self.entry)
 
     def restore(self, session: KeptStream) -> None:
         """Bring `session`, which has read nothing, to the last checkpoint."""
@@ -102,7 +99,7 @@ class Keeper:
         session.load_state(tensors, document["state"])
         if self.store.dropped:
             session.drop_blocks(self.store.dropped)
-        session.transcript = kept_transcript(self.library, self.entry, session.tokenizer)
+        session.transcript = kept_text.kept_transcript(self.library, self.entry, session.tokenizer)
         if zlib.crc32(session.transcript.ids.tobytes()) != document["ids"]:
             raise DamagedError(
                 f"{self.library.place(self.entry) / 'ids'}: not the ids that were written; restore the file"
@@ -128,7 +125,7 @@ class Keeper:
         for leftover in (beside, aside):
             if library.find(leftover) is not None:
                 library.delete(leftover)
-        new = Keeper(library, library.create(beside, old.model, old.fingerprint, old.method))
+        new = Checkpointer(library, library.create(beside, old.model, old.fingerprint, old.method))
         try:
             new._write(session)
         except BaseException:
@@ -204,25 +201,11 @@ class Keeper:
                 "UPDATE sessions SET updated = ?, tokens = ?, blocks = ?, row_bytes = ?, state = ? WHERE id = ?",
                 (time.time(), len(transcript.ids), blocks, self.store.row_bytes, state, entry.id),
             )
-            self.library.keep_volumes(db, entry, self.store.volumes)
+            self.library.keep_volumes(db, entry.id, self.store.volumes)
             recall_files.keep(db, entry.id, self.recall_files.extents, self.recall_files.row_bytes)
-            for place, source in enumerate(transcript.sources):
-                db.execute(
-                    "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)",
-                    (entry.id, place, source.name, source.digest, source.first, source.done),
-                )
-                new = [
-                    (entry.id, place, token, chars)
-                    for token, chars in source.marks
-                    if spans or token >= entry.tokens - 128
-                ]
-                db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", new)
-            keep_places(db, entry.id, transcript.sources)
-            _keep_lines(db, entry.id, transcript.sources)
-            lengths = _length_rows(transcript, 0 if spans else entry.tokens)
-            db.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?)", [(entry.id, *row) for row in lengths])
+            kept_text.keep(db, entry.id, transcript, entry.tokens, bool(spans))
         self.entry = self.library.entry(entry.name)
-        self.library.note_down(entry.name)
+        adopting.note_down(self.library, entry.name)
 
     def undo(self) -> None:
         """Remove a session that was just created."""
@@ -240,38 +223,3 @@ def _dropped(session: KeptStream) -> frozenset[int]:
     """The blocks that the session has dropped, for whatever reason."""
     blocks = session.stored("checkpoint") if session.method.answers else None
     return blocks.rows[0].dropped if blocks is not None and blocks.rows else frozenset()
-
-
-def keep_places(db: sqlite3.Connection, session: str, sources: Sequence[Source]) -> None:
-    """Put down where the chapters, headings and pages of these sources begin; titles that went are overwritten."""
-    rows = {(session, n, p.start, p.kind, p.level, p.title) for n, source in enumerate(sources) for p in source.places}
-    old = set(db.execute("SELECT * FROM places WHERE session = ?", (session,)).fetchall())
-    if old - rows:
-        db.execute("PRAGMA secure_delete = ON")
-    key = "session = ? AND source = ? AND start = ? AND kind = ?"
-    db.executemany(f"DELETE FROM places WHERE {key}", [row[:4] for row in old - rows])
-    db.executemany("INSERT INTO places VALUES (?, ?, ?, ?, ?, ?)", sorted(rows - old))
-
-
-def _keep_lines(db: sqlite3.Connection, session: str, sources: Sequence[Source]) -> None:
-    """Put down where the lines of these sources begin, where that is not what was put down before."""
-    old = dict(db.execute("SELECT source, data FROM lines WHERE session = ?", (session,)).fetchall())
-    new = [(session, n, source.lines) for n, source in enumerate(sources) if source.lines != old.get(n, "")]
-    db.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?)", new)
-
-
-def _length_rows(transcript: Transcript, kept: int) -> Iterator[tuple[int, str]]:
-    """The lengths of the tokens of a transcript, for the database, from the row on that has token number `kept`."""
-    for first in range(kept - kept % LENGTH_TOKENS, len(transcript.ids), LENGTH_TOKENS):
-        yield first, base64.b64encode(transcript.lengths[first : first + LENGTH_TOKENS]).decode()
-
-
-def kept_transcript(library: Library, entry: Entry, tokenizer: Any) -> Transcript:
-    """What the last checkpoint of a session says that it read; fillers where it has forgotten."""
-    found = Transcript(tokenizer)
-    data = (library.place(entry) / "ids").read_bytes()[: 4 * entry.tokens]
-    lengths = [(first, base64.b64decode(part)) for first, part in library.lengths(entry)]
-    found.load_ids(array("i", data[: len(data) // 4 * 4]), lengths)
-    erasing.blank(library, entry, found.ids)
-    found.sources = library.sources(entry)
-    return found

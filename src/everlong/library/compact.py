@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlong.errors import SessionError
+from everlong.library import adopt as adopting
 from everlong.library import erase as erasing
+from everlong.library import kept_text
+from everlong.library.catalog import Catalog, SessionRecord
 from everlong.storage.extent import Volume, digest_width
 from everlong.storage.row_file import copy_rows, overwrite
 
 if TYPE_CHECKING:
     import tarfile
-
-    from everlong.library.library import Entry, Library
 
 
 @dataclass(frozen=True)
@@ -30,42 +31,51 @@ class Compacted:
     left_alone: int
 
 
-def compact(library: Library, entry: Entry) -> Compacted:
+def compact(catalog: Catalog, name: str) -> Compacted:
+    """Rewrite the files of a session without dropped blocks; the bytes before and after."""
+    with catalog.locked(catalog.entry(name)):
+        done = _compacted(catalog, catalog.entry(name))
+        for entry in catalog.entries():
+            adopting.note_down(catalog, entry.name)
+        return done
+
+
+def _compacted(catalog: Catalog, entry: SessionRecord) -> Compacted:
     """Write the session's files anew without its dropped blocks; new files first, then the names, then the old go."""
-    erasing.erase(library, entry)
-    before, left, moved, locked = _bytes(library, entry), 0, {}, set[str]()
+    erasing.erase(catalog, entry)
+    before, left, moved, locked = _bytes(catalog, entry), 0, {}, set[str]()
     with ExitStack() as held:
-        for path in sorted({v.path for v in library.volumes(entry)}):
-            free, row_bytes = _unneeded(library, path)
-            sharers = _sharers(library, path, entry)
-            left += bool(_dropped_places(library, entry, path) - free)
-            if free and _lock_all(library, sharers, locked, held):
-                moved[path] = _rewritten(library, path, [entry, *sharers], free, row_bytes)
-        _name(library, {path: new for path, (new, _) in moved.items()}, {p: at for p, (_, at) in moved.items()})
+        for path in sorted({v.path for v in catalog.volumes(entry)}):
+            free, row_bytes = _unneeded(catalog, path)
+            sharers = _sharers(catalog, path, entry)
+            left += bool(_dropped_places(catalog, entry, path) - free)
+            if free and _lock_all(catalog, sharers, locked, held):
+                moved[path] = _rewritten(catalog, path, [entry, *sharers], free, row_bytes)
+        _name(catalog, {path: new for path, (new, _) in moved.items()}, {p: at for p, (_, at) in moved.items()})
         for path in moved:
             path.unlink(missing_ok=True)
             path.with_suffix(".digests").unlink(missing_ok=True)
-    erasing.remove_states(library, entry)
-    return Compacted(before, _bytes(library, entry), left)
+    erasing.remove_states(catalog, entry)
+    return Compacted(before, _bytes(catalog, entry), left)
 
 
-def _unneeded(library: Library, path: Path) -> tuple[set[int], int]:
-    with library.database() as db:
+def _unneeded(catalog: Catalog, path: Path) -> tuple[set[int], int]:
+    with catalog.database() as db:
         return erasing.unneeded(db, path.name)
 
 
-def _sharers(library: Library, path: Path, entry: Entry) -> list[Entry]:
+def _sharers(catalog: Catalog, path: Path, entry: SessionRecord) -> list[SessionRecord]:
     """The other sessions with blocks in a file."""
-    others = [other for other in library.entries() if other.id != entry.id]
-    return [other for other in others if any(v.path == path for v in library.volumes(other))]
+    others = [other for other in catalog.entries() if other.id != entry.id]
+    return [other for other in others if any(v.path == path for v in catalog.volumes(other))]
 
 
-def _lock_all(library: Library, entries: list[Entry], locked: set[str], held: ExitStack) -> bool:
+def _lock_all(catalog: Catalog, entries: list[SessionRecord], locked: set[str], held: ExitStack) -> bool:
     """Whether no other process writes to one of these sessions; none does then until `held` ends."""
     try:
         for other in entries:
             if other.id not in locked:
-                held.enter_context(library.locked(other))
+                held.enter_context(catalog.locked(other))
                 locked.add(other.id)
     except SessionError:
         return False
@@ -76,28 +86,28 @@ def _places(volume: Volume) -> range:
     return range(volume.at, volume.at + volume.end - volume.first)
 
 
-def _dropped_places(library: Library, entry: Entry, path: Path) -> set[int]:
+def _dropped_places(catalog: Catalog, entry: SessionRecord, path: Path) -> set[int]:
     """The rows of a file that the session itself has dropped."""
-    dropped = library.dropped(entry)
-    mine = [v for v in library.volumes(entry) if v.path == path]
+    dropped = kept_text.dropped(catalog, entry)
+    mine = [v for v in catalog.volumes(entry) if v.path == path]
     return {v.at + n - v.first for v in mine for n in dropped if v.first <= n < v.end}
 
 
 def _rewritten(
-    library: Library, path: Path, entries: list[Entry], free: Collection[int], row_bytes: int
+    catalog: Catalog, path: Path, entries: list[SessionRecord], free: Collection[int], row_bytes: int
 ) -> tuple[Path, dict[int, int]]:
     """A new file with the rows that one of these sessions has and that are not `free`, and where each row went."""
-    rows = {n for e in entries for v in library.volumes(e) if v.path == path for n in _places(v)}
+    rows = {n for e in entries for v in catalog.volumes(e) if v.path == path for n in _places(v)}
     kept = sorted(rows.difference(free))
     target = path.with_name(f"{secrets.token_hex(8)}.blocks")
     copy_rows(path, row_bytes, kept, target)
     return target, {place: n for n, place in enumerate(kept)}
 
 
-def _name(library: Library, files: dict[Path, Path], places: dict[Path, dict[int, int]]) -> None:
+def _name(catalog: Catalog, files: dict[Path, Path], places: dict[Path, dict[int, int]]) -> None:
     """Let all sessions have their blocks in the new files, at once; what an older checkpoint needs is given up."""
-    found = {e.id: library.volumes(e) for e in library.entries()}
-    with library.database() as db:
+    found = {e.id: catalog.volumes(e) for e in catalog.entries()}
+    with catalog.database() as db:
         for session, volumes in found.items():
             if not any(v.path in files for v in volumes):
                 continue
@@ -105,9 +115,7 @@ def _name(library: Library, files: dict[Path, Path], places: dict[Path, dict[int
                 part for v in volumes for part in _runs(v, v is volumes[-1], files.get(v.path), places.get(v.path, {}))
             ]
             db.execute("DELETE FROM states WHERE session = ?", (session,))
-            db.execute("DELETE FROM volumes WHERE session = ?", (session,))
-            rows = [(session, n, v.path.name, v.first, v.end, v.at) for n, v in enumerate(new)]
-            db.executemany("INSERT INTO volumes VALUES (?, ?, ?, ?, ?, ?)", rows)
+            catalog.keep_volumes(db, session, new)
 
 
 def _runs(volume: Volume, last: bool, target: Path | None, places: dict[int, int]) -> list[Volume]:
@@ -126,16 +134,16 @@ def _runs(volume: Volume, last: bool, target: Path | None, places: dict[int, int
     return runs
 
 
-def _bytes(library: Library, entry: Entry) -> int:
+def _bytes(catalog: Catalog, entry: SessionRecord) -> int:
     """Bytes of the files of a session's blocks and digests."""
-    files = {file for v in library.volumes(entry) for file in (v.path, v.digests)}
+    files = {file for v in catalog.volumes(entry) for file in (v.path, v.digests)}
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def archive_volumes(library: Library, entry: Entry, archive: tarfile.TarFile, draft: Path) -> None:
+def archive_volumes(catalog: Catalog, entry: SessionRecord, archive: tarfile.TarFile, draft: Path) -> None:
     """Add the session's files of blocks to an archive, without the bytes of what it has dropped."""
-    for path in sorted({v.path for v in library.volumes(entry)}):
-        dropped = _dropped_places(library, entry, path)
+    for path in sorted({v.path for v in catalog.volumes(entry)}):
+        dropped = _dropped_places(catalog, entry, path)
         for file in (path, path.with_suffix(".digests")):
             if not file.exists():
                 continue

@@ -6,32 +6,17 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from everlong.library import recall_files
-from everlong.library.sentence_index import forget_in_folder
+from everlong.library.catalog import CATALOG, Catalog, SessionRecord
+from everlong.library.sentence_index import forget_in_folder, is_meaning_file
 from everlong.storage.row_file import overwrite, wipe
 from everlong.text.transcript import Stretch
 
-if TYPE_CHECKING:
-    from array import array
 
-    from everlong.library.library import Entry, Library
-
-
-def blank(library: Library, entry: Entry, ids: array[int]) -> None:
-    """Put the filler in the place of the ids that were forgotten, whether or not the disk has it already."""
-    with library.database() as db:
-        for first, end, filler in db.execute(
-            "SELECT first, end, filler FROM forgotten WHERE session = ?", (entry.id,)
-        ).fetchall():
-            for n in range(first, min(end, len(ids))):
-                ids[n] = filler
-
-
-def erase(library: Library, entry: Entry) -> None:
+def erase(catalog: Catalog, entry: SessionRecord) -> None:
     """Overwrite ids and blocks that the session has forgotten, where that was not done and no session needs them."""
-    with library.database() as db:
+    with catalog.database() as db:
         spans = db.execute(
             "SELECT first, end, filler FROM forgotten WHERE session = ? AND NOT wiped", (entry.id,)
         ).fetchall()
@@ -39,36 +24,49 @@ def erase(library: Library, entry: Entry) -> None:
         return
     for first, end, filler in spans:
         word = filler.to_bytes(4, "little")
-        overwrite(library.place(entry) / "ids", [(4 * first, 4 * (end - first))], word)
-    wipe_files(library, (v.path for v in library.volumes(entry)))
-    recall_files.wipe(library, entry)
-    forget_in_folder(library.place(entry), [Stretch(first, end) for first, end, _ in spans])
-    remove_states(library, entry)
-    with library.database() as db:
+        overwrite(catalog.place(entry) / "ids", [(4 * first, 4 * (end - first))], word)
+    wipe_files(catalog, (v.path for v in catalog.volumes(entry)))
+    recall_files.wipe(catalog, entry)
+    forget_in_folder(catalog.place(entry), [Stretch(first, end) for first, end, _ in spans])
+    remove_states(catalog, entry)
+    with catalog.database() as db:
         db.execute("UPDATE forgotten SET wiped = 1 WHERE session = ?", (entry.id,))
 
 
-def remove_states(library: Library, entry: Entry) -> None:
+def remove_states(catalog: Catalog, entry: SessionRecord) -> None:
     """Overwrite and remove the states of a session that the database does not name."""
-    named = {entry.state, previous_state(library, entry)}
-    for path in library.place(entry).glob("state-*"):
+    named = {entry.state, previous_state(catalog, entry)}
+    for path in catalog.place(entry).glob("state-*"):
         if path.name not in named:
             overwrite(path, [(0, path.stat().st_size)])
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
-def previous_state(library: Library, entry: Entry) -> str | None:
+def tidy(catalog: Catalog, entry: SessionRecord) -> None:
+    """Remove what a killed process left half-written among the session's own files; for who holds the lock."""
+    for path in catalog.place(entry).iterdir():
+        known = path.name in ("ids", "lock", CATALOG, entry.state, previous_state(catalog, entry))
+        if not known and not is_meaning_file(path.name):
+            path.unlink(missing_ok=True)
+    if entry.state is None:
+        # Rows that no checkpoint ever named; an older version may have written wider digests than will follow.
+        own = catalog.volumes(entry)[-1]
+        own.path.unlink(missing_ok=True)
+        own.digests.unlink(missing_ok=True)
+
+
+def previous_state(catalog: Catalog, entry: SessionRecord) -> str | None:
     """The state of the checkpoint before the last, if it is kept."""
-    with library.database() as db:
+    with catalog.database() as db:
         row = db.execute("SELECT state FROM states WHERE session = ?", (entry.id,)).fetchone()
     return None if row is None else row[0]
 
 
-def wipe_files(library: Library, paths: Iterable[Path]) -> None:
+def wipe_files(catalog: Catalog, paths: Iterable[Path]) -> None:
     """Overwrite the rows of these files that a session has dropped and none needs."""
     for path in set(paths):
-        with library.database() as db:
+        with catalog.database() as db:
             places, row_bytes = unneeded(db, path.name)
         wipe(path, row_bytes, places)
 

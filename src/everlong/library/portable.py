@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-import everlong
 from everlong.errors import ConfigError, ForeignError, SessionError
 from everlong.library import state_file as sealed
-from everlong.library.catalog import check_format
+from everlong.library.database import check_format
 from everlong.methods.base import Method, make_method
 from everlong.models.fingerprint import fingerprint
+from everlong.version import __version__
 
 if TYPE_CHECKING:
-    from everlong.library.checkpoint import Keeper
     from everlong.library.stream import KeptStream
 
 FORMAT = 3
@@ -25,17 +24,17 @@ FORMATS = (2, FORMAT)
 """Those that this version reads; 2 is still written where there are no digests in bfloat16."""
 
 
-def save(session: KeptStream, path: str | Path, keeper: Keeper | None = None) -> Path:
+def save(session: KeptStream, path: str | Path, kept: tuple[str, Path] | None = None) -> Path:
     """Writes `session` to the file `path`; SaveError if it cannot be, and then nothing is written.
 
-    SessionError for one whose blocks lie in a store, where `keeper` keeps it (None: a fork of one that is kept).
+    SessionError for one whose blocks lie in a store; `kept` is its name there and the folder (None: a fork of one).
     """
     if session.method.answers and session.stored("save").lies_on_disk:
-        raise SessionError(_in_store(keeper))
+        raise SessionError(_in_store(kept))
     tensors, meta = session.state()
     document = {
         "format": format_of(meta),
-        "everlong": everlong.__version__,
+        "everlong": __version__,
         "method": session.method.recipe(),
         "model": session.name,
         "fingerprint": fingerprint(session.model, session.tokenizer),
@@ -46,14 +45,14 @@ def save(session: KeptStream, path: str | Path, keeper: Keeper | None = None) ->
     return path
 
 
-def _in_store(keeper: Keeper | None) -> str:
+def _in_store(kept: tuple[str, Path] | None) -> str:
     """Why a session whose blocks lie in a store is not saved, and what to do instead."""
-    if keeper is None:
+    if kept is None:
         return (
             "save: this is a fork of a session that is kept in a store, and its blocks lie there; make a kept fork "
             "with `everlong sessions fork NAME NEW` and read on in that"
         )
-    name, folder = keeper.entry.name, keeper.library.folder
+    name, folder = kept
     return (
         f"save: session {name!r} is kept in {folder}, and its blocks lie there; checkpoint() keeps it as it is, and "
         f"`everlong sessions export {shlex.quote(name)} FILE --store {shlex.quote(str(folder))}` writes it to one file"

@@ -7,22 +7,20 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from everlong.errors import SaveError
 from everlong.library import state_file as sealed
+from everlong.library.catalog import Catalog, SessionRecord
 from everlong.methods.base import make_method
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.index import Index
 from everlong.methods.blocks.saved import DIGESTS
 from everlong.storage.codecs import Codec
 from everlong.storage.extent import HEADER, HEADER_BYTES, Volume
-
-if TYPE_CHECKING:
-    from everlong.library.library import Entry, Library
 
 
 class Rebuilder:
@@ -32,9 +30,9 @@ class Rebuilder:
     a block received in attention is not kept: with digest=mean the mean is that of all its keys.
     """
 
-    def __init__(self, library: Library, entry: Entry) -> None:
+    def __init__(self, catalog: Catalog, entry: SessionRecord) -> None:
         assert entry.state is not None
-        tensors, document = sealed.read(library.place(entry) / entry.state)
+        tensors, document = sealed.read(catalog.place(entry) / entry.state)
         memory = document["state"]["cache"]["memory"]
         self._dtype = DIGESTS[memory.get("digests", "float32")]
         self._row_bytes, self._layers = entry.row_bytes, memory["rows"][0]["layers"]
@@ -72,10 +70,10 @@ class Rebuilder:
         return settings if settings.digest == "bounds" else dataclasses.replace(settings, repr_topk=tokens)
 
 
-def rebuild(library: Library, entry: Entry, blocks: Iterable[int]) -> None:
+def rebuild(catalog: Catalog, entry: SessionRecord, blocks: Iterable[int]) -> None:
     """Write the digests of these blocks, whose records are whole, anew; SaveError where that fails."""
-    rebuilder, wanted = Rebuilder(library, entry), set(blocks)
-    for volume in library.volumes(entry):
+    rebuilder, wanted = Rebuilder(catalog, entry), set(blocks)
+    for volume in catalog.volumes(entry):
         for block in sorted(wanted.intersection(range(volume.first, volume.end))):
             row = rebuilder.row(volume, block)
             _write(volume.digests, row, (volume.at + block - volume.first) * len(row))

@@ -16,29 +16,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from everlong.library import kept_text
+from everlong.library.catalog import Catalog, SessionRecord
 from everlong.methods.blocks.recall.files import CHECKSUM_BYTES, Extent, is_whole
 from everlong.storage.row_file import overwrite
 
 if TYPE_CHECKING:
     import tarfile
 
-    from everlong.library.library import Entry, Library
-
 SUFFIX = ".recall"
 
 
-def extents(library: Library, entry: Entry, writable: bool = False) -> list[Extent]:
+def extents(catalog: Catalog, entry: SessionRecord, writable: bool = False) -> list[Extent]:
     """Where the rows of a session lie; `writable`: with a last one that it may append to."""
-    with library.database() as db:
+    with catalog.database() as db:
         query = "SELECT file, first, end FROM recall WHERE session = ? ORDER BY place"
-        found = [Extent(library.block_file(file), *at) for file, *at in db.execute(query, (entry.id,)).fetchall()]
+        found = [Extent(catalog.block_file(file), *at) for file, *at in db.execute(query, (entry.id,)).fetchall()]
         if writable and (not found or _longest(db, entry, found[-1].path) > found[-1].end):
             first = found[-1].end if found else 0
-            found.append(Extent(library.block_file(f"{secrets.token_hex(8)}{SUFFIX}"), first, first))
+            found.append(Extent(catalog.block_file(f"{secrets.token_hex(8)}{SUFFIX}"), first, first))
     return found
 
 
-def _longest(db: sqlite3.Connection, entry: Entry, path: Path) -> int:
+def _longest(db: sqlite3.Connection, entry: SessionRecord, path: Path) -> int:
     """Up to which block other sessions need a file."""
     query = "SELECT max(end) FROM recall WHERE file = ? AND session != ?"
     return db.execute(query, (path.name, entry.id)).fetchone()[0] or 0
@@ -66,10 +66,10 @@ def go_on_apart(db: sqlite3.Connection, session: str) -> None:
         db.execute("INSERT INTO recall VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
-def wipe(library: Library, entry: Entry) -> None:
+def wipe(catalog: Catalog, entry: SessionRecord) -> None:
     """Overwrite the rows of blocks that the session has dropped and no session needs."""
-    for extent in extents(library, entry):
-        with library.database() as db:
+    for extent in extents(catalog, entry):
+        with catalog.database() as db:
             places, row_bytes = _unneeded(db, extent.path.name)
         width = row_bytes + CHECKSUM_BYTES
         if places and row_bytes and extent.path.exists():
@@ -91,19 +91,19 @@ def _unneeded(db: sqlite3.Connection, file: str) -> tuple[set[int], int]:
     return dropped - needed, row_bytes
 
 
-def unused(library: Library, paths: set[Path]) -> set[Path]:
+def unused(catalog: Catalog, paths: set[Path]) -> set[Path]:
     """Those of these files that no session has rows in."""
-    with library.database() as db:
-        return paths - {library.block_file(row[0]) for row in db.execute("SELECT file FROM recall")}
+    with catalog.database() as db:
+        return paths - {catalog.block_file(row[0]) for row in db.execute("SELECT file FROM recall")}
 
 
-def damaged(library: Library, entry: Entry) -> list[int]:
+def damaged(catalog: Catalog, entry: SessionRecord) -> list[int]:
     """The blocks whose rows are not what was written; empty rows of blocks that were overwritten are whole."""
-    return [n for extent in extents(library, entry) for n in _damaged(library, entry, extent)]
+    return [n for extent in extents(catalog, entry) for n in _damaged(catalog, entry, extent)]
 
 
-def _damaged(library: Library, entry: Entry, extent: Extent) -> Iterator[int]:
-    with library.database() as db:
+def _damaged(catalog: Catalog, entry: SessionRecord, extent: Extent) -> Iterator[int]:
+    with catalog.database() as db:
         query = "SELECT row_bytes FROM recall WHERE session = ? AND file = ?"
         width = db.execute(query, (entry.id, extent.path.name)).fetchone()[0] + CHECKSUM_BYTES
     size = extent.path.stat().st_size if extent.path.exists() else 0
@@ -121,15 +121,15 @@ def go_back(db: sqlite3.Connection, session: str, blocks: int) -> None:
     db.execute("DELETE FROM recall WHERE session = ? AND first = end AND place > 0", (session,))
 
 
-def archive(library: Library, entry: Entry, tar: tarfile.TarFile, draft: Path) -> None:
+def archive(catalog: Catalog, entry: SessionRecord, tar: tarfile.TarFile, draft: Path) -> None:
     """Add the files to an archive, without the bytes of what the session has dropped."""
-    dropped = set(library.dropped(entry))
-    for extent in extents(library, entry):
+    dropped = set(kept_text.dropped(catalog, entry))
+    for extent in extents(catalog, entry):
         if not extent.path.exists():
             continue
         copy = draft.with_suffix(SUFFIX)
         shutil.copyfile(extent.path, copy)
-        with library.database() as db:
+        with catalog.database() as db:
             width = _unneeded(db, extent.path.name)[1] + CHECKSUM_BYTES
         # Behind the session's own rows may lie those of another that shares the file.
         os.truncate(copy, min(copy.stat().st_size, (extent.end - extent.first) * width))

@@ -3,75 +3,93 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import zlib
 from array import array
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from everlong.errors import DamagedError, InputError, SaveError
-from everlong.library import erase as erasing
-from everlong.library import recall_files
+from everlong.library import adopt as adopting
+from everlong.library import kept_text, recall_files
 from everlong.library import state_file as sealed
+from everlong.library.catalog import Catalog, SessionRecord
 from everlong.library.rebuild_index import rebuild
 from everlong.storage.extent import damage
 
-if TYPE_CHECKING:
-    from everlong.library.library import Entry, Library
 
-
-def verify(library: Library, entry: Entry, repair: bool) -> dict[str, Any]:
+def verify(catalog: Catalog, entry: SessionRecord, repair: bool) -> dict[str, Any]:
     """What is damaged; with `repair`, the session goes on without it."""
-    files, fallback = _damaged_files(library, entry), None
+    files, fallback = _damaged_files(catalog, entry), None
     if files and repair:
-        fallback = _previous(library, entry)
+        fallback = _previous(catalog, entry)
         if fallback is None:
             raise DamagedError(
                 f"{files[0]}: damaged, and the checkpoint before it is damaged or not there; delete session "
                 f"{entry.name!r} and read again"
             )
-        with library.locked(entry), library.database() as db:
+        with catalog.locked(entry), catalog.database() as db:
             _go_back(db, fallback)
         entry = fallback
-    gone, width = set(library.dropped(entry)), _digest_bytes(library, entry)
-    found = [damage(v, entry.row_bytes, width, gone) for v in library.volumes(entry)]
+    gone, width = set(kept_text.dropped(catalog, entry)), _digest_bytes(catalog, entry)
+    found = [damage(v, entry.row_bytes, width, gone) for v in catalog.volumes(entry)]
     report = {
         "session": entry.name,
         "blocks": entry.blocks,
-        "missing_files": [str(path) for path in _missing_files(library, entry, gone)],
+        "missing_files": [str(path) for path in _missing_files(catalog, entry, gone)],
         "damaged_files": [str(path) for path in files],
         "damaged_blocks": [n for d in found for n in d.blocks],
         "damaged_digests": [n for d in found for n in d.digests],
-        "damaged_recall_rows": recall_files.damaged(library, entry),
+        "damaged_recall_rows": recall_files.damaged(catalog, entry),
         "dropped_before": sorted(gone),
         "tokens": entry.tokens,
     }
     if repair:
-        with library.locked(entry):
-            _repair(library, entry, report)
+        with catalog.locked(entry):
+            _repair(catalog, entry, report)
+        adopting.note_down(catalog, entry.name)
     return report
 
 
-def _repair(library: Library, entry: Entry, report: dict[str, Any]) -> None:
+def check_sizes(catalog: Catalog, entry: SessionRecord) -> None:
+    """DamagedError for a file that is missing or shorter than what was kept."""
+    gone = set(kept_text.dropped(catalog, entry))
+    wanted = [(catalog.place(entry) / "ids", 4 * entry.tokens)]
+    for v in catalog.volumes(entry):
+        last = max((n + 1 for n in range(v.first, v.end) if n not in gone), default=v.first)
+        wanted += [(v.path, (v.at + last - v.first) * entry.row_bytes)] if last > v.first else []
+    if entry.state is not None:
+        wanted.append((catalog.place(entry) / entry.state, 1))
+    for path, size in wanted:
+        got = path.stat().st_size if path.exists() else 0
+        if got < size:
+            raise DamagedError(
+                f"{path}: {got:,} bytes, expected at least {size:,}; restore the file, or run `everlong sessions "
+                f"verify {shlex.quote(entry.name)} --repair --store {shlex.quote(str(catalog.folder))}`"
+            )
+
+
+def _repair(catalog: Catalog, entry: SessionRecord, report: dict[str, Any]) -> None:
     """Make digests again from their blocks' keys, drop damaged blocks, and let lost recall rows be built again."""
     if report["damaged_digests"]:
-        rebuild(library, entry, report["damaged_digests"])
-    with library.database() as db:
+        rebuild(catalog, entry, report["damaged_digests"])
+    with catalog.database() as db:
         rows = [(entry.id, n) for n in report["damaged_blocks"]]
         db.executemany("INSERT OR IGNORE INTO dropped VALUES (?, ?)", rows)
         if report["damaged_recall_rows"]:
             recall_files.go_back(db, entry.id, report["damaged_recall_rows"][0])
-    for volume in library.volumes(entry):
+    for volume in catalog.volumes(entry):
         for path in (volume.path, volume.digests) if volume.end > volume.first else ():
             _fill_place(path)
 
 
-def _missing_files(library: Library, entry: Entry, gone: set[int]) -> list[Path]:
+def _missing_files(catalog: Catalog, entry: SessionRecord, gone: set[int]) -> list[Path]:
     """Files of blocks, of digests and of recall rows that should be there."""
-    needed = [v for v in library.volumes(entry) if not gone.issuperset(range(v.first, v.end))]
+    needed = [v for v in catalog.volumes(entry) if not gone.issuperset(range(v.first, v.end))]
     wanted = {path for v in needed for path in (v.path, v.digests)}
-    wanted |= {extent.path for extent in recall_files.extents(library, entry) if extent.end > extent.first}
+    wanted |= {extent.path for extent in recall_files.extents(catalog, entry) if extent.end > extent.first}
     return sorted(path for path in wanted if not path.exists())
 
 
@@ -83,47 +101,47 @@ def _fill_place(path: Path) -> None:
         raise SaveError(f"{path}: {error.strerror or error}; make room, or make it writable, and try again") from error
 
 
-def _damaged_files(library: Library, entry: Entry) -> list[Path]:
+def _damaged_files(catalog: Catalog, entry: SessionRecord) -> list[Path]:
     """The state and the file of ids, where they are not what was written."""
     if entry.state is None:
         return []
-    path = library.place(entry) / entry.state
+    path = catalog.place(entry) / entry.state
     try:
         document = sealed.read(path)[1]
     except (DamagedError, InputError):
         return [path]
-    ids = library.place(entry) / "ids"
-    return [] if zlib.crc32(_ids(library, entry).tobytes()) == document["ids"] else [ids]
+    ids = catalog.place(entry) / "ids"
+    return [] if zlib.crc32(_ids(catalog, entry).tobytes()) == document["ids"] else [ids]
 
 
-def _digest_bytes(library: Library, entry: Entry) -> int:
+def _digest_bytes(catalog: Catalog, entry: SessionRecord) -> int:
     """Bytes of the digests of one block, as the state has it; 0 without one that can be read."""
     try:
-        return 0 if entry.state is None else sealed.read(library.place(entry) / entry.state)[1].get("digest_bytes", 0)
+        return 0 if entry.state is None else sealed.read(catalog.place(entry) / entry.state)[1].get("digest_bytes", 0)
     except (DamagedError, InputError):
         return 0
 
 
-def _ids(library: Library, entry: Entry) -> array[int]:
+def _ids(catalog: Catalog, entry: SessionRecord) -> array[int]:
     """The ids of a session as they are on the disk, those that were forgotten replaced."""
-    path = library.place(entry) / "ids"
+    path = catalog.place(entry) / "ids"
     data = path.read_bytes()[: 4 * entry.tokens] if path.exists() else b""
     ids = array("i", data[: len(data) // 4 * 4])
-    erasing.blank(library, entry, ids)
+    kept_text.blank(catalog, entry, ids)
     return ids
 
 
-def _previous(library: Library, entry: Entry) -> Entry | None:
+def _previous(catalog: Catalog, entry: SessionRecord) -> SessionRecord | None:
     """The session as the checkpoint before the last left it; None if that is damaged or not kept."""
-    with library.database() as db:
+    with catalog.database() as db:
         row = db.execute("SELECT state, tokens, blocks FROM states WHERE session = ?", (entry.id,)).fetchone()
     if row is None:
         return None
     older = replace(entry, state=row[0], tokens=row[1], blocks=row[2])
-    return None if _damaged_files(library, older) else older
+    return None if _damaged_files(catalog, older) else older
 
 
-def _go_back(db: sqlite3.Connection, entry: Entry) -> None:
+def _go_back(db: sqlite3.Connection, entry: SessionRecord) -> None:
     """Let the database name the checkpoint of `entry`, and nothing that came after it."""
     name, tokens = (entry.id,), (entry.id, entry.tokens)
     db.execute(

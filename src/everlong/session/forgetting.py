@@ -13,7 +13,7 @@ from everlong.text.transcript import GONE, Stretch
 
 if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
-    from everlong.library.checkpoint import Keeper
+    from everlong.library.checkpoint import Checkpointer
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def stretches(session: WritingStream, what: str | tuple[int, int], start: int | 
     return [pinning.span(session, what, start, end)]
 
 
-def forget(session: WritingStream, spans: Sequence[Stretch], keeper: Keeper | None) -> Forgotten:
+def forget(session: WritingStream, spans: Sequence[Stretch], checkpointer: Checkpointer | None) -> Forgotten:
     """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
     memory = session.stored("forget")
     _check(spans, *memory.forgettable(session.seen_tokens))
-    if keeper is not None:
-        keeper.checkpoint(session)
+    if checkpointer is not None:
+        checkpointer.checkpoint(session)
     gone = frozenset(n for s in spans for n in memory.blocks_touching(*s))
     before = memory.rows[0].dropped if memory.rows else frozenset()
     memory.drop(gone)
@@ -56,7 +56,7 @@ def forget(session: WritingStream, spans: Sequence[Stretch], keeper: Keeper | No
     tokens = sum(s.end - s.first for s in spans)
     asked = {t for s in spans for t in range(*s)}
     neighbours = sum(t not in asked for n in gone - before for t in range(*memory.block_range(n)))
-    shared = 0 if keeper is None else keeper.forget(session, spans, gone)
+    shared = 0 if checkpointer is None else checkpointer.forget(session, spans, gone)
     return Forgotten(tokens, len(gone - before), neighbours, shared)
 
 

@@ -17,8 +17,9 @@ import torch
 
 from everlong.engine.writing import ANSWERING_TOKENS
 from everlong.errors import ConfigError, SessionError
-from everlong.library.checkpoint import kept_transcript
-from everlong.library.library import Entry, Library
+from everlong.library.catalog import SessionRecord
+from everlong.library.kept_text import kept_transcript
+from everlong.library.library import Library
 from everlong.library.naming import BESIDE
 from everlong.methods.blocks.pins import Pin
 from everlong.models.load import Loaded
@@ -107,7 +108,7 @@ def _plan(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Document
     return json.dumps(facts, sort_keys=True)
 
 
-def _beside(library: Library, entry: Entry, loaded: Loaded, chunk: int, plan: str) -> Session:
+def _beside(library: Library, entry: SessionRecord, loaded: Loaded, chunk: int, plan: str) -> Session:
     """The new session: begun now, or gone on with."""
     from everlong.methods import make_method
 
@@ -125,7 +126,7 @@ def _beside(library: Library, entry: Entry, loaded: Loaded, chunk: int, plan: st
     return Session.open(library.folder, name, loaded, chunk)
 
 
-def _fact(entry: Entry) -> str:
+def _fact(entry: SessionRecord) -> str:
     return f"reread {entry.id}"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlong.library.checkpoint import kept_transcript
+from everlong.library.kept_text import kept_transcript
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
 from everlong.session.citations import cited
@@ -16,7 +16,7 @@ from everlong.text.transcript import Citation, Stretch, Transcript
 from everlong.text.words import word_classes
 
 if TYPE_CHECKING:
-    from everlong.library.library import Entry, Library
+    from everlong.library.catalog import Catalog, SessionRecord
 
 RUN_TOKENS = 128
 """The ids are looked through in runs of so many tokens."""
@@ -54,7 +54,7 @@ def _around(transcript: Transcript, token: int) -> Stretch:
 
 
 def search_kept(
-    library: Library, entry: Entry, tokenizer: Any, words: str, top: int
+    catalog: Catalog, entry: SessionRecord, tokenizer: Any, words: str, top: int
 ) -> list[tuple[Recalled, Citation]]:
     """The same in a kept session, as its last checkpoint left it, each with where its sentence stands.
 
@@ -67,7 +67,7 @@ def search_kept(
         raise ForeignError(
             f"session {entry.name!r}: kept with model {entry.model}; this tokenizer is another; give that model with -m"
         )
-    transcript = kept_transcript(library, entry, tokenizer)
+    transcript = kept_transcript(catalog, entry, tokenizer)
     if not transcript.ids:
         return []
     ids = token_ids(tokenizer, words)

@@ -16,7 +16,7 @@ from everlong.engine.snapshot import Mark
 from everlong.engine.stream import make_runner
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
-from everlong.library.checkpoint import Keeper
+from everlong.library.checkpoint import Checkpointer
 from everlong.library.library import Library
 from everlong.library.portable import read, save
 from everlong.library.sentence_index import Meaning
@@ -75,28 +75,28 @@ class Session(WritingStream):
         self._take(_loaded(model), method, chunk, allow_special)
         check_ranks(self.model, method, stored=store is not None)
         self._budget = budgets.given(method, store is not None, host_budget, disk_budget, when_full)
-        self._keeper = None if store is None else Keeper.created(store, name, self)
+        self._checkpointer = None if store is None else Checkpointer.created(store, name, self)
         try:
-            self._set_up(_reader(self.model, method, chunk, self._keeper), self._keeper is not None)
+            self._set_up(_reader(self.model, method, chunk, self._checkpointer), self._checkpointer is not None)
         except BaseException:
-            if self._keeper is not None:
-                self._keeper.undo()
+            if self._checkpointer is not None:
+                self._checkpointer.undo()
             raise
 
     @property
     def kept(self) -> bool:
         """Whether the session is kept in a store, so that `checkpoint` can be called."""
-        return self._keeper is not None and self._keeper.writable
+        return self._checkpointer is not None and self._checkpointer.writable
 
     @property
     def kept_name(self) -> str | None:
         """The name under which `checkpoint` keeps the session; None for one that is not kept."""
-        return self._keeper.entry.name if self._keeper is not None and self._keeper.writable else None
+        return self._checkpointer.entry.name if self._checkpointer is not None and self._checkpointer.writable else None
 
     @property
     def kept_tokens(self) -> int:
         """Tokens that the last checkpoint holds; 0 without a store."""
-        return 0 if self._keeper is None else self._keeper.entry.tokens
+        return 0 if self._checkpointer is None else self._checkpointer.entry.tokens
 
     def ask(
         self, question: str, again: Again | None = None, raw: bool = False, keep: bool = False, **sampling: Any
@@ -131,11 +131,11 @@ class Session(WritingStream):
                 f"encoder: {self.method} keeps no record of text; use everlong.Blocks and a tokenizer"
             )
         if self._meaning is None or self._meaning.encoder is not encoder:
-            folder = None if self._keeper is None else self._keeper.folder
-            writable = self._keeper is not None and self._keeper.writable
+            folder = None if self._checkpointer is None else self._checkpointer.folder
+            writable = self._checkpointer is not None and self._checkpointer.writable
             self._meaning = Meaning.open(encoder, folder, writable)
-            if self._keeper is not None and writable:
-                self._keeper.note_encoder(encoder.name)
+            if self._checkpointer is not None and writable:
+                self._checkpointer.note_encoder(encoder.name)
         yield from self._meaning.update(self.transcript)
 
     def search(self, words: str, top: int = 5) -> list[Recalled]:
@@ -162,7 +162,7 @@ class Session(WritingStream):
     @property
     def forgotten(self) -> list[Stretch]:
         """The spans that a kept session was told to forget."""
-        return [] if self._keeper is None else self._keeper.library.forgotten(self._keeper.entry)
+        return [] if self._checkpointer is None else self._checkpointer.library.forgotten(self._checkpointer.entry)
 
     def pin(
         self,
@@ -191,14 +191,14 @@ class Session(WritingStream):
         overwritten on the disk, unless a fork still needs them. Tokens read later keep traces of the span.
         CapabilityError for tokens that are still among the sinks, in the window or pending.
         """
-        return forgetting.forget(self, forgetting.stretches(self, what, start, end), self._keeper)
+        return forgetting.forget(self, forgetting.stretches(self, what, start, end), self._checkpointer)
 
     def checkpoint(self) -> None:
         """Keeps the session in its store as it is now; SaveError leaves the checkpoint before it."""
         _ = self.runner  # a SessionError where it is closed
-        if self._keeper is None:
+        if self._checkpointer is None:
             raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
-        self._keeper.checkpoint(self)
+        self._checkpointer.checkpoint(self)
 
     @classmethod
     def open(
@@ -219,25 +219,25 @@ class Session(WritingStream):
         in Session, hold for as long as it is open. BudgetError if what is stored passes them and nothing may give way.
         """
         library = Library(store, create=False)
-        keeper = Keeper(library, library.entry(name), writable=not read_only)
+        checkpointer = Checkpointer(library, library.entry(name), writable=not read_only)
         try:
             session = cls.__new__(cls)
             loaded = _loaded(model)
-            session._take(loaded, keeper.method(), chunk, allow_special)
+            session._take(loaded, checkpointer.method(), chunk, allow_special)
             check_ranks(session.model, session.method, stored=True)
             session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
-            session._keeper = keeper
-            keeper.check(session)
-            session._set_up(_reader(session.model, session.method, chunk, keeper), remembers=True)
-            keeper.restore(session)
+            session._checkpointer = checkpointer
+            checkpointer.check(session)
+            session._set_up(_reader(session.model, session.method, chunk, checkpointer), remembers=True)
+            checkpointer.restore(session)
             session._budgets.shrink(session.runner, session._reuse)
         except BaseException:
-            keeper.close()
+            checkpointer.close()
             raise
         return session
 
     def _refuse_kept(self, what: str) -> None:
-        if self._keeper is not None:
+        if self._checkpointer is not None:
             raise SessionError(f"{what}: a session that is kept in a store only goes forward; use a fork of it")
 
     def save(self, path: str | Path) -> Path:
@@ -246,7 +246,8 @@ class Session(WritingStream):
         The file is bound to the model, the tokenizer and the method, and checksummed. SessionError for a session whose
         blocks lie in a store: `checkpoint` keeps it there, and `everlong sessions export` writes it to one file.
         """
-        return save(self, path, self._keeper)
+        kept = self._checkpointer
+        return save(self, path, None if kept is None else (kept.entry.name, kept.library.folder))
 
     @classmethod
     def load(
@@ -279,19 +280,24 @@ class Session(WritingStream):
     def close(self) -> None:
         """Frees the cache and the marks, and detaches the model if no other session uses it; may be called twice."""
         super().close()
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.close()
+        checkpointer, self._checkpointer = self._checkpointer, None
+        if checkpointer is not None:
+            checkpointer.close()
 
     def __exit__(self, *exc: object) -> None:
         try:
-            if exc[0] is None and self._runner is not None and self._keeper is not None and self._keeper.writable:
+            if (
+                exc[0] is None
+                and self._runner is not None
+                and self._checkpointer is not None
+                and self._checkpointer.writable
+            ):
                 self.checkpoint()
         finally:
             self.close()
 
     def _reuse(self) -> None:
-        if self._keeper is not None and self._keeper.writable:
+        if self._checkpointer is not None and self._checkpointer.writable:
             self.checkpoint()
 
     def _hold(self, question: list[int]) -> None:
@@ -301,7 +307,7 @@ class Session(WritingStream):
     def fork(self) -> Self:
         """An independent session that has read the same, kept nowhere; shares the model, copies the cache (once)."""
         twin = super().fork()
-        twin._keeper = None
+        twin._checkpointer = None
         return twin
 
     def rewind(self, mark: Mark) -> None:
@@ -313,8 +319,8 @@ class Session(WritingStream):
         if self.method.answers:
             self._refuse_kept("rewind")
         super().rewind(mark)
-        if self._keeper is not None:
-            self._keeper.rewound = True
+        if self._checkpointer is not None:
+            self._checkpointer.rewound = True
 
     def reset(self) -> None:
         """Forgets everything read; marks stay good."""
@@ -336,8 +342,8 @@ def _loaded(model: Any) -> Loaded:
     return found
 
 
-def _reader(model: Any, method: Method, chunk: int, keeper: Keeper | None) -> Reader:
-    """What reads a stream with `method`; stored blocks go where `keeper` has its store."""
-    if keeper is None:
+def _reader(model: Any, method: Method, chunk: int, checkpointer: Checkpointer | None) -> Reader:
+    """What reads a stream with `method`; stored blocks go where `checkpointer` has its store."""
+    if checkpointer is None:
         return make_runner(model, method, chunk)
-    return make_runner(model, method, chunk, lambda: keeper.store, keeper.recall_files)
+    return make_runner(model, method, chunk, lambda: checkpointer.store, checkpointer.recall_files)

@@ -24,7 +24,7 @@ def made(folder, **fields):
 
 def test_a_needle_stands_between_two_sentences(folder):
     (sample,) = made(folder, lengths=(500,), depths=(0.5,))
-    needle = f" The lighthouse keeper took along a {sample.gold[0]}."
+    needle = f" The lighthouse checkpointer took along a {sample.gold[0]}."
     without = sample.context.replace(needle, "")
     source = "".join(itertools.islice(books(Data(folder)), 200))
     assert source.startswith(without)

@@ -198,7 +198,7 @@ def test_a_session_cuts_as_the_reference_does_and_is_kept(model, tmp_path):
                 for s in sessions:
                     answers.append(s.fork().generate(max_new_tokens=9).token_ids)
                     s.feed(ids[120:])
-                    assert starts(s._reader._cache) == slow.starts
+                    assert starts(s._runner._cache) == slow.starts
                 assert all(a == answers[0] for a in answers)
 
 

@@ -20,11 +20,13 @@ from everlong.evaluate.lengths import Depths, Lengths, among, at_least_one, dept
 from everlong.evaluate.metrics.strings import share_found
 from everlong.evaluate.task import Sample, Setting, Task
 
-QUESTION = "\n\nWhat did the lighthouse keeper take along? The lighthouse keeper took along a"
+QUESTION = "\n\nWhat did the lighthouse checkpointer take along? The lighthouse checkpointer took along a"
 _MATERIALS = "bamboo brass bronze clay copper glass golden leather marble paper rubber silver steel stone velvet wooden"
 _OBJECTS = "bell bowl box comb cup drum flute horse key knife lamp mask pipe ring rope sword"
 THINGS = tuple(f"{material} {thing}" for material in _MATERIALS.split() for thing in _OBJECTS.split())
-SEVERAL = "\n\nWhat did the lighthouse keeper take along? The lighthouse keeper took along these {n} things: a"
+SEVERAL = (
+    "\n\nWhat did the lighthouse checkpointer take along? The lighthouse checkpointer took along these {n} things: a"
+)
 TOKENS_OF_A_NEEDLE = 10
 
 
@@ -60,7 +62,7 @@ class Niah(Task):
         for length, depth, n in itertools.product(self.lengths, self.depths, range(self.samples)):
             gold = tuple(setting.rng(self.name, length, depth, n).sample(THINGS, self.needles))
             hidden = [
-                Hidden(f" The lighthouse keeper took along a {thing}.", depth + (1 - depth) * i / len(gold))
+                Hidden(f" The lighthouse checkpointer took along a {thing}.", depth + (1 - depth) * i / len(gold))
                 for i, thing in enumerate(gold)
             ]
             context = hay(pieces(self.filler, setting.data, n), length - asked, size, hidden)
