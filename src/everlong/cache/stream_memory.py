@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.cache.step import FarAttention, Step
 from everlong.cache.window import Lane
-from everlong.models.layout import LayerPlan, Pattern
+from everlong.models.layout import Pattern
 from everlong.ops.spans import Ints
 from everlong.storage.base import Traffic
 
-if TYPE_CHECKING:
-    from everlong.cache.step import Step
-
 
 @runtime_checkable
-class StreamMemory(Protocol):
+class StreamMemory(FarAttention, Protocol):
     """A step begins, attends layer by layer, and is committed or abandoned; `layers` are those that it serves."""
 
-    layers: set[int]
     retrieves: ClassVar[bool]
     """Whether it brings back tokens that it stored: it is a RetrievalMemory then."""
 
@@ -35,12 +32,6 @@ class StreamMemory(Protocol):
 
     def begin(self, step: Step, pads: Ints | None) -> None:
         """Prepare a step."""
-        ...
-
-    def attend(
-        self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
-    ) -> Float[Tensor, "B T H E"]:
-        """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
         ...
 
     def commit(self) -> None:
