@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,17 +15,13 @@ from transformers.cache_utils import Cache
 from everlong.cache.layer_kv import Arena
 from everlong.cache.report import MemoryReport
 from everlong.cache.step import Segment, Step
-from everlong.cache.stream_memory import StreamMemory
+from everlong.cache.stream_memory import MemoryAccount, RetrievalMemory, StreamMemory
 from everlong.cache.window import ENDLESS, Lane
 from everlong.errors import CapabilityError
 from everlong.models.layout import Pattern, RotaryPlan
 from everlong.ops.attend import Scratch
 from everlong.ops.rotary import turn_by, turned
 from everlong.ops.spans import Ints
-from everlong.storage.base import Traffic
-
-if TYPE_CHECKING:
-    from everlong.cache.stream_memory import RetrievalMemory
 
 
 @runtime_checkable
@@ -221,8 +217,8 @@ class StreamCache(Cache):
     @property
     def is_croppable(self) -> bool:
         """Whether nothing has been evicted yet (never with blocks: what tokens read moved the mass of earlier ones)."""
-        compressed = 0 if self.memory is None else self.memory.compressed_tokens(self.seen_tokens)
-        return self.dropped_tokens + compressed == 0 and self.blocks is None
+        account = self._account()
+        return account.dropped_tokens + account.compressed_tokens == 0 and self.blocks is None
 
     @property
     def is_sliding(self) -> list[bool]:
@@ -284,14 +280,12 @@ class StreamCache(Cache):
 
     # What everlong asks of it.
 
-    @property
-    def dropped_tokens(self) -> int:
-        """Tokens of the stream that can not be seen any more."""
+    def _account(self) -> MemoryAccount:
+        """What became of the tokens that left the window."""
         if self.memory is not None:
-            return self.memory.dropped_tokens(self.seen_tokens)
-        if self.window is None:
-            return 0
-        return max(0, self.seen_tokens - self.sinks - self.window)
+            return self.memory.account(self.seen_tokens)
+        dropped = 0 if self.window is None else max(0, self.seen_tokens - self.sinks - self.window)
+        return MemoryAccount({"device": 0, "host": 0, "disk": 0}, dropped_tokens=dropped)
 
     def planned_bytes(self) -> int | None:
         """Bytes that the cache takes on the model's device for one row, however long the stream; None: no bound."""
@@ -325,27 +319,28 @@ class StreamCache(Cache):
 
     def report(self) -> MemoryReport:
         """What the stream has seen, keeps and lost."""
-        seen, dropped = self.seen_tokens, self.dropped_tokens
+        seen, account = self.seen_tokens, self._account()
+        dropped, compressed = account.dropped_tokens, account.compressed_tokens
         sinks = min(self.sinks, seen)
-        compressed = 0 if self.memory is None else self.memory.compressed_tokens(seen)
         window = seen - sinks if self.window is None else min(self.window, seen - sinks)
         if self.blocks is None:
             window = seen - sinks - compressed - dropped
-        tiers = {"device": sum(a.nbytes for a in self.arenas.values()), "host": 0, "disk": 0}
-        if self.memory is not None:
-            tiers = {tier: n + self.memory.bytes()[tier] for tier, n in tiers.items()}
-        blocks = self.blocks
-        retrieved, traffic = (0, Traffic()) if blocks is None else (blocks.retrieved_tokens, blocks.traffic)
-        stored = seen - sinks - window - compressed - dropped
+        device = account.bytes["device"] + sum(a.nbytes for a in self.arenas.values())
         return MemoryReport(
             self.method,
-            *(seen, sinks, window, stored, dropped, retrieved, tiers),
+            seen_tokens=seen,
+            sink_tokens=sinks,
+            window_tokens=window,
+            stored_tokens=seen - sinks - window - compressed - dropped,
+            dropped_tokens=dropped,
+            retrieved_tokens=account.retrieved_tokens,
+            bytes=account.bytes | {"device": device},
             compressed_tokens=compressed,
-            ids_tokens=0 if blocks is None else blocks.ids_tokens(),
-            read_bytes=traffic.read_bytes,
-            written_bytes=traffic.written_bytes,
-            cache_hits=traffic.hits,
-            cache_misses=traffic.misses,
+            ids_tokens=account.ids_tokens,
+            read_bytes=account.traffic.read_bytes,
+            written_bytes=account.traffic.written_bytes,
+            cache_hits=account.traffic.hits,
+            cache_misses=account.traffic.misses,
         )
 
     def fork(self) -> StreamCache:

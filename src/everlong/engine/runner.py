@@ -14,7 +14,8 @@ from everlong.cache.report import MemoryReport
 from everlong.cache.stream_cache import StreamCache
 from everlong.hooks.attach import attach
 from everlong.methods.base import Method
-from everlong.methods.blocks.memory import BlockMemory, MakeRecall, no_recall
+from everlong.methods.blocks.memory import BlockMemory
+from everlong.methods.blocks.recall.index import MakeRecall, no_recall
 from everlong.methods.blocks.recall.scout import LONGEST, Queries, Scout, ScoutDone
 from everlong.models.internals import device_of
 from everlong.storage.base import HostStore, Store

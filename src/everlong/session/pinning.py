@@ -62,7 +62,7 @@ def pin(
     """Pins a span of `session`."""
     memory, found = session.stored("pin"), span(session, what, start, end)
     new = Pin(found.first, found.end, always, keep)
-    memory.pin(new)
+    memory.rows[0].pin(new)
     return new
 
 
@@ -72,5 +72,5 @@ def unpin(session: Session, what: str | tuple[int, int], start: int | None, end:
     kept = [p for p in pins(session) if not p.meets(*found)]
     gone = len(pins(session)) - len(kept)
     if gone:
-        memory.set_pins(kept)
+        memory.rows[0].set_pins(kept)
     return gone

@@ -341,11 +341,11 @@ class Session(AbstractContextManager["Session"]):
         One passage for each stored block (two where sources meet in it), with its source, characters and text.
         CapabilityError for a method that stores nothing.
         """
-        blocks = self.stored("citations")
-        found, masses = [], blocks.citations()
+        rows = self.stored("citations").rows
+        found, masses = [], rows[0].done.cited if rows else {}
         total = sum(masses.values())
         for block, mass in masses.items():
-            first, end = blocks.block_range(block)
+            first, end = rows[0].block_range(block)
             for passage in self.transcript.passages(first, end):
                 share = mass / total * len(passage.text) / max(1, len(self.transcript.text(first, end)))
                 found.append(cited(self.transcript, passage, share))
@@ -353,8 +353,8 @@ class Session(AbstractContextManager["Session"]):
 
     def forget_source(self, source: Source) -> None:
         """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
-        blocks = self.stored("forget")
-        blocks.drop(blocks.blocks_within(*self.transcript.bounds(source)))
+        for row in self.stored("forget").rows:
+            row.drop(row.blocks_within(*self.transcript.bounds(source)))
         source.digest, source.done, source.lines = GONE, False, ""
 
     def stored(self, what: str) -> BlockMemory:
@@ -413,8 +413,8 @@ class Session(AbstractContextManager["Session"]):
     def drop_blocks(self, blocks: Iterable[int]) -> None:
         """Lets these stored blocks never come back; the report counts their tokens as dropped."""
         memory = self._open().blocks
-        if memory is not None:
-            memory.drop(blocks)
+        for row in () if memory is None else memory.rows:
+            row.drop(blocks)
 
     def checkpoint(self) -> None:
         """Keeps the session in its store as it is now; SaveError leaves the checkpoint before it."""
@@ -626,8 +626,9 @@ class Session(AbstractContextManager["Session"]):
         `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
         """
         tail, self._source = ANSWERING_TOKENS if self.method.answers else 0, PROMPT
-        if (blocks := self._open().blocks) is not None:
-            blocks.forget_citations()
+        memory = self._open().blocks
+        for row in () if memory is None else memory.rows:
+            row.forget_citations()
         question: list[Tensor] = []
         for ids, answering in with_tail(self._chunks(prompt), tail):
             if answering:

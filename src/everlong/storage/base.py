@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -13,6 +13,7 @@ from torch import Tensor
 from everlong.ops.spans import Ints
 from everlong.storage.codecs import Codec
 from everlong.storage.growable_rows import Slabs
+from everlong.storage.record_cache import Evict
 
 FIRST_SLAB, LARGEST_SLAB = 4, 16
 
@@ -27,9 +28,23 @@ class Traffic:
     misses: int = 0
 
 
+@dataclass(frozen=True)
+class KeptDigests:
+    """The digests that a store keeps: `loads` gives those of the `rows` blocks that are not `gone`, by layer, once."""
+
+    gone: Ints
+    rows: int
+    loads: dict[int, Callable[[], Tensor]]
+
+
 @runtime_checkable
 class Store(Protocol):
     """The blocks of one stream, layer by layer; numbers count from 0 and are written in order."""
+
+    lies_on_disk: ClassVar[bool]
+    """Whether blocks are in files, and only what is on its way there and what was read back in memory."""
+    writable: bool
+    """Whether it keeps what is committed for good where its blocks lie."""
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer; all layers are added before the first block."""
@@ -50,6 +65,14 @@ class Store(Protocol):
         """A block's record in host memory, uint8 [bytes]; good until the next one is asked for."""
         ...
 
+    def keep_at_hand(self, per_layer: int | None, evict: Evict, decay: float) -> None:
+        """Say how many records of a layer stay in memory once they were read, and which of them leaves first."""
+        ...
+
+    def limit_at_hand(self, limit: int) -> None:
+        """Let records that were read take at most `limit` bytes of memory from now on."""
+        ...
+
     def chosen(self, layer: int) -> None:
         """Say that a layer has chosen anew."""
         ...
@@ -68,6 +91,29 @@ class Store(Protocol):
 
     def fork(self) -> Store:
         """A store with the same blocks, sharing them."""
+        ...
+
+    def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
+        """Those of the first `blocks` records of a layer that are here in one tensor, to be saved.
+
+        CapabilityError where they stay in files.
+        """
+        ...
+
+    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
+        """Take saved records, those that are `gone` left out; for an empty store, and as `records`."""
+        ...
+
+    def kept_digests(self, numbers: dict[int, int], dtype: torch.dtype, bare: Collection[int]) -> KeptDigests | None:
+        """The digests of `numbers[layer]` values that it keeps with its blocks; None: a saved state has them.
+
+        DamagedError for a block without a row that was neither dropped nor `bare`.
+        """
+        ...
+
+    @property
+    def disk_blocks(self) -> int:
+        """How many blocks have a row on the disk, or on the way there."""
         ...
 
     @property
@@ -103,6 +149,9 @@ def stored(
 class HostStore:
     """The blocks of one stream in host memory, layer by layer; numbers count from 0 and are written in order."""
 
+    lies_on_disk: ClassVar[bool] = False
+    writable: bool = True
+
     def __init__(self) -> None:
         self._codecs: dict[int, Codec] = {}
         self._records: dict[int, Slabs] = {}
@@ -127,6 +176,12 @@ class HostStore:
         self.traffic.hits += 1
         return self._records[layer].row(block)
 
+    def keep_at_hand(self, per_layer: int | None, evict: Evict, decay: float) -> None:
+        """Nothing: all stays in memory."""
+
+    def limit_at_hand(self, limit: int) -> None:
+        """Nothing: all stays in memory."""
+
     def chosen(self, layer: int) -> None:
         """Nothing: all stays in memory."""
 
@@ -147,9 +202,9 @@ class HostStore:
         """Nothing: memory is written at once."""
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one block over all layers."""
-        return sum(codec.record_bytes for codec in self._codecs.values())
+    def disk_blocks(self) -> int:
+        """None."""
+        return 0
 
     @property
     def disk_bytes(self) -> int:
@@ -170,3 +225,6 @@ class HostStore:
     def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
         """Take saved records, those that are `gone` left out; for an empty store."""
         self._records[layer].restore(records, gone)
+
+    def kept_digests(self, numbers: dict[int, int], dtype: torch.dtype, bare: Collection[int]) -> None:
+        """None: a saved state has them."""

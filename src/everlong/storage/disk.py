@@ -17,18 +17,19 @@ import zlib
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from everlong.errors import DamagedError, InputError
+from everlong.errors import CapabilityError, DamagedError, InputError
 from everlong.ops.spans import Ints
-from everlong.storage.base import Traffic
+from everlong.storage.base import KeptDigests, Traffic
 from everlong.storage.codecs import Codec
 from everlong.storage.extent import HEADER, HEADER_BYTES, MAGIC, Volume, check_digests_fit, digest_rows, parts
-from everlong.storage.record_cache import Resident
+from everlong.storage.record_cache import Evict, Resident
 from everlong.storage.write_behind import Writer
 
 
@@ -39,6 +40,8 @@ class DiskStore:
     host memory. Other streams may share volumes. `commit` queues what was put for the writer; `flush` waits until it is
     on the disk. What was read stays in memory as long as `resident` has room.
     """
+
+    lies_on_disk: ClassVar[bool] = True
 
     def __init__(self, volumes: list[Volume], writable: bool = True, dropped: frozenset[int] = frozenset()) -> None:
         self.volumes, self.writable, self.dropped = volumes, writable, dropped
@@ -143,6 +146,14 @@ class DiskStore:
         assert volume is not None
         return volume.path, (volume.at + block - volume.first) * self._row_bytes + self._offsets[layer]
 
+    def keep_at_hand(self, per_layer: int | None, evict: Evict, decay: float) -> None:
+        """How many records of a layer stay in memory once they were read, and which of them leaves first."""
+        self.resident.rule(per_layer, evict, decay)
+
+    def limit_at_hand(self, limit: int) -> None:
+        """Records that were read take at most `limit` bytes of memory from now on."""
+        self.resident.shrink(limit)
+
     def chosen(self, layer: int) -> None:
         """What stays in memory is weighed by how many choices ago it was used."""
         self.resident.chosen(layer)
@@ -238,6 +249,25 @@ class DiskStore:
         if lost := sorted(set(gone.tolist()) - self.dropped - set(bare)):
             raise DamagedError(f"{self.volumes[-1].path.parent}: no file has block {lost[0]}; restore it from a copy")
         return gone
+
+    def kept_digests(self, numbers: dict[int, int], dtype: torch.dtype, bare: Collection[int]) -> KeptDigests:
+        """Those in the files beside the blocks; DamagedError for a block that is lost, or whose digests are."""
+        gone = self.absent(bare)
+        return KeptDigests(gone, self.blocks - len(gone), self.digests(numbers, dtype))
+
+    def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
+        """CapabilityError: they stay in the files."""
+        raise CapabilityError(
+            f"state: {blocks} blocks of layer {layer} lie in files, and no state of a cache holds them; keep the "
+            "session by checkpoint(), or write it to one file by `everlong sessions export`"
+        )
+
+    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
+        """CapabilityError: they come from the files."""
+        raise CapabilityError(
+            f"load_state: the state holds {len(records)} blocks of layer {layer}, which cannot be put into files that are "
+            "there already; load it into a session without a store"
+        )
 
     def digests(self, numbers: dict[int, int], dtype: torch.dtype) -> dict[int, Callable[[], Tensor]]:
         """How to get the digests of the blocks that have a row, by layer: each gives [N, numbers[layer]], once.

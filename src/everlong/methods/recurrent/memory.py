@@ -13,13 +13,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from everlong.cache.step import Step
+from everlong.cache.stream_memory import MemoryAccount
 from everlong.cache.window import Lane
 from everlong.errors import CapabilityError
 from everlong.models.layout import LayerPlan, Pattern, RotaryPlan
@@ -27,9 +29,6 @@ from everlong.ops.attend import native_half
 from everlong.ops.rotary import Turn, turn_by, turned
 from everlong.ops.segments import past, segment_attention
 from everlong.ops.spans import Ints
-
-if TYPE_CHECKING:
-    from everlong.cache.step import Step
 
 State = dict[str, Tensor]
 """What a core keeps of a layer: tensors by name, the rows first."""
@@ -136,6 +135,7 @@ class RecurrentMemory:
         check_layers(core.name, plan)
         core.check(plan)
         self.layers = {p.index for p in plan.layers}
+        self.keeps_inputs = core.wants_hidden
         self.states: dict[int, State] = {}
         self._next: dict[int, State] = {}
         self._step: Step | None = None
@@ -236,18 +236,15 @@ class RecurrentMemory:
                 "cannot be taken out again; take a mark or a fork before you read on"
             )
 
-    def dropped_tokens(self, seen: int) -> int:
-        """All that left the window, unless it is folded."""
-        return 0 if self.core.compresses else self.folded(seen)
-
-    def compressed_tokens(self, seen: int) -> int:
-        """All that left the window, if it is folded."""
-        return self.folded(seen) if self.core.compresses else 0
-
-    def bytes(self) -> dict[str, int]:
-        """What is kept lies where the model computes."""
+    def account(self, seen: int) -> MemoryAccount:
+        """All that left the window is dropped, unless it is folded; what is kept lies where the model computes."""
         kept = sum(x.nbytes for state in self.states.values() for x in state.values())
-        return {"device": kept, "host": 0, "disk": 0}
+        folded = self.folded(seen)
+        return MemoryAccount(
+            {"device": kept, "host": 0, "disk": 0},
+            dropped_tokens=0 if self.core.compresses else folded,
+            compressed_tokens=folded if self.core.compresses else 0,
+        )
 
     def planned_bytes(self, chunk: int) -> int:
         """Constant: the state of one row."""
