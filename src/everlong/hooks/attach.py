@@ -8,6 +8,7 @@ from types import TracebackType
 from torch import nn
 from transformers import PreTrainedModel
 
+from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
 from everlong.hooks.patch import Plug
@@ -57,7 +58,8 @@ class Handle:
         memory = self.method.stream_memory(self.plan, parameters, make_store, make_recall)
         if memory is not None and memory.keeps_inputs:
             self._plug.keep_inputs()
-        return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)
+        stream = CachedStream(self.plan, str(self.method), sinks, window, chunk, memory)
+        return StreamCache(stream, self._plug)
 
     def detach(self) -> None:
         """Restore the model, unless other handles or caches still use it. May be called twice."""

@@ -265,8 +265,8 @@ class DiskStore:
     def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
         """CapabilityError: they come from the files."""
         raise CapabilityError(
-            f"load_state: the state holds {len(records)} blocks of layer {layer}, which cannot be put into files that are "
-            "there already; load it into a session without a store"
+            f"load_state: the state holds {len(records)} blocks of layer {layer}, which is taken by no store in "
+            "files; load it into a session without a store"
         )
 
     def digests(self, numbers: dict[int, int], dtype: torch.dtype) -> dict[int, Callable[[], Tensor]]:

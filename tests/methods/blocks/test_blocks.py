@@ -32,7 +32,8 @@ def small(**fields):
 
 
 def read(model, cache, ids, chunk, answering=False):
-    cache.answering = answering
+    if cache.blocks is not None:
+        cache.blocks.answering = answering
     with torch.no_grad():
         return torch.cat([model(p, past_key_values=cache).logits for p in ids.split(chunk, dim=1)], 1)
 

@@ -10,6 +10,7 @@ import torch
 
 import everlong
 from everlong import Blocks, Session
+from everlong.cache.state import load_stream, stream_state
 from everlong.engine.logprobs import logprobs
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods import make_method
@@ -45,7 +46,7 @@ class Stream:
         self.model, self.cache, self.last = model, cache, None
 
     def read(self, ids, chunk, answering=False):
-        self.cache.answering, found = answering, []
+        self.cache.blocks.answering, found = answering, []
         with torch.no_grad():
             for part in ids.split(min(chunk, self.cache.blocks.chunk_limit), dim=1):
                 found.append(self.model(part, past_key_values=self.cache).logits)
@@ -112,7 +113,7 @@ def test_state_and_fork_go_on_bit_for_bit(model):
         stream = Stream(model, handle.new_cache())
         stream.read(IDS[:, :120], 10)
         others, last = [handle.new_cache(), stream.cache.fork()], stream.last
-        others[0].load_state(*stream.cache.state())
+        load_stream(others[0].stream, *stream_state(stream.cache.stream))
         expected = stream.read(IDS[:, 120:], 10, answering=True)
         for cache in others:
             assert starts(cache) != starts(stream.cache)

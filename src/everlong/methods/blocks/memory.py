@@ -94,7 +94,7 @@ class BlockMemory:
         for n, row in enumerate(self.rows):
             if (pad := 0 if pads is None else int(pads[n])) != row.pad:
                 row.pad, row.cuts = pad, make_cuts(self.settings, pad - step.seen)
-        for part in (part for row in self.rows for part in row.layers.values() if not part.filled):
+        for part in (part for row in self.rows for part in row.layers.values() if not part.slots.filled):
             part.prefetch()
 
     def attend(
@@ -149,7 +149,7 @@ class BlockMemory:
             self.rows = []
         for row in self.rows if self.scout is None else ():
             for memory in row.layers.values():
-                memory.empty_slots()
+                memory.slots.empty()
 
     def check_crop(self, seen: int, target: int, pads: Ints | None) -> None:
         """Always refused: what tokens read moved the mass of earlier ones."""

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from everlong.methods.blocks.boundaries import touching
 from everlong.methods.blocks.cells import Cursor
-from everlong.methods.blocks.layer import LayerMemory, Progress
+from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.layout import prepare
 from everlong.methods.blocks.pins import Pin, held
+from everlong.methods.blocks.progress import Progress
 from everlong.methods.blocks.recall.index import KeyPair
 from everlong.methods.blocks.stream import BlockStream, Done
 

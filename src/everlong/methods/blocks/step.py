@@ -174,25 +174,26 @@ class Call:
         if cell.opens:
             self._open(memory, view, q_far, row)
             self.shared.used[n].update(memory.chosen_blocks)
-        if not memory.filled:
-            memory.fill(self._places(memory, view), self.rotation)
+        if not memory.slots.filled:
+            memory.slots.fill(memory.now, self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
         near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
         joins = mass is None and bool(view.joined)
         spans = view.joined if joins else [span for _, span in view.pieces]
         window = [Part(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
         parts: list[Part] = []
-        front, front_mass = view.front(memory.chosen_tokens), None
-        if cell.answering and memory.chosen_tokens:
-            front_mass = torch.zeros(1, memory.shape.heads, memory.front[0].shape[2], device=k.device)
+        chosen_tokens = memory.chosen_tokens
+        front, front_mass = view.front(chosen_tokens), None
+        if cell.answering and chosen_tokens:
+            front_mass = torch.zeros(1, memory.shape.heads, memory.slots.pair[0].shape[2], device=k.device)
         if s.positions == "far":
             parts.append(Part(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
-            parts.append(Part(q_far, *memory.front, front, 0, front_mass))
+            parts.append(Part(q_far, *memory.slots.pair, front, 0, front_mass))
         else:
             if not joins:
                 parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
-            memory.place_sinks(self._sink_place(memory, view), self.rotation)
-            parts.append(Part(self._moved(q, memory.now.base), *memory.front, front, 0, front_mass))
+            memory.slots.place_sinks(memory.raw_sinks, memory.now.held, self._sink_place(memory, view), self.rotation)
+            parts.append(Part(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
         out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
             self._cite(n, memory, front_mass)
@@ -264,7 +265,8 @@ class Call:
 
     def _cite(self, n: int, memory: LayerMemory, mass: Tensor) -> None:
         cited = self.shared.cited[n]
-        for tags, shares in zip(memory.tags, memory.shares(mass), strict=True):
+        assert memory.now.slots is not None
+        for tags, shares in zip(memory.slots.tags, memory.slots.shares(mass, memory.now.slots), strict=True):
             for tag, share in zip(tags, shares, strict=True):
                 if tag is not None:
                     cited[tag[0]] = cited.get(tag[0], 0.0) + share

@@ -19,9 +19,10 @@ from everlong.errors import CapabilityError
 from everlong.methods.blocks.boundaries import Cuts, touching, within
 from everlong.methods.blocks.cells import Cursor
 from everlong.methods.blocks.fields import BlockSettings
-from everlong.methods.blocks.layer import LayerMemory, Progress, Shape
+from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.layout import lane, prepare
 from everlong.methods.blocks.pins import Pin, check, held, with_pin
+from everlong.methods.blocks.progress import Progress, Shape
 from everlong.methods.blocks.recall.index import RecallIndex
 from everlong.models.layout import RotaryPlan
 from everlong.ops.spans import Ints
