@@ -22,8 +22,6 @@ CONCRETE = {"HostStore", "DiskStore", "BlockMemory", "RecurrentMemory"}
 
 def filled(store: Store) -> Store:
     store.add(0, CODEC)
-    store.keep_at_hand(None, "lru", 0.9)
-    store.limit_at_hand(0)
     k, v = torch.randn(2, 3, 2, 4, 8)
     store.put(0, 0, k, v)
     return store
@@ -35,6 +33,7 @@ def filled(store: Store) -> Store:
 def test_a_store_says_where_its_blocks_lie(store, on_disk, writable):
     assert isinstance(store, Store)
     assert (store.lies_on_disk, store.writable) == (on_disk, writable)
+    assert (store.resident is None) is not on_disk
     filled(store)
     assert store.disk_blocks == store.disk_bytes == 0
     assert store.nbytes > 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from everlong.ops.spans import Ints
 from everlong.storage.codecs import Codec
 from everlong.storage.growable_rows import Slabs
-from everlong.storage.record_cache import Evict
+from everlong.storage.record_cache import Resident
 
 FIRST_SLAB, LARGEST_SLAB = 4, 16
 
@@ -46,6 +46,16 @@ class Store(Protocol):
     writable: bool
     """Whether it keeps what is committed for good where its blocks lie."""
 
+    @property
+    def resident(self) -> Resident | None:
+        """Records that stay in memory once they were read; None: all are in memory."""
+        ...
+
+    @property
+    def codecs(self) -> dict[int, Codec]:
+        """What makes the records of each layer."""
+        ...
+
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer; all layers are added before the first block."""
         ...
@@ -57,20 +67,8 @@ class Store(Protocol):
         """
         ...
 
-    def codec(self, layer: int) -> Codec:
-        """What made the layer's records."""
-        ...
-
     def record(self, layer: int, block: int) -> Tensor:
         """A block's record in host memory, uint8 [bytes]; good until the next one is asked for."""
-        ...
-
-    def keep_at_hand(self, per_layer: int | None, evict: Evict, decay: float) -> None:
-        """Say how many records of a layer stay in memory once they were read, and which of them leaves first."""
-        ...
-
-    def limit_at_hand(self, limit: int) -> None:
-        """Let records that were read take at most `limit` bytes of memory from now on."""
         ...
 
     def chosen(self, layer: int) -> None:
@@ -139,7 +137,7 @@ def stored(
 
     Records cross to the device as they are kept, which is less than what comes out.
     """
-    codec = store.codec(layer)
+    codec = store.codecs[layer]
     records = torch.empty(len(blocks), codec.record_bytes, dtype=torch.uint8)
     for into, block in zip(records, blocks, strict=True):
         into.copy_(store.record(layer, block))
@@ -151,36 +149,27 @@ class HostStore:
 
     lies_on_disk: ClassVar[bool] = False
     writable: bool = True
+    resident: None = None
 
     def __init__(self) -> None:
-        self._codecs: dict[int, Codec] = {}
+        self.codecs: dict[int, Codec] = {}
         self._records: dict[int, Slabs] = {}
         self.traffic = Traffic()
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer."""
-        self._codecs[layer] = codec
+        self.codecs[layer] = codec
         self._records[layer] = Slabs(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
 
     def put(self, layer: int, first: int, k: Float[Tensor, "N G n D"], v: Float[Tensor, "N G n E"]) -> None:
         """Store blocks; those that were stored under their numbers before, and not committed, are replaced."""
-        for block, record in enumerate(self._codecs[layer].encode(k, v).cpu(), first):
+        for block, record in enumerate(self.codecs[layer].encode(k, v).cpu(), first):
             self._records[layer].room(block).copy_(record)
-
-    def codec(self, layer: int) -> Codec:
-        """What made the layer's records."""
-        return self._codecs[layer]
 
     def record(self, layer: int, block: int) -> UInt8[Tensor, " bytes"]:
         """A block's record."""
         self.traffic.hits += 1
         return self._records[layer].row(block)
-
-    def keep_at_hand(self, per_layer: int | None, evict: Evict, decay: float) -> None:
-        """Nothing: all stays in memory."""
-
-    def limit_at_hand(self, limit: int) -> None:
-        """Nothing: all stays in memory."""
 
     def chosen(self, layer: int) -> None:
         """Nothing: all stays in memory."""
@@ -214,7 +203,7 @@ class HostStore:
     def fork(self) -> HostStore:
         """A store with the same blocks, sharing their memory."""
         other = HostStore()
-        other._codecs = dict(self._codecs)
+        other.codecs = dict(self.codecs)
         other._records = {layer: slabs.fork() for layer, slabs in self._records.items()}
         return other
 

@@ -64,7 +64,8 @@ def prepare(store: Store, settings: BlockSettings, plan: RotaryPlan, dtype: torc
     """Tell a fresh store what it will hold of each layer."""
     for index, codec in codecs(settings, plan, dtype).items():
         store.add(index, codec)
-    store.keep_at_hand(settings.resident, settings.evict, settings.score_decay)
+    if store.resident is not None:
+        store.resident.rule(settings.resident, settings.evict, settings.score_decay)
 
 
 def planned_bytes(settings: BlockSettings, plan: RotaryPlan, chunk: int) -> int:

@@ -126,10 +126,10 @@ class Room:
                 fit = cell.first - seen
                 break
             wanted = max(wanted, more)
-        if store.lies_on_disk:
+        if store.resident is not None:
             used = self.host_bytes(store, wanted, seen + tokens)
             rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - used
-            store.limit_at_hand(max(0, rest))
+            store.resident.shrink(max(0, rest))
         return fit
 
     @staticmethod

@@ -30,5 +30,5 @@ def _keys(stream: BlockStream, layer: int, block: int) -> Float[Tensor, "G n D"]
         return torch.zeros(shape.kv_heads, 1, shape.key_dim)
     if block in stream.bare or stream.layers[layer].settings.keep == "ids":
         return None
-    keys, _ = stream.store.codec(layer).decode(stream.store.record(layer, block))
+    keys, _ = stream.store.codecs[layer].decode(stream.store.record(layer, block))
     return keys[:, : stream.cuts.start(block + 1) - stream.cuts.start(block)]
