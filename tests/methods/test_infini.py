@@ -162,7 +162,7 @@ def one_for_all(make):
 BUGS = {
     "memory detached every segment": (check_gradients, ops, "fold_all", wrapped(detached)),
     "one memory for all layers": (check_stream, recurrent.RecurrentMemory, "__init__", one_for_all),
-    "rotary positions in the memory": (check_stream, recurrent._Turns, "back", lambda _: lambda self, x, *a, **k: x),
+    "rotary positions in the memory": (check_stream, recurrent.Turns, "back", lambda _: lambda self, x, *a, **k: x),
     "heads and positions mixed": (
         check_stream,
         streaming,

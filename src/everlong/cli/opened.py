@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +31,9 @@ class Opened(NamedTuple):
 def needed(file: Opened, package: str, module: str, *names: str) -> list[Any]:
     """Functions of a module of this package that needs another package; CapabilityError where that is missing."""
     try:
-        import_module(package)
+        importlib.import_module(package)
         quiet()
-        return [getattr(import_module(f"everlong.cli.{module}"), name) for name in names]
+        return [getattr(importlib.import_module(f"everlong.cli.{module}"), name) for name in names]
     except ImportError:
         raise missing(file, package) from None
 
