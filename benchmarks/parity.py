@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import everlong
+from everlong.cache.state import load_stream, stream_state
 from everlong.cache.stream_cache import StreamCache
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,11 +35,11 @@ def read(model: torch.nn.Module, cache: StreamCache, ids: torch.Tensor, chunk: i
 
 def moved(cache: StreamCache, fresh: StreamCache, offset: int) -> StreamCache:
     """`fresh` with the state of `cache`, as if `offset` more tokens had gone before."""
-    tensors, facts = cache.state()
+    tensors, facts = stream_state(cache.stream)
     facts["seen"] += offset
     facts["segments"] = [[s + offset, b + offset] for s, b in facts["segments"]]
     facts["shifts"] = {i: s + offset for i, s in facts["shifts"].items()}
-    fresh.load_state(tensors, facts)
+    load_stream(fresh.stream, tensors, facts)
     return fresh
 
 

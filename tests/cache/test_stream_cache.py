@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import everlong
+from everlong.cache.state import load_stream, stream_state
 from everlong.errors import CapabilityError
 
 IDS = torch.randint(97, (1, 400), generator=torch.Generator().manual_seed(5))
@@ -36,7 +37,7 @@ def test_a_failed_forward_leaves_the_stream_as_it_was(model, handle, monkeypatch
             patch.setattr(model.model.layers[1].mlp, "forward", lambda x: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt), torch.no_grad():
                 model(IDS[:, 100 : 100 + tokens], past_key_values=cache, use_cache=True)
-        assert cache.seen_tokens == 100
+        assert cache.stream.seen_tokens == 100
         assert model.config._attn_implementation != "everlong"
         assert torch.equal(read(model, cache, IDS[:, 100:130]), read(model, twin, IDS[:, 100:130]))
 
@@ -44,9 +45,9 @@ def test_a_failed_forward_leaves_the_stream_as_it_was(model, handle, monkeypatch
 def test_fork_and_state_go_on_alike(model, handle):
     cache = handle.new_cache(chunk=16)
     read(model, cache, IDS[:, :150])
-    tensors, facts = cache.state()
+    tensors, facts = stream_state(cache.stream)
     restored = handle.new_cache()
-    restored.load_state(tensors, facts)
+    load_stream(restored.stream, tensors, facts)
     forked = cache.fork()
     assert sum(t.shape[2] for t in tensors.values()) == 6 * (4 + 11)
     expected = read(model, cache, IDS[:, 150:260])
@@ -72,7 +73,7 @@ def test_crop_forgets_exactly(model, handle):
         read(model, twin, IDS[:, :start], chunk=1)
         read(model, cache, IDS[:, 300 : 300 + extra])
         cache.crop(-extra)
-        assert cache.seen_tokens == start
+        assert cache.stream.seen_tokens == start
         torch.testing.assert_close(
             read(model, cache, IDS[:, start : start + 70]), read(model, twin, IDS[:, start : start + 70])
         )
@@ -83,7 +84,7 @@ def test_crop_past_what_is_kept_is_refused(model, handle):
     read(model, cache, IDS[:, :200])
     with pytest.raises(CapabilityError, match="left the window"):
         cache.crop(-50)
-    assert cache.seen_tokens == 200
+    assert cache.stream.seen_tokens == 200
 
 
 def test_bytes_are_bounded_and_declared(model, handle):
@@ -118,7 +119,7 @@ def test_positions_stay_bounded(model, handle, monkeypatch):
     cache = handle.new_cache()
     read(model, cache, IDS)
     assert highest < 64
-    assert len(cache.segments) <= 2
+    assert len(cache.stream.segments) <= 2
 
 
 @pytest.mark.parametrize("offset", [50_000_000, 1 << 31])
@@ -132,7 +133,7 @@ def test_the_same_after_fifty_million_tokens(model, handle, offset):
         "segments": [[s + offset, b + offset] for s, b in facts["segments"]],
         "shifts": {i: s + offset for i, s in facts["shifts"].items()},
     }
-    late.load_state(tensors, facts)
+    load_stream(late.stream, tensors, facts)
     expected = read(model, near, IDS[:, 200:])
     torch.testing.assert_close(read(model, late, IDS[:, 200:]), expected, atol=1e-4, rtol=0)
 

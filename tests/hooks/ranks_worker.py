@@ -54,7 +54,7 @@ def streams(model: Any, *names: str) -> dict[str, Any]:
                 logits += [model(one, past_key_values=cache).logits for one in IDS[:, READ:].split(1, 1)]
                 found[f"{name} {chunk}"] = torch.cat(logits, 1)[0]
                 if cache.blocks is not None:
-                    found[f"{name} {chunk} cited"] = cache.blocks.citations()
+                    found[f"{name} {chunk} cited"] = cache.blocks.rows[0].done.cited
                 cache.close()
     return found
 

@@ -68,7 +68,7 @@ def test_padding_that_grows_survives_a_failed_forward(model, monkeypatch):
         monkeypatch.setattr(attention, "forward", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             model(IDS[:, 4:8], attention_mask=padding()[:, :8], past_key_values=cache)
-        assert cache.pads.tolist() == [4, 0]
+        assert cache.stream.pads.tolist() == [4, 0]
 
 
 @pytest.mark.parametrize("cut", [7, 40])
@@ -90,7 +90,7 @@ def test_other_positions_are_refused(model, cache, positions):
     with pytest.raises(CapabilityError, match=r"position_ids: .*leave position_ids out") as error:
         model(IDS[:, 8:16], past_key_values=cache, position_ids=positions[None])
     assert "\n" not in str(error.value)
-    assert cache.seen_tokens == 8
+    assert cache.stream.seen_tokens == 8
 
 
 def test_padding_counted_in_positions_is_refused(model, cache):
@@ -122,7 +122,7 @@ def test_other_masks_are_refused(model, cache, mask, message):
     read(model, cache, IDS[:, :8], 8)
     with pytest.raises(CapabilityError, match=f"attention_mask: .*{message}"):
         model(IDS[:, 8:16], past_key_values=cache, attention_mask=mask)
-    assert cache.seen_tokens == 8
+    assert cache.stream.seen_tokens == 8
     model(IDS[:, 8:16], past_key_values=cache, attention_mask=hidden(16))
 
 

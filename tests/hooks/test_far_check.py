@@ -109,7 +109,7 @@ def test_a_window_longer_than_the_angles_hold_is_refused_when_they_end(name, met
         stream(model, cache, ids[:, :64], 8)
         with pytest.raises(CapabilityError, match="shorter than that together"):
             stream(model, cache, ids[:, 64:], 8)
-        assert cache.seen_tokens == 64
+        assert cache.stream.seen_tokens == 64
 
 
 def test_a_window_as_long_as_the_angles_hold_is_exact():

@@ -207,7 +207,7 @@ def test_gemma_with_eyes_reads_text(version):
         plain = handle.new_cache()
         types = {"token_type_ids" if version == 3 else "mm_token_type_ids": torch.zeros_like(ids)}
         model(ids, past_key_values=plain, **types)
-        assert plain.seen_tokens == 40
+        assert plain.stream.seen_tokens == 40
 
 
 @pytest.mark.parametrize("version", [3, 4])

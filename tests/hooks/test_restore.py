@@ -148,7 +148,7 @@ def test_a_copy_of_a_cache_is_a_fork(model, method, how):
         want = stream(model, cache.fork(), IDS[:, 40:], 7)
         stream(model, cache, IDS[:, :20], 7)
         assert torch.equal(stream(model, other, IDS[:, 40:], 7), want)
-        assert cache.seen_tokens == other.seen_tokens == 60
+        assert cache.stream.seen_tokens == other.stream.seen_tokens == 60
         other.close()
         cache.close()
     assert "forward" not in vars(model.model)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import everlong
+from everlong.cache.state import load_stream, stream_state
 from everlong.errors import ConfigError
 from everlong.hooks.training import attach_training
 from everlong.methods import make_method, method_class, method_names
@@ -104,7 +105,7 @@ def test_fork_and_state_give_the_same_next_token(model, name, fields):
         cache = handle.new_cache()
         read(model, cache, IDS[:, :200], 50)
         restored = handle.new_cache()
-        restored.load_state(*cache.state())
+        load_stream(restored.stream, *stream_state(cache.stream))
         expected = read(model, cache.fork(), IDS[:, 200:260], 20)
         assert torch.equal(read(model, restored, IDS[:, 200:260], 20), expected)
         assert torch.equal(read(model, cache, IDS[:, 200:260], 20), expected)
@@ -115,7 +116,7 @@ def test_state_stays_under_its_bytes(model, name, fields):
     with attached(model, small(name, **fields)) as handle:
         cache = handle.new_cache(chunk=32)
         read(model, cache, IDS, 32)
-        assert 0 < cache.report().bytes["device"] <= cache.planned_bytes()
+        assert 0 < cache.report().bytes["device"] <= cache.stream.planned_bytes()
 
 
 def test_names_that_do_not_exist_list_the_nearest():

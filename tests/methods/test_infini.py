@@ -107,10 +107,10 @@ def check_long_sums(model):
         cache = handle.new_cache(chunk=16)
         for piece in ids.split(100, dim=1):
             model(piece, past_key_values=cache)
-        z = cache.memory.states[0]["z"].double()
+        z = cache.stream.memory.states[0]["z"].double()
         one = handle.new_cache(chunk=16)
         model(ids[:, :2], past_key_values=one)
-        per_segment = one.memory.states[0]["z"].double()
+        per_segment = one.stream.memory.states[0]["z"].double()
     torch.testing.assert_close(z, 1500 * per_segment, rtol=1e-3, atol=0)
 
 
@@ -162,7 +162,7 @@ def one_for_all(make):
 BUGS = {
     "memory detached every segment": (check_gradients, ops, "fold_all", wrapped(detached)),
     "one memory for all layers": (check_stream, recurrent.RecurrentMemory, "__init__", one_for_all),
-    "rotary positions in the memory": (check_stream, recurrent._Turns, "back", lambda _: lambda self, x, *a, **k: x),
+    "rotary positions in the memory": (check_stream, recurrent.Turns, "back", lambda _: lambda self, x, *a, **k: x),
     "heads and positions mixed": (
         check_stream,
         streaming,
@@ -226,8 +226,8 @@ def test_the_report_says_what_is_compressed_and_the_state_is_constant(model):
             assert report.dropped_tokens == report.stored_tokens == 0
             assert report.compressed_tokens % SEGMENT == 0
         assert len(sizes) == 1
-        assert sizes.pop() == cache.planned_bytes()
-        states = sum(x.nbytes for state in cache.memory.states.values() for x in state.values())
+        assert sizes.pop() == cache.stream.planned_bytes()
+        states = sum(x.nbytes for state in cache.stream.memory.states.values() for x in state.values())
         D = 8
         assert states == 3 * 2 * D * (D + 1) * 4  # layers, kv heads, D x (D + 1) numbers of 4 bytes
         assert "compressed" in str(cache.report())

@@ -199,7 +199,7 @@ def test_the_state_is_constant_to_the_byte_and_everything_is_compressed(model, m
         R = 8 + method.back
         state = 16 * 32 + 2 * 2 * 16 * 8 + R * 32 + (2 * 4 * 8 if method.sticky else 0)
         window = (R - 1 + 5) * 2 * 2 * 8
-        assert found == {cache.planned_bytes()} == {2 * 4 * (state + window)}
+        assert found == {cache.stream.planned_bytes()} == {2 * 4 * (state + window)}
         report = cache.report()
     assert (report.dropped_tokens, report.compressed_tokens) == (0, 75 - 3 - method.back)
 
@@ -313,7 +313,7 @@ def test_half_types_keep_the_signal_in_float32(model):
     with everlong.attach(model, infinity()) as handle:
         cache = handle.new_cache()
         got = read(model, cache, IDS)
-        types = {name: x.dtype for name, x in cache.memory.states[0].items()}
+        types = {name: x.dtype for name, x in cache.stream.memory.states[0].items()}
     assert (got - expected).norm() < 0.1 * expected.norm()
     assert types.pop("hidden") == torch.bfloat16
     assert set(types.values()) == {torch.float32}

@@ -174,7 +174,7 @@ def test_bytes_are_those_of_the_window_and_the_rest_is_dropped(model, method):
         for piece in IDS[:1].split(5, 1):
             model(piece, past_key_values=cache)
             found.append(cache.report().bytes["device"])
-        assert set(found) == {cache.planned_bytes()} == {2 * (13 + 8 - 1 + 5) * 2 * 2 * 8 * 4}
+        assert set(found) == {cache.stream.planned_bytes()} == {2 * (13 + 8 - 1 + 5) * 2 * 2 * 8 * 4}
         report = cache.report()
     assert (report.seen_tokens, report.compressed_tokens) == (45, 0)
     assert (report.window_tokens, report.dropped_tokens) == (5 + 13, 45 - 5 - 13)

@@ -94,7 +94,7 @@ def test_memory_numbers_of_infini_are_what_it_keeps(script: Any):
     with everlong.attach(model, everlong.Infini(segment=8)) as handle:
         cache = handle.new_cache()
         model(torch.arange(1, 40)[None], past_key_values=cache)
-        assert cache.memory.planned_bytes(1) == cache.memory.bytes()["device"] == 4 * numbers
+        assert cache.stream.memory.planned_bytes(1) == cache.stream.memory.account(1).bytes["device"] == 4 * numbers
 
 
 def test_ratio_and_error_of_paired_differences(script: Any):

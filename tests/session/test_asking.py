@@ -109,7 +109,7 @@ def test_blocks_are_held_for_the_copy_alone(session):
         row = posed.session.stored("test").rows[0]
         assert row.recalled == frozenset(posed.recall.blocks)
         fact = session.transcript.tokens_of(session.transcript.sources[0], TEXT.index(FACT), TEXT.index(FACT) + 10)
-        first, end = posed.session.stored("test").block_range(posed.recall.blocks[0])
+        first, end = posed.session.stored("test").rows[0].block_range(posed.recall.blocks[0])
         assert first - 16 <= fact.first < end + 16
     assert not session.stored("test").rows[0].recalled
 
@@ -222,12 +222,12 @@ def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
     session.feed(DULL * 16, source="later.txt")
     first = session.transcript.sources[-1].first
     memory = session.stored("test")
-    (block, *_) = memory.blocks_within(first, session.seen_tokens)
+    (block, *_) = memory.rows[0].blocks_within(first, session.seen_tokens)
     led = []
 
     def hop(ballot, sentence, span):
         led.append(sentence)
-        return block, memory.block_range(block)[0] + 8, 0.8
+        return block, memory.rows[0].block_range(block)[0] + 8, 0.8
 
     monkeypatch.setattr(asking, "next_hop", hop)
     with session.pose(" The gulls of Lima sleep in crate 7342.", raw=True) as posed:

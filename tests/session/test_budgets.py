@@ -85,7 +85,7 @@ def test_blocks_that_are_kept_or_pinned_are_never_given_up(model):
         session.feed(IDS[:60])
         row = session.runner.blocks.rows[0]
         for block, always in ((0, False), (3, False), (1, True)):
-            session.pin(session.runner.blocks.block_range(block), always=always, keep=not always)
+            session.pin(session.runner.blocks.rows[0].block_range(block), always=always, keep=not always)
         session.feed(IDS[60:])
         assert {2, 4, 5} <= row.dropped
         assert not row.dropped & {0, 1, 3}

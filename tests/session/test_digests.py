@@ -9,6 +9,7 @@ from everlong import Blocks, Session
 from everlong.engine.budgets import planned_bytes
 from everlong.library import state_file as sealed
 from everlong.library.library import Library
+from everlong.methods.blocks.layout import digest_bytes
 from everlong.methods.blocks.memory import BlockMemory
 from everlong.storage.extent import digest_width
 from tests.session.keeping import IDS, SMALL, answer, kept
@@ -76,12 +77,12 @@ def test_a_reopened_session_answers_as_before_and_goes_on_in_its_type(model, tmp
     with opened(model, tmp_path / "a") as session:
         blocks = session.runner.blocks
         assert answer(session.fork()) == live
-        assert file.stat().st_size == blocks.sealed() * (NUMBERS * width + 4)
+        assert file.stat().st_size == blocks.rows[0].sealed * (NUMBERS * width + 4)
         assert session._checkpointer.store.digest_bytes == NUMBERS * width + 4
-        assert blocks.index_row_bytes() == NUMBERS * width
+        assert digest_bytes(blocks.settings, blocks.plan, blocks.digest_dtype) == NUMBERS * width
         session.feed(IDS[150:200])
         assert answer(session.fork()) == expected
-    assert file.stat().st_size == blocks.sealed() * (NUMBERS * width + 4)
+    assert file.stat().st_size == blocks.rows[0].sealed * (NUMBERS * width + 4)
     assert rows_are(tmp_path / "a", width)
     with opened(model, tmp_path / "a", read_only=True) as session:
         assert answer(session) == expected
@@ -150,7 +151,7 @@ def test_digests_take_half_the_bytes_of_before(model, tmp_path, monkeypatch):
         make(model, tmp_path / str(width), monkeypatch, width)
         (file,) = (tmp_path / str(width)).rglob("*.digests")
         with opened(model, tmp_path / str(width), read_only=True) as session:
-            blocks = session.runner.blocks.sealed()
+            blocks = session.runner.blocks.rows[0].sealed
             sizes.append(file.stat().st_size - 4 * blocks)
             reports.append(session.report().bytes)
             planned.append(planned_bytes(session.runner, 100_000, session.chunk))

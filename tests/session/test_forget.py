@@ -103,7 +103,7 @@ def test_a_forgotten_span_is_dropped_overwritten_and_never_cited(model, tmp_path
     assert library.verify(library.entry("one"))["damaged_blocks"] == []
     with Session.open(tmp_path, "one", model, chunk=16, read_only=True) as session:
         answer(session)
-        assert not {7, 8, 9} & set(session.stored("test").citations())
+        assert not {7, 8, 9} & set(session.stored("test").rows[0].done.cited)
         assert session.report().dropped_tokens == 15
 
 

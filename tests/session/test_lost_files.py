@@ -81,7 +81,7 @@ def test_digests_are_made_again_from_the_keys_of_their_blocks(model, tmp_path, k
 def test_blocks_that_are_gone_are_dropped_and_the_session_opens(tiny, tmp_path, more):
     with Session(tiny, Blocks(**SMALL), 16, tmp_path, "one") as session:
         list(read_document(session, Document("a.txt", "1", [TEXT])))
-        tokens, sealed = session.seen_tokens, session.stored("test").sealed()
+        tokens, sealed = session.seen_tokens, session.stored("test").rows[0].sealed
     lost = [path for what in ("blocks", *more) for path in tmp_path.rglob(f"*.{what}")]
     for path in lost:
         path.unlink()

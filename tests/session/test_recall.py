@@ -56,13 +56,16 @@ def exact_votes(one, question, weights):
     """Softmax over the raw keys of sinks, blocks and window in float64, head by head and token by token."""
     memory = one.stored("test")
     row, queries = memory.rows[0], one.runner.scout(torch.tensor(question))
-    sealed, seen = memory.sealed(), one.seen_tokens
+    sealed, seen = memory.rows[0].sealed, one.seen_tokens
     total = np.zeros(sealed)
     for layer, head in HEADS:
         part, asked = row.layers[layer], queries[layer]
         kv_head = head // (part.shape.heads // part.shape.kv_heads)
         keys = [stored(row.store, layer, [n], torch.device("cpu"))[0][0, kv_head].clone() for n in range(sealed)]
-        others = [memory.sink_keys(layer)[kv_head], one.runner.raw_keys(layer, row.cuts.start(sealed), seen)[kv_head]]
+        others = [
+            memory.rows[0].sink_keys(layer)[kv_head],
+            one.runner.raw_keys(layer, row.cuts.start(sealed), seen)[kv_head],
+        ]
         scores = (asked.q[head].double() @ torch.cat([*keys, *others]).double().T) * asked.scale
         mass = scores.softmax(1)[:, : 16 * sealed].view(len(question), sealed, -1).sum(2)
         total += (mass * torch.from_numpy(weights)[:, None]).amax(0).numpy()
@@ -73,7 +76,7 @@ def exact_votes(one, question, weights):
 def test_heads_vote_by_their_exact_attention(model, ids):
     with session(model, ids[: 32 + 4 + 16 * 20], fields={"codec": "native"}) as one:
         question = ids[100:112].tolist()
-        votes = Ballot(one, question).heads.votes[: one.stored("test").sealed()]
+        votes = Ballot(one, question).heads.votes[: one.stored("test").rows[0].sealed]
         starts = [*range(4, one.seen_tokens, 16), one.seen_tokens]
         rarity = slow_rarity(ids[4 : one.seen_tokens].tolist(), [n - 4 for n in starts], question)
         wanted = exact_votes(one, question, np.array(rarity))
@@ -230,7 +233,7 @@ def test_what_one_stream_forgets_its_fork_still_finds(model, ids):
 def test_ids_only_are_kept_when_blocks_are_not(model, ids, tmp_path):
     with session(model, ids, 50, tmp_path, {"keep": "ids"}, name="a") as one:
         report = one.report()
-        assert report.ids_tokens == 16 * one.stored("test").sealed() > 500
+        assert report.ids_tokens == 16 * one.stored("test").rows[0].sealed > 500
         assert report.dropped_tokens == 0
         ids_bytes = report.bytes["disk"]
         with session(model, ids) as whole:
@@ -241,7 +244,7 @@ def test_ids_only_are_kept_when_blocks_are_not(model, ids, tmp_path):
             one.pin((100, 120))
     with everlong.Session.open(tmp_path, "a", model) as again:
         assert Ballot(again, question).words.scores.argmax() == (300 - 4) // 16
-        assert again.stored("test").rows[0].recall.blocks == again.stored("test").sealed()
+        assert again.stored("test").rows[0].recall.blocks == again.stored("test").rows[0].sealed
     with session(model, ids, 50, tmp_path, name="b") as blocks:
         assert ids_bytes < blocks.report().bytes["disk"] / 2
 

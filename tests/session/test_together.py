@@ -62,10 +62,10 @@ def test_pinned_forgotten_and_compacted_blocks_stay_so(model, tmp_path, cut):
     with made(model, tmp_path, cut) as session:
         session.feed(IDS[:400])
         blocks = session.stored("test")
-        first, end = blocks.block_range(5)
+        first, end = blocks.rows[0].block_range(5)
         session.pin((first + 1, end - 1))
         assert blocks.rows[0].pinned == {5}
-        span = blocks.block_range(8)
+        span = blocks.rows[0].block_range(8)
         assert session.forget(span).blocks == 1
         session.feed(IDS[400:500])
         assert all(5 in layer.now.chosen for layer in blocks.rows[0].layers.values())
@@ -87,8 +87,8 @@ def test_pinned_forgotten_and_compacted_blocks_stay_so(model, tmp_path, cut):
 def test_forgetting_makes_room_and_pins_are_spared(model, tmp_path, cut):
     with made(model, tmp_path, cut, disk_budget=DISK[cut], when_full="oldest") as session:
         session.feed(IDS[:200])
-        session.pin(session.stored("test").block_range(0), always=False)
-        session.forget(session.stored("test").block_range(3))
+        session.pin(session.stored("test").rows[0].block_range(0), always=False)
+        session.forget(session.stored("test").rows[0].block_range(3))
         session.feed(IDS[200:])
         row = session.stored("test").rows[0]
         assert {1, 2, 3} <= row.dropped

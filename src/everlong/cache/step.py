@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from everlong.cache.layer_kv import Arena
-from everlong.cache.stream_memory import StreamMemory
 from everlong.cache.window import Lane
 from everlong.errors import CapabilityError, SelfCheckError
 from everlong.models.layout import LayerPlan, Temperature
@@ -57,6 +57,19 @@ class Piece:
         return turned(q, rotation, turn)
 
 
+@runtime_checkable
+class FarAttention(Protocol):
+    """What a step asks of a memory: the attention of the `layers` that it serves."""
+
+    layers: set[int]
+
+    def attend(
+        self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
+    ) -> Float[Tensor, "B T H E"]:
+        """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
+        ...
+
+
 @dataclass(eq=False)
 class Step:
     """`tokens` new tokens behind `seen` earlier ones, in the frame that starts at `base`."""
@@ -72,7 +85,7 @@ class Step:
     dtype: torch.dtype
     calls: dict[int, int] = field(default_factory=dict)
     slopes: Tensor | None = None
-    memory: StreamMemory | None = None
+    memory: FarAttention | None = None
     inputs: dict[int, Tensor] = field(default_factory=dict)
     """What entered the attention of each layer, [B, T, W], where a memory needs it (hooks/patch.py)."""
     _pieces: dict[int, list[Piece]] = field(default_factory=dict)

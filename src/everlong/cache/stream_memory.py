@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.cache.step import FarAttention, Step
 from everlong.cache.window import Lane
-from everlong.models.layout import LayerPlan, Pattern
+from everlong.models.layout import Pattern
 from everlong.ops.spans import Ints
 from everlong.storage.base import Traffic
 
-if TYPE_CHECKING:
-    from everlong.cache.step import Step
+
+@dataclass(frozen=True)
+class MemoryAccount:
+    """What a memory holds of the tokens that left the window: bytes by tier, counts in tokens, what was moved.
+
+    Of the dropped ones nothing is left; the compressed ones are there only as a part of a memory of constant size;
+    the last step attended to the retrieved ones; of those as ids nothing else is kept.
+    """
+
+    bytes: dict[str, int]
+    dropped_tokens: int = 0
+    compressed_tokens: int = 0
+    retrieved_tokens: int = 0
+    ids_tokens: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 @runtime_checkable
-class StreamMemory(Protocol):
+class StreamMemory(FarAttention, Protocol):
     """A step begins, attends layer by layer, and is committed or abandoned; `layers` are those that it serves."""
 
-    layers: set[int]
     retrieves: ClassVar[bool]
     """Whether it brings back tokens that it stored: it is a RetrievalMemory then."""
+    keeps_inputs: bool
+    """Whether it needs what enters the attention of each layer (`Step.inputs`)."""
 
     def lane(self, pattern: Pattern, chunk: int) -> Lane:
         """How the arenas of layers with this native pattern are laid out."""
@@ -35,12 +51,6 @@ class StreamMemory(Protocol):
 
     def begin(self, step: Step, pads: Ints | None) -> None:
         """Prepare a step."""
-        ...
-
-    def attend(
-        self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
-    ) -> Float[Tensor, "B T H E"]:
-        """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
         ...
 
     def commit(self) -> None:
@@ -55,16 +65,8 @@ class StreamMemory(Protocol):
         """CapabilityError where the newest tokens, from `target` to `seen`, can not be taken back."""
         ...
 
-    def dropped_tokens(self, seen: int) -> int:
-        """How many of the `seen` tokens can not be seen any more, and left nothing."""
-        ...
-
-    def compressed_tokens(self, seen: int) -> int:
-        """How many of the `seen` tokens are there only as a part of a memory of constant size."""
-        ...
-
-    def bytes(self) -> dict[str, int]:
-        """Bytes allocated by tier."""
+    def account(self, seen: int) -> MemoryAccount:
+        """What it holds of `seen` tokens."""
         ...
 
     def planned_bytes(self, chunk: int) -> int:
@@ -93,20 +95,6 @@ class RetrievalMemory(StreamMemory, Protocol):
 
     answering: bool
     """Whether the next tokens answer: each then chooses for itself what comes back."""
-
-    @property
-    def retrieved_tokens(self) -> int:
-        """How many stored tokens the last step attended to."""
-        ...
-
-    @property
-    def traffic(self) -> Traffic:
-        """What was moved between the tiers so far."""
-        ...
-
-    def ids_tokens(self) -> int:
-        """How many tokens are kept as ids alone."""
-        ...
 
     def pending_keys(self, layer: int, first: int, end: int) -> tuple[int, Float[Tensor, "G n D"] | None]:
         """(tokens that left the window, keys of those of the tokens `first` .. `end` - 1 among them, not rotated)."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 from zipfile import BadZipFile, ZipFile
 
-if TYPE_CHECKING:
-    from everlong.cli.formats import Opened
+from everlong.cli.opened import Opened
 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 

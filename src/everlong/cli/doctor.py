@@ -132,7 +132,7 @@ def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
         if not method.streams:
             return row | {"how": "scores only, by running the model anew for each token", "cache_bytes": 0}
         try:
-            row["cache_bytes"] = handle.new_cache(min(chunk, handle.plan.frame_length)).planned_bytes()
+            row["cache_bytes"] = handle.new_cache(min(chunk, handle.plan.frame_length)).stream.planned_bytes()
         except CapabilityError as error:
             return row | {"works": False, "how": str(error)}
         return row

@@ -173,7 +173,8 @@ class _Text:
 
 def _texts(file: File, places: list[Place], say: Callable[[str], None], size: int | None) -> Generator[str, None, None]:
     """The text of a file; what chapters, headings and pages it has is added to `places` as it goes by."""
-    from everlong.cli.formats import Opened, extractor
+    from everlong.cli.formats import extractor
+    from everlong.cli.opened import Opened
 
     extract, empty = extractor(file.path), True
     texts = extract(Opened(file.path, _shown(file), file.encoding, places, say)) if extract else None

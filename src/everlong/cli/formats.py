@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from everlong.errors import CapabilityError, InputError
+from everlong.cli.opened import Opened, missing, needed, quiet
+from everlong.errors import InputError
 from everlong.text.places import PAGE_LEVEL, Place, found_in, heading
 
 if TYPE_CHECKING:
     from everlong.cli.charset import Charset
-
-_NOISY = ("pypdf", "trafilatura", "htmldate", "justext", "courlan")
-
-
-class Opened(NamedTuple):
-    """A file that is being read: where it is, its name in messages, its places, and who is told what is lost."""
-
-    path: Path
-    name: str
-    encoding: str | None
-    places: list[Place]
-    say: Callable[[str], None]
-
-    def refuse(self, words: str) -> InputError:
-        """What to raise where the file cannot be read."""
-        return InputError(f"{self.name}: {words}")
-
 
 Extractor = Callable[[Opened], Iterator[str]]
 
@@ -70,8 +53,8 @@ def _pdf(file: Opened) -> Iterator[str]:
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, PyPdfError
     except ImportError:
-        raise _missing(file, "pypdf") from None
-    _quiet()
+        raise missing(file, "pypdf") from None
+    quiet()
     try:
         reader = PdfReader(file.path)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -157,28 +140,6 @@ def _mail(file: Opened) -> Iterator[str]:
         file.places.append(heading(subject, start + text.index(f"Subject: {subject}") + len("Subject: "), 1))
         yield text
         start += len(text)
-
-
-def needed(file: Opened, package: str, module: str, *names: str) -> list[Any]:
-    """Functions of a module of this package that needs another package; CapabilityError where that is missing."""
-    from importlib import import_module
-
-    try:
-        import_module(package)
-        _quiet()
-        return [getattr(import_module(f"everlong.cli.{module}"), name) for name in names]
-    except ImportError:
-        raise _missing(file, package) from None
-
-
-def _quiet() -> None:
-    """Keeps what the libraries say of a file to themselves; what is lost is said by `Opened.say`."""
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _missing(file: Opened, package: str) -> CapabilityError:
-    return CapabilityError(f"{file.name}: needs {package}; pip install 'everlong[documents]', or give the text as .txt")
 
 
 _EXTRACTORS: dict[str, Extractor] = {

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from email.message import EmailMessage
 from email.policy import default
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-if TYPE_CHECKING:
-    from everlong.cli.formats import Opened
+from everlong.cli.opened import Opened, needed
 
 _HEAD = ("From", "To", "Date")
 
@@ -63,8 +62,6 @@ def _body(message: EmailMessage, file: Opened) -> str:
 
 
 def _html_text(content: str, file: Opened) -> str:
-    from everlong.cli.formats import needed
-
     parsed, rendered = needed(file, "lxml", "markup", "parsed", "rendered")
     root = parsed(content)
     return "" if root is None else rendered(root, [])

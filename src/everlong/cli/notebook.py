@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from everlong.cli.formats import Opened
+from everlong.cli.opened import Opened
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 

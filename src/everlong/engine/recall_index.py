@@ -6,27 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 from everlong.methods.base import Method
-from everlong.methods.blocks.memory import BlockMemory, MakeRecall
+from everlong.methods.blocks.fields import BlockSettings
+from everlong.methods.blocks.layout import served_layers
 from everlong.methods.blocks.recall.files import RecallFiles
-from everlong.methods.blocks.recall.index import KeyPair, RecallIndex, key_pairs
+from everlong.methods.blocks.recall.index import KeyPair, MakeRecall, RecallIndex, key_pairs
+from everlong.models.layout import RotaryPlan
 from everlong.models.retrieval_heads import find
 
 
 def index_maker(model: Any, method: Method, files: RecallFiles | None) -> MakeRecall:
     """What makes the index of a new row; its rows go to `files`, where the session is kept."""
 
-    def make(memory: BlockMemory, pairs: Sequence[KeyPair] | None) -> RecallIndex | None:
-        wanted = _pairs(model, method, memory) if pairs is None else list(pairs)
-        return RecallIndex(wanted, memory.settings.block, files) if wanted else None
+    def make(settings: BlockSettings, plan: RotaryPlan, pairs: Sequence[KeyPair] | None) -> RecallIndex | None:
+        wanted = _pairs(model, method, plan) if pairs is None else list(pairs)
+        return RecallIndex(wanted, settings.block, files) if wanted else None
 
     return make
 
 
-def _pairs(model: Any, method: Method, memory: BlockMemory) -> list[KeyPair]:
+def _pairs(model: Any, method: Method, plan: RotaryPlan) -> list[KeyPair]:
     """The pairs of the model's calibrated heads; none for a model that has none, or a method that asks for none."""
     fields = method.as_dict()
     if fields.get("recall") != "question" or (heads := find(model)) is None:
         return []
-    keys = {p.index: p.key for p in memory.plan.layers if p.index in memory.layers and p.key is not None}
+    keys = {p.index: p.key for p in plan.layers if p.index in served_layers(plan) and p.key is not None}
     chosen = heads.best(min(fields["recall_heads"], len(heads.heads))).heads
-    return key_pairs(chosen, memory.plan.heads, keys)
+    return key_pairs(chosen, plan.heads, keys)

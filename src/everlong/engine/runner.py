@@ -11,10 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.cache.report import MemoryReport
+from everlong.cache.state import load_stream, stream_state
 from everlong.cache.stream_cache import StreamCache
 from everlong.hooks.attach import attach
 from everlong.methods.base import Method
-from everlong.methods.blocks.memory import BlockMemory, MakeRecall, no_recall
+from everlong.methods.blocks.memory import BlockMemory
+from everlong.methods.blocks.recall.index import MakeRecall, no_recall
 from everlong.methods.blocks.recall.scout import LONGEST, Queries, Scout, ScoutDone
 from everlong.models.internals import device_of
 from everlong.storage.base import HostStore, Store
@@ -139,17 +141,18 @@ class CacheReader:
     @property
     def seen_tokens(self) -> int:
         """Tokens read so far."""
-        return self._cache.seen_tokens
+        return self._cache.stream.seen_tokens
 
     @property
     def chunk_limit(self) -> int:
         """A chunk never passes the length that the model was trained on, nor what the blocks can take at once."""
-        trained = self._cache.plan.frame_length
+        trained = self._cache.stream.plan.frame_length
         return trained if self.blocks is None else min(trained, self.blocks.chunk_limit)
 
     def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
         """The logits after every token of `ids`, or after the last one."""
-        self._cache.answering = answering
+        if self.blocks is not None:
+            self.blocks.answering = answering
         keep = len(ids) if every else 1
         return self._forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
 
@@ -176,7 +179,7 @@ class CacheReader:
     @torch.inference_mode()
     def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
         """Keys that are in no block yet, before their rotation."""
-        return self._cache.raw_keys(layer, first, end)
+        return self._cache.stream.raw_keys(layer, first, end)
 
     def predict(self) -> None:
         """None: the last token would have to be read again."""
@@ -188,7 +191,7 @@ class CacheReader:
 
     def fresh(self) -> CacheReader:
         """A reader over a new cache."""
-        chunk = self._cache.chunk
+        chunk = self._cache.stream.chunk
         return CacheReader.attached(self._forward, self._method, chunk, self._make_store, self._make_recall)
 
     def report(self) -> MemoryReport:
@@ -198,12 +201,12 @@ class CacheReader:
     @torch.inference_mode()
     def state(self, sealed: bool = True) -> State:
         """The cache's own state."""
-        return self._cache.state(sealed)
+        return stream_state(self._cache.stream, sealed)
 
     @torch.inference_mode()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Puts a state into the cache."""
-        self._cache.load_state(tensors, meta, self._forward.device)
+        load_stream(self._cache.stream, tensors, meta, self._forward.device)
 
     @property
     def blocks(self) -> BlockMemory | None:
@@ -214,7 +217,7 @@ class CacheReader:
     def planned_bytes(self) -> int:
         """What the cache takes on the device, and a prediction."""
         head = self._forward.model.get_input_embeddings().weight
-        return (self._cache.planned_bytes() or 0) + len(head) * head.element_size()
+        return (self._cache.stream.planned_bytes() or 0) + len(head) * head.element_size()
 
     def close(self) -> None:
         """Closes the cache; the last one that is closed, or collected, restores the model."""

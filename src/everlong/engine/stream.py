@@ -189,7 +189,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         """Holds no recalled blocks any more: other text is read."""
         memory = self.runner.blocks
         if memory is not None and memory.rows:
-            memory.hold_recalled(())
+            memory.rows[0].hold_recalled(())
 
     def _reuse(self) -> None:
         """Lets the room of blocks that were given up be used again; a stream that is not kept has none on the disk."""

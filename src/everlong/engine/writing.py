@@ -137,8 +137,8 @@ class WritingStream(TokenStream):
     def drop_blocks(self, blocks: Iterable[int]) -> None:
         """Lets these stored blocks never come back; the report counts their tokens as dropped."""
         memory = self.runner.blocks
-        if memory is not None:
-            memory.drop(blocks)
+        for row in () if memory is None else memory.rows:
+            row.drop(blocks)
 
     def mark(self) -> Mark:
         """The present state, to come back to with `rewind`; costs a copy of the cache."""
@@ -202,8 +202,9 @@ class WritingStream(TokenStream):
         `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
         """
         tail, self._source = ANSWERING_TOKENS if self.method.answers else 0, PROMPT
-        if (blocks := self.runner.blocks) is not None:
-            blocks.forget_citations()
+        memory = self.runner.blocks
+        for row in () if memory is None else memory.rows:
+            row.forget_citations()
         question: list[Tensor] = []
         for ids, answering in with_tail(self._chunks(prompt), tail):
             if answering:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everlong.cache.stream_cache import StreamCache
+from everlong.cache.stream import CachedStream
 from everlong.errors import CapabilityError
 from everlong.ops.spans import Ints
 
@@ -30,7 +30,7 @@ def new_tokens(given: Mapping[str, Any]) -> Tensor:
     return new
 
 
-def left_padding(cache: StreamCache, mask: Any, rows: int, tokens: int, per_row: bool) -> Ints | None:
+def left_padding(stream: CachedStream, mask: Any, rows: int, tokens: int, per_row: bool) -> Ints | None:
     """How many columns of padding stand before each row, as `mask` says; None: none, or no more than is known.
 
     Padding may go on over several forwards. CapabilityError for a mask that hides anything else.
@@ -39,16 +39,16 @@ def left_padding(cache: StreamCache, mask: Any, rows: int, tokens: int, per_row:
         return None
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         raise CapabilityError("attention_mask: StreamCache takes 2-D masks [rows, tokens] or none; leave it out")
-    total = cache.seen_tokens + tokens
+    total = stream.seen_tokens + tokens
     if mask.shape != (rows, total):
         raise CapabilityError(
-            f"attention_mask: is {list(mask.shape)}, expected {[rows, total]}: {rows} rows of {cache.seen_tokens} "
+            f"attention_mask: is {list(mask.shape)}, expected {[rows, total]}: {rows} rows of {stream.seen_tokens} "
             f"tokens read before and {tokens} new ones; give it so, or leave it out"
         )
     shown = mask.to("cpu", torch.bool).numpy()
-    known = np.zeros(rows, dtype=np.int64) if cache.pads is None else cache.pads
+    known = np.zeros(rows, dtype=np.int64) if stream.pads is None else stream.pads
     first = np.where(shown.any(1), shown.argmax(1), total).astype(np.int64)
-    pads = np.where(known == cache.seen_tokens, first, known)
+    pads = np.where(known == stream.seen_tokens, first, known)
     if not np.array_equal(shown, np.arange(total) >= pads[:, None]) or (pads.any() and not per_row):
         raise CapabilityError(
             "attention_mask: only left padding, of models with rotary positions, is handled, and what was read before "
@@ -57,14 +57,14 @@ def left_padding(cache: StreamCache, mask: Any, rows: int, tokens: int, per_row:
     return None if np.array_equal(pads, known) else pads
 
 
-def check_positions(cache: StreamCache, positions: Any, tokens: int, pads: Ints | None) -> None:
+def check_positions(stream: CachedStream, positions: Any, tokens: int, pads: Ints | None) -> None:
     """CapabilityError unless the caller's `positions` are those that the stream gives: 0, 1, 2, ... in each row.
 
     Of several planes (an image's time, height and width) each must be so; padding may have any.
     """
     if positions is None:
         return
-    own = np.arange(cache.seen_tokens, cache.seen_tokens + tokens)[None]
+    own = np.arange(stream.seen_tokens, stream.seen_tokens + tokens)[None]
     if pads is not None:
         own = own - pads[:, None]
     got = positions.cpu().numpy()

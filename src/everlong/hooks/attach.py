@@ -8,12 +8,12 @@ from types import TracebackType
 from torch import nn
 from transformers import PreTrainedModel
 
+from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
 from everlong.hooks.patch import Plug
 from everlong.methods.base import Method
-from everlong.methods.blocks.memory import BlockMemory, MakeRecall, no_recall
-from everlong.methods.recurrent.memory import RecurrentMemory
+from everlong.methods.blocks.recall.index import MakeRecall, no_recall
 from everlong.methods.recurrent.parameters import NAME
 from everlong.models.internals import decoder_of, lacks_weights
 from everlong.models.layout import RotaryPlan
@@ -54,12 +54,12 @@ class Handle:
         if not self.method.streams:
             raise CapabilityError(f"{self.method.name}: keeps no cache, it can only score; use Session.score")
         sinks, window = self.method.layout()
-        memory = self.method.stream_memory(self.plan, self._plug.parameters(self.method))
-        if isinstance(memory, BlockMemory):
-            memory.make_store, memory.make_recall = make_store, make_recall
-        if isinstance(memory, RecurrentMemory) and memory.core.wants_hidden:
+        parameters = self._plug.parameters(self.method)
+        memory = self.method.stream_memory(self.plan, parameters, make_store, make_recall)
+        if memory is not None and memory.keeps_inputs:
             self._plug.keep_inputs()
-        return StreamCache(self.plan, str(self.method), sinks, window, chunk, self._plug, memory)
+        stream = CachedStream(self.plan, str(self.method), sinks, window, chunk, memory)
+        return StreamCache(stream, self._plug)
 
     def detach(self) -> None:
         """Restore the model, unless other handles or caches still use it. May be called twice."""

@@ -53,7 +53,7 @@ class Front:
         self.caller = Caller(given.get("attention_mask"), given.get("position_ids"), others)
         if others and self.caller.mask is None:
             rows, tokens = new_tokens(given).shape[:2]
-            given["attention_mask"] = torch.ones(1, 1, dtype=torch.long).expand(rows, cache.seen_tokens + tokens)
+            given["attention_mask"] = torch.ones(1, 1, dtype=torch.long).expand(rows, cache.stream.seen_tokens + tokens)
         try:
             with self.route.unmasked():
                 return self.replacement.stock(**given)

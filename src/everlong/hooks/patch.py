@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from everlong.cache.step import Step
+from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
 from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
@@ -65,7 +66,7 @@ class Plug:
         self._front = None if around is None else Front(around, self.route)
         try:
             with plain(model):
-                check_equal_to_stock(model, StreamCache(self.plan, "self-check", 0, None))
+                check_equal_to_stock(model, StreamCache(CachedStream(self.plan, "self-check", 0, None)))
         except BaseException:
             self._remove()
             raise
@@ -162,14 +163,14 @@ class Plug:
     def _run(self, given: dict[str, Any]) -> Any:
         cache = given.get("past_key_values")
         if isinstance(cache, StreamCache):
-            return self._step(cache, given)
+            return self._step(cache.stream, given)
         self.route.restore()
         if self.training is not None:
             return self.training.forward(given)
         return self.stock(**given)
 
-    def _step(self, cache: StreamCache, given: dict[str, Any]) -> Any:
-        if cache.plan is not self.plan:
+    def _step(self, stream: CachedStream, given: dict[str, Any]) -> Any:
+        if stream.plan is not self.plan:
             raise CapabilityError("StreamCache: belongs to another model; make one with attach(model, ...).new_cache()")
         new = new_tokens(given)
         rows, tokens = new.shape[:2]
@@ -178,10 +179,10 @@ class Plug:
         mask, positions = given.get("attention_mask"), given.get("position_ids")
         if self._front is not None:
             mask, positions = self._front.mask(mask), self._front.positions(positions)
-        pads = left_padding(cache, mask, rows, tokens, self.route.per_row_padding)
-        check_positions(cache, positions, tokens, cache.pads if pads is None else pads)
+        pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding)
+        check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
         try:
-            step = cache.begin(tokens, rows, pads)
+            step = stream.begin(tokens, rows, pads)
             given["attention_mask"] = self.route.attention_mask(step)
             if self.takes_positions:
                 given["position_ids"] = self._positions(step, new)
@@ -189,11 +190,11 @@ class Plug:
             with self.route.entered(step):
                 out = self.stock(**given)
             self.route.check(step)
-            cache.commit()
+            stream.commit()
             return out
         finally:
             activate(None)
-            cache.abandon()
+            stream.abandon()
 
     @staticmethod
     def _positions(step: Step, like: Tensor) -> Tensor:

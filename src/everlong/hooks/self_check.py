@@ -30,7 +30,7 @@ def check_equal_to_stock(model: PreTrainedModel, cache: StreamCache) -> None:
     pieces = [run(input_ids=ids[:, a:b], past_key_values=cache, use_cache=True)[0] for a, b in itertools.pairwise(CUTS)]
     got = torch.cat(pieces, 1).float()
     error = float((got - expected).norm() / expected.norm())
-    allowed = TOLERANCE[cache.plan.dtype]
+    allowed = TOLERANCE[cache.stream.plan.dtype]
     if not error <= allowed:
         raise SelfCheckError(
             f"{type(model).__name__}: attached, a {TOKENS}-token input gives hidden states that differ by {error:.2g} "

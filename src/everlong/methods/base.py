@@ -10,10 +10,14 @@ from everlong.config import Registry
 from everlong.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from everlong.cache.stream_memory import StreamMemory
+    from everlong.methods.blocks.recall.index import MakeRecall
     from everlong.methods.recurrent.parameters import MemoryParameters
     from everlong.methods.recurrent.training import TrainableCore
     from everlong.models.layout import RotaryPlan
+    from everlong.storage.base import Store
 
 MOST = 2**31 - 1
 """The largest number of tokens, blocks and the like that a field may be."""
@@ -52,10 +56,18 @@ class Method:
     def check_untrained(self) -> None:
         """CapabilityError where a model that was not trained with the method cannot be read with it."""
 
-    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> StreamMemory | None:
+    def stream_memory(
+        self,
+        plan: RotaryPlan,
+        parameters: MemoryParameters | None,
+        make_store: Callable[[], Store],
+        make_recall: MakeRecall,
+    ) -> StreamMemory | None:
         """What takes the tokens that leave the window of a cache of this model; None: they are dropped.
 
-        `parameters` are those trained for this model, or untrained ones; None for a method that has none.
+        `parameters` are those trained for this model, or untrained ones; None for a method that has none. A method
+        that stores tokens asks `make_store` for the place of each row's, and `make_recall` for the index that questions
+        are compared with.
         """
         return None
 

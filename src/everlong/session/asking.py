@@ -166,7 +166,7 @@ def hold(session: WritingStream, question: list[int]) -> None:
     session.let_go()
     if recalls(session):
         memory = session.stored("ask")
-        if memory.rows and memory.sealed() > memory.settings.top_k:
+        if memory.rows and memory.rows[0].sealed > memory.settings.top_k:
             _slots(session, Ballot(session, question).candidates())
 
 
@@ -217,17 +217,18 @@ def _slots(session: WritingStream, candidates: Sequence[Candidate]) -> tuple[int
     left are for the layers' own choice.
     """
     memory = session.stored("ask")
-    sealed, most = memory.sealed(), min(memory.settings.recall_slots, memory.settings.top_k)
+    row = memory.rows[0]
+    sealed, most = row.sealed, min(memory.settings.recall_slots, memory.settings.top_k)
     near = [c for c in candidates if c.block < sealed and c.near]
     found: list[int] = []
     for c in near:
-        first, end = memory.block_range(c.block)
+        first, end = row.block_range(c.block)
         found.append(c.block)
         found += [c.block - 1] if c.token - first < BORDER_TOKENS else []
         found += [c.block + 1] if end - c.token <= BORDER_TOKENS else []
     found += [n for c in near for n in (c.block + 1, c.block - 1)]
     inside = [n for n in dict.fromkeys(found) if 0 <= n < sealed]
-    return memory.hold_recalled(inside[:most])
+    return row.hold_recalled(inside[:most])
 
 
 def _put(
@@ -253,7 +254,7 @@ def _held(session: WritingStream, found: _Found, begun: float) -> Recall:
 
     Blocks that are not sealed yet stand in the window or right behind it, where every query sees them.
     """
-    blocks, sealed = _slots(session, found.candidates), session.stored("ask").sealed()
+    blocks, sealed = _slots(session, found.candidates), session.stored("ask").rows[0].sealed
     pairs = zip(found.passages, found.candidates, strict=True)
     shown = [p for p, c in pairs if c.block in blocks or (c.near and c.block >= sealed)]
     return found.recall("blocks", shown, blocks, begun)

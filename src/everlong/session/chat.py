@@ -93,7 +93,11 @@ class Chat:
 
     def _recalled(self, text: str) -> Recall | None:
         """The passages that a message calls for; None where none are to be read again."""
-        if self._again == 0 or not asking.recalls(self.session) or not self.session.stored("chat").sealed():
+        if (
+            self._again == 0
+            or not asking.recalls(self.session)
+            or not any(row.sealed for row in self.session.stored("chat").rows)
+        ):
             return None
         found = asking.recall(self.session, text, asking.PASSAGES if self._again is None else self._again)
         return found if found.shown else None

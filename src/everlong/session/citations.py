@@ -34,11 +34,11 @@ class Spot:
 
 def drawn_on(stream: WritingStream, top: int) -> list[Citation]:
     """The passages of stored blocks that the last answer attended to, by falling share of its attention."""
-    blocks = stream.stored("citations")
-    found, masses = [], blocks.citations()
+    rows = stream.stored("citations").rows
+    found, masses = [], rows[0].done.cited if rows else {}
     total = sum(masses.values())
     for block, mass in masses.items():
-        first, end = blocks.block_range(block)
+        first, end = rows[0].block_range(block)
         for passage in stream.transcript.passages(first, end):
             share = mass / total * len(passage.text) / max(1, len(stream.transcript.text(first, end)))
             found.append(cited(stream.transcript, passage, share))

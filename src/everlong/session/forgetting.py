@@ -44,18 +44,20 @@ def stretches(session: WritingStream, what: str | tuple[int, int], start: int | 
 def forget(session: WritingStream, spans: Sequence[Stretch], checkpointer: Checkpointer | None) -> Forgotten:
     """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
     memory = session.stored("forget")
-    _check(spans, *memory.forgettable(session.seen_tokens))
+    nothing = memory.settings.sinks, memory.settings.sinks
+    _check(spans, *(memory.rows[0].forgettable(session.seen_tokens) if memory.rows else nothing))
+    row = memory.rows[0]
     if checkpointer is not None:
         checkpointer.checkpoint(session)
-    gone = frozenset(n for s in spans for n in memory.blocks_touching(*s))
-    before = memory.rows[0].dropped if memory.rows else frozenset()
-    memory.drop(gone)
-    memory.set_pins(p for p in memory.rows[0].pins if not any(p.meets(*s) for s in spans))
+    gone = frozenset(n for s in spans for n in row.blocks_touching(*s))
+    before = row.dropped
+    row.drop(gone)
+    row.set_pins(p for p in row.pins if not any(p.meets(*s) for s in spans))
     for s in spans:
         session.forget_recent(*s)
     tokens = sum(s.end - s.first for s in spans)
     asked = {t for s in spans for t in range(*s)}
-    neighbours = sum(t not in asked for n in gone - before for t in range(*memory.block_range(n)))
+    neighbours = sum(t not in asked for n in gone - before for t in range(*row.block_range(n)))
     shared = 0 if checkpointer is None else checkpointer.forget(session, spans, gone)
     return Forgotten(tokens, len(gone - before), neighbours, shared)
 

@@ -43,7 +43,7 @@ def losses(session: Session) -> Losses:
         sources = [s for s in session.transcript.sources if s.digest == GONE]
         changed = [Stretch(*session.transcript.bounds(s)) for s in sources]
         for block in memory.rows[0].dropped:
-            first, end = memory.block_range(block)
+            first, end = memory.rows[0].block_range(block)
             reason = "changed" if _meets(changed, first, end) else "given_up"
             by_reason["forgotten" if _meets(session.forgotten, first, end) else reason] += end - first
     return Losses(**by_reason, compressed=report.compressed_tokens, unfinished=_unfinished(session))

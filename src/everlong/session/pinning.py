@@ -58,7 +58,7 @@ def pin(
     """Pins a span of `session`."""
     memory, found = session.stored("pin"), span(session, what, start, end)
     new = Pin(found.first, found.end, always, keep)
-    memory.pin(new)
+    memory.rows[0].pin(new)
     return new
 
 
@@ -68,5 +68,5 @@ def unpin(session: WritingStream, what: str | tuple[int, int], start: int | None
     kept = [p for p in session.pins if not p.meets(*found)]
     gone = len(session.pins) - len(kept)
     if gone:
-        memory.set_pins(kept)
+        memory.rows[0].set_pins(kept)
     return gone

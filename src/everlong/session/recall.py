@@ -144,14 +144,14 @@ class Ballot:
 
     def _head_votes(self) -> HeadVotes | None:
         """None where the model has no retrieval heads, or keys are missing."""
-        if not catch_up(self._memory):
+        if not catch_up(self._memory.rows[0]):
             return None
         queries = self.session.runner.scout(torch.tensor(self.question))
         index = self._extended(self._memory.rows[0].recall)
         lengths = np.diff(self.starts)
         even = bool((lengths == index.tokens).all())
         known = None if even else lambda a, b: lengths[a:b].tolist()
-        return HeadVotes(index, queries, self._memory.sink_keys, self.words.rarity, self.hidden, known)
+        return HeadVotes(index, queries, self._memory.rows[0].sink_keys, self.words.rarity, self.hidden, known)
 
     def _extended(self, index: RecallIndex | None) -> RecallIndex:
         """The index with rows for what is in no block yet."""
@@ -247,7 +247,7 @@ def in_turn(first: list[Candidate], second: list[Candidate]) -> list[Candidate]:
 
 def _starts(memory: BlockMemory, seen: int) -> Ints:
     """First token of each block, and the one after the last: sealed blocks, then what is in none yet."""
-    row, sealed = memory.rows[0], memory.sealed()
+    row, sealed = memory.rows[0], memory.rows[0].sealed
     found = [row.cuts.start(n) for n in range(sealed + 1)]
     found += range(found[-1] + memory.settings.block, seen, memory.settings.block)
     return np.array([*found, seen] if found[-1] < seen else found, dtype=np.int64)

@@ -155,8 +155,8 @@ class Session(WritingStream):
 
     def forget_source(self, source: Source) -> None:
         """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
-        blocks = self.stored("forget")
-        blocks.drop(blocks.blocks_within(*self.transcript.bounds(source)))
+        for row in self.stored("forget").rows:
+            row.drop(row.blocks_within(*self.transcript.bounds(source)))
         source.digest, source.done, source.lines = GONE, False, ""
 
     @property

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -13,6 +13,7 @@ from torch import Tensor
 from everlong.ops.spans import Ints
 from everlong.storage.codecs import Codec
 from everlong.storage.growable_rows import Slabs
+from everlong.storage.record_cache import Resident
 
 FIRST_SLAB, LARGEST_SLAB = 4, 16
 
@@ -27,9 +28,33 @@ class Traffic:
     misses: int = 0
 
 
+@dataclass(frozen=True)
+class KeptDigests:
+    """The digests that a store keeps: `loads` gives those of the `rows` blocks that are not `gone`, by layer, once."""
+
+    gone: Ints
+    rows: int
+    loads: dict[int, Callable[[], Tensor]]
+
+
 @runtime_checkable
 class Store(Protocol):
     """The blocks of one stream, layer by layer; numbers count from 0 and are written in order."""
+
+    lies_on_disk: ClassVar[bool]
+    """Whether blocks are in files, and only what is on its way there and what was read back in memory."""
+    writable: bool
+    """Whether it keeps what is committed for good where its blocks lie."""
+
+    @property
+    def resident(self) -> Resident | None:
+        """Records that stay in memory once they were read; None: all are in memory."""
+        ...
+
+    @property
+    def codecs(self) -> dict[int, Codec]:
+        """What makes the records of each layer."""
+        ...
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer; all layers are added before the first block."""
@@ -40,10 +65,6 @@ class Store(Protocol):
 
         What was not committed is replaced.
         """
-        ...
-
-    def codec(self, layer: int) -> Codec:
-        """What made the layer's records."""
         ...
 
     def record(self, layer: int, block: int) -> Tensor:
@@ -70,6 +91,29 @@ class Store(Protocol):
         """A store with the same blocks, sharing them."""
         ...
 
+    def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
+        """Those of the first `blocks` records of a layer that are here in one tensor, to be saved.
+
+        CapabilityError where they stay in files.
+        """
+        ...
+
+    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
+        """Take saved records, those that are `gone` left out; for an empty store, and as `records`."""
+        ...
+
+    def kept_digests(self, numbers: dict[int, int], dtype: torch.dtype, bare: Collection[int]) -> KeptDigests | None:
+        """The digests of `numbers[layer]` values that it keeps with its blocks; None: a saved state has them.
+
+        DamagedError for a block without a row that was neither dropped nor `bare`.
+        """
+        ...
+
+    @property
+    def disk_blocks(self) -> int:
+        """How many blocks have a row on the disk, or on the way there."""
+        ...
+
     @property
     def traffic(self) -> Traffic:
         """What was read and written."""
@@ -93,7 +137,7 @@ def stored(
 
     Records cross to the device as they are kept, which is less than what comes out.
     """
-    codec = store.codec(layer)
+    codec = store.codecs[layer]
     records = torch.empty(len(blocks), codec.record_bytes, dtype=torch.uint8)
     for into, block in zip(records, blocks, strict=True):
         into.copy_(store.record(layer, block))
@@ -103,24 +147,24 @@ def stored(
 class HostStore:
     """The blocks of one stream in host memory, layer by layer; numbers count from 0 and are written in order."""
 
+    lies_on_disk: ClassVar[bool] = False
+    writable: bool = True
+    resident: None = None
+
     def __init__(self) -> None:
-        self._codecs: dict[int, Codec] = {}
+        self.codecs: dict[int, Codec] = {}
         self._records: dict[int, Slabs] = {}
         self.traffic = Traffic()
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer."""
-        self._codecs[layer] = codec
+        self.codecs[layer] = codec
         self._records[layer] = Slabs(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
 
     def put(self, layer: int, first: int, k: Float[Tensor, "N G n D"], v: Float[Tensor, "N G n E"]) -> None:
         """Store blocks; those that were stored under their numbers before, and not committed, are replaced."""
-        for block, record in enumerate(self._codecs[layer].encode(k, v).cpu(), first):
+        for block, record in enumerate(self.codecs[layer].encode(k, v).cpu(), first):
             self._records[layer].room(block).copy_(record)
-
-    def codec(self, layer: int) -> Codec:
-        """What made the layer's records."""
-        return self._codecs[layer]
 
     def record(self, layer: int, block: int) -> UInt8[Tensor, " bytes"]:
         """A block's record."""
@@ -147,9 +191,9 @@ class HostStore:
         """Nothing: memory is written at once."""
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one block over all layers."""
-        return sum(codec.record_bytes for codec in self._codecs.values())
+    def disk_blocks(self) -> int:
+        """None."""
+        return 0
 
     @property
     def disk_bytes(self) -> int:
@@ -159,7 +203,7 @@ class HostStore:
     def fork(self) -> HostStore:
         """A store with the same blocks, sharing their memory."""
         other = HostStore()
-        other._codecs = dict(self._codecs)
+        other.codecs = dict(self.codecs)
         other._records = {layer: slabs.fork() for layer, slabs in self._records.items()}
         return other
 
@@ -170,3 +214,6 @@ class HostStore:
     def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
         """Take saved records, those that are `gone` left out; for an empty store."""
         self._records[layer].restore(records, gone)
+
+    def kept_digests(self, numbers: dict[int, int], dtype: torch.dtype, bare: Collection[int]) -> None:
+        """None: a saved state has them."""

@@ -6,13 +6,16 @@ import os
 import struct
 import zlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from everlong.errors import DamagedError
 from everlong.ops.spans import Ints
+from everlong.storage.codecs import Codec
 from everlong.storage.write_behind import QUEUED_ROWS
 
 HEADER = struct.Struct("<8sIIIIQ")
@@ -20,6 +23,37 @@ HEADER_BYTES = 64
 MAGIC = b"evrlng\x01\n"
 ROWS_AT_ONCE = 64
 """Rows of digests that are read at once."""
+
+
+@dataclass
+class RowLayout:
+    """A row: the records of all layers for one block, each behind its header; `codecs` made them."""
+
+    codecs: dict[int, Codec] = field(default_factory=dict)
+    offsets: dict[int, int] = field(default_factory=dict)
+    """Where in a row the header of each layer's record begins."""
+    row_bytes: int = 0
+
+    def add(self, layer: int, codec: Codec) -> None:
+        """Make room for a layer's record behind the others."""
+        self.codecs[layer], self.offsets[layer] = codec, self.row_bytes
+        self.row_bytes += HEADER_BYTES + codec.record_bytes
+
+    def put(self, row: Tensor, layer: int, block: int, tokens: int, payload: Tensor) -> None:
+        """Write a layer's record of a block of so many tokens, with its header, into the row."""
+        size = self.codecs[layer].record_bytes
+        record = row[self.offsets[layer] :][: HEADER_BYTES + size]
+        record[HEADER_BYTES:] = payload
+        header = HEADER.pack(MAGIC, layer, block, tokens, zlib.crc32(payload.numpy().data), size)
+        record[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+
+    def record(self, row: Tensor, layer: int) -> Tensor:
+        """A layer's record in the row."""
+        return row[self.offsets[layer] + HEADER_BYTES :][: self.codecs[layer].record_bytes]
+
+    def copy(self) -> RowLayout:
+        """The same, independent."""
+        return RowLayout(dict(self.codecs), dict(self.offsets), self.row_bytes)
 
 
 @dataclass(frozen=True)

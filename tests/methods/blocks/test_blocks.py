@@ -32,7 +32,8 @@ def small(**fields):
 
 
 def read(model, cache, ids, chunk, answering=False):
-    cache.answering = answering
+    if cache.blocks is not None:
+        cache.blocks.answering = answering
     with torch.no_grad():
         return torch.cat([model(p, past_key_values=cache).logits for p in ids.split(chunk, dim=1)], 1)
 
@@ -92,7 +93,7 @@ def test_pinned_blocks_are_chosen_as_in_the_slow_reference(model, positions):
         for chunk in (1, 7, 64):
             cache = handle.new_cache(chunk=16)
             got = [read(model, cache, IDS[:, :40], chunk)]
-            assert [cache.blocks.pin(pin) for pin in pins] == [[1], [8]]
+            assert [cache.blocks.rows[0].pin(pin) for pin in pins] == [[1], [8]]
             got += [read(model, cache, IDS[:, 40:100], chunk), read(model, cache, IDS[:, 100:115], chunk, True)]
             torch.testing.assert_close(torch.cat(got, 1)[0].double(), torch.cat(expected), atol=1e-4, rtol=0)
     for layer, part in cache.blocks.rows[0].layers.items():
@@ -107,7 +108,7 @@ def test_pins_hold_with_every_option(model, fields):
         cache = handle.new_cache(chunk=16)
         read(model, cache, IDS[:, :100], 16)
         for pin in (Pin(9, 12), Pin(60, 62)):
-            cache.blocks.pin(pin)
+            cache.blocks.rows[0].pin(pin)
         read(model, cache, IDS[:, 100:120], 16)
         for memory in (cache.blocks, cache.fork().blocks):
             for part in memory.rows[0].layers.values():
@@ -119,13 +120,13 @@ def test_pins_that_cannot_be_are_refused(model):
         cache = handle.new_cache(chunk=16)
         read(model, cache, IDS, 16)
         with pytest.raises(ConfigError, match="4 blocks would always be attended to, and top_k=3 have room"):
-            cache.blocks.pin(Pin(3, 23))
+            cache.blocks.rows[0].pin(Pin(3, 23))
         assert cache.blocks.rows[0].pinned == set()
-        assert cache.blocks.pin(Pin(3, 23, always=False)) == [0, 1, 2, 3]
-        cache.blocks.drop([2])
+        assert cache.blocks.rows[0].pin(Pin(3, 23, always=False)) == [0, 1, 2, 3]
+        cache.blocks.rows[0].drop([2])
         assert cache.blocks.rows[0].kept == {0, 1, 3}
         with pytest.raises(CapabilityError, match="block 2 was dropped"):
-            cache.blocks.pin(Pin(14, 15))
+            cache.blocks.rows[0].pin(Pin(14, 15))
         with pytest.raises(ConfigError, match="neither always nor keep"):
             Pin(3, 8, always=False, keep=False)
 
@@ -233,9 +234,9 @@ def test_report_and_citations(model):
         assert report.retrieved_tokens == 15
         assert report.bytes["host"] > 0
         assert cache.blocks is not None
-        assert cache.blocks.citations() == {}
+        assert cache.blocks.rows[0].done.cited == {}
         read(model, cache, IDS[:, :4], 2, answering=True)
-        cited = cache.blocks.citations()
+        cited = cache.blocks.rows[0].done.cited
         assert cited
         assert 0 < sum(cited.values()) < 2 * 4 * 4
 
@@ -247,11 +248,11 @@ def test_blocks_left_after_a_drop_move_to_the_slots_that_are_seen(model):
         read(model, cache, IDS[:, :30], 16)
         assert cache.blocks is not None
         read(model, cache, IDS[:, 30:31], 1, answering=True)
-        assert sorted(cache.blocks.citations()) == [0, 1, 2]
-        cache.blocks.drop([1])
-        cache.blocks.forget_citations()
+        assert sorted(cache.blocks.rows[0].done.cited) == [0, 1, 2]
+        cache.blocks.rows[0].drop([1])
+        cache.blocks.rows[0].forget_citations()
         read(model, cache, IDS[:, 31:32], 1, answering=True)
-        assert sorted(cache.blocks.citations()) == [0, 2]
+        assert sorted(cache.blocks.rows[0].done.cited) == [0, 2]
 
 
 def test_what_it_cannot_take_back_or_hold_is_refused(model):

@@ -10,6 +10,7 @@ import torch
 
 import everlong
 from everlong import Blocks, Session
+from everlong.cache.state import load_stream, stream_state
 from everlong.engine.logprobs import logprobs
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods import make_method
@@ -45,7 +46,7 @@ class Stream:
         self.model, self.cache, self.last = model, cache, None
 
     def read(self, ids, chunk, answering=False):
-        self.cache.answering, found = answering, []
+        self.cache.blocks.answering, found = answering, []
         with torch.no_grad():
             for part in ids.split(min(chunk, self.cache.blocks.chunk_limit), dim=1):
                 found.append(self.model(part, past_key_values=self.cache).logits)
@@ -112,7 +113,7 @@ def test_state_and_fork_go_on_bit_for_bit(model):
         stream = Stream(model, handle.new_cache())
         stream.read(IDS[:, :120], 10)
         others, last = [handle.new_cache(), stream.cache.fork()], stream.last
-        others[0].load_state(*stream.cache.state())
+        load_stream(others[0].stream, *stream_state(stream.cache.stream))
         expected = stream.read(IDS[:, 120:], 10, answering=True)
         for cache in others:
             assert starts(cache) != starts(stream.cache)
@@ -212,19 +213,19 @@ def test_the_report_counts_tokens_and_citations_name_blocks(model):
         lengths = [b - a for a, b in itertools.pairwise(slow.starts)]
         assert report.retrieved_tokens == max(sum(lengths[n] for n in c[-1][1]) for c in slow.chosen)
         one.generate([1, 2, 3], max_new_tokens=4)
-        cited = blocks.citations()
+        cited = blocks.rows[0].done.cited
         assert 0 < sum(cited.values()) < 2 * 4 * 7
-        spans = [blocks.block_range(n) for n in cited]
+        spans = [blocks.rows[0].block_range(n) for n in cited]
         assert spans == [(slow.starts[n], slow.starts[n + 1]) for n in cited]
-        found = blocks.blocks_within(slow.starts[4], slow.starts[7])
+        found = blocks.rows[0].blocks_within(slow.starts[4], slow.starts[7])
         assert found == range(4, 7)
-        assert blocks.blocks_within(slow.starts[4] + 1, slow.starts[7] - 1) == range(5, 6)
+        assert blocks.rows[0].blocks_within(slow.starts[4] + 1, slow.starts[7] - 1) == range(5, 6)
         one.drop_blocks(found)
         report = one.report()
         assert report.dropped_tokens == slow.starts[7] - slow.starts[4]
         assert report.seen_tokens == 3 + 12 + report.stored_tokens + report.dropped_tokens
         one.generate([1, 2, 3], max_new_tokens=4)
-        assert not set(found) & set(blocks.citations())
+        assert not set(found) & set(blocks.rows[0].done.cited)
 
 
 def test_surprisals_lost_by_an_interrupt_cut_nothing(model, monkeypatch):

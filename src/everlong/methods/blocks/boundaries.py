@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everlong.cache.window import ENDLESS
 from everlong.errors import CapabilityError
-from everlong.methods.blocks.fields import BlockSettings
+from everlong.methods.blocks.fields import CutSettings
 from everlong.ops.spans import Ints
 
 
@@ -148,7 +148,7 @@ class SurpriseCuts:
     (`longest_forward`).
     """
 
-    def __init__(self, settings: BlockSettings, pad: int = 0) -> None:
+    def __init__(self, settings: CutSettings, pad: int = 0) -> None:
         self.settings = settings
         self._told = Told(np.array([settings.sinks], dtype=np.int64), np.empty(0), -pad)
 
@@ -239,7 +239,7 @@ class SurpriseCuts:
         self._told = Told(starts, recent, int(tensors["known"]))
 
 
-def make_cuts(settings: BlockSettings, pad: int = 0) -> Cuts:
+def make_cuts(settings: CutSettings, pad: int = 0) -> Cuts:
     """Where blocks begin in a row that holds nothing yet, behind `pad` tokens of padding."""
     return SurpriseCuts(settings, pad) if settings.cut == "surprise" else EvenCuts(settings.sinks, settings.block)
 
@@ -257,12 +257,12 @@ def touching(cuts: Cuts, first: int, end: int) -> range:
     return range(cuts.before(first), cuts.before(end - 1) + 1) if max(first, cuts.start(0)) < end else range(0)
 
 
-def shortest_block(settings: BlockSettings) -> int:
+def shortest_block(settings: CutSettings) -> int:
     """Tokens of the shortest block."""
     return max(1, settings.block // 4) if settings.cut == "surprise" else settings.block
 
 
-def longest_forward(settings: BlockSettings) -> int:
+def longest_forward(settings: CutSettings) -> int:
     """Tokens that one forward takes at most: with more, some would leave the window before they are known."""
     return settings.window - 1 if settings.cut == "surprise" else ENDLESS
 

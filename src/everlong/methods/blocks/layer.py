@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,60 +21,10 @@ from torch import Tensor
 from everlong.methods.blocks.boundaries import Cuts
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.index import Index
+from everlong.methods.blocks.progress import Progress, Shape, Tail
 from everlong.methods.blocks.recall.index import RecallIndex
-from everlong.models.ranks import Ranks
-from everlong.ops.rotary import Rotation, turn_by, turned
-from everlong.ops.spans import Ints
-from everlong.storage.base import Store, stored
-
-
-@dataclass(frozen=True, eq=False)
-class Shape:
-    """What a layer's tensors look like."""
-
-    heads: int
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    dtype: torch.dtype
-    device: torch.device
-    digests: torch.dtype = torch.bfloat16
-    ranks: Ranks | None = None
-
-
-class Tail(NamedTuple):
-    """Pending tokens: raw keys and values [1, G, P, D], and the mass that each got [H, P] (with bounds [0, P])."""
-
-    k: Tensor
-    v: Tensor
-    mass: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """How far a layer has come; replaced as a whole.
-
-    Tokens below `held` have left the window; those below `weighed` have all the mass that they will get. `pending` is
-    the first pending token, in column `at` of `tail`. `chosen` [C, n] are the blocks of the present cell, `slots`
-    [C, K] which block lies where (-1: none), placed in the frame that begins at `base`. `mass` [1, H, m] belongs to
-    the newest m tokens; `queries` [H, n, D] are the newest queries, turned to the memory's distance.
-    """
-
-    tail: Tail
-    pending: int
-    at: int = 0
-    held: int = 0
-    weighed: int = 0
-    chosen: Ints | None = None
-    slots: Ints | None = None
-    base: int = 0
-    mass: Tensor | None = None
-    queries: Tensor | None = None
-
-    @property
-    def pending_tokens(self) -> int:
-        """Held tokens that are in no block yet, sinks apart."""
-        return max(0, self.held - self.pending)
+from everlong.methods.blocks.slots import Slots
+from everlong.storage.base import Store
 
 
 class LayerMemory:
@@ -94,40 +42,21 @@ class LayerMemory:
         self.settings, self.layer, self.shape, self.store, self.cuts = settings, layer, shape, store, cuts
         self.recall = recall if recall is not None and layer in recall.layers else None
         self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim, shape.digests, shape.ranks)
-        S, K, L = settings.sinks, settings.top_k, settings.block
-        self.front = self._pair(K * L + S)
-        self.raw_sinks = self.front if settings.positions == "far" else self._pair(S)
-        self.tags: list[list[tuple[int, int | None, int] | None]] = [[None] * K for _ in range(self.index.groups)]
-        self.sink_place: int | None = None
-        self.filled = False
-        self.now = Progress(self._tail(0), pending=S)
+        self.slots = Slots(settings, layer, shape, store, cuts, self.index.groups)
+        self.raw_sinks = self.slots.pair if settings.positions == "far" else shape.pair(settings.sinks)
+        self.now = Progress(self._tail(0), pending=settings.sinks)
 
     def _tail(self, tokens: int) -> Tail:
         """An empty tail with room for `tokens` besides what is ever pending at the start of a step."""
         s = self.settings
         columns = s.block + max(s.exec_chunk, s.choose_every) + tokens
         weighed = 0 if self.index.bounds else self.shape.heads
-        return Tail(*self._pair(columns), self._empty(weighed, columns, dtype=torch.float32))
-
-    def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        with torch.inference_mode(False):
-            return torch.empty(*shape, dtype=dtype, device=self.shape.device)
-
-    def _pair(self, columns: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [1, G, columns, dim]; zeros, because an unused slot is multiplied by a weight of 0."""
-        s = self.shape
-        k, v = (self._empty(1, s.kv_heads, columns, dim, dtype=s.dtype) for dim in (s.key_dim, s.value_dim))
-        return k.zero_(), v.zero_()
-
-    @property
-    def first_sink(self) -> int:
-        """The column of `front` in which the sinks begin; slots lie before it."""
-        return self.settings.top_k * self.settings.block
+        return Tail(*self.shape.pair(columns), self.shape.empty(weighed, columns, dtype=torch.float32))
 
     @property
     def raw_sink(self) -> int:
         """The column of `raw_sinks` in which the sinks begin."""
-        return self.first_sink if self.raw_sinks is self.front else 0
+        return self.slots.first_sink if self.raw_sinks is self.slots.pair else 0
 
     @property
     def sealed(self) -> int:
@@ -144,7 +73,7 @@ class LayerMemory:
         """The blocks of the present cell, whoever chose them."""
         return set() if self.now.chosen is None else set(self.now.chosen.ravel().tolist())
 
-    # A step: begin, then for each cell hold, seal, choose, fill, weigh. What it makes is in `now`.
+    # A step: begin, then for each cell hold, seal, choose, assign, weigh. What it makes is in `now`.
 
     def begin(self, done: Progress, tokens: int) -> None:
         """Go on from `done`, with room for `tokens` more: what is pending moves to a fresh tail when it must."""
@@ -214,8 +143,7 @@ class LayerMemory:
 
     def prefetch(self) -> None:
         """Let the store begin to read the chosen blocks that lie in no slot."""
-        placed = {tag[0] for tags in self.tags for tag in tags if tag is not None}
-        self.store.prefetch(self.layer, self.chosen_blocks - placed)
+        self.store.prefetch(self.layer, self.chosen_blocks - self.slots.placed)
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""
@@ -225,79 +153,20 @@ class LayerMemory:
 
     def assign(self, base: int) -> None:
         """Give every chosen block a slot; those that have one keep it. Places will count from `base`."""
-        now, K = self.now, self.settings.top_k
-        assert now.chosen is not None
-        slots = np.full((self.index.groups, K), -1) if now.slots is None else now.slots.copy()
-        for row, chosen in zip(slots, now.chosen, strict=True):
-            wanted = set(chosen.tolist())
-            row[: K - len(wanted)] = -1
-            free = [slot for slot in range(K - len(wanted), K) if row[slot] not in wanted]
-            for block, slot in zip(sorted(wanted.difference(row.tolist())), free, strict=False):
-                row[slot] = block
-        self.now, self.filled = replace(now, slots=slots, base=base), False
-
-    def fill(self, places: Ints | None, rotation: Rotation | None) -> None:
-        """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
-        if self.filled:
-            return
-        chosen, slots = self.now.chosen, self.now.slots
-        assert chosen is not None
-        assert slots is not None
-        columns = self.first_sink - self.cuts.behind(slots)
-        for c, tags in enumerate(self.tags):
-            at = {int(b): None if places is None else int(places[c, i]) for i, b in enumerate(chosen[c])}
-            new = [None if b not in at else (b, at[b], int(columns[c, i])) for i, b in enumerate(slots[c].tolist())]
-            wanted = [tag for tag, old in zip(new, tags, strict=True) if tag is not None and tag != old]
-            tags[:] = [old if old == tag else None for tag, old in zip(new, tags, strict=True)]
-            if wanted:
-                self._fetch(c, wanted, rotation)
-            tags[:] = new
-        self.filled = True
-
-    def shares(self, mass: Float[Tensor, "1 H M"]) -> list[list[float]]:
-        """What the block in each slot got of the mass of the columns of `front`."""
-        assert self.now.slots is not None
-        return self.cuts.shares(mass[0, :, : self.first_sink].view(len(self.tags), -1, self.first_sink), self.now.slots)
-
-    def place_sinks(self, place: int, rotation: Rotation | None) -> None:
-        """Bring the sinks that are held to `place`, `place` + 1, ..."""
-        if self.sink_place == place:
-            return
-        self.sink_place = None
-        k, v = self.raw_sinks
-        if rotation is not None:
-            k = turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k))
-        for mine, x in zip(self.front, (k, v), strict=True):
-            mine[:, :, self.first_sink :] = x
-        self.sink_place = place if self.now.held >= self.settings.sinks else None
-
-    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], rotation: Rotation | None) -> None:
-        heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
-        k, v = stored(self.store, self.layer, [block for block, *_ in tags], self.shape.device)
-        k, v = k[:, heads], v[:, heads]
-        if rotation is not None and tags[0][1] is not None:
-            at = torch.tensor([place for _, place, _ in tags])[:, None] + torch.arange(k.shape[2])
-            k = turned(k, rotation, turn_by(rotation, at, k))
-        for n, (block, _, column) in enumerate(tags):
-            length = self.cuts.start(block + 1) - self.cuts.start(block)
-            for mine, x in zip(self.front, (k, v), strict=True):
-                mine[0, heads, column : column + length] = x[n, :, :length]
+        assert self.now.chosen is not None
+        self.now = replace(self.now, slots=self.slots.assigned(self.now.chosen, self.now.slots), base=base)
+        self.slots.filled = False
 
     def keep_mass(self, mass: Float[Tensor, "1 H m"]) -> None:
         """The mass so far of the newest tokens."""
         self.now = replace(self.now, mass=mass)
 
-    def empty_slots(self) -> None:
-        """Forget what lies in the slots and where the sinks stand: after a step that was not committed."""
-        self.sink_place, self.filled = None, False
-        self.tags = [[None] * self.settings.top_k for _ in self.tags]
-
     @property
     def nbytes(self) -> int:
         """Bytes of the working memory (the store and the index are counted by themselves)."""
         now = self.now
-        pairs = [*self.front, now.tail.k, now.tail.v, now.tail.mass, now.mass, now.queries]
-        pairs += [] if self.raw_sinks is self.front else self.raw_sinks
+        pairs = [*self.slots.pair, now.tail.k, now.tail.v, now.tail.mass, now.mass, now.queries]
+        pairs += [] if self.raw_sinks is self.slots.pair else self.raw_sinks
         return sum(x.untyped_storage().nbytes() for x in pairs if x is not None)
 
     def fork(self, done: Progress, store: Store, cuts: Cuts, recall: RecallIndex | None) -> LayerMemory:

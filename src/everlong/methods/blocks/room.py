@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from everlong.errors import BudgetError, ConfigError
-from everlong.methods.blocks import index
+from everlong.methods.blocks import index, layout
 from everlong.methods.blocks.boundaries import make_cuts, shortest_block
-from everlong.methods.blocks.cells import cells
+from everlong.methods.blocks.cells import Cursor, cells
 from everlong.methods.blocks.memory import BlockMemory
 from everlong.methods.blocks.recall import index as recalls
+from everlong.methods.blocks.recall.files import CHECKSUM_BYTES
 from everlong.storage.base import FIRST_SLAB, LARGEST_SLAB, Store
 from everlong.storage.budget import Budget
 from everlong.storage.disk import DiskStore
@@ -51,13 +52,13 @@ class Room:
         ConfigError for a budget in which it could not work.
         """
         s = memory.settings
-        records, rows = memory.row_bytes()
+        records, rows = layout.block_bytes(s, memory.plan)
         cell = max(s.exec_chunk, s.choose_every)
         shortest = shortest_block(s)
         queue = -(-(chunk + cell) // shortest) + 1 + QUEUED_ROWS + 1
         state = planned_bytes + STATE_BYTES + STATE_BYTES_PER_LAYER * len(memory.layers)
-        index_bytes = memory.index_row_bytes(), memory.recall_row_bytes()
-        room = cls(budget, shortest, records, rows, *index_bytes, queue, state)
+        digests = layout.digest_bytes(s, memory.plan, memory.digest_dtype)
+        room = cls(budget, shortest, records, rows, digests, _recall_bytes(memory), queue, state)
         room._check(memory, s.top_k + -(-cell // shortest) + room.spare(memory), cell)
         return room
 
@@ -74,7 +75,7 @@ class Room:
 
     def restored(self, memory: BlockMemory) -> Room:
         """The same for a stream that was restored since, whose digests may be wider than those of a new one."""
-        return replace(self, digest_bytes=memory.index_row_bytes())
+        return replace(self, digest_bytes=layout.digest_bytes(memory.settings, memory.plan, memory.digest_dtype))
 
     def host_bytes(self, store: Store, blocks: int, tokens: int) -> int:
         """Bytes of host memory that so many blocks take at most: the index, records, the queue for the disk.
@@ -82,7 +83,7 @@ class Room:
         Of `tokens` tokens the recall rows stay, also of blocks that gave way.
         """
         digests = allocated_rows(blocks, index.FIRST_SLAB, index.LARGEST_SLAB) * self.digest_bytes
-        if not isinstance(store, DiskStore):
+        if not store.lies_on_disk:
             recall = allocated_rows(tokens // self.block_tokens, recalls.FIRST_SLAB, recalls.LARGEST_SLAB)
             records = allocated_rows(blocks, FIRST_SLAB, LARGEST_SLAB) * self.record_bytes
             return digests + records + recall * self.recall_bytes
@@ -91,7 +92,7 @@ class Room:
 
     def disk_bytes(self, store: Store, blocks: int, tokens: int) -> int:
         """Bytes on the disk that so many blocks and ids take at most, while a third state is written beside the two."""
-        if not isinstance(store, DiskStore) or not store.writable:
+        if not store.lies_on_disk or not store.writable:
             return 0
         state = self.state_bytes + STATE_BYTES_PER_BLOCK * (blocks + tokens // self.block_tokens)
         recall = self.recall_bytes * -(-tokens // self.block_tokens)
@@ -113,20 +114,19 @@ class Room:
     def fitting(self, memory: BlockMemory, seen: int, tokens: int, answering: bool, spare: int = 0) -> int:
         """How many of the next `tokens` tokens can be read, with `spare` blocks to go, before some must be given up."""
         held = self.held(memory)
-        if memory.rows:
-            store, gone = memory.rows[0].store, len(memory.rows[0].gone)
-        else:
-            store, gone = memory.make_store(), 0
         s, wanted, fit = memory.settings, held, tokens
-        cuts = memory.rows[0].cuts if memory.rows else make_cuts(s)
-        for cell in cells(s, cuts, memory.cursor(0), seen, seen + tokens, answering):
+        store, gone, cuts, cursor = memory.make_store(), 0, make_cuts(s), Cursor()
+        if memory.rows:
+            row = memory.rows[0]
+            store, gone, cuts, cursor = row.store, len(row.gone), row.cuts, row.done.cursor
+        for cell in cells(s, cuts, cursor, seen, seen + tokens, answering):
             longest = s.choose_every if answering else s.exec_chunk
             more = cell.sealed - gone
             if more > held and self.over(store, more + spare, cell.first + longest) is not None:
                 fit = cell.first - seen
                 break
             wanted = max(wanted, more)
-        if isinstance(store, DiskStore):
+        if store.resident is not None:
             used = self.host_bytes(store, wanted, seen + tokens)
             rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - used
             store.resident.shrink(max(0, rest))
@@ -135,7 +135,7 @@ class Room:
     @staticmethod
     def held(memory: BlockMemory) -> int:
         """Blocks that take room now."""
-        return memory.sealed() - len(memory.rows[0].gone) if memory.rows else 0
+        return memory.rows[0].sealed - len(memory.rows[0].gone) if memory.rows else 0
 
     def spare(self, memory: BlockMemory) -> int:
         """Blocks to be left free for questions and answers while other text is read: only if nothing gives way."""
@@ -147,17 +147,17 @@ class Room:
         if not memory.rows:
             return False
         if forgotten := self._forgotten(memory):
-            memory.give_up(forgotten)
+            memory.rows[0].give_up(forgotten)
             return True
         victims = self._victims(memory)
         if victims:
-            memory.give_up(victims, ids=self.budget.when_full == "ids")
+            memory.rows[0].give_up(victims, ids=self.budget.when_full == "ids")
         return bool(victims)
 
     @staticmethod
     def _forgotten(memory: BlockMemory) -> list[int]:
-        row, sealed = memory.rows[0], memory.sealed()
-        return sorted(n for n in row.dropped.difference(row.gone.tolist()) if n < sealed)
+        row = memory.rows[0]
+        return sorted(n for n in row.dropped.difference(row.gone.tolist()) if n < row.sealed)
 
     def _victims(self, memory: BlockMemory) -> list[int]:
         """The oldest blocks; or of the older half those that were chosen least often, the oldest of these first."""
@@ -165,7 +165,7 @@ class Room:
         if self.budget.when_full == "refuse":
             return []
         spared = row.dropped | row.kept | row.pinned | row.bare
-        found = [n for n in range(memory.sealed()) if n not in spared]
+        found = [n for n in range(row.sealed) if n not in spared]
         if self.budget.when_full == "least-used":
             older = found[: max(count, len(found) // 2)]
             found = sorted(older, key=lambda n: (row.used[n], n))
@@ -183,3 +183,10 @@ class Room:
         what = f"no room for {tokens:,} more beside {stored}" if tokens else f"no room for {stored}"
         hint = "when_full=oldest or least-used" if self.budget.when_full == "refuse" else "keep and pin less"
         return BudgetError(f"{tier}_budget={limit:,}: {what}; give a larger {tier}_budget, or {hint}")
+
+
+def _recall_bytes(memory: BlockMemory) -> int:
+    """Bytes of one block in the recall index; 0 without one."""
+    rows = memory.rows
+    recall = rows[0].recall if rows else memory.make_recall(memory.settings, memory.plan, None)
+    return 0 if recall is None else recall.row_bytes + CHECKSUM_BYTES

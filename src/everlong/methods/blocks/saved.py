@@ -1,4 +1,4 @@
-"""A block memory as tensors and JSON-able facts, and back."""
+"""A stream of a block memory as tensors and JSON-able facts, and back."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everlong.methods.blocks.boundaries import make_cuts, touching
+from everlong.methods.blocks.boundaries import touching
 from everlong.methods.blocks.cells import Cursor
-from everlong.methods.blocks.layer import LayerMemory, Progress, Shape
-from everlong.methods.blocks.memory import BlockMemory
+from everlong.methods.blocks.layer import LayerMemory
+from everlong.methods.blocks.layout import prepare
 from everlong.methods.blocks.pins import Pin, held
+from everlong.methods.blocks.progress import Progress
 from everlong.methods.blocks.recall.index import KeyPair
-from everlong.methods.blocks.step import Row
-from everlong.storage.base import HostStore
-from everlong.storage.disk import DiskStore
+from everlong.methods.blocks.stream import BlockStream, Done
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 DIGESTS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -28,28 +27,25 @@ DIGESTS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 COUNTS = ("pending", "held", "weighed", "base")
 
 
-def state(memory: BlockMemory, sealed: bool = True) -> State:
+def state(stream: BlockStream, sealed: bool = True) -> State:
     """All that is needed to go on; the sealed blocks too, or (not `sealed`) without what a store on disk keeps."""
-    memory.settle()
+    stream.settle()
     tensors: dict[str, Tensor] = {}
-    rows = []
-    for n, row in enumerate(memory.rows):
-        facts = {}
-        for layer, part in row.layers.items():
-            found, facts[str(layer)] = _layer_state(part, sealed, row.dropped)
-            tensors |= {f"row{n}.layer{layer}.{name}": x for name, x in found.items()}
-        tensors |= {f"row{n}.cuts.{name}": x for name, x in row.cuts.state().items()}
-        tensors[f"row{n}.gone"] = torch.from_numpy(row.gone)
-        tensors[f"row{n}.used"] = torch.tensor(sorted(row.used.items()), dtype=torch.int64).reshape(-1, 2)
-        cited = [[block, mass] for block, mass in memory.citations(n).items()]
-        kept = {"pad": row.pad, "cursor": asdict(memory.cursor(n)), "dropped": sorted(row.dropped)}
-        kept |= {"bare": sorted(row.bare), "cited": cited, "layers": facts, "pins": [asdict(pin) for pin in row.pins]}
-        if row.recall is not None:
-            kept |= {"recall": [asdict(pair) for pair in row.recall.pairs], "recalled": sorted(row.recalled)}
-            if sealed:
-                tensors[f"row{n}.recall"] = row.recall.joined()
-        rows.append(kept)
-    return tensors, {"answering": memory.answering, "digests": _name(memory.digest_dtype), "rows": rows}
+    facts = {}
+    for layer, part in stream.layers.items():
+        found, facts[str(layer)] = _layer_state(part, sealed, stream.dropped)
+        tensors |= {f"layer{layer}.{name}": x for name, x in found.items()}
+    tensors |= {f"cuts.{name}": x for name, x in stream.cuts.state().items()}
+    tensors["gone"] = torch.from_numpy(stream.gone)
+    tensors["used"] = torch.tensor(sorted(stream.used.items()), dtype=torch.int64).reshape(-1, 2)
+    cited = [[block, mass] for block, mass in stream.done.cited.items()]
+    kept = {"pad": stream.pad, "cursor": asdict(stream.done.cursor), "dropped": sorted(stream.dropped)}
+    kept |= {"bare": sorted(stream.bare), "cited": cited, "layers": facts, "pins": [asdict(p) for p in stream.pins]}
+    if stream.recall is not None:
+        kept |= {"recall": [asdict(pair) for pair in stream.recall.pairs], "recalled": sorted(stream.recalled)}
+        if sealed:
+            tensors["recall"] = stream.recall.joined()
+    return tensors, kept
 
 
 def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> State:
@@ -65,7 +61,6 @@ def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> S
         "sinks_v": part.raw_sinks[1][:, :, first : first + held],
     }
     if sealed and part.settings.keep == "blocks":
-        assert isinstance(part.store, HostStore)
         tensors["digests"] = part.index.digests.joined(part.sealed)
         tensors["records"] = part.store.records(part.layer, part.sealed)
         wiped = np.isin(part.index.digests.numbers(part.sealed), sorted(dropped))
@@ -78,7 +73,8 @@ def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> S
     return {name: x.contiguous() for name, x in tensors.items()}, facts
 
 
-def _name(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """The name of a dtype of digests."""
     return next(name for name, one in DIGESTS.items() if one == dtype)
 
 
@@ -86,74 +82,66 @@ def _as_tensor(chosen: Any) -> Tensor | None:
     return None if chosen is None else torch.from_numpy(np.array(chosen))
 
 
-def restored(
-    memory: BlockMemory, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device
-) -> BlockMemory:
-    """A memory of the settings and the model of `memory` with this state; blocks that it lacks are in the store."""
-    fresh = memory.fresh()
-    fresh.answering = facts["answering"]
-    fresh.digest_dtype = DIGESTS[facts.get("digests", "float32")]
-    progress, cursors, cited = [], [], []
-    for n, saved_row in enumerate(facts["rows"]):
-        cuts = make_cuts(memory.settings)
-        cuts.load_state(_named(tensors, f"row{n}.cuts."))
-        row = Row(fresh.make_store(), {}, saved_row["pad"], frozenset(saved_row["dropped"]), cuts=cuts)
-        row.recall = fresh.make_recall(fresh, _pairs(saved_row.get("recall")))
-        row.bare = frozenset(saved_row.get("bare", ()))
-        row.recalled = frozenset(saved_row.get("recalled", ()))
-        if row.recall is not None and f"row{n}.recall" in tensors:
-            row.recall.restore(tensors[f"row{n}.recall"])
-        row.pins = tuple(Pin(**pin) for pin in saved_row.get("pins", ()))
-        row.pinned, row.kept = held(row.pins, partial(touching, cuts), row.dropped)
-        if f"row{n}.gone" in tensors:
-            row.gone = tensors[f"row{n}.gone"].numpy()
-            row.used = Counter(dict(tensors[f"row{n}.used"].tolist()))
-        found = _by_layer(tensors, f"row{n}.layer")
-        if found:
-            fresh.prepare(row.store, next(iter(found.values()))["tail_k"].dtype)
-        for layer, part in found.items():
-            placed = {name: x if name in ("digests", "records") else x.to(device) for name, x in part.items()}
-            _restore_layer(fresh, row, layer, placed, saved_row["layers"][str(layer)])
-        if isinstance(row.store, DiskStore):
-            row.gone = row.store.absent(row.bare)
-            widths = {i: part.index.digests.columns for i, part in sorted(row.layers.items())}
-            rows = row.store.blocks - len(row.gone)
-            for layer, load in row.store.digests(widths, fresh.digest_dtype).items():
-                row.layers[layer].index.digests.promise(rows, load, row.gone)
-        fresh.rows.append(row)
-        progress.append({layer: part.now for layer, part in row.layers.items()})
-        cursors.append(Cursor(**saved_row["cursor"]))
-        cited.append({int(block): mass for block, mass in saved_row["cited"]})
-    fresh.resume(progress, cursors, cited)
-    return fresh
+def restore(stream: BlockStream, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device) -> None:
+    """Let an empty stream become the one whose `state` this is; blocks that it lacks are in its store."""
+    stream.pad, stream.dropped = facts["pad"], frozenset(facts["dropped"])
+    stream.cuts.load_state(named(tensors, "cuts."))
+    stream.bare = frozenset(facts.get("bare", ()))
+    stream.recalled = frozenset(facts.get("recalled", ()))
+    if stream.recall is not None and "recall" in tensors:
+        stream.recall.restore(tensors["recall"])
+    stream.pins = tuple(Pin(**pin) for pin in facts.get("pins", ()))
+    stream.pinned, stream.kept = held(stream.pins, partial(touching, stream.cuts), stream.dropped)
+    if "gone" in tensors:
+        stream.gone = tensors["gone"].numpy()
+        stream.used = Counter(dict(tensors["used"].tolist()))
+    found = _by_layer(tensors)
+    if found:
+        prepare(stream.store, stream.settings, stream.plan, next(iter(found.values()))["tail_k"].dtype)
+    for layer, part in found.items():
+        placed = {name: x if name in ("digests", "records") else x.to(device) for name, x in part.items()}
+        _restore_layer(stream, layer, placed, facts["layers"][str(layer)])
+    _promise_digests(stream)
+    progress = {layer: part.now for layer, part in stream.layers.items()}
+    cited = {int(block): mass for block, mass in facts["cited"]}
+    stream.done = Done(progress, Cursor(**facts["cursor"]), cited)
 
 
-def _pairs(saved: list[dict[str, Any]] | None) -> list[KeyPair] | None:
+def _promise_digests(stream: BlockStream) -> None:
+    """Let the layers have the digests that the store keeps, if it does, when they first ask."""
+    widths = {i: part.index.digests.columns for i, part in sorted(stream.layers.items())}
+    kept = stream.store.kept_digests(widths, stream.digest_dtype, stream.bare)
+    if kept is not None:
+        stream.gone = kept.gone
+        for layer, load in kept.loads.items():
+            stream.layers[layer].index.digests.promise(kept.rows, load, stream.gone)
+
+
+def pairs(saved: list[dict[str, Any]] | None) -> list[KeyPair] | None:
     """The pairs of a saved index; None for a state without one."""
     if saved is None:
         return None
     return [KeyPair(p["layer"], p["kv_head"], p["dim"], tuple(p["heads"])) for p in saved]
 
 
-def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names are `prefix`NAME, by NAME."""
     return {full.removeprefix(prefix): x for full, x in tensors.items() if full.startswith(prefix)}
 
 
-def _by_layer(tensors: dict[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
-    """The tensors whose names are `prefix`N.NAME, by N and NAME."""
+def _by_layer(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The tensors whose names are `layer`N.NAME, by N and NAME."""
     found: dict[int, dict[str, Tensor]] = {}
-    for rest, x in _named(tensors, prefix).items():
+    for rest, x in named(tensors, "layer").items():
         layer, name = rest.split(".")
         found.setdefault(int(layer), {})[name] = x
     return found
 
 
-def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, Tensor], counts: dict[str, int]) -> None:
+def _restore_layer(stream: BlockStream, layer: int, found: dict[str, Tensor], counts: dict[str, int]) -> None:
     k, v = found["tail_k"], found["tail_v"]
-    sizes = counts["heads"], k.shape[1], k.shape[3], v.shape[3]
-    memory.add_layer(row, layer, Shape(*sizes, k.dtype, k.device, memory.digest_dtype, memory.plan.ranks))
-    part = row.layers[layer]
+    stream.add_layer(layer, counts["heads"], k, v)
+    part = stream.layers[layer]
     tail, used = part.now.tail, k.shape[2]
     mass = found["tail_mass"][: len(tail.mass)]
     tail.k[:, :, :used], tail.v[:, :, :used], tail.mass[:, :used] = k, v, mass
@@ -161,9 +149,8 @@ def _restore_layer(memory: BlockMemory, row: Row, layer: int, found: dict[str, T
     for mine, name in zip(part.raw_sinks, ("sinks_k", "sinks_v"), strict=True):
         mine[:, :, first : first + found[name].shape[2]] = found[name]
     if "records" in found:
-        assert isinstance(row.store, HostStore)
-        part.index.digests.restore(found["digests"], row.gone)
-        row.store.restore(layer, found["records"], row.gone)
+        part.index.digests.restore(found["digests"], stream.gone)
+        stream.store.restore(layer, found["records"], stream.gone)
     chosen, slots = (found[name].cpu().numpy() if name in found else None for name in ("chosen", "slots"))
     at = {name: counts[name] for name in COUNTS}
     part.now = Progress(tail, chosen=chosen, slots=slots, mass=found.get("mass"), queries=found.get("queries"), **at)

@@ -22,9 +22,13 @@ from everlong.methods.sinks import SINKS_HELP
 from everlong.methods.window import WINDOW_HELP
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from everlong.methods.blocks.memory import BlockMemory
+    from everlong.methods.blocks.recall.index import MakeRecall
     from everlong.methods.recurrent.parameters import MemoryParameters
     from everlong.models.layout import RotaryPlan
+    from everlong.storage.base import Store
 
 HELP = {
     "block": "tokens per block",
@@ -143,8 +147,14 @@ class Blocks(Method):
         """What is kept beside the blocks."""
         return self.sinks, self.window
 
-    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> BlockMemory:
+    def stream_memory(
+        self,
+        plan: RotaryPlan,
+        parameters: MemoryParameters | None,
+        make_store: Callable[[], Store],
+        make_recall: MakeRecall,
+    ) -> BlockMemory:
         """Block memory; CapabilityError for a model whose layers it cannot serve."""
         from everlong.methods.blocks.memory import BlockMemory
 
-        return BlockMemory(self, plan)
+        return BlockMemory(self, plan, make_store, make_recall)

@@ -7,88 +7,54 @@ per block at most, K chosen blocks.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.cache.step import Piece, Step
 from everlong.cache.window import Lane
-from everlong.methods.blocks.boundaries import Cuts
 from everlong.methods.blocks.cells import Cell, Cursor, cells, moved
+from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.layer import LayerMemory
-from everlong.methods.blocks.pins import Pin
-from everlong.methods.blocks.recall.index import RecallIndex
 from everlong.methods.blocks.recall.scout import Scout
+from everlong.methods.blocks.stream import BlockStream
 from everlong.models.layout import LayerPlan
 from everlong.ops.attend import Part, attend
 from everlong.ops.rotary import Rotation, Turn, turn_by, turned
 from everlong.ops.spans import Ints, Span
-from everlong.storage.base import Store
-from everlong.storage.growable_rows import NONE
-
-if TYPE_CHECKING:
-    from everlong.cache.step import Piece, Step
-    from everlong.methods.blocks.memory import BlockMemory
-
-
-@dataclass(eq=False)
-class Row:
-    """One stream: its store, its layers, and where its cells stand."""
-
-    store: Store
-    layers: dict[int, LayerMemory]
-    pad: int = 0
-    dropped: frozenset[int] = frozenset()
-    """Blocks that can not come back: forgotten, damaged, or given up for room."""
-    pinned: frozenset[int] = frozenset()
-    """Blocks that every query attends to."""
-    kept: frozenset[int] = frozenset()
-    """Blocks that are never given up for room."""
-    bare: frozenset[int] = frozenset()
-    """Blocks that gave way and of which ids and the recall row are kept."""
-    gone: Ints = field(default_factory=lambda: NONE)
-    """Dropped and bare blocks whose room is used by others, ascending."""
-    used: Counter[int] = field(default_factory=Counter)
-    """How often each block was chosen, over cells and layers."""
-    pins: tuple[Pin, ...] = ()
-    """The spans that `pinned` and `kept` come from; blocks of them may still have to be sealed."""
-    cuts: Cuts = field(kw_only=True)
-    """Where its blocks begin."""
-    recall: RecallIndex | None = None
-    """The keys that questions are compared with, where the model's retrieval heads are known."""
-    recalled: frozenset[int] = frozenset()
-    """Blocks that were recalled for a question; every query attends to them until the next one."""
 
 
 class BlockStep:
     """What the layers of one step share: cells, turns and spans."""
 
-    def __init__(self, memory: BlockMemory, step: Step, pads: Ints | None) -> None:
-        self.memory, self.settings, self.step = memory, memory.settings, step
-        self.pads, self.answering = pads, memory.answering
+    def __init__(self, settings: BlockSettings, answering: bool, step: Step, pads: Ints | None) -> None:
+        self.settings, self.answering, self.step, self.pads = settings, answering, step, pads
         self.cited: list[dict[int, float]] = [{} for _ in range(step.rows)]
         self.used: list[Counter[int]] = [Counter() for _ in range(step.rows)]
         self._turns: dict[tuple[int, ...], Turn] = {}
         self._cells: dict[int, list[Cell]] = {}
         self._views: dict[tuple[int, int], View] = {}
 
-    def bounds(self, row: Row) -> tuple[int, int]:
+    def pad(self, n: int) -> int:
+        """Tokens of padding before row `n`."""
+        return 0 if self.pads is None else int(self.pads[n])
+
+    def bounds(self, row: BlockStream) -> tuple[int, int]:
         """Own indices of the row's new tokens: first, and the one after the last."""
         return max(0, self.step.seen - row.pad), self.step.seen + self.step.tokens - row.pad
 
-    def cells(self, n: int, row: Row) -> list[Cell]:
+    def cells(self, n: int, row: BlockStream) -> list[Cell]:
         """The cells of row `n`."""
         if n not in self._cells:
-            cursor, bounds = self.memory.cursor(n), self.bounds(row)
-            self._cells[n] = list(cells(self.settings, row.cuts, cursor, *bounds, self.answering))
+            bounds = self.bounds(row)
+            self._cells[n] = list(cells(self.settings, row.cuts, row.done.cursor, *bounds, self.answering))
         return self._cells[n]
 
-    def cursor(self, n: int, row: Row) -> Cursor:
-        """Where the cells of row `n` stand after the step."""
-        return moved(self.settings, row.cuts, self.memory.cursor(n), *self.bounds(row), self.answering)
+    def cursor(self, row: BlockStream) -> Cursor:
+        """Where the cells of a row stand after the step."""
+        return moved(self.settings, row.cuts, row.done.cursor, *self.bounds(row), self.answering)
 
     def turn(self, rotation: Rotation, first: int, end: int, sign: int, like: Tensor) -> Turn:
         """The turn of tokens by sign * (first, first + 1, .., end - 1)."""
@@ -97,7 +63,7 @@ class BlockStep:
             self._turns[key] = turn_by(rotation, sign * torch.arange(first, end), like)
         return self._turns[key]
 
-    def view(self, n: int, row: Row, lane: Lane, at: int) -> View:
+    def view(self, n: int, row: BlockStream, lane: Lane, at: int) -> View:
         """The spans of cell number `at` of row `n`."""
         if (n, at) not in self._views:
             self._views[n, at] = View(self, n, row, lane, self.cells(n, row)[at])
@@ -107,7 +73,7 @@ class BlockStep:
 class View:
     """Which keys the queries of one cell see: in the window, pending, and in front (sinks and chosen blocks)."""
 
-    def __init__(self, block_step: BlockStep, n: int, row: Row, lane: Lane, cell: Cell) -> None:
+    def __init__(self, block_step: BlockStep, n: int, row: BlockStream, lane: Lane, cell: Cell) -> None:
         s, step = block_step.settings, block_step.step
         self.cell, self.pad = cell, row.pad
         self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
@@ -156,24 +122,24 @@ class Call:
         self.lane = self.step.arenas[plan.index].lane
         self.how = (scale, softcap, s_aux, self.step.scratch)
 
-    def scouted(self, scout: Scout, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
+    def scouted(self, scout: Scout, row: BlockStream, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
         """Outputs over sinks and window alone, after `scout` took the queries; changes nothing in the row."""
         first, end = self.shared.bounds(row)
         q_far = self._far(q, first + row.pad)
         scout.take(self.plan.index, q_far, *self.how[:2])
         memory, window = row.layers[self.plan.index], self.settings.window
-        done = self.shared.memory.done(0, self.plan.index) or memory.now
+        done = row.done.progress.get(self.plan.index) or memory.now
         parts = [Part(p.turned(q, self.rotation, 0), k, v, p.span, p.start) for p in self.step.pieces(self.lane)]
         held = min(self.settings.sinks, done.held)
         seen = np.clip(np.arange(first, end, dtype=np.int64)[None] - window + 1, 0, held)
         parts.append(Part(q_far, *memory.raw_sinks, Span(np.zeros_like(seen), seen), memory.raw_sink))
         return attend([p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1]], *self.how)
 
-    def row(self, n: int, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
+    def row(self, n: int, row: BlockStream, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
         """One row's outputs; padding gets 0."""
-        memory = self.shared.memory.layer_memory(row, self.plan.index, q, k, v)
+        memory = row.layer_memory(self.plan.index, q, k, v)
         cuts = self.shared.cells(n, row)
-        memory.begin(self.shared.memory.done(n, self.plan.index) or memory.now, self.step.tokens)
+        memory.begin(row.done.progress.get(self.plan.index) or memory.now, self.step.tokens)
         mass = None if memory.index.bounds else self._mass(memory, k)
         out = [self._cell(n, row, at, memory, q, k, v, mass) for at in range(len(cuts))]
         if mass is not None:
@@ -192,7 +158,15 @@ class Call:
         return mass
 
     def _cell(
-        self, n: int, row: Row, at: int, memory: LayerMemory, q: Tensor, k: Tensor, v: Tensor, mass: Tensor | None
+        self,
+        n: int,
+        row: BlockStream,
+        at: int,
+        memory: LayerMemory,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mass: Tensor | None,
     ) -> Tensor:
         s, view = self.settings, self.shared.view(n, row, self.lane, at)
         cell, q = view.cell, q[:, :, view.queries]
@@ -200,25 +174,26 @@ class Call:
         if cell.opens:
             self._open(memory, view, q_far, row)
             self.shared.used[n].update(memory.chosen_blocks)
-        if not memory.filled:
-            memory.fill(self._places(memory, view), self.rotation)
+        if not memory.slots.filled:
+            memory.slots.fill(memory.now, self._places(memory, view), self.rotation)
         self._hold(memory, row, cell.end - s.window, k, v)
         near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
         joins = mass is None and bool(view.joined)
         spans = view.joined if joins else [span for _, span in view.pieces]
         window = [Part(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
         parts: list[Part] = []
-        front, front_mass = view.front(memory.chosen_tokens), None
-        if cell.answering and memory.chosen_tokens:
-            front_mass = torch.zeros(1, memory.shape.heads, memory.front[0].shape[2], device=k.device)
+        chosen_tokens = memory.chosen_tokens
+        front, front_mass = view.front(chosen_tokens), None
+        if cell.answering and chosen_tokens:
+            front_mass = torch.zeros(1, memory.shape.heads, memory.slots.pair[0].shape[2], device=k.device)
         if s.positions == "far":
             parts.append(Part(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
-            parts.append(Part(q_far, *memory.front, front, 0, front_mass))
+            parts.append(Part(q_far, *memory.slots.pair, front, 0, front_mass))
         else:
             if not joins:
                 parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
-            memory.place_sinks(self._sink_place(memory, view), self.rotation)
-            parts.append(Part(self._moved(q, memory.now.base), *memory.front, front, 0, front_mass))
+            memory.slots.place_sinks(memory.raw_sinks, memory.now.held, self._sink_place(memory, view), self.rotation)
+            parts.append(Part(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
         out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
             self._cite(n, memory, front_mass)
@@ -242,7 +217,7 @@ class Call:
             return q
         return turned(q, self.rotation, self.shared.turn(self.rotation, by, by + 1, 1, q))
 
-    def _open(self, memory: LayerMemory, view: View, q_far: Tensor, row: Row) -> None:
+    def _open(self, memory: LayerMemory, view: View, q_far: Tensor, row: BlockStream) -> None:
         s, cell = self.settings, view.cell
         memory.seal(cell.sealed)
         query = None
@@ -270,7 +245,7 @@ class Call:
         first = 0 if s.positions == "true" else view.pending - memory.chosen_tokens - s.sinks
         return first + view.pad - memory.now.base
 
-    def _hold(self, memory: LayerMemory, row: Row, upto: int, k: Tensor, v: Tensor) -> None:
+    def _hold(self, memory: LayerMemory, row: BlockStream, upto: int, k: Tensor, v: Tensor) -> None:
         """Hand over the tokens before `upto` that the memory does not hold yet, their keys turned back."""
         while memory.now.held < upto:
             first = memory.now.held + row.pad
@@ -282,7 +257,7 @@ class Call:
                 keys = turned(keys, self.rotation, self.shared.turn(self.rotation, first - base, end - base, -1, k))
             memory.hold(keys, v[:, :, first - self.lane.shift : end - self.lane.shift])
 
-    def _weigh(self, memory: LayerMemory, row: Row, upto: int, mass: Tensor) -> None:
+    def _weigh(self, memory: LayerMemory, row: BlockStream, upto: int, mass: Tensor) -> None:
         first = memory.now.weighed
         if first < upto:
             shift = row.pad - self.lane.shift
@@ -290,7 +265,8 @@ class Call:
 
     def _cite(self, n: int, memory: LayerMemory, mass: Tensor) -> None:
         cited = self.shared.cited[n]
-        for tags, shares in zip(memory.tags, memory.shares(mass), strict=True):
+        assert memory.now.slots is not None
+        for tags, shares in zip(memory.slots.tags, memory.slots.shares(mass, memory.now.slots), strict=True):
             for tag, share in zip(tags, shares, strict=True):
                 if tag is not None:
                     cited[tag[0]] = cited.get(tag[0], 0.0) + share

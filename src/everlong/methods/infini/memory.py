@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from everlong.errors import CapabilityError
-from everlong.methods.recurrent.memory import Call, State
+from everlong.methods.recurrent.core import Call, State
 from everlong.methods.recurrent.training import TrainCall
 from everlong.models.layout import LayerPlan, RotaryPlan
 from everlong.ops.compressive import Update, fold_all, recall

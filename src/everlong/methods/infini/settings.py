@@ -17,10 +17,14 @@ from everlong.errors import ConfigError
 from everlong.methods.base import Method, at_least, check_choices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from everlong.methods.blocks.recall.index import MakeRecall
     from everlong.methods.infini.memory import InfiniTraining
     from everlong.methods.recurrent.memory import RecurrentMemory
     from everlong.methods.recurrent.parameters import MemoryParameters
     from everlong.models.layout import RotaryPlan
+    from everlong.storage.base import Store
 
 SEGMENT_HELP = "tokens per segment: the memory is written once for each"
 BETA_HELP = "where untrained gates start: the memory's share is sigmoid(beta)"
@@ -65,7 +69,13 @@ class Infini(Method):
 
         return MemoryParameters(self.name, {"beta": torch.full((len(plan.layers), plan.heads), self.beta)})
 
-    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> RecurrentMemory:
+    def stream_memory(
+        self,
+        plan: RotaryPlan,
+        parameters: MemoryParameters | None,
+        make_store: Callable[[], Store],
+        make_recall: MakeRecall,
+    ) -> RecurrentMemory:
         """M and z of every layer, read with these gates."""
         import torch
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from everlong.errors import CapabilityError
 from everlong.methods.infinity_former.signal import Density, Parameters, Signal
-from everlong.methods.recurrent.memory import Call, State
+from everlong.methods.recurrent.core import Call, State
 from everlong.methods.recurrent.training import TrainCall, check_unweighted
 from everlong.models.layout import LayerPlan, RotaryPlan
 from everlong.ops.infinity import kl

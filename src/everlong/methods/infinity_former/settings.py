@@ -16,11 +16,15 @@ from everlong.errors import ConfigError
 from everlong.methods.base import Method, at_least, check_choices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from everlong.methods.blocks.recall.index import MakeRecall
     from everlong.methods.infinity_former.memory import InfinityTraining
     from everlong.methods.infinity_former.signal import Signal
     from everlong.methods.recurrent.memory import RecurrentMemory
     from everlong.methods.recurrent.parameters import MemoryParameters
     from everlong.models.layout import RotaryPlan
+    from everlong.storage.base import Store
 
 SEGMENT_HELP = "tokens per segment: the signal is fitted anew for each"
 BASIS_HELP = "Gaussians that make up the signal, an even number"
@@ -88,7 +92,13 @@ class InfinityFormer(Method):
         }
         return MemoryParameters(self.name, found)
 
-    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> RecurrentMemory:
+    def stream_memory(
+        self,
+        plan: RotaryPlan,
+        parameters: MemoryParameters | None,
+        make_store: Callable[[], Store],
+        make_recall: MakeRecall,
+    ) -> RecurrentMemory:
         """B of every layer, read with these parameters."""
         from everlong.methods.infinity_former.memory import InfinityCore
         from everlong.methods.recurrent.memory import RecurrentMemory

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.errors import CapabilityError
-from everlong.methods.recurrent.memory import Call, State
+from everlong.methods.recurrent.core import Call, State
 from everlong.methods.recurrent.training import TrainCall, check_unweighted
 from everlong.models.layout import LayerPlan, RotaryPlan
 from everlong.ops.relative import first_seen, relative_attention, sinusoids

@@ -16,10 +16,14 @@ from everlong.errors import CapabilityError, ConfigError
 from everlong.methods.base import Method, at_least, check_choices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from everlong.methods.blocks.recall.index import MakeRecall
     from everlong.methods.recurrent.memory import RecurrentMemory
     from everlong.methods.recurrent.parameters import MemoryParameters
     from everlong.methods.recurrent.training import TrainableCore
     from everlong.models.layout import RotaryPlan
+    from everlong.storage.base import Store
 
 SEGMENT_HELP = "tokens per segment, which moves the window as a whole"
 MEM_LEN_HELP = "tokens before its segment that a token sees (as many as segment if left out)"
@@ -96,7 +100,13 @@ class TransformerXL(Method):
                 "train it (everlong train), or use variant=cache"
             )
 
-    def stream_memory(self, plan: RotaryPlan, parameters: MemoryParameters | None) -> RecurrentMemory:
+    def stream_memory(
+        self,
+        plan: RotaryPlan,
+        parameters: MemoryParameters | None,
+        make_store: Callable[[], Store],
+        make_recall: MakeRecall,
+    ) -> RecurrentMemory:
         """The window alone, which moves by segments; by relative attention if faithful."""
         from everlong.methods.recurrent.memory import RecurrentMemory
         from everlong.methods.transformer_xl import memory as xl

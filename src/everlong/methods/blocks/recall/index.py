@@ -8,14 +8,16 @@ L tokens per block at most, D head dim, G kv heads, h retrieval heads that share
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
+from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.files import RecallFiles
+from everlong.models.layout import RotaryPlan
 from everlong.storage.codecs import quantised
 from everlong.storage.growable_rows import Slabs
 
@@ -155,6 +157,15 @@ class RecallIndex:
     def disk_bytes(self) -> int:
         """Bytes on the disk, rows that are shared with other sessions included."""
         return 0 if self.files is None else self.files.nbytes
+
+
+MakeRecall = Callable[[BlockSettings, RotaryPlan, Sequence[KeyPair] | None], RecallIndex | None]
+"""An index for a new stream of a model, of these pairs, or (None) of those of the model's retrieval heads."""
+
+
+def no_recall(settings: BlockSettings, plan: RotaryPlan, pairs: Sequence[KeyPair] | None) -> RecallIndex | None:
+    """An index in host memory where a saved state had one; questions are not compared with keys otherwise."""
+    return None if pairs is None else RecallIndex(pairs, settings.block)
 
 
 def _encoded(k_NLD: Float[Tensor, "N n D"], tokens: int) -> UInt8[Tensor, "N bytes"]:

@@ -1,0 +1,63 @@
+"""A cached stream as tensors and JSON-able facts, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everlong.cache.step import Segment
+from everlong.cache.stream import CachedStream
+
+
+def stream_state(stream: CachedStream, sealed: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, JSON-able facts): all that is needed to go on, the live columns only.
+
+    Not `sealed`: without the blocks that a store on disk keeps.
+    """
+    tensors: dict[str, Tensor] = {}
+    for index, arena in stream.arenas.items():
+        if arena.keys is None:
+            continue
+        for name, x in zip("kv", arena.pair, strict=True):
+            live = [x[:, :, a:b] for a, b in arena.live(stream.seen_tokens)]
+            tensors[f"layer{index}.{name}"] = torch.cat(live, 2) if live else x[:, :, :0].clone()
+    shifts = {str(index): arena.shift for index, arena in stream.arenas.items()}
+    columns = {str(i): a.keys.shape[2] for i, a in stream.arenas.items() if a.keys is not None}
+    memory = None
+    if stream.memory is not None:
+        more, memory = stream.memory.state(sealed)
+        tensors |= more
+    return tensors, {
+        "memory": memory,
+        "seen": stream.seen_tokens,
+        "segments": [[s.start, s.base] for s in stream.segments],
+        "pads": None if stream.pads is None else stream.pads.tolist(),
+        "shifts": shifts,
+        "columns": columns,
+        "chunk": stream.chunk,
+    }
+
+
+def load_stream(
+    stream: CachedStream, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device | str = "cpu"
+) -> None:
+    """Become the stream whose `state` this is; for a fresh one of the same model (on `device`) and method."""
+    stream.seen_tokens, stream.chunk = facts["seen"], facts["chunk"]
+    stream.segments = [Segment(*pair) for pair in facts["segments"]]
+    for lane in stream.lanes.values():
+        lane.room = stream.chunk
+    if facts["pads"] is not None:
+        stream.set_pads(np.array(facts["pads"], dtype=np.int64))
+    for index, arena in stream.arenas.items():
+        arena.shift = facts["shifts"][str(index)]
+        # A forward that was abandoned has moved the columns of some layers; the others follow when next written.
+        arena.lane.shift = max(arena.lane.shift, arena.shift)
+        if str(index) in facts["columns"]:
+            k, v = (tensors[f"layer{index}.{name}"].to(device) for name in "kv")
+            arena.restore(k, v, facts["columns"][str(index)], stream.seen_tokens)
+    if stream.memory is not None:
+        kept = facts["memory"] if "memory" in facts else facts["blocks"]
+        stream.memory = stream.memory.restored(tensors, kept, torch.device(device))

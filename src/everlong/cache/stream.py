@@ -1,0 +1,267 @@
+"""One stream (or a batch of streams of one length) in bounded memory: what is kept, and a step over more tokens."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.cache.layer_kv import Arena
+from everlong.cache.report import MemoryReport
+from everlong.cache.step import Segment, Step
+from everlong.cache.stream_memory import MemoryAccount, RetrievalMemory, StreamMemory
+from everlong.cache.window import ENDLESS, Lane
+from everlong.errors import CapabilityError
+from everlong.models.layout import Pattern, RotaryPlan
+from everlong.ops.attend import Scratch
+from everlong.ops.rotary import turn_by, turned
+from everlong.ops.spans import Ints
+
+
+class CachedStream:
+    """Keys and values: `sinks` tokens at the start and the newest `window` tokens are kept; None keeps all."""
+
+    def __init__(
+        self,
+        plan: RotaryPlan,
+        method: str,
+        sinks: int,
+        window: int | None,
+        chunk: int = 512,
+        memory: StreamMemory | None = None,
+    ) -> None:
+        self.plan, self.method = plan, method
+        self.sinks, self.window, self.chunk, self.memory = sinks, window, chunk, memory
+        self.seen_tokens, self.segments = 0, [Segment(0, 0)]
+        self.pads: Ints | None = None
+        self._pads_before: Ints | None = None
+        self._step: Step | None = None
+        self._scratch = Scratch()
+        self.lanes: dict[Pattern, Lane] = {}
+        self.arenas = {p.index: Arena(self._lane(p.pattern)) for p in plan.layers if p.source == p.index}
+
+    def _lane(self, pattern: Pattern) -> Lane:
+        if self.memory is not None and pattern not in self.lanes:
+            self.lanes[pattern] = self.memory.lane(pattern, self.chunk)
+        window = ENDLESS if self.window is None else self.window
+        return self.lanes.setdefault(pattern, Lane(pattern, self.sinks, window, self.chunk))
+
+    @property
+    def blocks(self) -> RetrievalMemory | None:
+        """The memory, if it brings back what it stores."""
+        retrieves = self.memory is not None and self.memory.retrieves
+        return cast("RetrievalMemory", self.memory) if retrieves else None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch; 0 before the first forward."""
+        return next((a.keys.shape[0] for a in self.arenas.values() if a.keys is not None), 0)
+
+    # A step: begin, write and attend layer by layer, commit or abandon.
+
+    @property
+    def step(self) -> Step:
+        """The forward that is running; CapabilityError if there is none."""
+        if self._step is None:
+            raise CapabilityError(
+                "StreamCache: used outside a forward of the attached model; pass it as past_key_values to the model "
+                "that it was made for, while attached"
+            )
+        return self._step
+
+    def columns(self, tokens: int, layer: int) -> int:
+        """How many columns a layer shows to the step, or to one of so many tokens that has not begun."""
+        if self._step is None:
+            return self.seen_tokens + tokens
+        return self._step.columns(self.arenas[self.plan.layers[layer].source].lane)
+
+    def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> Step:
+        """Prepare a forward over `tokens` new tokens in each of `rows`.
+
+        `pads` [rows] counts the left padding; it may grow where a row has no tokens yet.
+        """
+        if self.memory is not None:
+            self.memory.check(self.seen_tokens, tokens)
+        if self.rows not in (0, rows):
+            if self.seen_tokens:
+                raise CapabilityError(f"StreamCache: holds {self.rows} rows, got {rows}; make a new cache")
+            self.reset()
+        base, segments = self._frame(tokens)
+        self._pads_before = self.pads
+        if pads is not None:
+            self.set_pads(pads)
+        for lane in self.lanes.values():
+            lane.make_room(self.seen_tokens, tokens)
+        frame = self.seen_tokens, tokens, rows, base, segments
+        self._step = Step(*frame, self.arenas, self.plan.layers, self._scratch, self.plan.dtype)
+        if self.memory is not None:
+            self._step.memory = self.memory
+            self.memory.begin(self._step, self.pads)
+        return self._step
+
+    def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
+        """The base of the step and the segments with it; a new frame where positions would pass the limit."""
+        seen, base, hard = self.seen_tokens, self.segments[-1].base, self.plan.hard_length
+        after = seen + tokens
+        places = max(min(after, lane.sinks + min(lane.window, lane.kept)) for lane in self.lanes.values())
+        if hard is not None and max(tokens, places) > hard:
+            raise CapabilityError(
+                f"{self.method}: {after} tokens need positions past {hard}, where this model computes other "
+                "angles; read in shorter chunks, or use a method whose sinks and window are shorter than that together"
+            )
+        if self.plan.alibi or seen == base or after - base <= self.plan.frame_length:
+            return base, self.segments
+        return seen, [*self.segments, Segment(seen, seen)]
+
+    def commit(self) -> None:
+        """Make the finished forward part of the stream."""
+        step = self.step
+        if self.memory is not None:
+            self.memory.commit()
+        self.seen_tokens = step.seen + step.tokens
+        for arena in self.arenas.values():
+            arena.commit(self.seen_tokens)
+        oldest = min(lane.oldest(self.seen_tokens) for lane in self.lanes.values())
+        ends = [s.start for s in step.segments[1:]] + [self.seen_tokens + 1]
+        self.segments = [s for s, end in zip(step.segments, ends, strict=True) if end > oldest]
+        self._step = None
+
+    def abandon(self) -> None:
+        """Forget a forward that failed, if one did; the stream is as it was before it."""
+        if self._step is None:
+            return
+        if self.memory is not None:
+            self.memory.abandon()
+        for arena in self.arenas.values():
+            arena.abandon()
+        self.set_pads(self._pads_before)
+        self._step = None
+
+    # Going back, and rows.
+
+    def crop(self, target: int) -> None:
+        """Forget the tokens from `target` on; CapabilityError if what came before them is gone."""
+        if self.memory is not None:
+            self.memory.check_crop(self.seen_tokens, target, self.pads)
+        for lane in self.lanes.values():
+            if lane.shift and lane.oldest(target) - lane.shift < lane.fixed:
+                raise CapabilityError(
+                    f"crop({target - self.seen_tokens}): tokens that the earlier context needs have left the window "
+                    f"({self.method}, seen {self.seen_tokens}); use a larger window, or fork before you read on"
+                )
+        self.seen_tokens = target
+        if self.pads is not None:
+            self.set_pads(np.minimum(self.pads, target) if target else None)
+        self.segments = [s for s in self.segments if s.start < max(1, target)]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.seen_tokens, self.segments, self.pads = 0, [Segment(0, 0)], None
+        for lane in self.lanes.values():
+            lane.shift, lane.pads = 0, None
+        for arena in self.arenas.values():
+            arena.clear()
+        if self.memory is not None:
+            self.memory = self.memory.fresh()
+
+    def select_rows(self, indices: Tensor) -> None:
+        """Keep these rows, in this order."""
+        for arena in self.arenas.values():
+            arena.select_rows(indices, self.seen_tokens)
+        if self.pads is not None:
+            self.set_pads(self.pads[indices.cpu().numpy()])
+        if self.memory is not None:
+            self.memory = self.memory.fork(indices.tolist())
+
+    def set_pads(self, pads: Ints | None) -> None:
+        """Take how many tokens of padding each row begins with."""
+        self.pads = pads
+        for lane in self.lanes.values():
+            lane.pads = pads
+
+    # What is kept.
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing has been evicted yet (never with blocks: what tokens read moved the mass of earlier ones)."""
+        account = self._account()
+        return account.dropped_tokens + account.compressed_tokens == 0 and self.blocks is None
+
+    def _account(self) -> MemoryAccount:
+        """What became of the tokens that left the window."""
+        if self.memory is not None:
+            return self.memory.account(self.seen_tokens)
+        dropped = 0 if self.window is None else max(0, self.seen_tokens - self.sinks - self.window)
+        return MemoryAccount({"device": 0, "host": 0, "disk": 0}, dropped_tokens=dropped)
+
+    def planned_bytes(self) -> int | None:
+        """Bytes that the cache takes on the model's device for one row, however long the stream; None: no bound."""
+        capacities = {index: arena.lane.capacity for index, arena in self.arenas.items()}
+        plans = {p.index: p for p in self.plan.layers}
+        if any(c is None and plans[i].numbers_per_token for i, c in capacities.items()):
+            return None
+        size = self.plan.dtype.itemsize
+        total = sum((c or 0) * plans[i].numbers_per_token * size for i, c in capacities.items())
+        return total + (0 if self.memory is None else self.memory.planned_bytes(self.chunk))
+
+    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
+        """Keys of the tokens `first` .. `end` - 1, as they were before they were rotated; of a single row.
+
+        For tokens that a block memory has not sealed yet, in a layer that it serves.
+        """
+        assert self.blocks is not None
+        rotation = self.plan.layers[layer].rotation
+        held, pending = self.blocks.pending_keys(layer, first, end)
+        found = [] if pending is None else [pending]
+        arena, ends = self.arenas[layer], [*(s.start for s in self.segments[1:]), self.seen_tokens]
+        for segment, after in zip(self.segments, ends, strict=True):
+            a, b = max(first, held, segment.start), min(end, after)
+            if a < b:
+                keys = arena.pair[0][:, :, a - arena.shift : b - arena.shift]
+                if rotation is not None:
+                    back = turn_by(rotation, -torch.arange(a - segment.base, b - segment.base), keys)
+                    keys = turned(keys, rotation, back)
+                found.append(keys[0])
+        return torch.cat(found, 1)
+
+    def report(self) -> MemoryReport:
+        """What the stream has seen, keeps and lost."""
+        seen, account = self.seen_tokens, self._account()
+        dropped, compressed = account.dropped_tokens, account.compressed_tokens
+        sinks = min(self.sinks, seen)
+        window = seen - sinks if self.window is None else min(self.window, seen - sinks)
+        if self.blocks is None:
+            window = seen - sinks - compressed - dropped
+        device = account.bytes["device"] + sum(a.nbytes for a in self.arenas.values())
+        return MemoryReport(
+            self.method,
+            seen_tokens=seen,
+            sink_tokens=sinks,
+            window_tokens=window,
+            stored_tokens=seen - sinks - window - compressed - dropped,
+            dropped_tokens=dropped,
+            retrieved_tokens=account.retrieved_tokens,
+            bytes=account.bytes | {"device": device},
+            compressed_tokens=compressed,
+            ids_tokens=account.ids_tokens,
+            read_bytes=account.traffic.read_bytes,
+            written_bytes=account.traffic.written_bytes,
+            cache_hits=account.traffic.hits,
+            cache_misses=account.traffic.misses,
+        )
+
+    def fork(self) -> CachedStream:
+        """An independent stream that goes on from here; costs one copy of what is kept."""
+        memory = None if self.memory is None else self.memory.fork()
+        other = CachedStream(self.plan, self.method, self.sinks, self.window, self.chunk, memory)
+        other.seen_tokens, other.segments = self.seen_tokens, list(self.segments)
+        for pattern, lane in self.lanes.items():
+            other.lanes[pattern].shift = lane.shift
+        if self.pads is not None:
+            other.set_pads(self.pads.copy())
+        for index, arena in self.arenas.items():
+            arena.copy_to(other.arenas[index], self.seen_tokens)
+        return other

@@ -1,0 +1,98 @@
+"""How a block memory is laid out: the layers that it serves, the geometry of their arenas, the bytes that it takes."""
+
+from __future__ import annotations
+
+import torch
+
+from everlong.cache.window import ENDLESS, Lane
+from everlong.errors import CapabilityError
+from everlong.methods.blocks.fields import BlockSettings
+from everlong.models.layout import Pattern, RotaryPlan
+from everlong.storage.base import Store
+from everlong.storage.codecs import Codec
+from everlong.storage.extent import HEADER_BYTES
+
+
+def served_layers(plan: RotaryPlan) -> set[int]:
+    """The layers without a native window."""
+    return {p.index for p in plan.layers if p.pattern == Pattern()}
+
+
+def check_model(settings: BlockSettings, plan: RotaryPlan) -> None:
+    """CapabilityError for a model that blocks cannot serve."""
+    full = [p for p in plan.layers if p.index in served_layers(plan)]
+    reason = None
+    if plan.alibi:
+        reason = "its scores have ALiBi biases, and a memory at one distance was never tried with them"
+    elif not full:
+        reason = "every layer has a native window, so that nothing could be asked for again"
+    elif any(p.latent for p in full):
+        reason = "it caches latent vectors (MLA), which are no keys that blocks could be compared by"
+    elif any(p.repeated for p in full):
+        reason = "its attention is given repeated keys, not those that it caches"
+    elif any(p.source != p.index for p in full):
+        reason = "layers share their keys, and each would need a choice of its own over another layer's blocks"
+    if settings.per_head and plan.ranks is not None:
+        raise CapabilityError(
+            f"per_head=True: the model's heads are shared out to {plan.ranks.size} ranks, which would then hold "
+            "other blocks each; leave it out, or load the model whole"
+        )
+    if reason is not None:
+        raise CapabilityError(f"blocks: this model is not handled: {reason}; use the method sinks")
+
+
+def lane(settings: BlockSettings, pattern: Pattern, chunk: int) -> Lane:
+    """How the arenas of layers with this native pattern are laid out."""
+    if pattern != Pattern():
+        return Lane(pattern, 0, ENDLESS, chunk)
+    behind = 0 if settings.positions == "far" else settings.block + max(settings.exec_chunk, settings.choose_every)
+    return Lane(pattern, 0, settings.window, chunk, behind=behind)
+
+
+def codecs(settings: BlockSettings, plan: RotaryPlan, dtype: torch.dtype) -> dict[int, Codec]:
+    """What makes the records of each layer, in the layers' order."""
+    found = {}
+    for index in sorted(served_layers(plan)):
+        key, value = plan.layers[index].key, plan.layers[index].value
+        assert key is not None
+        assert value is not None
+        found[index] = Codec(settings.codec, key[0], settings.block, key[1], value[1], dtype)
+    return found
+
+
+def prepare(store: Store, settings: BlockSettings, plan: RotaryPlan, dtype: torch.dtype) -> None:
+    """Tell a fresh store what it will hold of each layer."""
+    for index, codec in codecs(settings, plan, dtype).items():
+        store.add(index, codec)
+    if store.resident is not None:
+        store.resident.rule(settings.resident, settings.evict, settings.score_decay)
+
+
+def planned_bytes(settings: BlockSettings, plan: RotaryPlan, chunk: int) -> int:
+    """Bytes of sinks, slots, pending tokens, masses and queries of one stream that reads chunks of `chunk`."""
+    s, total, size, served = settings, 0, plan.dtype.itemsize, served_layers(plan)
+    tail = s.block + max(s.exec_chunk, s.choose_every) + chunk
+    columns = s.top_k * s.block + s.sinks * (1 if s.positions == "far" else 2) + tail
+    for layer in (p for p in plan.layers if p.index in served):
+        masses = 0 if s.digest == "bounds" else tail + (lane(s, layer.pattern, chunk).capacity or 0)
+        queries = s.pool * (layer.key or (0, 0))[1]
+        total += columns * layer.numbers_per_token * size + plan.heads * (masses * 4 + queries * size)
+    return total
+
+
+def block_bytes(settings: BlockSettings, plan: RotaryPlan) -> tuple[int, int]:
+    """Bytes of one stored block over all layers, in host memory and on the disk."""
+    if settings.keep == "ids":
+        return 0, 0
+    found = codecs(settings, plan, plan.dtype).values()
+    records = sum(codec.record_bytes for codec in found)
+    return records, records + HEADER_BYTES * len(found)
+
+
+def digest_bytes(settings: BlockSettings, plan: RotaryPlan, dtype: torch.dtype) -> int:
+    """Bytes of the digests of one block over all layers."""
+    if settings.keep == "ids":
+        return 0
+    keys = [plan.layers[index].key or (0, 0) for index in served_layers(plan)]
+    bounds = settings.digest == "bounds"
+    return sum(dtype.itemsize * dim * (2 * heads if bounds else plan.heads) for heads, dim in keys)

@@ -1,0 +1,102 @@
+"""The slots of one layer: the chosen blocks and the sinks, each where the queries meet it.
+
+Letters: H query heads, G kv heads, S sinks, L tokens per block at most, K chosen blocks, C choices, M columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.methods.blocks.boundaries import Cuts
+from everlong.methods.blocks.fields import BlockSettings
+from everlong.methods.blocks.progress import Progress, Shape
+from everlong.ops.rotary import Rotation, turn_by, turned
+from everlong.ops.spans import Ints
+from everlong.storage.base import Store, stored
+
+
+class Slots:
+    """Columns [K slots of L tokens | S sinks] of keys and values; a block ends where its slot ends."""
+
+    def __init__(
+        self, settings: BlockSettings, layer: int, shape: Shape, store: Store, cuts: Cuts, groups: int
+    ) -> None:
+        self._count, self._sinks, self._layer, self._device = settings.top_k, settings.sinks, layer, shape.device
+        self._store, self._cuts = store, cuts
+        self.first_sink = settings.top_k * settings.block
+        """The column in which the sinks begin; slots lie before it."""
+        self.pair = shape.pair(self.first_sink + settings.sinks)
+        self.tags: list[list[tuple[int, int | None, int] | None]] = [[None] * self._count for _ in range(groups)]
+        """Of each choice the (block, place, first column) that each slot holds."""
+        self.filled = False
+        self._sink_place: int | None = None
+
+    @property
+    def placed(self) -> set[int]:
+        """The blocks that lie in a slot."""
+        return {tag[0] for tags in self.tags for tag in tags if tag is not None}
+
+    def assigned(self, chosen: Ints, old: Ints | None) -> Ints:
+        """Which block [C, K] is to lie in which slot (-1: none), each chosen one once; those that have one keep it."""
+        slots = np.full((len(self.tags), self._count), -1) if old is None else old.copy()
+        for row, blocks in zip(slots, chosen, strict=True):
+            wanted = set(blocks.tolist())
+            row[: self._count - len(wanted)] = -1
+            free = [slot for slot in range(self._count - len(wanted), self._count) if row[slot] not in wanted]
+            for block, slot in zip(sorted(wanted.difference(row.tolist())), free, strict=False):
+                row[slot] = block
+        return slots
+
+    def fill(self, now: Progress, places: Ints | None, rotation: Rotation | None) -> None:
+        """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
+        if self.filled:
+            return
+        chosen, slots = now.chosen, now.slots
+        assert chosen is not None
+        assert slots is not None
+        columns = self.first_sink - self._cuts.behind(slots)
+        for c, tags in enumerate(self.tags):
+            at = {int(b): None if places is None else int(places[c, i]) for i, b in enumerate(chosen[c])}
+            new = [None if b not in at else (b, at[b], int(columns[c, i])) for i, b in enumerate(slots[c].tolist())]
+            wanted = [tag for tag, old in zip(new, tags, strict=True) if tag is not None and tag != old]
+            tags[:] = [old if old == tag else None for tag, old in zip(new, tags, strict=True)]
+            if wanted:
+                self._fetch(c, wanted, rotation)
+            tags[:] = new
+        self.filled = True
+
+    def shares(self, mass: Float[Tensor, "1 H M"], slots: Ints) -> list[list[float]]:
+        """What the block in each slot got of the mass of the columns."""
+        return self._cuts.shares(mass[0, :, : self.first_sink].view(len(self.tags), -1, self.first_sink), slots)
+
+    def place_sinks(self, raw: tuple[Tensor, Tensor], held: int, place: int, rotation: Rotation | None) -> None:
+        """Bring the `raw` sinks, of which there are `held`, to `place`, `place` + 1, ..."""
+        if self._sink_place == place:
+            return
+        self._sink_place = None
+        k, v = raw
+        if rotation is not None:
+            k = turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k))
+        for mine, x in zip(self.pair, (k, v), strict=True):
+            mine[:, :, self.first_sink :] = x
+        self._sink_place = place if held >= self._sinks else None
+
+    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], rotation: Rotation | None) -> None:
+        heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
+        k, v = stored(self._store, self._layer, [block for block, *_ in tags], self._device)
+        k, v = k[:, heads], v[:, heads]
+        if rotation is not None and tags[0][1] is not None:
+            at = torch.tensor([place for _, place, _ in tags])[:, None] + torch.arange(k.shape[2])
+            k = turned(k, rotation, turn_by(rotation, at, k))
+        for n, (block, _, column) in enumerate(tags):
+            length = self._cuts.start(block + 1) - self._cuts.start(block)
+            for mine, x in zip(self.pair, (k, v), strict=True):
+                mine[0, heads, column : column + length] = x[n, :, :length]
+
+    def empty(self) -> None:
+        """Forget what lies in the slots and where the sinks stand: after a step that was not committed."""
+        self._sink_place, self.filled = None, False
+        self.tags = [[None] * self._count for _ in self.tags]
