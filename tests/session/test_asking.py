@@ -13,6 +13,7 @@ from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
 from everlong.session import asking, reply
 from everlong.session.chat import Chat
+from everlong.session.found import in_order
 from everlong.session.recall import Candidate
 from everlong.text.places import Place
 from everlong.text.transcript import Stretch
@@ -214,7 +215,7 @@ def test_passages_are_read_in_their_order_and_no_token_twice():
 
 
 def order(spans, hop=None):
-    found = asking.in_order([Candidate(n, 0, 0.1, "words", 1.0, hop=n == hop) for n in range(len(spans))], spans)
+    found = in_order([Candidate(n, 0, 0.1, "words", 1.0, hop=n == hop) for n in range(len(spans))], spans)
     return [span.first for _, span in found]
 
 
@@ -229,7 +230,7 @@ def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
         led.append(sentence)
         return block, memory.rows[0].block_range(block)[0] + 8, 0.8
 
-    monkeypatch.setattr(asking, "next_hop", hop)
+    monkeypatch.setattr("everlong.session.found.next_hop", hop)
     with session.pose(" The gulls of Lima sleep in crate 7342.", raw=True) as posed:
         sources = [passage.source for passage in posed.recall.shown]
     assert sources == ["gulls.txt", "later.txt"]

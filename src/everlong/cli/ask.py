@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.session.reply import Reply
@@ -77,7 +77,7 @@ def ask(
     if not entry.tokens:
         raise InputError(
             f"session {session!r}: holds nothing to ask about; read into it first: everlong read FILE "
-            f"{options.same_session(ctx, session, store)}"
+            f"{next_command.same_session(ctx, session, store)}"
         )
     kept, own = entry.method, options.own_model(ctx, library, session)
     loaded = load_model(device=device, threads=threads, console=console, **own)
@@ -117,7 +117,7 @@ def ask(
         if report:
             console.note(f"{result['memory']}; opened in {opening:.2f} s")
         if left := [option for option, given in {"--cite": cite, "--keep": keep}.items() if not given]:
-            again = f"{options.same_session(ctx, session, store)} {'--raw ' if raw else ''}{left[0]}"
+            again = f"{next_command.same_session(ctx, session, store)} {'--raw ' if raw else ''}{left[0]}"
             console.note(f"Next: everlong ask {again} -- {shlex.quote(question)}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def calibrate(
         console.result(_facts(heads, written))
     else:
         _tell(heads, written, console)
-        command = shlex.join(["everlong", "doctor", *options.same_model(ctx)])
+        command = shlex.join(["everlong", "doctor", *next_command.same_model(ctx)])
         console.note(f"`everlong read` and `ask` use them from now on.\nNext: {command}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everlong.cli import complete, options
+from everlong.cli import complete, next_command, options
 
 if TYPE_CHECKING:
     from everlong.methods.base import Method
@@ -72,7 +72,7 @@ def chat(
     from everlong.session.session import Session
 
     console, chats = Console(quiet, json), Chats(store)
-    command = shlex.join(["everlong", "chat", *options.same_place(ctx, store)])
+    command = shlex.join(["everlong", "chat", *next_command.same_place(ctx, store)])
     if list_chats:
         tell(chats.rows(), console, command)
         return

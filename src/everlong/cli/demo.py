@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
@@ -77,7 +77,9 @@ def demo(
     if json:
         console.result(result | {"written": [str(path) for path in files]})
     console.note(f"\nWrote {', '.join(str(path) for path in files)}.")
-    console.note(f"Next: everlong ask 'The sky is' --raw --cite {options.same_session(ctx, 'demo', out / 'library')}")
+    console.note(
+        f"Next: everlong ask 'The sky is' --raw --cite {next_command.same_session(ctx, 'demo', out / 'library')}"
+    )
     more = "`everlong score FILE` reads a text of yours" if full else "`make demo ARGS=--full` reads the whole text"
     console.note(f"      {more}; `everlong chat` talks without end.")
 

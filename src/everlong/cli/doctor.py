@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.methods import Method
@@ -55,7 +55,7 @@ def doctor(
         console.result(found)
     else:
         _tell(found)
-        console.note(f"Next: {shlex.join(['everlong', 'bench', *options.same_model(ctx)])}")
+        console.note(f"Next: {shlex.join(['everlong', 'bench', *next_command.same_model(ctx)])}")
 
 
 def _methods(fields: dict[str, Any]) -> list[Method]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
@@ -121,5 +121,5 @@ def _tell(result: Generation, session: Session, ctx: typer.Context, console: Con
         return
     print()
     console.note(f"{len(result.token_ids)} tokens, {1000 * result.seconds_per_token:.1f} ms each; {session.report()}")
-    if command := options.talk(ctx, session):
+    if command := next_command.talk(ctx, session):
         console.note(f"Next: {command}")

@@ -13,7 +13,6 @@ from everlong.cli import complete
 if TYPE_CHECKING:
     from everlong.library.library import Library
     from everlong.methods.base import Method
-    from everlong.session.session import Session
 
 _FIELDS = "everlong.method"
 
@@ -248,38 +247,6 @@ def kept_model(ctx: typer.Context, store: Path | None, session: str | None) -> d
     if (folder / "everlong.db").is_file() and (library := Library(folder)).find(session or "") is not None:
         return own_model(ctx, library, session or "")
     return {option: ctx.params[option] for option in ("model", "dtype", "memory")}
-
-
-def same_session(ctx: typer.Context, session: str, store: Path | None) -> str:
-    """The options that lead another command to this session, which knows its model, as they are typed in a shell."""
-    import shlex
-
-    return shlex.join(["--session", session, *same_place(ctx, store)])
-
-
-def same_place(ctx: typer.Context, store: Path | None) -> list[str]:
-    """The options that lead another command to this store and device."""
-    words = [] if store is None else ["--store", str(store)]
-    if ctx.params.get("device") is not None and not is_default(ctx, "device"):
-        words += ["--device", str(ctx.params["device"])]
-    return words
-
-
-def same_model(ctx: typer.Context) -> list[str]:
-    """The options that give another command the same model."""
-    given = {name: ctx.params.get(name) for name in ("model", "memory", "dtype", "device") if not is_default(ctx, name)}
-    return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-
-
-def talk(ctx: typer.Context, session: Session) -> str | None:
-    """The command that talks to the same model, with the method that was given; None where it cannot talk."""
-    import shlex
-
-    if not getattr(session.tokenizer, "chat_template", None):
-        return None
-    method = [f"--method={session.method.name}"] if names_method(ctx) else []
-    fields = [word for pair in ctx.params.get("option") or [] for word in ("-o", pair)]
-    return shlex.join(["everlong", "chat", *same_model(ctx), *method, *fields])
 
 
 def is_default(ctx: typer.Context, name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 from everlong.cli import span_options as span
 
 
@@ -49,7 +49,7 @@ def pin(
         return
     flags = " and ".join(word for word, on in (("always attended to", always), ("never given up", keep)) if on)
     print(f"{session}: tokens {made.first}:{made.end} are {flags}")
-    where = options.same_session(ctx, session, store)
+    where = next_command.same_session(ctx, session, store)
     console.note(f"Next: everlong unpin {where} --tokens {made.first}:{made.end}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
@@ -111,7 +111,7 @@ def read(
         console.note(result["memory"])
     if notes:
         console.note(told(result["notes"]))
-    console.note(f"Next: everlong ask 'A question?' {options.same_session(ctx, session, store)}")
+    console.note(f"Next: everlong ask 'A question?' {next_command.same_session(ctx, session, store)}")
 
 
 def _read_changed(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
@@ -217,5 +217,5 @@ def _tell(result: dict[str, Any], written: list[Path], session: Session, ctx: ty
         console.note(f"Wrote {', '.join(str(path) for path in written)}.")
     file = str(ctx.params["file"])
     by_position = shlex.join(["everlong", *sys.argv[1:], "--csv", f"{Path(file).stem}-scores.csv"])
-    if command := options.talk(ctx, session) if written or file == "-" else by_position:
+    if command := next_command.talk(ctx, session) if written or file == "-" else by_position:
         console.note(f"Next: {command}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from everlong.cli import options
+from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.session.recall import Recalled
@@ -58,7 +58,7 @@ def search(
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
-    where, asked = options.same_session(ctx, session, store), shlex.quote(words)
+    where, asked = next_command.same_session(ctx, session, store), shlex.quote(words)
     console.note(f"Next: everlong ask {f'{where} -- {asked}' if words.startswith('-') else f'{asked} {where}'}")
 
 

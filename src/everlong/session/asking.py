@@ -10,20 +10,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
-from everlong.session.hops import next_hop
-from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
+from everlong.session.found import MOST_PASSAGES, Found, trained_length
+from everlong.session.recall import Ballot, Candidate, Recall, Recalled
 from everlong.session.thoughts import Exchange
 from everlong.text.chat_template import Template
 from everlong.text.source_names import short_names
 from everlong.text.tokenize import token_ids
-from everlong.text.transcript import ANSWER, PROMPT, SOURCE, Stretch, Transcript
+from everlong.text.transcript import ANSWER, PROMPT, SOURCE
 
 if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 Again = int | Literal["auto"]
 PASSAGES = 2
 """Passages read again at most, unless said otherwise."""
-MOST_PASSAGES = 4
-"""What `auto` takes at most."""
-AROUND_TOKENS = 112
-"""A passage reaches so far to either side of the vote's peak, before it is cut to whole sentences."""
 BORDER_TOKENS = 32
 """Where the vote peaks so near to a block's border, the neighbour comes too."""
 ROOM_TOKENS = 1024
@@ -64,7 +60,7 @@ def pose(
             raise ConfigError(f"again={again}: {session.method} does not recall passages; use Blocks(recall=question)")
         return _put(session, question, raw, keep)
     begun = time.perf_counter()
-    found = _Found(Ballot(session, ids, question))
+    found = Found(Ballot(session, ids, question))
     most = most_passages(PASSAGES if again is None else again)
     if not most and keeps_ids(session):
         raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
@@ -82,72 +78,9 @@ def recall(session: WritingStream, question: str, again: Again = PASSAGES) -> Re
     if not recalls(session):
         raise CapabilityError(f"recall: {session.method} does not recall passages; use Blocks(recall=question)")
     begun = time.perf_counter()
-    found = _Found(Ballot(session, ids, question))
+    found = Found(Ballot(session, ids, question))
     chosen = found.chosen(most_passages(again))
     return found.recall("again", found.shown(chosen), [found.candidates[n].block for n in chosen], begun)
-
-
-class _Found:
-    """The candidates of a ballot with their passages: the best first, none with its peak in a better one's passage."""
-
-    def __init__(self, ballot: Ballot) -> None:
-        self._ballot = ballot
-        self.candidates: list[Candidate] = []
-        self._spans: list[Stretch] = []
-        for candidate in ballot.candidates():
-            self._add(candidate)
-        self._hop()
-        total = sum(c.share for c in self.candidates)
-        self.candidates = [replace(c, share=c.share / total) for c in self.candidates]
-        found = zip(self.candidates, self._spans, strict=True)
-        self.passages = [recalled(self._text, candidate, span, ballot.text) for candidate, span in found]
-
-    @property
-    def _text(self) -> Transcript:
-        return self._ballot.session.transcript
-
-    def _add(self, candidate: Candidate) -> None:
-        if all(not span.first <= candidate.token < span.end for span in self._spans):
-            self.candidates.append(candidate)
-            self._spans.append(_span(self._ballot, candidate))
-
-    def _hop(self) -> None:
-        """Where one passage stands out alone, put what it leads to behind it."""
-        if [c.near for c in self.candidates].count(True) != 1 or not self._ballot.stands_out():
-            return
-        best, *others = self.candidates
-        sentence = recalled(self._text, best, self._spans[0], self._ballot.text).sentence
-        if (hop := next_hop(self._ballot, sentence, self._spans[0])) is not None:
-            block, token, share = hop
-            led = Candidate(block, token, share * best.share, "words", share * best.strength, hop=True)
-            self.candidates, self._spans = [best], self._spans[:1]
-            for candidate in (led, *others):
-                self._add(candidate)
-
-    def chosen(self, most: int) -> list[int]:
-        """Which candidates are read again: the best, and those nearly as good, at most so many."""
-        return [n for n, candidate in enumerate(self.candidates) if candidate.near][:most]
-
-    def shown(self, chosen: Sequence[int]) -> list[Recalled]:
-        """The passages of these candidates as they are read."""
-        found = in_order([self.candidates[n] for n in chosen], [self._spans[n] for n in chosen])
-        return [recalled(self._text, candidate, span, self._ballot.text) for candidate, span in found]
-
-    def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
-        """What came back, and what of it is shown."""
-        seconds = time.perf_counter() - begun
-        passages = tuple(self.passages)
-        stands_out, among = self._ballot.stands_out(), self._ballot.among
-        return Recall(passages, stands_out, way, tuple(shown), tuple(blocks), seconds, among)
-
-
-def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:
-    """Passages, best first in `candidates`, in their order in the stream; what the best one leads to is the last.
-
-    So of two statements that differ the later one is read last.
-    """
-    found = [(c, span) for c, span in zip(candidates, merged(spans), strict=True) if span.first < span.end]
-    return sorted(found, key=lambda f: (f[0].hop, f[1].first))
 
 
 def recalls(session: WritingStream) -> bool:
@@ -173,7 +106,7 @@ def hold(session: WritingStream, question: list[int]) -> None:
 def choose(session: WritingStream, target: WritingStream, question: list[int], text: str) -> Recall:
     """Let what is written next into `target`, a copy of the session or itself, attend to the blocks voted for."""
     begun = time.perf_counter()
-    return _held(target, _Found(Ballot(session, question, text)), begun)
+    return _held(target, Found(Ballot(session, question, text)), begun)
 
 
 def question_ids(session: WritingStream, question: str) -> list[int]:
@@ -193,21 +126,6 @@ def most_passages(again: Again) -> int:
     if isinstance(again, bool) or not isinstance(again, int) or again < 0:
         raise ConfigError(f"again={again!r}: expected a number of passages (0: the blocks' way), or auto")
     return again
-
-
-def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
-    if candidate.said is not None:
-        # It was compared alone, and what stands around it distracts: with a 0.5B model 11 of 24 such questions were
-        # right with the sentence alone, 6 with 24 tokens on either side.
-        return ballot.trimmed(*candidate.said, candidate)
-    # Of a model for short texts, passages take half of what it was trained on at most.
-    around = min(AROUND_TOKENS, trained_length(ballot.session) // (4 * MOST_PASSAGES))
-    return ballot.trimmed(candidate.token - around, candidate.token + around, candidate)
-
-
-def trained_length(session: WritingStream) -> int:
-    """How many tokens the session's model was trained on."""
-    return getattr(session.model.config.get_text_config(), "max_position_embeddings", None) or 2048
 
 
 def _slots(session: WritingStream, candidates: Sequence[Candidate]) -> tuple[int, ...]:
@@ -232,7 +150,7 @@ def _slots(session: WritingStream, candidates: Sequence[Candidate]) -> tuple[int
 
 
 def _put(
-    session: WritingStream, question: str, raw: bool, keep: bool, found: _Found | None = None, begun: float = 0.0
+    session: WritingStream, question: str, raw: bool, keep: bool, found: Found | None = None, begun: float = 0.0
 ) -> Posed:
     """The question read into the session, or into a fork of it, with what was `found` in its slots."""
     asked = None if raw else exchange(session, question)
@@ -249,7 +167,7 @@ def _put(
     return Posed(target, recall, owned=not keep)
 
 
-def _held(session: WritingStream, found: _Found, begun: float) -> Recall:
+def _held(session: WritingStream, found: Found, begun: float) -> Recall:
     """What was found, its best blocks in the slots of the session.
 
     Blocks that are not sealed yet stand in the window or right behind it, where every query sees them.

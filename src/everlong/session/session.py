@@ -11,34 +11,27 @@ import torch
 from everlong.engine import budgets
 from everlong.engine.parallel import check_ranks
 from everlong.engine.runner import Reader
-from everlong.engine.sampling import Sampling
 from everlong.engine.snapshot import Mark
 from everlong.engine.stream import make_runner
-from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
 from everlong.library.checkpoint import Checkpointer
 from everlong.library.library import Library
 from everlong.library.portable import read, save
 from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
-from everlong.methods.blocks.pins import Pin
 from everlong.models.encoder import SentenceEncoder
 from everlong.models.load import Loaded
 from everlong.models.sharding import check_complete
-from everlong.session import asking, forgetting, pinning
-from everlong.session.asking import Again, Posed
-from everlong.session.citations import drawn_on
+from everlong.session import forgetting
+from everlong.session.answering import AnsweringStream
 from everlong.session.forgetting import Forgotten
-from everlong.session.recall import Recall, Recalled
-from everlong.session.reply import Reply
-from everlong.session.search import search
-from everlong.text.transcript import GONE, Citation, Source, Stretch
+from everlong.text.transcript import Stretch
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
 
 
-class Session(WritingStream):
+class Session(AnsweringStream):
     """One stream of tokens read by `model` with `method`, in memory that does not grow with the stream.
 
     With `store` (a folder) the session is kept there under `name`: stored blocks go to the disk, `checkpoint` keeps
@@ -98,28 +91,6 @@ class Session(WritingStream):
         """Tokens that the last checkpoint holds; 0 without a store."""
         return 0 if self._checkpointer is None else self._checkpointer.entry.tokens
 
-    def ask(
-        self, question: str, again: Again | None = None, raw: bool = False, keep: bool = False, **sampling: Any
-    ) -> Reply:
-        """The reply to a question about what was read, as an iterator of pieces of text; `text` is all of it.
-
-        `again`: how many passages are read again at most (default 2, "auto" 4), none that is far behind the best; 0
-        takes the blocks' way: recalled blocks beside the window. `raw`: the question is a text to be continued, without
-        the chat template. The session stays as it is, unless it is to `keep` question and reply (not the passages).
-        `sampling` as in `generate`. For a method without recall the question is read behind the stream.
-        """
-        Sampling(**sampling)
-        posed = asking.pose(self, question, again, raw, keep)
-        return Reply(self, posed, question, raw, keep, **sampling)
-
-    def pose(self, question: str, again: Again | None = None, raw: bool = False) -> Posed:
-        """A question put as `ask` puts it, and a session that is ready to answer; a context manager that closes it."""
-        return asking.pose(self, question, again, raw)
-
-    def recall(self, question: str) -> Recall:
-        """The passages that come back for a question, best first, without an answer."""
-        return asking.recall(self, question)
-
     def use_encoder(self, encoder: SentenceEncoder) -> Iterator[int]:
         """Let questions be answered by meaning too: encodes what was read; the tokens done so far, now and then.
 
@@ -138,51 +109,10 @@ class Session(WritingStream):
                 self._checkpointer.note_encoder(encoder.name)
         yield from self._meaning.update(self.transcript)
 
-    def search(self, words: str, top: int = 5) -> list[Recalled]:
-        """The passages that hold most of `words`, weighed by how rare they are; the model computes nothing."""
-        if not self.remembers:
-            raise CapabilityError(f"search: {self.method} keeps no record of what it read; use everlong.Blocks")
-        ids = asking.question_ids(self, words)
-        return search(self.transcript, self.word_classes, ids, words, top) if self.seen_tokens else []
-
-    def citations(self, top: int = 5) -> list[Citation]:
-        """Where the last answer drew on what is stored: passages by falling share of its attention.
-
-        One passage for each stored block (two where sources meet in it), with its source, characters and text.
-        CapabilityError for a method that stores nothing.
-        """
-        return drawn_on(self, top)
-
-    def forget_source(self, source: Source) -> None:
-        """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
-        for row in self.stored("forget").rows:
-            row.drop(row.blocks_within(*self.transcript.bounds(source)))
-        source.digest, source.done, source.lines = GONE, False, ""
-
     @property
     def forgotten(self) -> list[Stretch]:
         """The spans that a kept session was told to forget."""
         return [] if self._checkpointer is None else self._checkpointer.library.forgotten(self._checkpointer.entry)
-
-    def pin(
-        self,
-        what: str | tuple[int, int],
-        start: int | None = None,
-        end: int | None = None,
-        always: bool = True,
-        keep: bool = True,
-    ) -> Pin:
-        """Pins a source, its characters `start` .. `end - 1`, or the tokens (first, end); what was pinned.
-
-        `always`: every token that is read or written from now on attends to the blocks that touch the span. `keep`:
-        these blocks are never given up for room. Blocks that are sealed later are held from then on. ConfigError
-        where more blocks would always be attended to than top_k.
-        """
-        return pinning.pin(self, what, start, end, always, keep)
-
-    def unpin(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> int:
-        """Takes away the pins that share a token with the span, given as for `pin`; how many."""
-        return pinning.unpin(self, what, start, end)
 
     def forget(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> Forgotten:
         """Forgets a source, its characters `start` .. `end - 1`, or the tokens (first, end); says what went.
@@ -299,10 +229,6 @@ class Session(WritingStream):
     def _reuse(self) -> None:
         if self._checkpointer is not None and self._checkpointer.writable:
             self.checkpoint()
-
-    def _hold(self, question: list[int]) -> None:
-        """Lets what is read next attend to what the question recalls."""
-        asking.hold(self, question)
 
     def fork(self) -> Self:
         """An independent session that has read the same, kept nowhere; shares the model, copies the cache (once)."""
