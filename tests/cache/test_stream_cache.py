@@ -127,7 +127,7 @@ def test_the_same_after_fifty_million_tokens(model, handle, offset):
     """A stream that has read `offset` tokens more, and whose sinks and window hold the same, goes on alike."""
     near, late = handle.new_cache(), handle.new_cache()
     read(model, near, IDS[:, :200])
-    tensors, facts = near.state()
+    tensors, facts = stream_state(near.stream)
     facts = facts | {
         "seen": facts["seen"] + offset,
         "segments": [[s + offset, b + offset] for s, b in facts["segments"]],
