@@ -27,7 +27,7 @@ import torch
 import everlong
 from everlong.evaluate.tasks.booksum import rouge
 from everlong.machine import circumstances
-from everlong.session.note_plan import NoteSettings, Piece, plan_notes
+from everlong.session.note_plan import NotePiece, NoteSettings, plan_notes
 from everlong.session.note_writer import NOTHING, NoteWriter, first_sentences, is_copied
 from everlong.text.transcript import Transcript
 
@@ -114,7 +114,7 @@ def top_note(writer: NoteWriter, notes: list[str]) -> tuple[str, str]:
     return own, notes[0]
 
 
-def in_one_go(loaded: Any, transcript: Transcript, piece: Piece) -> str:
+def in_one_go(loaded: Any, transcript: Transcript, piece: NotePiece) -> str:
     """A longer summary of the first piece: what a model does that is given as much of a text as it was trained on."""
     settings = NoteSettings(max_new_tokens=LONG_TOKENS)
     with NoteWriter(loaded, settings) as writer:

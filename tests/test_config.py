@@ -141,7 +141,11 @@ def test_one_line_cuts_and_joins() -> None:
     assert one_line("x" * 300, limit=10) == "xxxxxxx..."
 
 
-REGISTRIES = [(base._REGISTRY, Method), (benchmark._REGISTRY, benchmark.Task), (training._REGISTRY, training.Task)]
+REGISTRIES = [
+    (base._REGISTRY, Method),
+    (benchmark._REGISTRY, benchmark.Task),
+    (training._REGISTRY, training.TrainingTask),
+]
 
 
 @pytest.mark.parametrize(("registry", "root"), REGISTRIES, ids=["method", "task", "training task"])

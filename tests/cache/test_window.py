@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlong.cache.window import ENDLESS, Lane
+from everlong.cache.window import ENDLESS, WindowLayout
 from everlong.models.layout import Pattern
 
 
@@ -39,7 +39,7 @@ def visible(t, sinks, window, sliding, chunked):
 def test_spans_say_what_the_rules_say(sinks, window, sliding, chunked, steps, room):
     if sliding is not None:
         chunked = None
-    lane = Lane(Pattern(sliding, chunked), sinks, window, room)
+    lane = WindowLayout(Pattern(sliding, chunked), sinks, window, room)
     seen = 0
     for tokens in steps:
         lane.make_room(seen, tokens)
@@ -55,7 +55,7 @@ def test_spans_say_what_the_rules_say(sinks, window, sliding, chunked, steps, ro
 
 @given(st.integers(0, 4), st.integers(1, 30), st.integers(1, 12), st.lists(st.integers(1, 12), max_size=60))
 def test_a_step_that_fits_the_room_fits_the_arena(sinks, window, room, steps):
-    lane, seen = Lane(Pattern(), sinks, window, room), 0
+    lane, seen = WindowLayout(Pattern(), sinks, window, room), 0
     for tokens in (min(n, room) for n in steps):
         lane.make_room(seen, tokens)
         assert seen + tokens - lane.shift <= lane.capacity
@@ -64,7 +64,7 @@ def test_a_step_that_fits_the_room_fits_the_arena(sinks, window, room, steps):
 
 
 def test_padding_moves_each_row():
-    lane = Lane(Pattern(), 2, 3, 8, pads=np.array([0, 4]))
+    lane = WindowLayout(Pattern(), 2, 3, 8, pads=np.array([0, 4]))
     far = lane.far(10, 1)
     assert (far.lo[:, 0].tolist(), far.hi[:, 0].tolist()) == ([0, 4], [2, 6])
     near = lane.near(5, 1, 0, 6)
@@ -72,13 +72,13 @@ def test_padding_moves_each_row():
 
 
 def test_dense_keeps_all():
-    lane = Lane(Pattern(), 0, ENDLESS, 8)
+    lane = WindowLayout(Pattern(), 0, ENDLESS, 8)
     assert lane.capacity is None
     assert lane.oldest(10**7) == 0
-    assert Lane(Pattern(sliding=5), 0, ENDLESS, 8).capacity == 12
+    assert WindowLayout(Pattern(sliding=5), 0, ENDLESS, 8).capacity == 12
 
 
 def test_native_windows_bound_what_is_kept():
-    assert Lane(Pattern(sliding=5), 4, 12, 8).fixed == 0
-    assert Lane(Pattern(sliding=14), 4, 12, 8).fixed == 4
-    assert Lane(Pattern(sliding=5), 4, 12, 8).kept == 5
+    assert WindowLayout(Pattern(sliding=5), 4, 12, 8).fixed == 0
+    assert WindowLayout(Pattern(sliding=14), 4, 12, 8).fixed == 4
+    assert WindowLayout(Pattern(sliding=5), 4, 12, 8).kept == 5

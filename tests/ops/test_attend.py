@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlong.ops import attend as module
-from everlong.ops.attend import Part, Scratch, attend, attend_naive
-from everlong.ops.spans import Span
+from everlong.ops.attend import AttentionPart, Workspace, attend, attend_naive
+from everlong.ops.spans import KeyIntervals
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-6, torch.bfloat16: 4e-2}
 
@@ -21,13 +21,13 @@ def parts_of(tokens, seen, window, sinks, dtype=torch.float32, rows=2, heads=6, 
     keys = seen + tokens
     q_far, q_near = (torch.randn(rows, heads, tokens, dim, dtype=dtype) for _ in range(2))
     k, v = torch.randn(rows, kv_heads, keys, dim, dtype=dtype), torch.randn(rows, kv_heads, keys, dim + 2, dtype=dtype)
-    near = Span.affine(tokens, lo=(seen - window + 1, 0, keys), hi=(seen + 1, 0, keys))
-    far = Span.affine(tokens, lo=(0, 0, 0), hi=(seen - window + 1, 0, sinks))
-    return [Part(q_far, k[:, :, :sinks], v[:, :, :sinks], far), Part(q_near, k, v, near)]
+    near = KeyIntervals.affine(tokens, lo=(seen - window + 1, 0, keys), hi=(seen + 1, 0, keys))
+    far = KeyIntervals.affine(tokens, lo=(0, 0, 0), hi=(seen - window + 1, 0, sinks))
+    return [AttentionPart(q_far, k[:, :, :sinks], v[:, :, :sinks], far), AttentionPart(q_near, k, v, near)]
 
 
 def exact(parts, *args):
-    return attend_naive([Part(p.q.double(), p.k.double(), p.v.double(), p.span) for p in parts], *args)
+    return attend_naive([AttentionPart(p.q.double(), p.k.double(), p.v.double(), p.span) for p in parts], *args)
 
 
 SHAPES = [(1, 39, 16, 4), (7, 33, 16, 4), (100, 63, 63, 5), (64, 0, 100, 3), (33, 27, 4, 4), (1, 0, 1, 1)]
@@ -78,7 +78,7 @@ def test_rows_with_intervals_of_their_own(monkeypatch, one_shot):
     monkeypatch.setattr(module, "ONE_SHOT_SCORES", 1 << 30 if one_shot else 0)
     (_, near) = parts_of(9, 20, 12, 4, torch.float64)
     lo = np.concatenate([near.span.lo, np.maximum(near.span.lo, 17)])
-    near.span = Span(lo, np.concatenate([near.span.hi] * 2))
+    near.span = KeyIntervals(lo, np.concatenate([near.span.hi] * 2))
     torch.testing.assert_close(attend([near], 0.5, tile_keys=5), exact([near], 0.5), atol=1e-12, rtol=0)
 
 
@@ -86,9 +86,9 @@ def test_rows_with_intervals_of_their_own(monkeypatch, one_shot):
 def test_a_query_that_sees_nothing_gets_zero(monkeypatch, one_shot):
     monkeypatch.setattr(module, "ONE_SHOT_SCORES", 1 << 30 if one_shot else 0)
     part = parts_of(5, 8, 4, 2)[1]
-    part.span = Span.affine(5, lo=(9, 0, 13), hi=(7, 0, 13))
+    part.span = KeyIntervals.affine(5, lo=(9, 0, 13), hi=(7, 0, 13))
     assert attend([part, part], 0.3).abs().max() == 0
-    part.span = Span(np.array([[0, 0, 3, 3, 3]]), np.array([[2, 2, 3, 3, 9]]))
+    part.span = KeyIntervals(np.array([[0, 0, 3, 3, 3]]), np.array([[2, 2, 3, 3, 9]]))
     out = attend([part], 0.3)
     assert out[:, 2:4].abs().max() == 0
     assert torch.isfinite(out).all()
@@ -104,7 +104,7 @@ def test_hidden_keys_may_hold_anything():
 
 
 def test_scratch_is_reused():
-    scratch, parts = Scratch(), parts_of(100, 63, 63, 5)
+    scratch, parts = Workspace(), parts_of(100, 63, 63, 5)
     first = attend(parts, 0.3, scratch=scratch).clone()
     held = {k: t.data_ptr() for k, t in scratch._flat.items()}
     assert torch.equal(attend(parts, 0.3, scratch=scratch), first)
@@ -125,7 +125,7 @@ def test_gradients_flow_through_the_naive_path():
     parts = parts_of(4, 3, 4, 2, torch.float64, rows=1, heads=2, kv_heads=1, dim=4)
     q = parts[1].q.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x: attend([parts[0], Part(x, parts[1].k, parts[1].v, parts[1].span)], 0.5), q
+        lambda x: attend([parts[0], AttentionPart(x, parts[1].k, parts[1].v, parts[1].span)], 0.5), q
     )
 
 
@@ -136,7 +136,7 @@ def test_mass_is_the_attention_of_each_key(monkeypatch, tokens, seen, window, si
     monkeypatch.setattr(module, "ONE_SHOT_SCORES", 1 << 30 if one_shot else 0)
     parts = parts_of(tokens, seen, window, sinks, dtype)
     for s_aux in (None, torch.randn(6)):
-        exact_parts = [Part(p.q.double(), p.k.double(), p.v.double(), p.span) for p in parts]
+        exact_parts = [AttentionPart(p.q.double(), p.k.double(), p.v.double(), p.span) for p in parts]
         for p, e in zip(parts, exact_parts, strict=True):
             e.mass = torch.zeros(*p.q.shape[:2], p.k.shape[2], dtype=torch.float64)
             p.mass = e.mass.to(torch.promote_types(dtype, torch.float32), copy=True)

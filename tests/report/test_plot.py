@@ -9,7 +9,7 @@ import pytest
 
 from everlong.errors import CapabilityError
 from everlong.report.plot import plot_streams
-from everlong.report.recall import Recall
+from everlong.report.recall import RecallTable
 from everlong.report.stream import Bin, StreamCurve
 
 CURVES = [
@@ -28,7 +28,7 @@ def test_writes_the_format_that_the_name_asks_for(name: str, begins: bytes, tmp_
 
 def test_what_an_answer_drew_on_is_one_more_panel(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="needs matplotlib (extra report)")
-    recall = Recall(((0, 50, 0.2), (50, 90, 0.7), (90, 120, 0.1)), hidden=(60, 70), length=120)
+    recall = RecallTable(((0, 50, 0.2), (50, 90, 0.7), (90, 120, 0.1)), hidden=(60, 70), length=120)
     assert recall.share() == 0.7
     assert plot_streams(CURVES, tmp_path / "plot.png", "title", 20, recall).stat().st_size > 5_000
 

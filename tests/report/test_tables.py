@@ -13,7 +13,7 @@ from everlong.report.cost import Cost, cost_table
 from everlong.report.curves import curves
 from everlong.report.runs import Run, find_runs
 from everlong.report.scores import overall
-from everlong.report.tables import Cell, pooled_perplexity, tables
+from everlong.report.tables import TableCell, pooled_perplexity, tables
 from tests.report.made import config, perplexity, record, refused, write
 
 
@@ -29,15 +29,15 @@ def only(*records):
 
 def test_a_cell_has_the_mean_and_the_interval_of_the_summary():
     scores = [1.0, 0.0, 1.0, 0.5]
-    cell = Cell.of([record(score=score, id=str(n)) for n, score in enumerate(scores)])
+    cell = TableCell.of([record(score=score, id=str(n)) for n, score in enumerate(scores)])
     assert (cell.n, cell.value, (cell.low, cell.high)) == (4, 0.625, interval(scores))
 
 
 def test_records_without_a_score_are_counted_apart():
     found = [record(score=1.0), refused("too long", "why"), refused("cannot", "why"), record(score=None)]
-    cell = Cell.of([*found, refused("too long", "why")])
+    cell = TableCell.of([*found, refused("too long", "why")])
     assert (cell.n, cell.value, cell.too_long, cell.cannot) == (1, 1.0, 2, 1)
-    assert Cell.of(found[1:2]).value is None
+    assert TableCell.of(found[1:2]).value is None
 
 
 def test_columns_are_parts_in_their_order_by_length():
@@ -72,8 +72,8 @@ def test_a_perplexity_beside_another_score_is_not_the_score():
 
 
 def test_one_sample_has_no_interval_by_resampling():
-    assert Cell.of([record(score=0.4)]).low is None
-    assert Cell.of([record(score=1.0)]).low == pytest.approx(interval([1.0])[0])
+    assert TableCell.of([record(score=0.4)]).low is None
+    assert TableCell.of([record(score=1.0)]).low == pytest.approx(interval([1.0])[0])
 
 
 def test_runs_without_a_sample_in_common_are_one_row():

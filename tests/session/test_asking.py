@@ -11,12 +11,12 @@ from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
-from everlong.session import asking, reply
+from everlong.session import reply
 from everlong.session.chat import Chat
 from everlong.session.found import in_order
 from everlong.session.recall import Candidate
 from everlong.text.places import Place
-from everlong.text.transcript import Stretch
+from everlong.text.transcript import TokenRange
 
 SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2}
 DULL = "It was the best of times, it was the worst of times; the tide rose and the tide fell. "
@@ -210,8 +210,8 @@ def test_control_tokens_of_a_text_are_not_read_again(tiny):
 
 
 def test_passages_are_read_in_their_order_and_no_token_twice():
-    assert order([Stretch(300, 340), Stretch(100, 140), Stretch(200, 240)]) == [100, 200, 300]
-    assert order([Stretch(100, 140), Stretch(120, 160), Stretch(300, 340)]) == [100, 140, 300]
+    assert order([TokenRange(300, 340), TokenRange(100, 140), TokenRange(200, 240)]) == [100, 200, 300]
+    assert order([TokenRange(100, 140), TokenRange(120, 160), TokenRange(300, 340)]) == [100, 140, 300]
 
 
 def order(spans, hop=None):
@@ -235,7 +235,7 @@ def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
         sources = [passage.source for passage in posed.recall.shown]
     assert sources == ["gulls.txt", "later.txt"]
     assert "gulls of Lima" in led[0]
-    assert order([Stretch(300, 340), Stretch(100, 140)], hop=1) == [300, 100]
+    assert order([TokenRange(300, 340), TokenRange(100, 140)], hop=1) == [300, 100]
 
 
 def test_a_passage_far_behind_the_best_is_not_read_again(session):

@@ -19,7 +19,7 @@ from everlong import Blocks, Session, Sinks
 from everlong.engine.budgets import Budgets
 from everlong.errors import BudgetError, ConfigError, InputError
 from everlong.library.library import Library
-from everlong.methods.blocks.room import Room
+from everlong.methods.blocks.room import BlockBudget
 from everlong.storage.budget import Budget
 from everlong.storage.record_cache import SLAB_RECORDS
 from tests.session.keeping import IDS, SMALL, answer
@@ -159,7 +159,7 @@ def test_the_cache_changes_no_number(model, tmp_path, store_of_300, freely, slab
     shutil.copytree(store_of_300, store)
     with Session.open(store, "one", model, 32) as session:
         memory = session.runner.blocks
-        room = Room.of(memory, Budget(), 32, 0)
+        room = BlockBudget.of(memory, Budget(), 32, 0)
         one, held = SLAB_RECORDS * room.record_bytes // 2, 90
         host = None if slabs is None else room.host_bytes(session._checkpointer.store, held, 400) + slabs * one
     with Session.open(store, "one", model, 32, host_budget=host) as session:

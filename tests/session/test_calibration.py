@@ -17,7 +17,7 @@ from everlong.models.load import Loaded
 from everlong.session.calibration import calibrate, look
 from everlong.session.calibration.attention import BLOCK, SINKS, Watched, block_at, block_masses, blocks_of
 from everlong.session.calibration.ranking import margins, recall, scores, vote
-from everlong.session.calibration.texts import ASKED, KINDS, Asked, FactText, documentation, fact_text
+from everlong.session.calibration.texts import ASKED, KINDS, CalibrationQuestion, FactText, documentation, fact_text
 from tests.families.configs import FAMILIES
 from tests.families.models import build
 from tests.families.models import tokens as tokens_of
@@ -247,7 +247,7 @@ def test_any_prose_can_stand_between_the_facts():
 
 def test_the_blocks_of_a_fact_are_those_it_touches(tiny_llama):
     cut = SINKS + BLOCK
-    asked = (Asked("codes", (1, 2), cut - 3, cut + 2), Asked("codes", (3,), cut, cut + 5))
+    asked = (CalibrationQuestion("codes", (1, 2), cut - 3, cut + 2), CalibrationQuestion("codes", (3,), cut, cut + 5))
     found = look(tiny_llama(max_position_embeddings=512), FactText(tuple(range(90)) * 4, asked))
     assert found.golds == ((0, 1), (1,))
     assert found.masses.shape == (2, 2, 4, 3)

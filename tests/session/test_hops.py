@@ -9,7 +9,7 @@ import pytest
 
 from everlong.ops.recall import WordVotes
 from everlong.session.hops import next_hop
-from everlong.text.transcript import Stretch
+from everlong.text.transcript import TokenRange
 
 QUESTION = "in which room is the diary of godwin"
 FIRST = "the diary of godwin lies in the violet chest"
@@ -47,7 +47,7 @@ def ballot(sentences, hidden=()):
 
 
 def test_the_block_with_the_words_that_are_new_is_led_to():
-    block, token, share = next_hop(ballot([*[""] * 5, FIRST, *[""] * 4, SECOND, ""]), FIRST, Stretch(100, 120))
+    block, token, share = next_hop(ballot([*[""] * 5, FIRST, *[""] * 4, SECOND, ""]), FIRST, TokenRange(100, 120))
     assert block == 10
     assert 200 <= token < 210
     assert share > 0.6
@@ -65,8 +65,8 @@ def test_the_block_with_the_words_that_are_new_is_led_to():
 )
 def test_nothing_is_led_to(others, hidden):
     blocks = [*[""] * 5, FIRST, *others, *[""] * 6]
-    assert next_hop(ballot(blocks, hidden), FIRST, Stretch(100, 120)) is None
+    assert next_hop(ballot(blocks, hidden), FIRST, TokenRange(100, 120)) is None
 
 
 def test_a_sentence_that_adds_nothing_leads_nowhere():
-    assert next_hop(ballot(["", QUESTION, SECOND, ""]), QUESTION, Stretch(20, 40)) is None
+    assert next_hop(ballot(["", QUESTION, SECOND, ""]), QUESTION, TokenRange(20, 40)) is None

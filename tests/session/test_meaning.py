@@ -11,7 +11,7 @@ from everlong.library.sentence_index import Meaning, file_name, forget_in_folder
 from everlong.methods.blocks.recall.meaning import MeaningIndex
 from everlong.models.encoder import DEFAULT_ENCODER, SentenceEncoder, package_folder
 from everlong.text.sentences import LEAST_TOKENS, MOST_TOKENS, Sentences
-from everlong.text.transcript import Stretch, Transcript
+from everlong.text.transcript import TokenRange, Transcript
 from tests.models.tiny_encoder import letter_tokenizer, save_encoder, tiny_bert
 from tests.session.conftest import TEXT, interrupt
 
@@ -152,7 +152,7 @@ def test_forgotten_text_has_no_vote_and_no_byte(tokenizer, encoder, tmp_path):
     text, secret = transcript.text(first, end).strip(), meaning.index._slabs[0]["vector"][3].tobytes()
     path = tmp_path / file_name(encoder)
     assert secret in path.read_bytes()
-    spans = [Stretch(first + 1, end)]
+    spans = [TokenRange(first + 1, end)]
     meaning.forget(spans)
     transcript.forget(*spans[0])
     assert secret not in path.read_bytes()
@@ -174,7 +174,7 @@ def test_a_folder_forgets_without_the_encoder(tokenizer, encoder, tmp_path):
     (tmp_path / "meaning-unusable").write_bytes(b"x" * 900)
     (tmp_path / "ids").write_bytes(b"left alone")
     for _ in range(2):
-        forget_in_folder(tmp_path, [Stretch(30, 31), Stretch(0, 5)])
+        forget_in_folder(tmp_path, [TokenRange(30, 31), TokenRange(0, 5)])
     for one in (encoder, other):
         found = Meaning.open(one, tmp_path)
         touched = [n for n, (a, b) in enumerate(pieces(found)) if a <= 30 < b or a < 5]
@@ -221,7 +221,7 @@ def test_reading_only_writes_nothing(tokenizer, encoder, tmp_path):
         os.truncate(path, path.stat().st_size - cut)
         before = path.read_bytes()
         done(reader := Meaning.open(encoder, tmp_path, writable=False), transcript)
-        reader.forget([Stretch(0, 9)])
+        reader.forget([TokenRange(0, 9)])
         assert path.read_bytes() == before
     path.write_bytes(b"nothing of use")
     assert Meaning.open(encoder, tmp_path, writable=False).tokens == 0
@@ -233,7 +233,7 @@ def test_forks_go_their_own_way(tokenizer, encoder):
     transcript, meaning = transcript_of(tokenizer, STORY), Meaning(encoder)
     done(meaning, transcript)
     fork, before = meaning.fork(), meaning.index.keys.tolist()
-    fork.forget([Stretch(0, 40)])
+    fork.forget([TokenRange(0, 40)])
     longer = transcript.copy()
     longer.add(tokenizer(STORY).input_ids, "more")
     done(fork, longer)

@@ -17,7 +17,7 @@ from everlong.session.ingest import Document, read_document
 from everlong.session.rebuild import reread
 from everlong.text.inputs import chunks, row_pieces
 from everlong.text.tokenize import token_ids, token_rows
-from everlong.text.transcript import Stretch, Transcript
+from everlong.text.transcript import TokenRange, Transcript
 
 from .conftest import TEXT, byte_level, prefix_space
 from .keeping import SMALL
@@ -298,7 +298,7 @@ def test_forgetting_and_reading_again_leave_the_offsets_of_the_rest(tiny, tmp_pa
         assert text[after.start : after.end] == after.text
     with Session.open(tmp_path, "one", tiny, chunk=16) as session:
         assert session.transcript.passages(end, end + 20)[0] == after
-    assert list(reread(Library(tmp_path), "one", tiny, 16, [Stretch(first, end)]))
+    assert list(reread(Library(tmp_path), "one", tiny, 16, [TokenRange(first, end)]))
     with Session.open(tmp_path, "one", tiny, chunk=16) as session:
         assert session.transcript.passages(first, first + 20)[0] == after
 

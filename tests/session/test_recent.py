@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everlong.text.history import Recent
+from everlong.text.history import TokenHistory
 
 
 @pytest.mark.parametrize("pieces", [[1] * 25, [3, 8, 1, 13], [25], [5, 20]])
 def test_the_last_ids_are_kept_in_order(pieces):
-    ring, stream = Recent(7), torch.arange(100, 125)
+    ring, stream = TokenHistory(7), torch.arange(100, 125)
     for part in stream.split(pieces):
         ring.add(part)
         held = stream[: ring.seen][-7:]
@@ -20,9 +20,9 @@ def test_the_last_ids_are_kept_in_order(pieces):
 
 
 def test_a_copy_and_a_restored_ring_go_their_own_way():
-    ring = Recent(5)
+    ring = TokenHistory(5)
     ring.add(torch.arange(8))
-    copy, restored = ring.copy(), Recent.restored(5, ring.ids(), ring.seen)
+    copy, restored = ring.copy(), TokenHistory.restored(5, ring.ids(), ring.seen)
     ring.add(torch.tensor([50, 51]))
     for other in (copy, restored):
         assert other.ids().tolist() == [3, 4, 5, 6, 7]

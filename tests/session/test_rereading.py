@@ -10,7 +10,7 @@ from everlong.library.library import Library
 from everlong.models.load import Loaded
 from everlong.session import rebuild as rereading
 from everlong.session.ingest import Document, read_document
-from everlong.text.transcript import Stretch
+from everlong.text.transcript import TokenRange
 from tests.session.keeping import IDS, SMALL, answer, kept
 from tests.session.test_forget import wiped
 
@@ -22,7 +22,7 @@ def model(tiny_llama):
 
 def run(store, model, spans, documents=()):
     loaded = model if isinstance(model, Loaded) else Loaded(model, None, "tiny")
-    return [*rereading.reread(Library(store), "one", loaded, 16, [Stretch(*s) for s in spans], documents)][-1]
+    return [*rereading.reread(Library(store), "one", loaded, 16, [TokenRange(*s) for s in spans], documents)][-1]
 
 
 @pytest.mark.parametrize("spans", [[(40, 51)], [(0, 9), (140, 150)]])
@@ -80,7 +80,7 @@ def test_it_goes_on_after_an_interrupt(model, tmp_path, monkeypatch):
         pass
     Library(tmp_path).fork("one", "twin")
     monkeypatch.setattr(rereading, "CHECKPOINT_TOKENS", 20)
-    steps = rereading.reread(Library(tmp_path), "one", Loaded(model, None, "tiny"), 16, [Stretch(40, 51)])
+    steps = rereading.reread(Library(tmp_path), "one", Loaded(model, None, "tiny"), 16, [TokenRange(40, 51)])
     for done in steps:
         if done.tokens >= 60:
             steps.close()

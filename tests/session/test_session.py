@@ -9,8 +9,8 @@ import torch
 
 import everlong
 from everlong import Dense, Recompute, Session, Sinks, Window
-from everlong.engine.generation import Answer
-from everlong.engine.recompute import RecomputeReader
+from everlong.engine.generation import GenerationStream
+from everlong.engine.recompute import RecomputeRunner
 from everlong.engine.runner import Forward
 from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError, SessionError
@@ -261,7 +261,7 @@ def test_nothing_in_a_session_grows_with_the_stream(model):
         assert sizes[0] > 4096
 
 
-class Counting(RecomputeReader):
+class Counting(RecomputeRunner):
     """A reader that only counts: what is left is the session's own work."""
 
     def read(self, ids: torch.Tensor, every: bool, answering: bool) -> torch.Tensor:
@@ -280,7 +280,11 @@ def test_the_ten_millionth_token_costs_no_more_than_the_ten_thousandth(model):
             with interrupt() as lines:
                 session.feed([1])
                 session.feed([i % 400 for i in range(2000)])
-                list(Answer(session, Sampling(max_new_tokens=5, temperature=1.0, seed=0, repetition_penalty=1.2)))
+                list(
+                    GenerationStream(
+                        session, Sampling(max_new_tokens=5, temperature=1.0, seed=0, repetition_penalty=1.2)
+                    )
+                )
             assert session.seen_tokens == seen + 2006
             assert session.recent.ids()[-2006] == 1
             counts.append(lines[0])

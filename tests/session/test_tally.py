@@ -10,7 +10,7 @@ import pytest
 from everlong.library.sentence_index import Voted
 from everlong.methods.blocks.recall.vote import HeadVotes
 from everlong.ops.recall import WordVotes
-from everlong.session.tally import Tally
+from everlong.session.tally import VoteTally
 
 FORM = [0.5] * 7
 """The words' votes for the blocks of other names in a text of eight facts of one form."""
@@ -25,7 +25,7 @@ def tally(words, heads=None, possible=5.0, rare=0.0, meaning=()):
     if heads is not None:
         by_heads = create_autospec(HeadVotes, instance=True)
         by_heads.votes, by_heads.by_head = 4 * np.array(heads, np.float32), [None] * 4
-    return Tally(by_words, by_heads, list(meaning))
+    return VoteTally(by_words, by_heads, list(meaning))
 
 
 def meant(*cosines):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from everlong.storage.growable_rows import Slabs, allocated_rows
+from everlong.storage.growable_rows import GrowableRows, allocated_rows
 
 
 def written(slabs, first, end):
@@ -25,7 +25,7 @@ def here(slabs, count):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_rows_leave_and_others_use_their_room(seed):
-    draw, slabs, count, gone = random.Random(seed), Slabs(2, torch.float32, 2, 8), 0, set()
+    draw, slabs, count, gone = random.Random(seed), GrowableRows(2, torch.float32, 2, 8), 0, set()
     forks = []
     for _ in range(12):
         more = draw.randrange(9)
@@ -40,14 +40,14 @@ def test_rows_leave_and_others_use_their_room(seed):
         assert len(slabs.joined(count)) <= slabs.nbytes // 8 == allocated_rows(count - len(gone), 2, 8)
         for fork, at, expected in forks:
             assert here(fork, at) == expected
-    copy = Slabs(2, torch.float32, 2, 8)
+    copy = GrowableRows(2, torch.float32, 2, 8)
     copy.restore(slabs.joined(count), slabs.gone)
     written(copy, count, count + 3)
     assert here(copy, count + 3) == [*here(slabs, count), count, count + 1, count + 2]
 
 
 def test_what_is_allocated_is_known_before():
-    slabs = Slabs(2, torch.float32, 2, 8)
+    slabs = GrowableRows(2, torch.float32, 2, 8)
     for n in range(40):
         assert slabs.nbytes // 8 == allocated_rows(n, 2, 8)
         written(slabs, n, n + 1)

@@ -8,13 +8,13 @@ import pytest
 
 from everlong.errors import ConfigError
 from everlong.methods import make_method
-from everlong.storage.record_cache import SLAB_RECORDS, Resident
+from everlong.storage.record_cache import SLAB_RECORDS, RecordCache
 
 SLAB = SLAB_RECORDS * 64
 
 
 def test_the_least_recently_used_leaves_first():
-    cache = Resident(SLAB)
+    cache = RecordCache(SLAB)
     cache.record_bytes = 64
     for n in range(SLAB_RECORDS):
         cache.room((0, n)).fill_(n)
@@ -30,14 +30,14 @@ def test_the_least_recently_used_leaves_first():
 
 
 def test_without_room_nothing_stays():
-    cache = Resident(SLAB - 1)
+    cache = RecordCache(SLAB - 1)
     cache.record_bytes = 64
     assert cache.room((0, 0)) is None
     assert cache.nbytes == 0
 
 
 def test_the_limit_holds_while_it_moves():
-    draw, cache = random.Random(1), Resident(3 * SLAB)
+    draw, cache = random.Random(1), RecordCache(3 * SLAB)
     cache.record_bytes = 64
     for _ in range(900):
         key = draw.randrange(2), draw.randrange(60)
@@ -58,7 +58,7 @@ def filled(cache, *keys):
 
 
 def test_no_more_of_a_layer_stay_than_said():
-    cache = Resident(SLAB)
+    cache = RecordCache(SLAB)
     cache.record_bytes, cache.per_layer = 64, 3
     filled(cache, (0, 0), (0, 1), (1, 7), (0, 2), (0, 0), (0, 3))
     assert [n for n in range(4) if (0, n) in cache] == [0, 2, 3]
@@ -67,7 +67,7 @@ def test_no_more_of_a_layer_stay_than_said():
 
 def test_the_lowest_score_leaves_first():
     """By hand, decay a half: block 0 has 1/4 + 1 after two choices, block 1 has 1/2 + 1, block 2 has 1."""
-    cache = Resident(SLAB)
+    cache = RecordCache(SLAB)
     cache.record_bytes, cache.per_layer, cache.evict, cache.decay = 64, 3, "score", 0.5
     filled(cache, (0, 0))
     cache.chosen(0)
@@ -82,7 +82,7 @@ def test_the_lowest_score_leaves_first():
 
 
 def test_a_long_use_of_few_records_takes_no_memory():
-    cache = Resident(SLAB)
+    cache = RecordCache(SLAB)
     cache.record_bytes, cache.evict = 64, "score"
     for _ in range(3000):
         cache.chosen(0)

@@ -10,14 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from everlong.cache.window import Lane
+from everlong.cache.window import WindowLayout
 
 GROWTH = 1.5
 """An arena without a fixed capacity (dense) grows by this factor, so that growing costs O(1) per token."""
 
 
-class Arena(CacheLayerMixin):
-    """Columns [first R tokens | newest tokens] of one layer; see `Lane` for which token lies where.
+class LayerKV(CacheLayerMixin):
+    """Columns [first R tokens | newest tokens] of one layer; see `WindowLayout` for which token lies where.
 
     A step writes behind the committed columns and becomes valid only with `commit`, so a forward that fails half
     way leaves the stream as it was.
@@ -26,7 +26,7 @@ class Arena(CacheLayerMixin):
     is_sliding = False
     is_croppable = True
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: WindowLayout) -> None:
         super().__init__()
         self.lane = lane
         self.shift = 0
@@ -131,7 +131,7 @@ class Arena(CacheLayerMixin):
         else:
             self.keys, self.values = (_resized(x, x.shape[2], end, rows) for x in self.pair)
 
-    def copy_to(self, other: Arena, seen: int) -> None:
+    def copy_to(self, other: LayerKV, seen: int) -> None:
         """Give `other` (a fresh arena of an equal lane) the same live columns in the same places."""
         other.shift = self.shift
         if self.keys is None:

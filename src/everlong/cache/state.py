@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everlong.cache.step import Segment
+from everlong.cache.step import Frame
 from everlong.cache.stream import CachedStream
 
 
@@ -46,7 +46,7 @@ def load_stream(
 ) -> None:
     """Become the stream whose `state` this is; for a fresh one of the same model (on `device`) and method."""
     stream.seen_tokens, stream.chunk = facts["seen"], facts["chunk"]
-    stream.segments = [Segment(*pair) for pair in facts["segments"]]
+    stream.segments = [Frame(*pair) for pair in facts["segments"]]
     for lane in stream.lanes.values():
         lane.room = stream.chunk
     if facts["pads"] is not None:

@@ -18,17 +18,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.cache.layer_kv import Arena
-from everlong.cache.window import Lane
+from everlong.cache.layer_kv import LayerKV
+from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError, SelfCheckError
 from everlong.models.layout import LayerPlan, Temperature
-from everlong.ops.attend import Part, Scratch, attend
-from everlong.ops.rotary import Rotation, Turn, turn_by, turned
-from everlong.ops.spans import Ints, Span
+from everlong.ops.attend import AttentionPart, Workspace, attend
+from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
+from everlong.ops.spans import Ints, KeyIntervals
 
 
 @dataclass(frozen=True)
-class Segment:
+class Frame:
     """Tokens from index `start` on were rotated at index - `base`."""
 
     start: int
@@ -36,14 +36,14 @@ class Segment:
 
 
 @dataclass(eq=False)
-class Piece:
+class KeyRange:
     """Columns `start` .. `end - 1` of a lane's arenas, who sees them, and by how much their query is turned."""
 
     start: int
     end: int
-    span: Span
+    span: KeyIntervals
     turn: Ints | None
-    _turns: dict[int, Turn] = field(default_factory=dict)
+    _turns: dict[int, RotaryAngles] = field(default_factory=dict)
 
     def turned(self, q: Tensor, rotation: Rotation | None, skip: int) -> Tensor:
         """The query for these columns; `skip` queries at the front of the step are missing from `q`."""
@@ -53,7 +53,7 @@ class Piece:
             self._turns[id(rotation)] = turn_by(rotation, torch.from_numpy(self.turn), q)
         turn = self._turns[id(rotation)]
         if skip and turn.matrix is None:
-            turn = Turn(turn.cos[..., skip:, :], turn.sin[..., skip:, :])
+            turn = RotaryAngles(turn.cos[..., skip:, :], turn.sin[..., skip:, :])
         return turned(q, rotation, turn)
 
 
@@ -71,26 +71,26 @@ class FarAttention(Protocol):
 
 
 @dataclass(eq=False)
-class Step:
+class ForwardPlan:
     """`tokens` new tokens behind `seen` earlier ones, in the frame that starts at `base`."""
 
     seen: int
     tokens: int
     rows: int
     base: int
-    segments: list[Segment]
-    arenas: dict[int, Arena]
+    segments: list[Frame]
+    arenas: dict[int, LayerKV]
     plans: tuple[LayerPlan, ...]
-    scratch: Scratch
+    scratch: Workspace
     dtype: torch.dtype
     calls: dict[int, int] = field(default_factory=dict)
     slopes: Tensor | None = None
     memory: FarAttention | None = None
     inputs: dict[int, Tensor] = field(default_factory=dict)
     """What entered the attention of each layer, [B, T, W], where a memory needs it (hooks/patch.py)."""
-    _pieces: dict[int, list[Piece]] = field(default_factory=dict)
+    _pieces: dict[int, list[KeyRange]] = field(default_factory=dict)
 
-    def columns(self, lane: Lane) -> int:
+    def columns(self, lane: WindowLayout) -> int:
         """M, how many columns the arenas of this lane show during the step."""
         return self.seen + self.tokens - lane.shift
 
@@ -159,11 +159,11 @@ class Step:
         """Attention to the sinks and the window: all that a method without a memory brings."""
         lane, skip, parts = self.arenas[plan.source].lane, self.tokens - q.shape[2], []
         for piece in self.pieces(lane):
-            span = Span(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
-            parts.append(Part(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))
+            span = KeyIntervals(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
+            parts.append(AttentionPart(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))
         return attend(parts, scale, softcap, s_aux, self.scratch)
 
-    def _tempered(self, q: Tensor, lane: Lane, temperature: Temperature, skip: int) -> Tensor:
+    def _tempered(self, q: Tensor, lane: WindowLayout, temperature: Temperature, skip: int) -> Tensor:
         """Queries that the model scaled by where they stand, scaled by their place in the cache instead."""
         own = lane.own(self.seen, self.tokens)
         start = self.seen if temperature.indexed else self.seen - self.base
@@ -171,14 +171,14 @@ class Step:
         ratio = temperature.scale(lane.place(own)) / temperature.scale(model)
         return q * torch.from_numpy(ratio[:, None, skip:, None]).to(q.device, q.dtype)
 
-    def pieces(self, lane: Lane) -> list[Piece]:
+    def pieces(self, lane: WindowLayout) -> list[KeyRange]:
         """The sinks that a window has left, then the window, segment by segment; the same for all layers of a lane."""
         if id(lane) not in self._pieces:
             near = [self._near(lane, n) for n in range(len(self.segments))]
             self._pieces[id(lane)] = [p for p in (self._far(lane), *near) if p is not None]
         return self._pieces[id(lane)]
 
-    def only_lane(self) -> Lane:
+    def only_lane(self) -> WindowLayout:
         """The lane of a model whose layers all see alike."""
         (lane,) = {id(a.lane): a.lane for a in self.arenas.values()}.values()
         return lane
@@ -202,16 +202,16 @@ class Step:
         distance[:, : lane.fixed] = lane.place(own)[:, None] - column[: lane.fixed]
         return -slopes[:, None, None] * torch.from_numpy(distance).to(slopes.device)
 
-    def _near(self, lane: Lane, n: int) -> Piece | None:
+    def _near(self, lane: WindowLayout, n: int) -> KeyRange | None:
         after = self.segments[n + 1].start if n + 1 < len(self.segments) else self.seen + self.tokens
         first = max(self.segments[n].start, lane.oldest(self.seen))
         if first >= after:
             return None
         by = self.base - self.segments[n].base
         span = lane.near(self.seen, self.tokens, first, after)
-        return Piece(first - lane.shift, after - lane.shift, span, np.array([by]) if by else None)
+        return KeyRange(first - lane.shift, after - lane.shift, span, np.array([by]) if by else None)
 
-    def _far(self, lane: Lane) -> Piece | None:
+    def _far(self, lane: WindowLayout) -> KeyRange | None:
         if not lane.fixed or self.seen + self.tokens <= lane.window:
             return None
         span = lane.far(self.seen, self.tokens)
@@ -219,4 +219,4 @@ class Step:
             return None
         own = lane.own(self.seen, self.tokens)
         turn = lane.place(own) - own + self.base
-        return Piece(0, lane.fixed, span, (turn[0] if len(turn) == 1 else turn) if turn.any() else None)
+        return KeyRange(0, lane.fixed, span, (turn[0] if len(turn) == 1 else turn) if turn.any() else None)

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.cache.layer_kv import Arena
+from everlong.cache.layer_kv import LayerKV
 from everlong.cache.report import MemoryReport
-from everlong.cache.step import Segment, Step
+from everlong.cache.step import ForwardPlan, Frame
 from everlong.cache.stream_memory import MemoryAccount, RetrievalMemory, StreamMemory
-from everlong.cache.window import ENDLESS, Lane
+from everlong.cache.window import ENDLESS, WindowLayout
 from everlong.errors import CapabilityError
-from everlong.models.layout import Pattern, RotaryPlan
-from everlong.ops.attend import Scratch
+from everlong.models.layout import ModelLayout, Pattern
+from everlong.ops.attend import Workspace
 from everlong.ops.rotary import turn_by, turned
 from everlong.ops.spans import Ints
 
@@ -26,7 +26,7 @@ class CachedStream:
 
     def __init__(
         self,
-        plan: RotaryPlan,
+        plan: ModelLayout,
         method: str,
         sinks: int,
         window: int | None,
@@ -35,19 +35,19 @@ class CachedStream:
     ) -> None:
         self.plan, self.method = plan, method
         self.sinks, self.window, self.chunk, self.memory = sinks, window, chunk, memory
-        self.seen_tokens, self.segments = 0, [Segment(0, 0)]
+        self.seen_tokens, self.segments = 0, [Frame(0, 0)]
         self.pads: Ints | None = None
         self._pads_before: Ints | None = None
-        self._step: Step | None = None
-        self._scratch = Scratch()
-        self.lanes: dict[Pattern, Lane] = {}
-        self.arenas = {p.index: Arena(self._lane(p.pattern)) for p in plan.layers if p.source == p.index}
+        self._step: ForwardPlan | None = None
+        self._scratch = Workspace()
+        self.lanes: dict[Pattern, WindowLayout] = {}
+        self.arenas = {p.index: LayerKV(self._lane(p.pattern)) for p in plan.layers if p.source == p.index}
 
-    def _lane(self, pattern: Pattern) -> Lane:
+    def _lane(self, pattern: Pattern) -> WindowLayout:
         if self.memory is not None and pattern not in self.lanes:
             self.lanes[pattern] = self.memory.lane(pattern, self.chunk)
         window = ENDLESS if self.window is None else self.window
-        return self.lanes.setdefault(pattern, Lane(pattern, self.sinks, window, self.chunk))
+        return self.lanes.setdefault(pattern, WindowLayout(pattern, self.sinks, window, self.chunk))
 
     @property
     def blocks(self) -> RetrievalMemory | None:
@@ -63,7 +63,7 @@ class CachedStream:
     # A step: begin, write and attend layer by layer, commit or abandon.
 
     @property
-    def step(self) -> Step:
+    def step(self) -> ForwardPlan:
         """The forward that is running; CapabilityError if there is none."""
         if self._step is None:
             raise CapabilityError(
@@ -78,7 +78,7 @@ class CachedStream:
             return self.seen_tokens + tokens
         return self._step.columns(self.arenas[self.plan.layers[layer].source].lane)
 
-    def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> Step:
+    def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> ForwardPlan:
         """Prepare a forward over `tokens` new tokens in each of `rows`.
 
         `pads` [rows] counts the left padding; it may grow where a row has no tokens yet.
@@ -96,13 +96,13 @@ class CachedStream:
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
         frame = self.seen_tokens, tokens, rows, base, segments
-        self._step = Step(*frame, self.arenas, self.plan.layers, self._scratch, self.plan.dtype)
+        self._step = ForwardPlan(*frame, self.arenas, self.plan.layers, self._scratch, self.plan.dtype)
         if self.memory is not None:
             self._step.memory = self.memory
             self.memory.begin(self._step, self.pads)
         return self._step
 
-    def _frame(self, tokens: int) -> tuple[int, list[Segment]]:
+    def _frame(self, tokens: int) -> tuple[int, list[Frame]]:
         """The base of the step and the segments with it; a new frame where positions would pass the limit."""
         seen, base, hard = self.seen_tokens, self.segments[-1].base, self.plan.hard_length
         after = seen + tokens
@@ -114,7 +114,7 @@ class CachedStream:
             )
         if self.plan.alibi or seen == base or after - base <= self.plan.frame_length:
             return base, self.segments
-        return seen, [*self.segments, Segment(seen, seen)]
+        return seen, [*self.segments, Frame(seen, seen)]
 
     def commit(self) -> None:
         """Make the finished forward part of the stream."""
@@ -159,7 +159,7 @@ class CachedStream:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.seen_tokens, self.segments, self.pads = 0, [Segment(0, 0)], None
+        self.seen_tokens, self.segments, self.pads = 0, [Frame(0, 0)], None
         for lane in self.lanes.values():
             lane.shift, lane.pads = 0, None
         for arena in self.arenas.values():

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.cache.step import FarAttention, Step
-from everlong.cache.window import Lane
+from everlong.cache.step import FarAttention, ForwardPlan
+from everlong.cache.window import WindowLayout
 from everlong.models.layout import Pattern
 from everlong.ops.spans import Ints
 from everlong.storage.base import Traffic
@@ -39,9 +39,9 @@ class StreamMemory(FarAttention, Protocol):
     retrieves: ClassVar[bool]
     """Whether it brings back tokens that it stored: it is a RetrievalMemory then."""
     keeps_inputs: bool
-    """Whether it needs what enters the attention of each layer (`Step.inputs`)."""
+    """Whether it needs what enters the attention of each layer (`ForwardPlan.inputs`)."""
 
-    def lane(self, pattern: Pattern, chunk: int) -> Lane:
+    def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """How the arenas of layers with this native pattern are laid out."""
         ...
 
@@ -49,7 +49,7 @@ class StreamMemory(FarAttention, Protocol):
         """CapabilityError where a forward over `tokens` new tokens behind `seen` lacks what it needs."""
         ...
 
-    def begin(self, step: Step, pads: Ints | None) -> None:
+    def begin(self, step: ForwardPlan, pads: Ints | None) -> None:
         """Prepare a step."""
         ...
 

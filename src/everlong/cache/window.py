@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from everlong.models.layout import Pattern
-from everlong.ops.spans import Ints, Span
+from everlong.ops.spans import Ints, KeyIntervals
 
 ENDLESS = 1 << 40
 """Stands for a window without end (dense)."""
 
 
 @dataclass
-class Lane:
+class WindowLayout:
     """Geometry of the layers that share a native pattern."""
 
     pattern: Pattern
@@ -77,7 +77,7 @@ class Lane:
         """Position of each query in the cache, min(t, S + W - 1)."""
         return np.minimum(t, self.sinks + self.window - 1)
 
-    def near(self, seen: int, tokens: int, first: int, end: int) -> Span:
+    def near(self, seen: int, tokens: int, first: int, end: int) -> KeyIntervals:
         """Which of the tokens `first` .. `end - 1` each new token sees in its window."""
         t = self.own(seen, tokens)
         lo = np.maximum(t - self.window + 1, 0)
@@ -89,7 +89,7 @@ class Lane:
             lo = np.maximum(lo, t - self.place(t) % self.pattern.chunked)
         return self._columns(lo, t + 1, first, end)
 
-    def far(self, seen: int, tokens: int) -> Span:
+    def far(self, seen: int, tokens: int) -> KeyIntervals:
         """Which of the first R columns each new token sees as sinks: those that its window has left."""
         t = self.own(seen, tokens)
         lo, hi = np.zeros_like(t), np.clip(t - self.window + 1, 0, self.sinks)
@@ -99,6 +99,6 @@ class Lane:
             lo = np.where(self.place(t) >= self.pattern.chunked, self.sinks, lo)
         return self._columns(lo, np.maximum(lo, hi), 0, self.fixed)
 
-    def _columns(self, lo: Ints, hi: Ints, first: int, end: int) -> Span:
+    def _columns(self, lo: Ints, hi: Ints, first: int, end: int) -> KeyIntervals:
         pads = 0 if self.pads is None else self.pads[:, None]
-        return Span(np.clip(lo + pads - first, 0, end - first), np.clip(hi + pads - first, 0, end - first))
+        return KeyIntervals(np.clip(lo + pads - first, 0, end - first), np.clip(hi + pads - first, 0, end - first))

@@ -12,7 +12,7 @@ from everlong.cli import options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
-    from everlong.cli.timing import Row
+    from everlong.cli.timing import TimingRow
 
 
 def bench(
@@ -103,7 +103,7 @@ def _again() -> str:
     return shlex.join(["everlong", *sys.argv[1:]])
 
 
-def _tell(rows: list[Row], model: str, console: Console) -> None:
+def _tell(rows: list[TimingRow], model: str, console: Console) -> None:
     """The rows as a table, under the command and what it ran on."""
     from everlong.machine import circumstances
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.cli.demo_jobs import Written
     from everlong.models.load import Loaded
-    from everlong.report.recall import Recall
+    from everlong.report.recall import RecallTable
     from everlong.report.stream import StreamCurve
 
 SINKS = 4
@@ -167,11 +167,11 @@ def _show_answer(answer: dict[str, Any], key: int) -> None:
     print(f"Memory report: {answer['memory']}")
 
 
-def _recall(answer: dict[str, Any], hidden: tuple[int, int], length: int) -> Recall:
+def _recall(answer: dict[str, Any], hidden: tuple[int, int], length: int) -> RecallTable:
     """Where in the text the passages stand that came back."""
-    from everlong.report.recall import Recall
+    from everlong.report.recall import RecallTable
 
-    return Recall(tuple((c["start"], c["end"], c["mass"]) for c in answer["citations"]), hidden, length)
+    return RecallTable(tuple((c["start"], c["end"], c["mass"]) for c in answer["citations"]), hidden, length)
 
 
 def _check_folder(out: Path) -> None:
@@ -249,7 +249,7 @@ def _show_written(written: Written, tokens: int, console: Console) -> None:
 
 
 def _save(
-    out: Path, curves: list[StreamCurve], recall: Recall, trained: int, result: Any, ctx: typer.Context
+    out: Path, curves: list[StreamCurve], recall: RecallTable, trained: int, result: Any, ctx: typer.Context
 ) -> list[Path]:
     """The files written: the plot, the figures as JSON and the settings as YAML."""
     import json

@@ -75,10 +75,10 @@ def _loaded(model: str) -> Loaded:
 
 
 def _curve(session: Session, ids: list[int], advance: Advance) -> StreamCurve:
-    from everlong.cli.stream_stats import Tally, perplexity
+    from everlong.cli.stream_stats import StreamStats, perplexity
     from everlong.report.stream import resident_bytes
 
-    tally = Tally()
+    tally = StreamStats()
     for logprobs, seconds in _timed(session.score_stream(ids)):
         tally.add(logprobs, seconds, resident_bytes())
         advance(tally.tokens, f"perplexity {perplexity(tally.nll_per_token):.2f}")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.models.load import Loaded
     from everlong.session.ingest import Document
-    from everlong.session.rebuild import Progress
-    from everlong.text.transcript import Stretch
+    from everlong.session.rebuild import RebuildProgress
+    from everlong.text.transcript import TokenRange
 
 
 def forget(
@@ -77,23 +77,23 @@ def read_again(
     store: Path | None,
     name: str,
     chunk: int,
-    spans: Sequence[Stretch],
+    spans: Sequence[TokenRange],
     documents: Sequence[Document],
     console: Console,
-) -> Progress:
+) -> RebuildProgress:
     """Builds a session anew, showing how far it is."""
     from everlong.cli.cut_off import Stop, told_when_cut_off
     from everlong.library.library import Library
-    from everlong.session.rebuild import Progress, kept_so_far
+    from everlong.session.rebuild import RebuildProgress, kept_so_far
     from everlong.session.rebuild import reread as rebuilt
 
-    library, done = Library(store, create=False), Progress(0)
+    library, done = Library(store, create=False), RebuildProgress(0)
     begun, total = time.perf_counter(), library.entry(name).tokens - sum(s.end - s.first for s in spans)
     steps = rebuilt(library, name, loaded, chunk, spans, documents)
     kept = told_when_cut_off(lambda: kept_so_far(library, name))
     with kept, Stop() as stop, console.progress(f"{name} (again)", total) as advance:
 
-        def tell(step: Progress) -> None:
+        def tell(step: RebuildProgress) -> None:
             nonlocal done
             done = step
             advance(done.tokens, f"{done.tokens / (time.perf_counter() - begun):.0f} tokens/s")

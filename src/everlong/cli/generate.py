@@ -13,7 +13,7 @@ from everlong.cli import next_command, options
 
 if TYPE_CHECKING:
     from everlong.cli.console import Console
-    from everlong.engine.generation import Generation
+    from everlong.engine.generation import GenerationResult
     from everlong.session.session import Session
 
 
@@ -103,7 +103,7 @@ def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[
     return template.opening(text)
 
 
-def as_json(result: Generation, session: Session) -> dict[str, Any]:
+def as_json(result: GenerationResult, session: Session) -> dict[str, Any]:
     """What --json prints of an answer."""
     median = result.seconds_per_token
     return {
@@ -114,7 +114,7 @@ def as_json(result: Generation, session: Session) -> dict[str, Any]:
     }
 
 
-def _tell(result: Generation, session: Session, ctx: typer.Context, console: Console) -> None:
+def _tell(result: GenerationResult, session: Session, ctx: typer.Context, console: Console) -> None:
     """The result as JSON; or, after the text, what the session remembers and what to try next."""
     if console.json:
         console.result(as_json(result, session))

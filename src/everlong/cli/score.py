@@ -17,7 +17,7 @@ from everlong.cli import next_command, options
 if TYPE_CHECKING:
     from everlong.cli.console import Console
     from everlong.cli.source import TextSource
-    from everlong.cli.stream_stats import Tally
+    from everlong.cli.stream_stats import StreamStats
     from everlong.models.load import Loaded
     from everlong.session.session import Session
 
@@ -118,13 +118,13 @@ def _check_plot(plot: Path | None) -> None:
         raise ConfigError(f"plot={plot}: expected a name that ends in .png, .svg or .pdf")
 
 
-def _read(session: Session, source: TextSource, limit: int | None, console: Console) -> tuple[Tally, int]:
+def _read(session: Session, source: TextSource, limit: int | None, console: Console) -> tuple[StreamStats, int]:
     """The tally of the whole stream, and the highest resident memory while it was read."""
-    from everlong.cli.stream_stats import Tally, peak_resident_bytes, perplexity, reset_peak
+    from everlong.cli.stream_stats import StreamStats, peak_resident_bytes, perplexity, reset_peak
     from everlong.errors import InputError
     from everlong.report.stream import resident_bytes
 
-    tally, highest = Tally(), resident_bytes()
+    tally, highest = StreamStats(), resident_bytes()
     reset_peak()
     known = limit is None and source.total_bytes is not None
     total, unit = (source.total_bytes, "bytes") if known else (limit, "tokens")
@@ -142,7 +142,7 @@ def _read(session: Session, source: TextSource, limit: int | None, console: Cons
     return tally, peak_resident_bytes(highest)
 
 
-def _check_finite(tally: Tally) -> None:
+def _check_finite(tally: StreamStats) -> None:
     """ModelError where a token has no score but the first of all: the model gave no numbers for it."""
     from everlong.errors import ModelError
 
@@ -162,7 +162,7 @@ def _timed(stream: Iterator[Any]) -> Iterator[tuple[Any, float]]:
         yield item, time.perf_counter() - begun
 
 
-def _result(tally: Tally, peak_bytes: int, session: Session) -> dict[str, Any]:
+def _result(tally: StreamStats, peak_bytes: int, session: Session) -> dict[str, Any]:
     """What --json prints."""
     from everlong.cli.stream_stats import perplexity
 
@@ -179,7 +179,7 @@ def _result(tally: Tally, peak_bytes: int, session: Session) -> dict[str, Any]:
     }
 
 
-def _write(tally: Tally, session: Session, csv: Path | None, plot: Path | None, ctx: typer.Context) -> list[Path]:
+def _write(tally: StreamStats, session: Session, csv: Path | None, plot: Path | None, ctx: typer.Context) -> list[Path]:
     """The files written: the table and the plot, and beside each how it was made."""
     from everlong.cli.atomic_write import write_whole
 

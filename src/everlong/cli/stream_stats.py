@@ -15,7 +15,7 @@ BIN_TOKENS = 1024
 _SAMPLE_TOKENS = 4096
 
 
-class Tally:
+class StreamStats:
     """Sums of negative log-likelihood, time and memory over bins of 1,024 tokens by absolute index."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ _WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class TimingRow:
     """One measurement. `baseline` is transformers' figure, in the unit of the row; above 1 `ratio` is better."""
 
     what: str
@@ -57,7 +57,7 @@ def sized(name: str, cache: int, fields: dict[str, Any]) -> Method:
     return make_method(name, fields | {"window": window})
 
 
-def measure(what: str, loaded: Loaded, stock: Any, method: Method, cache: int, chunk: int, repeats: int) -> Row:
+def measure(what: str, loaded: Loaded, stock: Any, method: Method, cache: int, chunk: int, repeats: int) -> TimingRow:
     """The row for one method and cache size: the median over `repeats` pairs, after a warm-up."""
     if not method.streams:
         raise CapabilityError(f"bench: {method} keeps no cache; bench dense, window or sinks, and score with recompute")
@@ -96,11 +96,11 @@ class Baseline:
         self._cache.crop(-tokens)
 
 
-def _row(what: str, method: Method, cache: int, chunk: int, tokens: int, pairs: list[tuple[float, float]]) -> Row:
+def _row(what: str, method: Method, cache: int, chunk: int, tokens: int, pairs: list[tuple[float, float]]) -> TimingRow:
     """The medians and spreads of pairs of seconds."""
     (ours, spread), (theirs, baseline_spread) = (_median(list(column)) for column in zip(*pairs, strict=True))
     decode = what == "decode"
-    return Row(
+    return TimingRow(
         what,
         method.name,
         cache,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from everlong.engine.runner import Reader
+from everlong.engine.runner import StreamRunner
 from everlong.errors import ConfigError
 from everlong.methods.base import Method
-from everlong.methods.blocks.room import Room
+from everlong.methods.blocks.room import BlockBudget
 from everlong.storage.budget import Budget
 
 
@@ -30,13 +30,13 @@ class Budgets:
     checkpoint, which says that they are gone.
     """
 
-    def __init__(self, budget: Budget, reader: Reader, chunk: int) -> None:
+    def __init__(self, budget: Budget, reader: StreamRunner, chunk: int) -> None:
         self.budget, self._room = budget, None
         if reader.blocks is not None and budget:
-            self._room = Room.of(reader.blocks, budget, min(chunk, reader.chunk_limit), reader.planned_bytes)
+            self._room = BlockBudget.of(reader.blocks, budget, min(chunk, reader.chunk_limit), reader.planned_bytes)
 
     def parts(
-        self, reader: Reader, ids: Tensor, answering: bool, asked: bool, reuse: Callable[[], None]
+        self, reader: StreamRunner, ids: Tensor, answering: bool, asked: bool, reuse: Callable[[], None]
     ) -> Iterator[Tensor]:
         """The ids of a chunk, cut where stored blocks must give way; BudgetError, before the first, if none may.
 
@@ -58,7 +58,7 @@ class Budgets:
                 raise room.refusal(memory, reader.seen_tokens, len(ids))
         yield ids
 
-    def shrink(self, reader: Reader, reuse: Callable[[], None]) -> None:
+    def shrink(self, reader: StreamRunner, reuse: Callable[[], None]) -> None:
         """Let blocks that were restored give way until they fit the budgets; BudgetError if none may."""
         if self._room is None or reader.blocks is None or not reader.blocks.rows:
             return
@@ -75,10 +75,10 @@ class Budgets:
             reuse()
 
 
-def planned_bytes(reader: Reader, tokens: int, chunk: int) -> dict[str, int]:
+def planned_bytes(reader: StreamRunner, tokens: int, chunk: int) -> dict[str, int]:
     """Bytes by tier that a kept stream of so many tokens takes at most, fed `chunk` at once."""
     device = reader.planned_bytes
     if reader.blocks is None:
         return {"device": device, "host": 0, "disk": 2 * device + 4 * tokens}
-    room = Room.of(reader.blocks, Budget(), chunk, device)
+    room = BlockBudget.of(reader.blocks, Budget(), chunk, device)
     return {"device": device} | room.planned_bytes(tokens, room.spare(reader.blocks))

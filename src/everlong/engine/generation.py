@@ -23,7 +23,7 @@ Finish = Literal["length", "end", "stop", "closed"]
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationResult:
     """What was written."""
 
     text: str
@@ -36,7 +36,7 @@ class Generation:
     """Median over the tokens; NaN without tokens."""
 
 
-class Answer(Iterator[str]):
+class GenerationStream(Iterator[str]):
     """An answer of `session`, as an iterator of pieces of text.
 
     Each piece is given out after its tokens were read back. Text that may be the beginning of a stop string,
@@ -71,12 +71,12 @@ class Answer(Iterator[str]):
         self._end()
 
     @property
-    def result(self) -> Generation:
+    def result(self) -> GenerationResult:
         """What was written so far; when it was left early, all tokens that the session read."""
         if inspect.getgeneratorstate(self._pieces) == inspect.GEN_CLOSED:
             self._end()
         median = statistics.median(self._seconds) if self._seconds else math.nan
-        return Generation("".join(self._texts), list(self._ids), self._finish, median)
+        return GenerationResult("".join(self._texts), list(self._ids), self._finish, median)
 
     def _write(self) -> Generator[str, None, None]:
         """The pieces of text, and at the end what was held back."""

@@ -24,7 +24,7 @@ _BATCH_TOKENS = 4096
 """Tokens of all windows that one forward runs over."""
 
 
-class RecomputeReader:
+class RecomputeRunner:
     """Keeps the last W ids of the stream; each prediction is made from them alone.
 
     ConfigError for a window longer than the model was trained on.
@@ -62,15 +62,15 @@ class RecomputeReader:
         held = self._seen_and_held[1]
         return self._forward(held[None], 1, use_cache=False)[0, -1] if len(held) else None
 
-    def fork(self) -> RecomputeReader:
+    def fork(self) -> RecomputeRunner:
         """A reader with the same ids."""
         twin = self.fresh()
         twin._seen_and_held = self._seen_and_held
         return twin
 
-    def fresh(self) -> RecomputeReader:
+    def fresh(self) -> RecomputeRunner:
         """A reader that has read nothing."""
-        return RecomputeReader(self._forward, self._method)
+        return RecomputeRunner(self._forward, self._method)
 
     def report(self) -> MemoryReport:
         """Window and dropped tokens; the bytes are those of the ids."""

@@ -26,7 +26,7 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 @runtime_checkable
-class Reader(Protocol):
+class StreamRunner(Protocol):
     """What has read a stream and can read on; `read` either happens wholly or not at all."""
 
     @property
@@ -50,11 +50,11 @@ class Reader(Protocol):
         """The prediction after the last token computed afresh; None where that would need the token again."""
         ...
 
-    def fork(self) -> Reader:
+    def fork(self) -> StreamRunner:
         """An independent reader that has read the same."""
         ...
 
-    def fresh(self) -> Reader:
+    def fresh(self) -> StreamRunner:
         """A reader of the same model and method that has read nothing."""
         ...
 
@@ -110,7 +110,7 @@ class Forward:
         return logits if logits.shape[1] == keep else logits[:, -keep:].clone()
 
 
-class CacheReader:
+class CacheRunner:
     """Reads through the method's cache, attached to the model for as long as the reader lives."""
 
     def __init__(
@@ -132,7 +132,7 @@ class CacheReader:
         chunk: int,
         make_store: Callable[[], Store] = HostStore,
         make_recall: MakeRecall = no_recall,
-    ) -> CacheReader:
+    ) -> CacheRunner:
         """A reader that has read nothing, with room for chunks of `chunk`; AttachError for a model of another kind."""
         with attach(forward.model, method) as handle:
             cache = handle.new_cache(min(chunk, handle.plan.frame_length), make_store, make_recall)
@@ -185,14 +185,14 @@ class CacheReader:
         """None: the last token would have to be read again."""
 
     @torch.inference_mode()
-    def fork(self) -> CacheReader:
+    def fork(self) -> CacheRunner:
         """A reader over a copy of the cache: as many bytes as the cache holds."""
-        return CacheReader(self._forward, self._method, self._cache.fork())
+        return CacheRunner(self._forward, self._method, self._cache.fork())
 
-    def fresh(self) -> CacheReader:
+    def fresh(self) -> CacheRunner:
         """A reader over a new cache."""
         chunk = self._cache.stream.chunk
-        return CacheReader.attached(self._forward, self._method, chunk, self._make_store, self._make_recall)
+        return CacheRunner.attached(self._forward, self._method, chunk, self._make_store, self._make_recall)
 
     def report(self) -> MemoryReport:
         """The cache's own report."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from everlong.engine.runner import Reader
-from everlong.text.history import Recent
+from everlong.engine.runner import StreamRunner
+from everlong.text.history import TokenHistory
 from everlong.text.transcript import Transcript
 
 
-class Mark:
+class Snapshot:
     """What a session had read when `session.mark()` was called; holds a copy of the cache until it is closed."""
 
     def __init__(
-        self, reader: Reader, recent: Recent, last: Tensor | None, transcript: Transcript, conversing: bool | None
+        self,
+        reader: StreamRunner,
+        recent: TokenHistory,
+        last: Tensor | None,
+        transcript: Transcript,
+        conversing: bool | None,
     ) -> None:
-        self._runner: Reader | None = reader
+        self._runner: StreamRunner | None = reader
         self._recent, self._last, self._transcript = recent, last, transcript
         self.conversing = conversing
 
@@ -29,7 +34,7 @@ class Mark:
         """Whether the copy was freed."""
         return self._runner is None
 
-    def copy(self) -> tuple[Reader, Recent, Tensor | None, Transcript]:
+    def copy(self) -> tuple[StreamRunner, TokenHistory, Tensor | None, Transcript]:
         """The parts of a session at this place, independent of the mark."""
         assert self._runner is not None
         return self._runner.fork(), self._recent.copy(), self._last, self._transcript.copy()

@@ -17,9 +17,9 @@ from everlong.cache.report import MemoryReport
 from everlong.engine import budgets
 from everlong.engine.logprobs import logprobs
 from everlong.engine.recall_index import index_maker
-from everlong.engine.recompute import RecomputeReader
-from everlong.engine.runner import CacheReader, Forward, Reader
-from everlong.engine.snapshot import Mark
+from everlong.engine.recompute import RecomputeRunner
+from everlong.engine.runner import CacheRunner, Forward, StreamRunner
+from everlong.engine.snapshot import Snapshot
 from everlong.errors import CapabilityError, SessionError
 from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
@@ -30,7 +30,7 @@ from everlong.models.load import Loaded
 from everlong.ops.spans import Ints
 from everlong.storage.base import HostStore, Store
 from everlong.storage.budget import Budget
-from everlong.text.history import Recent
+from everlong.text.history import TokenHistory
 from everlong.text.inputs import Input, chunks, row_pieces
 from everlong.text.offsets import Awaited
 from everlong.text.transcript import ANSWER, PROMPT, SOURCE, Transcript
@@ -58,23 +58,23 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         self.method, self.chunk = method, chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
 
-    def _set_up(self, runner: Reader, remembers: bool) -> None:
+    def _set_up(self, runner: StreamRunner, remembers: bool) -> None:
         """An empty stream, read by `runner`; `remembers` where the transcript is kept whatever the method."""
         method = self.method
-        self._runner: Reader | None = runner
+        self._runner: StreamRunner | None = runner
         self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
         self.remembers, self._source = method.answers or remembers, SOURCE
         self._last: Tensor | None = None
         self._conversing: bool | None = False
-        self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
+        self._marks: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         fields = method.as_dict()
-        self.recent = Recent(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
+        self.recent = TokenHistory(max(RECENT_TOKENS, fields.get("window", 0) + fields.get("sinks", 0)))
         self._budgets = budgets.Budgets(self._budget, self._runner, self.chunk)
         self._word_classes: Ints | None = None
         self._meaning: Meaning | None = None
 
     @property
-    def runner(self) -> Reader:
+    def runner(self) -> StreamRunner:
         """What reads the stream; SessionError once it is closed."""
         if self._runner is None:
             raise SessionError("the session is closed; make a new one, or load a saved one")
@@ -219,9 +219,9 @@ def make_runner(
     chunk: int,
     make_store: Callable[[], Store] = HostStore,
     recall_files: RecallFiles | None = None,
-) -> Reader:
+) -> StreamRunner:
     """What reads a stream with `method`: stored blocks go where `make_store` says, the recall index to its files."""
     forward = Forward(model)
     if isinstance(method, Recompute):
-        return RecomputeReader(forward, method)
-    return CacheReader.attached(forward, method, chunk, make_store, index_maker(model, method, recall_files))
+        return RecomputeRunner(forward, method)
+    return CacheRunner.attached(forward, method, chunk, make_store, index_maker(model, method, recall_files))

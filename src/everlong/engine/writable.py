@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from everlong.text.history import Recent
+    from everlong.text.history import TokenHistory
 
 
 class Writable(Protocol):
@@ -15,7 +15,7 @@ class Writable(Protocol):
 
     model: Any
     tokenizer: Any
-    recent: Recent
+    recent: TokenHistory
 
     @property
     def seen_tokens(self) -> int:

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.engine.generation import Answer, Generation
+from everlong.engine.generation import GenerationResult, GenerationStream
 from everlong.engine.logprobs import at_most, logprobs
 from everlong.engine.parallel import check_draw
 from everlong.engine.runner import State
 from everlong.engine.sampling import Sampling
-from everlong.engine.snapshot import Mark
+from everlong.engine.snapshot import Snapshot
 from everlong.engine.stream import TokenStream
 from everlong.errors import CapabilityError, InputError, SessionError
 from everlong.library.sentence_index import Meaning
@@ -23,9 +23,9 @@ from everlong.methods.blocks.pins import Pin
 from everlong.models.internals import device_of
 from everlong.models.load import Loaded
 from everlong.ops.spans import Ints
-from everlong.text.history import Recent
+from everlong.text.history import TokenHistory
 from everlong.text.inputs import Input, with_tail
-from everlong.text.transcript import PROMPT, Stretch, Transcript
+from everlong.text.transcript import PROMPT, TokenRange, Transcript
 from everlong.text.words import word_classes
 
 ANSWERING_TOKENS = 256
@@ -79,7 +79,7 @@ class WritingStream(TokenStream):
             return scored
         return scored, scored.new_empty(0, self.vocabulary) if rows is None else rows
 
-    def generate(self, prompt: Input | None = None, **sampling: Any) -> Generation:
+    def generate(self, prompt: Input | None = None, **sampling: Any) -> GenerationResult:
         """The answer to `prompt` (text, ids, or None to go on), written to its end.
 
         `sampling` are the fields of `Sampling`: max_new_tokens, temperature, top_p, top_k,
@@ -91,7 +91,7 @@ class WritingStream(TokenStream):
             pass
         return answer.result
 
-    def stream(self, prompt: Input | None = None, **sampling: Any) -> Answer:
+    def stream(self, prompt: Input | None = None, **sampling: Any) -> GenerationStream:
         """Like `generate`, as an iterator of pieces of text; its `result` grows with them.
 
         The prompt is read at once. Leaving the iterator early (`close()`, an interrupt) is allowed: the
@@ -108,7 +108,7 @@ class WritingStream(TokenStream):
         if self.prediction is None:
             lost = "the last prediction was lost by an interrupt" if self.seen_tokens else "the session is empty"
             raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
-        return Answer(self, settings)
+        return GenerationStream(self, settings)
 
     @property
     def word_classes(self) -> Ints:
@@ -130,7 +130,7 @@ class WritingStream(TokenStream):
     def forget_recent(self, first: int, end: int) -> None:
         """Puts a filler in the place of the ids `first` .. `end - 1`, wherever they were taken down."""
         if self._meaning is not None:
-            self._meaning.forget([Stretch(first, end)])
+            self._meaning.forget([TokenRange(first, end)])
         self.transcript.forget(first, end)
         self.recent.forget(first, end, self.transcript.filler())
 
@@ -140,14 +140,14 @@ class WritingStream(TokenStream):
         for row in () if memory is None else memory.rows:
             row.drop(blocks)
 
-    def mark(self) -> Mark:
+    def mark(self) -> Snapshot:
         """The present state, to come back to with `rewind`; costs a copy of the cache."""
         transcript = self.transcript.copy()
-        mark = Mark(self.runner.fork(), self.recent.copy(), self.prediction, transcript, self._conversing)
+        mark = Snapshot(self.runner.fork(), self.recent.copy(), self.prediction, transcript, self._conversing)
         self._marks.add(mark)
         return mark
 
-    def rewind(self, mark: Mark) -> None:
+    def rewind(self, mark: Snapshot) -> None:
         """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark."""
         runner = self.runner
         if mark.closed or mark not in self._marks:
@@ -164,7 +164,7 @@ class WritingStream(TokenStream):
         runner = self.runner
         fresh = runner.fresh()
         self.transcript = Transcript(self.tokenizer)
-        self._runner, self.recent, self._last = fresh, Recent(self.recent.size), None
+        self._runner, self.recent, self._last = fresh, TokenHistory(self.recent.size), None
         self._conversing = False
         runner.close()
 
@@ -189,7 +189,7 @@ class WritingStream(TokenStream):
         runner = self.runner
         cache = {name.removeprefix("cache."): part for name, part in tensors.items() if name.startswith("cache.")}
         runner.load_state(cache, meta["cache"])
-        self.recent = Recent.restored(self.recent.size, tensors["recent"], meta["seen_tokens"])
+        self.recent = TokenHistory.restored(self.recent.size, tensors["recent"], meta["seen_tokens"])
         if "sources" in meta:
             self.transcript.load_state(tensors, meta["sources"])
         self._conversing = meta.get("conversing")

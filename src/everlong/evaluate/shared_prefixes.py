@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from everlong.engine.snapshot import Mark
+from everlong.engine.snapshot import Snapshot
 from everlong.engine.writing import ANSWERING_TOKENS
 from everlong.errors import ConfigError
 from everlong.evaluate.baseline import PeerStream
@@ -65,8 +65,8 @@ class SessionContexts(Contexts):
     def __init__(self, session: Session) -> None:
         self._session = session
         self._stem: list[int] = []
-        self._mark: Mark | None = None
-        self._end: Mark | None = None
+        self._mark: Snapshot | None = None
+        self._end: Snapshot | None = None
 
     def read(self, ids: list[int], following: list[int], several: bool) -> None:
         """Goes back to the marked beginning, or begins anew, and reads on."""

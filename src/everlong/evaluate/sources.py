@@ -15,7 +15,7 @@ TOP = 5
 _ALL = 1 << 30
 
 
-class Part(NamedTuple):
+class SourcePart(NamedTuple):
     """Characters `start` .. `end - 1` of a context, and the source that they are."""
 
     source: str
@@ -23,17 +23,17 @@ class Part(NamedTuple):
     end: int
 
 
-def joined(texts: Iterable[tuple[str, str]]) -> tuple[str, tuple[Part, ...]]:
+def joined(texts: Iterable[tuple[str, str]]) -> tuple[str, tuple[SourcePart, ...]]:
     """The texts, given as (source, text), in one; and where in it each stands."""
     found, at, parts = [], 0, []
     for source, text in texts:
         found.append(text)
-        parts.append(Part(source, at, at + len(text)))
+        parts.append(SourcePart(source, at, at + len(text)))
         at += len(text)
     return "".join(found), tuple(parts)
 
 
-def feed(stream: Stream, context: str, parts: Iterable[Part]) -> None:
+def feed(stream: Stream, context: str, parts: Iterable[SourcePart]) -> None:
     """Reads these parts of the context, each under the name of its source."""
     for part in parts:
         stream.feed(context[part.start : part.end], source=part.source)

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
-from everlong.hooks.patch import Plug
+from everlong.hooks.patch import ModelPatch
 from everlong.methods.base import Method
 from everlong.methods.blocks.recall.index import MakeRecall, no_recall
 from everlong.methods.recurrent.parameters import NAME
 from everlong.models.internals import decoder_of, lacks_weights
-from everlong.models.layout import RotaryPlan
+from everlong.models.layout import ModelLayout
 from everlong.models.sharding import check_complete, check_not_wrapped_inside
 from everlong.storage.base import HostStore, Store
 
@@ -24,11 +24,11 @@ from everlong.storage.base import HostStore, Store
 class Handle:
     """A model attached to a method: makes caches. Use with `with`, or call `detach`. `plug` is held for it."""
 
-    def __init__(self, plug: Plug, method: Method) -> None:
+    def __init__(self, plug: ModelPatch, method: Method) -> None:
         self.method, self._plug, self._attached = method, plug, True
 
     @property
-    def plan(self) -> RotaryPlan:
+    def plan(self) -> ModelLayout:
         """What the probe found."""
         return self._plug.plan
 
@@ -90,7 +90,7 @@ def attach(model: nn.Module, method: Method) -> Handle:
         raise AttachError(f"{type(model).__name__}: its weights are on the meta device; load them before attaching")
     if getattr(decoder_of(model), NAME, None) is None:
         method.check_untrained()
-    plug = Plug.held(model)
+    plug = ModelPatch.held(model)
     try:
         plug.check_ranks(method)
     except BaseException:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.errors import CapabilityError
 
-_ACTIVE: ContextVar[Step | None] = ContextVar("everlong_active_step", default=None)
+_ACTIVE: ContextVar[ForwardPlan | None] = ContextVar("everlong_active_step", default=None)
 
 _UNMASKED: ContextVar[bool] = ContextVar("everlong_unmasked", default=False)
 
 
-def active_step() -> Step:
+def active_step() -> ForwardPlan:
     """The running step; CapabilityError outside a forward of an attached model."""
     step = _ACTIVE.get()
     if step is None:
@@ -22,7 +22,7 @@ def active_step() -> Step:
     return step
 
 
-def running_step() -> Step | None:
+def running_step() -> ForwardPlan | None:
     """The running step, if there is one."""
     return _ACTIVE.get()
 
@@ -42,6 +42,6 @@ def unmasked() -> Iterator[None]:
         _UNMASKED.reset(before)
 
 
-def activate(step: Step | None) -> None:
+def activate(step: ForwardPlan | None) -> None:
     """Make `step` the running one; None ends it."""
     _ACTIVE.set(step)

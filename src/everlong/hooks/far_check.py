@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from everlong.errors import RotationError
 from everlong.hooks.listen import Heard, listen
-from everlong.hooks.routes import Route
+from everlong.hooks.routes import AttentionHook
 from everlong.models.internals import text_config
-from everlong.models.layout import LayerPlan, RotaryPlan, Temperature
+from everlong.models.layout import LayerPlan, ModelLayout, Temperature
 from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 
@@ -34,7 +34,9 @@ ROUNDING = 1.2e-7
 """Radians, per position, by which an angle in float32 may be off."""
 
 
-def prove(model: PreTrainedModel, route: Route, plan: RotaryPlan, near: Heard, tolerance: float) -> RotaryPlan:
+def prove(
+    model: PreTrainedModel, route: AttentionHook, plan: ModelLayout, near: Heard, tolerance: float
+) -> ModelLayout:
     """The plan with the scales of its queries; RotationError where positions do what a step cannot repeat."""
     numbers = sorted(set(_numbers(text_config(model).to_dict())))
     lengths = [int(n) for n in numbers if n == int(n) and 2 <= n <= LARGEST // FAR]

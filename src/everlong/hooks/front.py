@@ -18,7 +18,7 @@ from everlong.cache.stream_cache import StreamCache
 from everlong.errors import CapabilityError
 from everlong.hooks.arguments import new_tokens
 from everlong.hooks.replacement import Replacement
-from everlong.hooks.routes import Route
+from everlong.hooks.routes import AttentionHook
 from everlong.hooks.turns import turn
 
 TEXT = {"input_ids", "inputs_embeds", "per_layer_inputs", "attention_mask", "position_ids", "labels", "logits_to_keep"}
@@ -36,7 +36,7 @@ class Caller:
 class Front:
     """The replacement around a decoder; `caller` is set while its forward runs."""
 
-    def __init__(self, module: nn.Module, route: Route) -> None:
+    def __init__(self, module: nn.Module, route: AttentionHook) -> None:
         self.route = route
         self.caller: Caller | None = None
         self.replacement = Replacement(module, self._forward)

@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.errors import UnsupportedLayerError
 from everlong.hooks.current_step import activate
-from everlong.hooks.routes import AlibiMask, Route
+from everlong.hooks.routes import AlibiMask, AttentionHook
 from everlong.models.internals import accepts, decoder_of, device_of, text_config
 from everlong.models.layout import LayerPlan, Pattern
-from everlong.ops.attend import Scratch
+from everlong.ops.attend import Workspace
 from everlong.ops.spans import Ints
 
 HARMLESS = {"position_ids", "position_embeddings", "cache_position"}
@@ -65,7 +65,7 @@ class Recorder(DynamicCache):
 
 
 @dataclass(eq=False)
-class Listening(Step):
+class Listening(ForwardPlan):
     """A step that keeps the queries; one token attends to itself alone, so its value is the answer."""
 
     recorder: Recorder = field(kw_only=True)
@@ -93,14 +93,14 @@ class Listening(Step):
         return v[:, :, -1:].repeat_interleave(q.shape[1] // v.shape[1], 1).transpose(1, 2)
 
 
-def listen(model: PreTrainedModel, route: Route, positions: Ints, past: int = 0) -> Heard:
+def listen(model: PreTrainedModel, route: AttentionHook, positions: Ints, past: int = 0) -> Heard:
     """What each layer hands over for one token at `positions`, behind a cache that says it holds `past` tokens."""
     decoder, recorder = decoder_of(model), Recorder(model.config, past)
     at = torch.from_numpy(positions).to(device_of(model))[:, None]
     ids = torch.full_like(at, text_config(model).vocab_size // 2)
     where = {"position_ids": at} if accepts(decoder, "position_ids") else {}
     plans = tuple(LayerPlan(i, i, Pattern()) for i in range(len(recorder.layers)))
-    step = Listening(past, 1, len(at), 0, [], {}, plans, Scratch(), model.dtype, recorder=recorder)
+    step = Listening(past, 1, len(at), 0, [], {}, plans, Workspace(), model.dtype, recorder=recorder)
     activate(step)
     try:
         with torch.no_grad(), nullcontext() if isinstance(route, AlibiMask) else route.entered(step):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
@@ -48,7 +48,7 @@ class Trained(Protocol):
         ...
 
 
-class Plug:
+class ModelPatch:
     """Stands in for `decoder.forward` while it has holders."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -72,7 +72,7 @@ class Plug:
             raise
 
     @classmethod
-    def held(cls, model: PreTrainedModel) -> Plug:
+    def held(cls, model: PreTrainedModel) -> ModelPatch:
         """The model's plug, held by one more; a new one is probed and checked."""
         decoder = decoder_of(model)
         with turn(decoder):
@@ -197,7 +197,7 @@ class Plug:
             stream.abandon()
 
     @staticmethod
-    def _positions(step: Step, like: Tensor) -> Tensor:
+    def _positions(step: ForwardPlan, like: Tensor) -> Tensor:
         start = step.seen - step.base
         return torch.arange(start, start + step.tokens, device=like.device).expand(step.rows, -1)
 

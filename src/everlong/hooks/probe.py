@@ -29,9 +29,9 @@ from everlong.errors import (
 from everlong.hooks.far_check import distance, prove
 from everlong.hooks.heads import ranks_of, sharing_heads
 from everlong.hooks.listen import Heard, Recorder, listen
-from everlong.hooks.routes import Route
+from everlong.hooks.routes import AttentionHook
 from everlong.models.internals import accepts, decoder_of, device_of, text_config
-from everlong.models.layout import LayerPlan, Pattern, RotaryPlan
+from everlong.models.layout import LayerPlan, ModelLayout, Pattern
 from everlong.models.ranks import Ranks
 from everlong.ops.rotary import Rotation
 
@@ -43,7 +43,7 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 3e-2, tor
 """Relative error up to which a hypothesis is accepted: rounding of the model's own cosines and products."""
 
 
-def probe(model: PreTrainedModel, route: Route) -> RotaryPlan:
+def probe(model: PreTrainedModel, route: AttentionHook) -> ModelLayout:
     """The plan of `model`, from one token at some positions; an AttachError where something cannot be proved."""
     patterns = _patterns(model)
     frequencies = list(_frequencies(model))
@@ -59,7 +59,7 @@ def probe(model: PreTrainedModel, route: Route) -> RotaryPlan:
     layers = [_layer(model, i, patterns, near, frequencies) for i in range(len(patterns))]
     dtype = next(iter(near.cached.values()))[0].dtype
     ranks = sharing_heads(model, ranks, near)
-    plan = RotaryPlan(tuple(_share(layers)), trained, hard, dtype, alibi, _heads(model, layers, near, ranks), ranks)
+    plan = ModelLayout(tuple(_share(layers)), trained, hard, dtype, alibi, _heads(model, layers, near, ranks), ranks)
     return plan if alibi else prove(model, route, plan, near, TOLERANCE[dtype])
 
 

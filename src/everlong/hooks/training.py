@@ -20,7 +20,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from everlong.errors import AttachError, CapabilityError, SelfCheckError
 from everlong.hooks.arguments import check_outputs
-from everlong.hooks.patch import Plug
+from everlong.hooks.patch import ModelPatch
 from everlong.hooks.routes.interface import Interface, no_mask
 from everlong.hooks.self_check import CUTS, TOLERANCE
 from everlong.methods.base import Method
@@ -42,7 +42,7 @@ class Training(AbstractContextManager["Training"]):
     forwards over consecutive pieces of whole segments; it is changed). Logits are of the tokens given, in their order.
     """
 
-    def __init__(self, plug: Plug, method: Method, core: TrainableCore) -> None:
+    def __init__(self, plug: ModelPatch, method: Method, core: TrainableCore) -> None:
         self.plug, self.method, self.core = plug, method, core
         decoder = plug.decoder
         self.latest: TrainStep | None = None
@@ -136,7 +136,7 @@ def attach_training(model: nn.Module, method: Method) -> Training:
             f"attach_training: got {type(model).__name__}, expected a transformers model; pass load(...).model"
         )
     check_not_wrapped_inside(plain, "attach_training")
-    plug = Plug.held(plain)
+    plug = ModelPatch.held(plain)
     try:
         if plug.plan.ranks is not None:
             raise AttachError(
@@ -148,7 +148,7 @@ def attach_training(model: nn.Module, method: Method) -> Training:
         plug.release()
 
 
-def _attached(plug: Plug, model: nn.Module, method: Method) -> Training:
+def _attached(plug: ModelPatch, model: nn.Module, method: Method) -> Training:
     if not isinstance(plug.route, Interface):
         raise CapabilityError(f"{type(model).__name__}: does not call the attention interface, so it cannot be trained")
     core = method.trainable(plug.plan)
@@ -257,7 +257,7 @@ def _hidden(decoder: nn.Module, ids: Tensor, **more: Any) -> Tensor:
         decoder.train(mode)
 
 
-def _check(plug: Plug, ids: Tensor, expected: Tensor | None) -> None:
+def _check(plug: ModelPatch, ids: Tensor, expected: Tensor | None) -> None:
     """SelfCheckError unless a text within the first segment can be read, and gives what is `expected`, if anything."""
     got = _hidden(plug.decoder, ids.to(next(plug.decoder.parameters()).device))
     error = 0.0 if expected is None else float((got - expected).norm() / expected.norm())

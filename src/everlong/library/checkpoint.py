@@ -26,7 +26,7 @@ from everlong.methods.base import Method, make_method
 from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.models.fingerprint import fingerprint
 from everlong.storage.disk import DiskStore
-from everlong.text.transcript import Stretch
+from everlong.text.transcript import TokenRange
 
 if TYPE_CHECKING:
     from everlong.library.stream import KeptStream
@@ -145,7 +145,7 @@ class Checkpointer:
         self.store.other_bytes = self.library.own_bytes(self.entry)
         self._reuse()
 
-    def forget(self, session: KeptStream, spans: Sequence[Stretch], gone: frozenset[int]) -> int:
+    def forget(self, session: KeptStream, spans: Sequence[TokenRange], gone: frozenset[int]) -> int:
         """Keep `session`, which has forgotten these spans and blocks, and overwrite them; how many a fork still needs.
 
         One transaction names all that is gone; what a crash leaves to be overwritten is done when it is next opened.
@@ -157,7 +157,7 @@ class Checkpointer:
         with self.library.database() as db:
             return erasing.shared(db, self.entry.id, gone)
 
-    def _write(self, session: KeptStream, spans: Sequence[Stretch] = (), gone: Collection[int] = ()) -> None:
+    def _write(self, session: KeptStream, spans: Sequence[TokenRange] = (), gone: Collection[int] = ()) -> None:
         """Write a state and the new ids, and name them."""
         if not self.writable:
             raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
@@ -181,7 +181,7 @@ class Checkpointer:
         self._name(session, name, spans, new.union(gone))
         self.store.dropped |= new
 
-    def _name(self, session: KeptStream, state: str, spans: Sequence[Stretch], gone: Collection[int]) -> None:
+    def _name(self, session: KeptStream, state: str, spans: Sequence[TokenRange], gone: Collection[int]) -> None:
         """Let the database name the new checkpoint, and (where nothing was forgotten) the one before it."""
         entry, transcript, blocks = self.entry, session.transcript, self.store.blocks
         with self.library.database() as db:

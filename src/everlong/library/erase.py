@@ -11,7 +11,7 @@ from everlong.library import recall_files
 from everlong.library.catalog import CATALOG, Catalog, SessionRecord
 from everlong.library.sentence_index import forget_in_folder, is_meaning_file
 from everlong.storage.row_file import overwrite, wipe
-from everlong.text.transcript import Stretch
+from everlong.text.transcript import TokenRange
 
 
 def erase(catalog: Catalog, entry: SessionRecord) -> None:
@@ -27,7 +27,7 @@ def erase(catalog: Catalog, entry: SessionRecord) -> None:
         overwrite(catalog.place(entry) / "ids", [(4 * first, 4 * (end - first))], word)
     wipe_files(catalog, (v.path for v in catalog.volumes(entry)))
     recall_files.wipe(catalog, entry)
-    forget_in_folder(catalog.place(entry), [Stretch(first, end) for first, end, _ in spans])
+    forget_in_folder(catalog.place(entry), [TokenRange(first, end) for first, end, _ in spans])
     remove_states(catalog, entry)
     with catalog.database() as db:
         db.execute("UPDATE forgotten SET wiped = 1 WHERE session = ?", (entry.id,))

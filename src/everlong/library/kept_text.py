@@ -13,7 +13,7 @@ from typing import Any
 
 from everlong.library.catalog import Catalog, SessionRecord
 from everlong.text.places import Place
-from everlong.text.transcript import Source, Stretch, Transcript
+from everlong.text.transcript import Source, TokenRange, Transcript
 
 LENGTH_TOKENS = 8192
 """Tokens whose lengths are one row of the database."""
@@ -71,11 +71,11 @@ def dropped(catalog: Catalog, entry: SessionRecord) -> list[int]:
     return [row[0] for row in rows]
 
 
-def forgotten(catalog: Catalog, entry: SessionRecord) -> list[Stretch]:
+def forgotten(catalog: Catalog, entry: SessionRecord) -> list[TokenRange]:
     """The spans that the session has forgotten."""
     with catalog.database() as db:
         rows = db.execute("SELECT first, end FROM forgotten WHERE session = ? ORDER BY first", (entry.id,)).fetchall()
-    return [Stretch(*row) for row in rows]
+    return [TokenRange(*row) for row in rows]
 
 
 def pins(catalog: Catalog, entry: SessionRecord) -> list[dict[str, Any]]:

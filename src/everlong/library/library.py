@@ -11,7 +11,7 @@ from everlong.library import compact as compacting
 from everlong.library import repair as repairing
 from everlong.library.catalog import Catalog, SessionRecord
 from everlong.library.compact import Compacted
-from everlong.text.transcript import Source, Stretch
+from everlong.text.transcript import Source, TokenRange
 
 
 class Library(Catalog):
@@ -87,7 +87,7 @@ class Library(Catalog):
         """Blocks that were found damaged and given up by `verify`."""
         return kept_text.dropped(self, entry)
 
-    def forgotten(self, entry: SessionRecord) -> list[Stretch]:
+    def forgotten(self, entry: SessionRecord) -> list[TokenRange]:
         """The spans that the session has forgotten."""
         return kept_text.forgotten(self, entry)
 

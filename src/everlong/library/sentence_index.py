@@ -29,7 +29,7 @@ from everlong.methods.blocks.recall.meaning import FORGOTTEN, MeaningIndex
 from everlong.methods.blocks.recall.piece_file import PieceFile, described
 from everlong.storage.row_file import overwrite
 from everlong.text.sentences import CUT, Sentences
-from everlong.text.transcript import Stretch, Transcript
+from everlong.text.transcript import TokenRange, Transcript
 
 if TYPE_CHECKING:
     from everlong.models.encoder import SentenceEncoder
@@ -118,7 +118,7 @@ class Meaning:
                 found.append(Voted(first, end, float(votes[n])))
         return found
 
-    def forget(self, spans: Iterable[Stretch]) -> None:
+    def forget(self, spans: Iterable[TokenRange]) -> None:
         """Overwrites the vectors of all pieces that these spans touch; `update` encodes what is left of them."""
         _forget(self.index, spans)
 
@@ -147,16 +147,16 @@ class Meaning:
                 self.index.put(n, vector, _key(transcript, *piece))
             yield self.tokens
 
-    def _stale(self, transcript: Transcript) -> list[tuple[int, Stretch]]:
+    def _stale(self, transcript: Transcript) -> list[tuple[int, TokenRange]]:
         """The pieces that were encoded from other tokens than those that stand there now."""
         found, first = [], 0
         for n, (end, key) in enumerate(zip(self.index.ends.tolist(), self.index.keys.tolist(), strict=True)):
             if key != _key(transcript, first, end):
-                found.append((n, Stretch(first, end)))
+                found.append((n, TokenRange(first, end)))
             first = end
         return found
 
-    def _encoded(self, transcript: Transcript, pieces: Iterable[Stretch]) -> Float[Tensor, "n dim"]:
+    def _encoded(self, transcript: Transcript, pieces: Iterable[TokenRange]) -> Float[Tensor, "n dim"]:
         """Vectors of pieces; zeros for one that shows no text."""
         texts = [transcript.text(*piece).strip() for piece in pieces]
         shown = torch.tensor([bool(text) for text in texts])
@@ -173,7 +173,7 @@ def is_meaning_file(name: str) -> bool:
     return name.startswith(_PREFIX)
 
 
-def forget_in_folder(folder: Path, spans: Iterable[Stretch]) -> None:
+def forget_in_folder(folder: Path, spans: Iterable[TokenRange]) -> None:
     """Overwrites what a session has forgotten in all its files of vectors, those of other encoders included.
 
     Needs no encoder, and may be done again. A file that cannot be used is overwritten and removed.
@@ -191,7 +191,7 @@ def forget_in_folder(folder: Path, spans: Iterable[Stretch]) -> None:
         index.close()
 
 
-def _forget(index: MeaningIndex, spans: Iterable[Stretch]) -> None:
+def _forget(index: MeaningIndex, spans: Iterable[TokenRange]) -> None:
     for span in spans:
         touched = index.touching(*span)
         index.forget(touched.start, touched.stop)
@@ -207,7 +207,7 @@ def _key(transcript: Transcript, first: int, end: int) -> int:
     return zlib.crc32(transcript.ids[first:end].tobytes(), end) or FORGOTTEN + 1
 
 
-def _is_forgotten(transcript: Transcript, piece: Stretch, key: int) -> bool:
+def _is_forgotten(transcript: Transcript, piece: TokenRange, key: int) -> bool:
     """Whether a piece holds something that was forgotten, and is otherwise where it was."""
     if piece.end > len(transcript.ids):
         return False

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from everlong.methods.blocks.recall.index import MakeRecall
     from everlong.methods.recurrent.parameters import MemoryParameters
     from everlong.methods.recurrent.training import TrainableCore
-    from everlong.models.layout import RotaryPlan
+    from everlong.models.layout import ModelLayout
     from everlong.storage.base import Store
 
 MOST = 2**31 - 1
@@ -49,7 +49,7 @@ class Method:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
         raise NotImplementedError
 
-    def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters | None:
+    def parameters(self, plan: ModelLayout, width: int) -> MemoryParameters | None:
         """Untrained parameters for a model of this plan and hidden size; None for a method that has none."""
         return None
 
@@ -58,7 +58,7 @@ class Method:
 
     def stream_memory(
         self,
-        plan: RotaryPlan,
+        plan: ModelLayout,
         parameters: MemoryParameters | None,
         make_store: Callable[[], Store],
         make_recall: MakeRecall,
@@ -71,7 +71,7 @@ class Method:
         """
         return None
 
-    def trainable(self, plan: RotaryPlan) -> TrainableCore | None:
+    def trainable(self, plan: ModelLayout) -> TrainableCore | None:
         """What computes a layer under training; None for a method that has nothing to train."""
         return None
 

@@ -67,7 +67,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class RotaryPlan:
+class ModelLayout:
     """All layers, and the lengths within which positions must stay.
 
     `trained_length` is how many positions the model was trained on. `hard_length` is set where the model computes

@@ -1,7 +1,7 @@
 """One softmax over several parts of a context, in tiles.
 
 A part is a set of keys with its own query (turned to where those keys stand) and an interval of visible keys
-for each query (`Span`). The parts share one softmax, computed online (running maximum and sum in float32), so
+for each query (`KeyIntervals`). The parts share one softmax, computed online (running maximum and sum in float32), so
 memory grows with a tile and not with tokens x keys. Grouped query heads are folded into the rows of one matrix
 product; key heads are never copied.
 
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.ops.spans import Span
+from everlong.ops.spans import KeyIntervals
 
 LOG2E = math.log2(math.e)
 FLOOR = -1e30
@@ -46,7 +46,7 @@ def native_half(q: Tensor) -> bool:
 
 
 @dataclass
-class Part:
+class AttentionPart:
     """Keys that share one query rotation: `span` counts them from column `start` on.
 
     `mass`, where given, is float32 at least: to each column is added what attention it received, summed over queries.
@@ -55,13 +55,13 @@ class Part:
     q: Float[Tensor, "B H T D"]
     k: Float[Tensor, "B G M D"]
     v: Float[Tensor, "B G M E"]
-    span: Span
+    span: KeyIntervals
     start: int = 0
     mass: Float[Tensor, "B H M"] | None = None
 
 
 @dataclass
-class Scratch:
+class Workspace:
     """Reusable working memory, so that a stream does not allocate and free large tensors at every layer."""
 
     _flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
@@ -76,11 +76,11 @@ class Scratch:
 
 
 def attend(
-    parts: Sequence[Part],
+    parts: Sequence[AttentionPart],
     scale: float,
     softcap: float | None = None,
     s_aux: Float[Tensor, " H"] | None = None,
-    scratch: Scratch | None = None,
+    scratch: Workspace | None = None,
     tile_queries: int | None = None,
     tile_keys: int | None = None,
 ) -> Float[Tensor, "B T H E"]:
@@ -102,7 +102,7 @@ def attend(
     at_once = DEVICE_ONE_SHOT_SCORES if on_device else ONE_SHOT_SCORES
     if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= at_once:
         return _at_once(parts[0], shown, scale, softcap, s_aux)
-    tiled = _Tiled(parts, scale, softcap, s_aux, scratch or Scratch())
+    tiled = _Tiled(parts, scale, softcap, s_aux, scratch or Workspace())
     usual = HALF_TILE_QUERIES if tiled.native else TILE_QUERIES
     step = tile_queries or (DEVICE_TILE_QUERIES if on_device else usual)
     keys = tile_keys or (DEVICE_TILE_KEYS if on_device else TILE_KEYS)
@@ -112,7 +112,7 @@ def attend(
 
 
 def attend_naive(
-    parts: Sequence[Part], scale: float, softcap: float | None = None, s_aux: Tensor | None = None
+    parts: Sequence[AttentionPart], scale: float, softcap: float | None = None, s_aux: Tensor | None = None
 ) -> Float[Tensor, "B T H E"]:
     """The same by dense masks and one plain softmax: the slow reference, and the path that has gradients."""
     scores, values = [], []
@@ -141,15 +141,15 @@ def attend_naive(
 
 
 def _at_once(
-    like: Part,
-    shown: list[tuple[Part, int, int, int, int]],
+    like: AttentionPart,
+    shown: list[tuple[AttentionPart, int, int, int, int]],
     scale: float,
     softcap: float | None,
     s_aux: Tensor | None,
 ) -> Float[Tensor, "B T H E"]:
     """Few scores: one matrix of them over all parts [N, F * T, keys], one softmax. The path of decoding.
 
-    `shown` holds each part with its `Span.limits`. Computed in float32 at least.
+    `shown` holds each part with its `KeyIntervals.limits`. Computed in float32 at least.
     """
     B, H, T, D = like.q.shape
     G, E = like.k.shape[1], like.v.shape[3]
@@ -192,7 +192,12 @@ class _Tiled:
     """Many scores: the folded shapes and the running softmax of the current query tile."""
 
     def __init__(
-        self, parts: Sequence[Part], scale: float, softcap: float | None, s_aux: Tensor | None, scratch: Scratch
+        self,
+        parts: Sequence[AttentionPart],
+        scale: float,
+        softcap: float | None,
+        s_aux: Tensor | None,
+        scratch: Workspace,
     ) -> None:
         q = parts[0].q
         self.parts, self.scale, self.softcap, self.s_aux, self.scratch = parts, scale, softcap, s_aux, scratch
@@ -243,7 +248,7 @@ class _Tiled:
         """[B, H, T, D] -> [N, F * T, D]: the heads of one kv head become rows."""
         return q.reshape(self.N, self.F * q.shape[2], q.shape[3])
 
-    def _hide(self, s: Tensor, span: Span, rows: tuple[int, int], keys: tuple[int, int]) -> None:
+    def _hide(self, s: Tensor, span: KeyIntervals, rows: tuple[int, int], keys: tuple[int, int]) -> None:
         """Cap the raw scores of one tile [N, F * rows, keys], and set to -inf those that are hidden."""
         if self.softcap is not None:
             s.mul_(self.scale / self.softcap).tanh_()
@@ -278,7 +283,7 @@ class _Tiled:
             self.acc.baddbmm_(p, v.to(p.dtype))
 
 
-def _tiles(span: Span, i0: int, i1: int, size: int) -> list[tuple[int, int]]:
+def _tiles(span: KeyIntervals, i0: int, i1: int, size: int) -> list[tuple[int, int]]:
     """The keys that any of the queries sees, cut into nearly equal tiles of at most `size`."""
     first, _, _, end = span.limits(i0, i1)
     if end <= first:

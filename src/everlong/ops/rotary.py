@@ -40,7 +40,7 @@ class Rotation:
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class RotaryAngles:
     """Cosines and sines of one turn, [*, 1, T or 1, P] in float32 (float64 for float64 models).
 
     `matrix` [D, D] is the same turn as one product from the right, where all tokens turn alike.
@@ -51,19 +51,19 @@ class Turn:
     matrix: Tensor | None = None
 
 
-def turn_by(rotation: Rotation, positions: Tensor, like: Tensor) -> Turn:
+def turn_by(rotation: Rotation, positions: Tensor, like: Tensor) -> RotaryAngles:
     """The turn by `positions` ([T], or [B, T] if rows differ), its angles computed in float64."""
     angles = positions.to(torch.float64)[..., None] * rotation.freqs.to(positions.device)
     dtype = torch.promote_types(like.dtype, torch.float32)
     angles = angles[:, None] if angles.ndim == 3 else angles
-    turn = Turn(*(f(angles).to(like.device, dtype) for f in (torch.cos, torch.sin)))
+    turn = RotaryAngles(*(f(angles).to(like.device, dtype) for f in (torch.cos, torch.sin)))
     if angles.numel() > len(rotation.freqs):
         return turn
     unit = torch.eye(like.shape[-1], dtype=dtype, device=like.device)
     return replace(turn, matrix=turned(unit[None, None], rotation, turn)[0, 0])
 
 
-def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: Turn) -> Float[Tensor, "B H T D"]:
+def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: RotaryAngles) -> Float[Tensor, "B H T D"]:
     """A new tensor: `q` rotated further, computed in float32 at least and rounded once to q's dtype.
 
     >>> r = Rotation(torch.ones(1, dtype=torch.float64), start=0, interleaved=False)

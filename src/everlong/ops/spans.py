@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass
-class Span:
+class KeyIntervals:
     """Query i of row r sees key j if and only if `lo[r, i] <= j < hi[r, i]`.
 
     `lo` and `hi` are integer arrays [R, T], nondecreasing in i; an empty interval is allowed.
@@ -29,7 +29,7 @@ class Span:
     _masks: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def affine(cls, tokens: int, lo: tuple[int, int, int], hi: tuple[int, int, int]) -> Span:
+    def affine(cls, tokens: int, lo: tuple[int, int, int], hi: tuple[int, int, int]) -> KeyIntervals:
         """The span with `clip(a + i, low, high)` for each of `lo` and `hi` given as (a, low, high)."""
         i = np.arange(tokens, dtype=np.int64)[None]
         first, end = (np.clip(i + a, low, high) for a, low, high in (lo, hi))

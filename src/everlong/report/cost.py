@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from everlong.report import figures
 from everlong.report.figures import NOTHING
 from everlong.report.markup import Html, element, joined, scrolled
-from everlong.report.tables import Record, Row, Table, grouped
+from everlong.report.tables import Record, Table, TableRow, grouped
 
 TIERS = ("device", "host", "disk")
 
@@ -106,5 +106,5 @@ def costs(table: Table) -> Html | None:
     return joined([element("h3", "Cost"), scrolled(element("thead", head), element("tbody", *body))])
 
 
-def _lengths(row: Row) -> list[tuple[int | None, list[Record]]]:
+def _lengths(row: TableRow) -> list[tuple[int | None, list[Record]]]:
     return sorted(grouped(row.records, lambda r: r["length"]).items(), key=lambda item: item[0] or 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from everlong.report import figures
 from everlong.report.cost import Cost
-from everlong.report.tables import Record, Row, Table, grouped, pooled_perplexity
+from everlong.report.tables import Record, Table, TableRow, grouped, pooled_perplexity
 
 PLACES = 8
 """Places along a stream for which there is a point."""
@@ -54,7 +54,7 @@ def _score(table: Table) -> Curve:
 
 
 def _judged(
-    table: Table, where: str, over: str, points: Callable[[Row], dict[int, list[Record]]], along: bool = False
+    table: Table, where: str, over: str, points: Callable[[TableRow], dict[int, list[Record]]], along: bool = False
 ) -> Curve:
     """The score of groups of records."""
     lines = {}
@@ -98,7 +98,7 @@ def _by_place(table: Table) -> Curve | None:
         return None
     step = max(r["prompt_tokens"] for r in judged) / PLACES
 
-    def places(row: Row) -> dict[int, list[Record]]:
+    def places(row: TableRow) -> dict[int, list[Record]]:
         ok = [r for r in row.records if r["score"] is not None]
         found = grouped(ok, lambda r: min(PLACES - 1, int(r["prompt_tokens"] / step)) if step else 0)
         return {round((place + 0.5) * step): records for place, records in sorted(found.items())}
@@ -116,7 +116,7 @@ def _memory(table: Table) -> Curve:
     return Curve("Memory held", lines, figures.bytes_text, from_zero=True)
 
 
-def _costs(row: Row, take: Callable[[Cost], float | None]) -> list[Point]:
+def _costs(row: TableRow, take: Callable[[Cost], float | None]) -> list[Point]:
     found: list[tuple[int, Cost | None]] = [(x, Cost.of(records)) for x, records in row.by_length().items()]
     figured: Sequence[tuple[int, float | None]] = [(x, take(cost)) for x, cost in found if cost is not None]
     return [Point(x, y) for x, y in figured if y is not None]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from everlong.report.tables import Cell
+from everlong.report.tables import TableCell
 
 NOTHING = "–"
 
 
-def value(cell: Cell, perplexity: bool) -> str:
+def value(cell: TableCell, perplexity: bool) -> str:
     """The mean of a cell, or why there is none."""
     if cell.value is not None:
         return number(cell.value, perplexity)
@@ -28,14 +28,14 @@ def number(x: float | int | None, perplexity: bool) -> str:
     return f"{x:.2f}" if x < 100 else f"{x:,.0f}"
 
 
-def between(cell: Cell, perplexity: bool) -> str:
+def between(cell: TableCell, perplexity: bool) -> str:
     """The interval of a cell; empty where there is none."""
     if cell.low is None or cell.high is None:
         return ""
     return f"{number(cell.low, perplexity)}–{number(cell.high, perplexity)}"
 
 
-def missing(cell: Cell) -> str:
+def missing(cell: TableCell) -> str:
     """How many samples beside those that were judged were not; empty where there are none, or nothing else."""
     found = [f"{n} {why}" for n, why in ((cell.too_long, "too long"), (cell.cannot, "cannot")) if n]
     return " ".join(found) if cell.n or (cell.too_long and cell.cannot) else ""

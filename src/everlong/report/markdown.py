@@ -9,7 +9,7 @@ from everlong.report.cost import cost_table
 from everlong.report.page import about, facts_of, settings_of
 from everlong.report.runs import Run
 from everlong.report.scores import overall
-from everlong.report.tables import Cell, Table, tables
+from everlong.report.tables import Table, TableCell, tables
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -42,7 +42,7 @@ def _scores(table: Table) -> str:
     return _table(["method", *names, *(["mean"] if len(places) > 1 else [])], lines)
 
 
-def _cell(cell: Cell, perplexity: bool) -> str:
+def _cell(cell: TableCell, perplexity: bool) -> str:
     text = figures.value(cell, perplexity)
     if cell.value is None:
         return text

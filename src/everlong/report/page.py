@@ -17,7 +17,7 @@ from everlong.report.markup import Html, element
 from everlong.report.runs import Run
 from everlong.report.samples import refusals, worst
 from everlong.report.scores import further, heat_maps, overall, scores
-from everlong.report.tables import Row, Table, grouped, shown, tables
+from everlong.report.tables import Table, TableRow, grouped, shown, tables
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _READING = (
@@ -55,7 +55,7 @@ def page(runs: Sequence[Run], title: str = "everlong: evaluation") -> str:
     return f"<!doctype html>\n{whole}\n"
 
 
-def settings_of(row: Row) -> str:
+def settings_of(row: TableRow) -> str:
     """The fields of a method, in short: as its report names it, else all of them."""
     named = next((r["report"]["method"] for r in row.records if r["report"] and "method" in r["report"]), "")
     if "(" in named:

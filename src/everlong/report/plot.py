@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from everlong.errors import CapabilityError
-from everlong.report.recall import Recall
+from everlong.report.recall import RecallTable
 from everlong.report.stream import StreamCurve
 
 COLOURS = {"dense": "#7a7f87", "window": "#c8452f", "recompute": "#4c9a5b", "sinks": "#2f66b3"}
@@ -19,7 +19,7 @@ def plot_streams(
     path: Path,
     title: str,
     trained_tokens: int | None = None,
-    recall: Recall | None = None,
+    recall: RecallTable | None = None,
 ) -> Path:
     """`path`, with one panel each for perplexity (log scale), ms per token and resident memory, and one for `recall`.
 

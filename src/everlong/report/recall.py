@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Recall:
+class RecallTable:
     """Passages (start, end, share of the attention), in characters of a text of `length`, and what was `hidden`."""
 
     passages: tuple[tuple[int, int, float], ...]

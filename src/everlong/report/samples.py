@@ -7,7 +7,7 @@ from typing import Any
 
 from everlong.report import figures
 from everlong.report.markup import Html, element, joined
-from everlong.report.tables import Record, Row, Table, grouped
+from everlong.report.tables import Record, Table, TableRow, grouped
 
 WORST = 3
 """Samples of each method that are shown."""
@@ -52,7 +52,7 @@ def worst(table: Table) -> Html | None:
     return element("details", summary, element("div", *shown))
 
 
-def _sample(row: Row, record: Record, perplexity: bool) -> Html:
+def _sample(row: TableRow, record: Record, perplexity: bool) -> Html:
     score = 1 / record["score"] if perplexity and record["score"] else record["score"]
     length = "" if record["length"] is None else f"{figures.tokens(record['length'])} tokens"
     depth = "" if record["depth"] is None else f"depth {record['depth']:g}"

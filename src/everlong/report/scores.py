@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from everlong.report import figures
 from everlong.report.figures import NOTHING
 from everlong.report.markup import Html, element, joined, scrolled
-from everlong.report.tables import Cell, Place, Row, Table, grouped
+from everlong.report.tables import Place, Table, TableCell, TableRow, grouped
 
 _SHADES = 10
 
@@ -26,7 +26,7 @@ def scores(table: Table) -> Html:
     return scrolled(element("thead", *_heads(places, with_mean)), element("tbody", *body))
 
 
-def overall(table: Table, row: Row) -> float | None:
+def overall(table: Table, row: TableRow) -> float | None:
     """The mean over all columns of the table, each counting once; None where the row lacks one.
 
     For perplexity that of all tokens together.
@@ -58,7 +58,7 @@ def _heads(places: Sequence[Place], with_mean: bool) -> list[Html]:
     ]
 
 
-def _score(cell: Cell | None, perplexity: bool) -> Html:
+def _score(cell: TableCell | None, perplexity: bool) -> Html:
     if cell is None:
         return element("td", NOTHING, class_="none")
     text = figures.value(cell, perplexity)
@@ -73,7 +73,7 @@ def _score(cell: Cell | None, perplexity: bool) -> Html:
     return element("td", text, None if perplexity else _whisker(cell), *subs)
 
 
-def _whisker(cell: Cell) -> Html:
+def _whisker(cell: TableCell) -> Html:
     """The mean and its interval on a line from 0 to 1."""
     value = 70 * (cell.value or 0) + 1
     low, high = (value if end is None else 70 * end + 1 for end in (cell.low, cell.high))
@@ -110,7 +110,7 @@ def heat_maps(table: Table) -> Html | None:
     )
 
 
-def _heat(table: Table, row: Row, depths: Sequence[float], lengths: Sequence[int | None]) -> Html:
+def _heat(table: Table, row: TableRow, depths: Sequence[float], lengths: Sequence[int | None]) -> Html:
     found = grouped(row.records, lambda r: (r["length"], r["depth"]))
     head = element(
         "tr", element("th", "depth"), *(element("th", figures.tokens(n) or "all", scope="col") for n in lengths)
@@ -123,7 +123,7 @@ def _heat(table: Table, row: Row, depths: Sequence[float], lengths: Sequence[int
     return element("table", caption, element("thead", head), element("tbody", *body), class_="heat")
 
 
-def _shade(cell: Cell | None) -> Html:
+def _shade(cell: TableCell | None) -> Html:
     if cell is None:
         return element("td", NOTHING, class_="not")
     if cell.value is None:

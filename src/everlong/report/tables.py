@@ -35,7 +35,7 @@ _ONE = {"options": {}, "group": "", "length": None, "depth": None}
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What records have in common: n that were judged, their mean with its 95 % interval, and why others were not."""
 
     n: int
@@ -48,7 +48,7 @@ class Cell:
     """Means of further metrics."""
 
     @classmethod
-    def of(cls, records: Sequence[Record], perplexity: bool = False) -> Cell:
+    def of(cls, records: Sequence[Record], perplexity: bool = False) -> TableCell:
         """The cell of these records, as a mean score 0..1 or as perplexity."""
         (row,) = summarised([record | _ONE for record in records])
         value, low, high = row["score"], row["low"], row["high"]
@@ -62,7 +62,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """All records of a method in one table."""
 
     label: str
@@ -91,7 +91,7 @@ class Table:
     """The task, with what tells it from other tables of the same task."""
     version: int
     options: dict[str, Any]
-    rows: list[Row]
+    rows: list[TableRow]
 
     @property
     def perplexity(self) -> bool:
@@ -106,9 +106,9 @@ class Table:
         parts = list(dict.fromkeys(part for part, _ in found))
         return sorted(found, key=lambda place: (parts.index(place[0]), place[1] or 0))
 
-    def cell(self, records: Sequence[Record]) -> Cell:
+    def cell(self, records: Sequence[Record]) -> TableCell:
         """The cell of records of this table."""
-        return Cell.of(records, self.perplexity)
+        return TableCell.of(records, self.perplexity)
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -130,7 +130,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     return result
 
 
-def _called(task: str, rows: Sequence[Row]) -> str:
+def _called(task: str, rows: Sequence[TableRow]) -> str:
     """What the task is called: by the benchmarks that its records say they are of, if they do."""
     named = {r["facts"]["benchmark"] for row in rows for r in row.records if "benchmark" in r["facts"]}
     return f"{' and '.join(sorted(named))} (task {task})" if named else task
@@ -204,16 +204,18 @@ def _subject(record: Record) -> str:
     return json.dumps([record["model"], record["method"], record["settings"]], sort_keys=True)
 
 
-def _rows(members: list[tuple[int, str, Record]]) -> list[Row]:
+def _rows(members: list[tuple[int, str, Record]]) -> list[TableRow]:
     """A row for each method, choice of its settings, model and batch of runs."""
     found = []
     for own in grouped(members, lambda member: (member[0], _subject(member[2]))).values():
         first, runs = own[0][2], tuple(dict.fromkeys(name for _, name, _ in own))
-        found.append(Row("", first["method"], first["settings"], first["model"], runs, [record for *_, record in own]))
+        found.append(
+            TableRow("", first["method"], first["settings"], first["model"], runs, [record for *_, record in own])
+        )
     return found
 
 
-def _labelled(row: Row, own: Sequence[Row], every: Sequence[Row]) -> Row:
+def _labelled(row: TableRow, own: Sequence[TableRow], every: Sequence[TableRow]) -> TableRow:
     """The row with a label: what tells it from all rows of other settings and models, and in its table from all."""
     alike = [other.settings for other in every if other.method == row.method]
     words = [row.method, *(f"{name}={shown(value)}" for name, value in differing(row.settings, alike).items())]

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from everlong.engine.generation import Answer, Generation
+from everlong.engine.generation import GenerationResult, GenerationStream
 from everlong.engine.sampling import Sampling
-from everlong.engine.snapshot import Mark
+from everlong.engine.snapshot import Snapshot
 from everlong.errors import ConfigError
 from everlong.session import asking
 from everlong.session.asking import Again
@@ -51,19 +51,19 @@ class Chat:
         """What came back for the last message."""
         self._again = again
         self._template = Template(session.tokenizer, system, session.allow_special)
-        self._marks: deque[Mark] = deque()
+        self._marks: deque[Snapshot] = deque()
         self._undo = undo
         self._answering = False
-        self._turn: Turn | None = None
+        self._turn: ChatTurn | None = None
 
-    def say(self, text: str, **sampling: Any) -> Generation:
+    def say(self, text: str, **sampling: Any) -> GenerationResult:
         """The model's answer to `text`; `sampling` as in `Session.generate`."""
         turn = self.stream(text, **sampling)
         for _ in turn:
             pass
         return turn.result
 
-    def stream(self, text: str, **sampling: Any) -> Turn:
+    def stream(self, text: str, **sampling: Any) -> ChatTurn:
         """The answer to `text` piece by piece; leaving it early (`close()`, an interrupt) ends the turn there.
 
         An interrupt while `text` is read takes the turn back, if `undo` allows that.
@@ -82,7 +82,7 @@ class Chat:
             elif exchange.rewritten:
                 turn = self._turn_beside(exchange, settings)
             else:
-                turn = Turn(self, self.session.stream(prompt, **settings))
+                turn = ChatTurn(self, self.session.stream(prompt, **settings))
         except BaseException:
             self._take_back(mark)
             raise
@@ -102,7 +102,7 @@ class Chat:
         found = asking.recall(self.session, text, asking.PASSAGES if self._again is None else self._again)
         return found if found.shown else None
 
-    def _turn_with_passages(self, text: str, exchange: Exchange, found: Recall, settings: dict[str, Any]) -> Turn:
+    def _turn_with_passages(self, text: str, exchange: Exchange, found: Recall, settings: dict[str, Any]) -> ChatTurn:
         """The answer of a copy that reads the passages and the message; the session reads the message alone."""
         twin = self.session.fork()
         try:
@@ -112,9 +112,9 @@ class Chat:
         except BaseException:
             twin.close()
             raise
-        return Turn(self, answer, twin, exchange)
+        return ChatTurn(self, answer, twin, exchange)
 
-    def _turn_beside(self, exchange: Exchange, settings: dict[str, Any]) -> Turn:
+    def _turn_beside(self, exchange: Exchange, settings: dict[str, Any]) -> ChatTurn:
         """The answer of a copy, behind what is to stay of the prompt; the session then reads what is shown of it."""
         exchange.read_lasting(self.session)
         twin = self.session.fork()
@@ -123,7 +123,7 @@ class Chat:
         except BaseException:
             twin.close()
             raise
-        return Turn(self, answer, twin, exchange)
+        return ChatTurn(self, answer, twin, exchange)
 
     def settle(self) -> None:
         """Reads what the template puts behind an answer, if that is still to be done; `save` a session after it."""
@@ -134,7 +134,7 @@ class Chat:
             self.session.feed(self._template.closing(), source=PROMPT)
             self.session.conversing, self._answering = True, False
 
-    def complete(self, turn: Turn) -> None:
+    def complete(self, turn: ChatTurn) -> None:
         """Ends a turn, unless that was done."""
         if self._turn is turn:
             self.settle()
@@ -155,13 +155,13 @@ class Chat:
             self._marks.pop().close()
         self.turns, self._answering = 0, False
 
-    def _remember(self, mark: Mark | None) -> None:
+    def _remember(self, mark: Snapshot | None) -> None:
         if mark is not None:
             self._marks.append(mark)
         if len(self._marks) > self._undo:
             self._marks.popleft().close()
 
-    def _take_back(self, mark: Mark | None) -> None:
+    def _take_back(self, mark: Snapshot | None) -> None:
         if mark is not None:
             self._turn = None
             self.session.rewind(mark)
@@ -169,11 +169,11 @@ class Chat:
             self._answering = False
 
 
-class Turn(Iterator[str]):
+class ChatTurn(Iterator[str]):
     """The pieces of an answer; the turn is completed in the session when they end or are left."""
 
     def __init__(
-        self, chat: Chat, answer: Answer, twin: Session | None = None, exchange: Exchange | None = None
+        self, chat: Chat, answer: GenerationStream, twin: Session | None = None, exchange: Exchange | None = None
     ) -> None:
         self._chat, self._answer, self._twin, self._exchange = chat, answer, twin, exchange
 
@@ -199,6 +199,6 @@ class Turn(Iterator[str]):
             self._exchange.read(self._chat.session, written)
 
     @property
-    def result(self) -> Generation:
+    def result(self) -> GenerationResult:
         """What was answered so far."""
         return self._answer.result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from everlong.errors import CapabilityError
 from everlong.session import pinning
 from everlong.session.named_places import notes_name
-from everlong.text.transcript import GONE, Stretch
+from everlong.text.transcript import GONE, TokenRange
 
 if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
@@ -30,18 +30,20 @@ class Forgotten:
     shared_blocks: int = 0
 
 
-def stretches(session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None) -> list[Stretch]:
+def stretches(
+    session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None
+) -> list[TokenRange]:
     """The spans that are meant; of a whole source all that was read of it, and the notes on it."""
     if isinstance(what, str) and start is None and end is None:
         meant = pinning.named(session, what)
         notes = notes_name(meant[0].name)
         meant += [s for s in session.transcript.sources if s.name == notes and s.digest != GONE]
         found = [session.transcript.bounds(source) for source in meant]
-        return [Stretch(*bounds) for bounds in found if bounds[0] < bounds[1]]
+        return [TokenRange(*bounds) for bounds in found if bounds[0] < bounds[1]]
     return [pinning.span(session, what, start, end)]
 
 
-def forget(session: WritingStream, spans: Sequence[Stretch], checkpointer: Checkpointer | None) -> Forgotten:
+def forget(session: WritingStream, spans: Sequence[TokenRange], checkpointer: Checkpointer | None) -> Forgotten:
     """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
     memory = session.stored("forget")
     nothing = memory.settings.sinks, memory.settings.sinks
@@ -62,7 +64,7 @@ def forget(session: WritingStream, spans: Sequence[Stretch], checkpointer: Check
     return Forgotten(tokens, len(gone - before), neighbours, shared)
 
 
-def _check(spans: Sequence[Stretch], first: int, end: int) -> None:
+def _check(spans: Sequence[TokenRange], first: int, end: int) -> None:
     for s in spans:
         if s.first < first or s.end > end:
             where = (

@@ -9,7 +9,7 @@ from dataclasses import replace
 from everlong.engine.writing import WritingStream
 from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
-from everlong.text.transcript import Stretch, Transcript
+from everlong.text.transcript import TokenRange, Transcript
 
 MOST_PASSAGES = 4
 """What `auto` takes at most."""
@@ -23,7 +23,7 @@ class Found:
     def __init__(self, ballot: Ballot) -> None:
         self._ballot = ballot
         self.candidates: list[Candidate] = []
-        self._spans: list[Stretch] = []
+        self._spans: list[TokenRange] = []
         for candidate in ballot.candidates():
             self._add(candidate)
         self._hop()
@@ -71,7 +71,7 @@ class Found:
         return Recall(passages, stands_out, way, tuple(shown), tuple(blocks), seconds, among)
 
 
-def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tuple[Candidate, Stretch]]:
+def in_order(candidates: Sequence[Candidate], spans: list[TokenRange]) -> list[tuple[Candidate, TokenRange]]:
     """Passages, best first in `candidates`, in their order in the stream; what the best one leads to is the last.
 
     So of two statements that differ the later one is read last.
@@ -80,7 +80,7 @@ def in_order(candidates: Sequence[Candidate], spans: list[Stretch]) -> list[tupl
     return sorted(found, key=lambda f: (f[0].hop, f[1].first))
 
 
-def _span(ballot: Ballot, candidate: Candidate) -> Stretch:
+def _span(ballot: Ballot, candidate: Candidate) -> TokenRange:
     if candidate.said is not None:
         # It was compared alone, and what stands around it distracts: with a 0.5B model 11 of 24 such questions were
         # right with the sentence alone, 6 with 24 tokens on either side.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from everlong.text.tokenize import token_ids
-from everlong.text.transcript import Stretch
+from everlong.text.transcript import TokenRange
 
 if TYPE_CHECKING:
     from everlong.session.recall import Ballot
@@ -26,7 +26,7 @@ APART = 0.7
 _BREAK = -1
 
 
-def next_hop(ballot: Ballot, sentence: str, span: Stretch) -> tuple[int, int, float] | None:
+def next_hop(ballot: Ballot, sentence: str, span: TokenRange) -> tuple[int, int, float] | None:
     """Block, token and share of the words that `sentence`, in the passage `span`, adds to the question, elsewhere.
 
     None where it adds nothing that leads to one other block.

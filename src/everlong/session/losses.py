@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from everlong.text.source_names import short_names
-from everlong.text.transcript import GONE, Stretch
+from everlong.text.transcript import GONE, TokenRange
 
 if TYPE_CHECKING:
     from everlong.session.session import Session
@@ -41,7 +41,7 @@ def losses(session: Session) -> Losses:
     if session.method.answers and (memory := session.stored("report")).rows:
         by_reason = dict.fromkeys(("forgotten", "changed", "given_up"), 0)
         sources = [s for s in session.transcript.sources if s.digest == GONE]
-        changed = [Stretch(*session.transcript.bounds(s)) for s in sources]
+        changed = [TokenRange(*session.transcript.bounds(s)) for s in sources]
         for block in memory.rows[0].dropped:
             first, end = memory.rows[0].block_range(block)
             reason = "changed" if _meets(changed, first, end) else "given_up"
@@ -49,7 +49,7 @@ def losses(session: Session) -> Losses:
     return Losses(**by_reason, compressed=report.compressed_tokens, unfinished=_unfinished(session))
 
 
-def _meets(spans: list[Stretch], first: int, end: int) -> bool:
+def _meets(spans: list[TokenRange], first: int, end: int) -> bool:
     return any(s.first < end and first < s.end for s in spans)
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from everlong.text.places import DIVISIONS, NUMBER, Place, end_of, number_of
 from everlong.text.source_names import NOTES, endings
-from everlong.text.transcript import GONE, Source, Stretch, Transcript
+from everlong.text.transcript import GONE, Source, TokenRange, Transcript
 
 WHOLE = "the whole text"
 """The title of what is said about a source as a whole."""
@@ -56,7 +56,7 @@ def asks_whole(question: str) -> bool:
     return _WHOLE.search(question) is not None
 
 
-def named_spans(transcript: Transcript, question: str) -> list[Stretch]:
+def named_spans(transcript: Transcript, question: str) -> list[TokenRange]:
     """The tokens of the places that a question names, over all sources that were not forgotten, in order.
 
     Where the question names a source too (by its file's name, with or without the suffix, or the end of its path), only
@@ -66,7 +66,7 @@ def named_spans(transcript: Transcript, question: str) -> list[Stretch]:
     said = {id(s): _parts_said(s, question) for s in sources}
     most = max(said.values(), default=0)
     meant = [s for s in sources if said[id(s)] == most]
-    found: list[Stretch] = []
+    found: list[TokenRange] = []
     for source in meant:
         for place in places_named(source.places, question):
             span = tokens_of_place(transcript, source, place)
@@ -74,7 +74,7 @@ def named_spans(transcript: Transcript, question: str) -> list[Stretch]:
     return _merged(found)
 
 
-def tokens_of_place(transcript: Transcript, source: Source, place: Place) -> Stretch | None:
+def tokens_of_place(transcript: Transcript, source: Source, place: Place) -> TokenRange | None:
     """The tokens of a place, as far as they were read; None without any."""
     first, after = transcript.bounds(source)
     if first == after:
@@ -201,12 +201,12 @@ def _holds_words(question: str, words: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", question, re.IGNORECASE) is not None
 
 
-def _merged(spans: Iterable[Stretch]) -> list[Stretch]:
+def _merged(spans: Iterable[TokenRange]) -> list[TokenRange]:
     """The same tokens in spans that do not touch, in order."""
-    found: list[Stretch] = []
+    found: list[TokenRange] = []
     for span in sorted(spans):
         if found and span.first <= found[-1].end:
-            found[-1] = Stretch(found[-1].first, max(found[-1].end, span.end))
+            found[-1] = TokenRange(found[-1].first, max(found[-1].end, span.end))
         else:
             found.append(span)
     return found

@@ -11,7 +11,7 @@ from itertools import pairwise
 from everlong.errors import ConfigError
 from everlong.session.named_places import WHOLE, without_contents
 from everlong.text.places import Place
-from everlong.text.transcript import Source, Stretch, Transcript
+from everlong.text.transcript import Source, TokenRange, Transcript
 
 PROMPT_TOKENS = 40
 """Tokens around what a note is made of, and in front of a note, about: for estimates."""
@@ -55,7 +55,7 @@ class NoteCost:
 
 
 @dataclass(frozen=True)
-class Piece:
+class NotePiece:
     """What one note is about: tokens of the stream, which are characters `start` .. `end - 1` of the source.
 
     `made_of`: the places in the plan of the notes that it is made of; none for a note that is made of the text itself.
@@ -64,7 +64,7 @@ class Piece:
 
     label: str
     title: str
-    tokens: Stretch
+    tokens: TokenRange
     start: int
     end: int
     made_of: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ def estimated_cost(tokens: int, settings: NoteSettings) -> NoteCost:
     return NoteCost(notes, read + notes * PROMPT_TOKENS, written, written + notes * PROMPT_TOKENS)
 
 
-def plan_notes(transcript: Transcript, source: Source, settings: NoteSettings) -> list[Piece]:
+def plan_notes(transcript: Transcript, source: Source, settings: NoteSettings) -> list[NotePiece]:
     """The pieces of a source in the order in which notes on them are written; the last is about the whole.
 
     Pieces are chapters where it has some (else headings, pages), and otherwise runs of `piece_tokens`, cut at the ends
@@ -94,7 +94,7 @@ def plan_notes(transcript: Transcript, source: Source, settings: NoteSettings) -
     plan = _Plan(transcript, source, settings)
     units = [plan.unit(names, tokens) for names, tokens in _units(transcript, source, settings)]
     if not units:
-        plan.unit((WHOLE, WHOLE), Stretch(first, end))
+        plan.unit((WHOLE, WHOLE), TokenRange(first, end))
     else:
         plan.reduce(units, WHOLE)
     return plan.pieces
@@ -105,10 +105,10 @@ class _Plan:
 
     def __init__(self, transcript: Transcript, source: Source, settings: NoteSettings) -> None:
         self._transcript, self._source, self._settings = transcript, source, settings
-        self.pieces: list[Piece] = []
+        self.pieces: list[NotePiece] = []
         self._names: list[Names] = []
 
-    def unit(self, names: Names, tokens: Stretch) -> int:
+    def unit(self, names: Names, tokens: TokenRange) -> int:
         """Plan the notes on a part of the text up to one for all of it; where that one stands in the plan."""
         title = _from_to(names)
         parts = list(_cut(self._transcript, tokens, self._settings.piece_tokens))
@@ -136,12 +136,12 @@ class _Plan:
         first, last = group[0], group[-1]
         names = self._names[first][0], self._names[last][1]
         label = title or _from_to(names)
-        tokens = Stretch(self.pieces[first].tokens.first, self.pieces[last].tokens.end)
+        tokens = TokenRange(self.pieces[first].tokens.first, self.pieces[last].tokens.end)
         return self._add(label, label, names, tokens, tuple(group))
 
-    def _add(self, label: str, title: str, names: Names, tokens: Stretch, made_of: tuple[int, ...] = ()) -> int:
+    def _add(self, label: str, title: str, names: Names, tokens: TokenRange, made_of: tuple[int, ...] = ()) -> int:
         start, end = (self._transcript.chars(self._source, token) for token in tokens)
-        self.pieces.append(Piece(label, title, tokens, start, end, made_of))
+        self.pieces.append(NotePiece(label, title, tokens, start, end, made_of))
         self._names.append(names)
         return len(self.pieces) - 1
 
@@ -159,7 +159,7 @@ def _groups(found: Sequence[int], fan_in: int) -> Iterator[Sequence[int]]:
         yield found[first:end]
 
 
-def _units(transcript: Transcript, source: Source, settings: NoteSettings) -> Iterator[tuple[Names, Stretch]]:
+def _units(transcript: Transcript, source: Source, settings: NoteSettings) -> Iterator[tuple[Names, TokenRange]]:
     """The chapters of a source (else its headings, or pages) as names and tokens; nothing where it has none."""
     first, end = transcript.bounds(source)
     places = _divisions(transcript, source)
@@ -171,7 +171,7 @@ def _units(transcript: Transcript, source: Source, settings: NoteSettings) -> It
     for token, after in zip(starts, [*starts[1:], end], strict=True):
         titles += [p.title[:_LABEL_CHARS] for t, p in places if t == token or (token == first and t <= first)]
         if after - begin >= smallest or after == end:
-            yield _names(titles, places[0][1]), Stretch(begin, after)
+            yield _names(titles, places[0][1]), TokenRange(begin, after)
             begin, titles = after, []
 
 
@@ -193,7 +193,7 @@ def _names(titles: Sequence[str], like: Place) -> Names:
     return (titles[-1] if like.kind == "chapter" else titles[0]), titles[-1]
 
 
-def _cut(transcript: Transcript, tokens: Stretch, most: int) -> Iterator[Stretch]:
+def _cut(transcript: Transcript, tokens: TokenRange, most: int) -> Iterator[TokenRange]:
     """The same tokens in runs of at most `most`, of about equal length, that end where sentences do if they can."""
     begin, end = tokens
     while end - begin > most:
@@ -201,9 +201,9 @@ def _cut(transcript: Transcript, tokens: Stretch, most: int) -> Iterator[Stretch
         high = begin + min(most, even + even // 8)
         low = begin + even // 2
         cut = next((t for t in range(high, low, -1) if _ends_sentence(transcript, begin, t)), high)
-        yield Stretch(begin, cut)
+        yield TokenRange(begin, cut)
         begin = cut
-    yield Stretch(begin, end)
+    yield TokenRange(begin, end)
 
 
 def _ends_sentence(transcript: Transcript, begin: int, token: int) -> bool:

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from everlong.errors import CapabilityError
 from everlong.models.load import Loaded
 from everlong.session.named_places import notes_name
-from everlong.session.note_plan import NoteSettings, Piece, plan_notes
+from everlong.session.note_plan import NotePiece, NoteSettings, plan_notes
 from everlong.session.note_writer import NoteWriter
 from everlong.session.session import Session
 from everlong.text.places import Kind, Place
@@ -79,7 +79,7 @@ def _write(session: Session, source: Source, writer: NoteWriter, shelf: _Shelf) 
     shelf.finish()
 
 
-def _head(name: str, piece: Piece) -> str:
+def _head(name: str, piece: NotePiece) -> str:
     """What stands in front of a note: what it is about."""
     label = " ".join(piece.label.split())
     return f"Notes on {PurePath(name).name}, {label} (characters {piece.start}-{piece.end}):"
@@ -111,7 +111,7 @@ class _Shelf:
         found = (line.strip().partition("):") for line in lines if not line.endswith(_CUT_OFF.strip()))
         return {head + colon: text.strip() for head, colon, text in found if colon}
 
-    def add(self, piece: Piece, text: str) -> int:
+    def add(self, piece: NotePiece, text: str) -> int:
         """Read a note into the session, and keep it there; the number of its tokens."""
         session, transcript = self._session, self._session.transcript
         before = session.seen_tokens
@@ -144,7 +144,7 @@ class _Shelf:
         return [s for s in self._session.transcript.sources if s.name == self._name and s.digest != GONE]
 
 
-def _kind(places: Sequence[Place], piece: Piece) -> Kind:
+def _kind(places: Sequence[Place], piece: NotePiece) -> Kind:
     """The kind of the place that a note is about; a heading where it is about none, or about several."""
     return next((p.kind for p in places if p.title.startswith(piece.title)), "heading")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from everlong.errors import InputError, SessionError
 from everlong.methods.blocks.pins import Pin
 from everlong.text.source_names import full_name
-from everlong.text.transcript import GONE, Source, Stretch
+from everlong.text.transcript import GONE, Source, TokenRange
 
 if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
@@ -25,7 +25,7 @@ def named(session: WritingStream, name: str) -> list[Source]:
 
 def span(
     session: WritingStream, what: str | tuple[int, int], start: int | None = None, end: int | None = None
-) -> Stretch:
+) -> TokenRange:
     """The tokens of a source, of its characters `start` .. `end - 1`, or the tokens `what` themselves.
 
     Of a source that was read in parts (a log that grew) the part that has the character `start` is meant.
@@ -38,7 +38,7 @@ def span(
         if start is None and end is None:
             if len(found) > 1 and found[-1].marks[0][1]:
                 raise InputError(f"source {what!r}: was read in {len(found)} parts; give the characters that are meant")
-            return Stretch(*transcript.bounds(found[-1]))
+            return TokenRange(*transcript.bounds(found[-1]))
         if start is None or end is None:
             raise InputError(f"characters {start}:{end} of {what!r}: expected both a start and an end, or neither")
         before = [s for s in found if s.marks[0][1] <= start]
@@ -49,7 +49,7 @@ def span(
             f"tokens {first}:{last}: expected a start and a later end in 0:{session.seen_tokens} (tokens read so far), "
             "and no characters"
         )
-    return Stretch(first, last)
+    return TokenRange(first, last)
 
 
 def pin(

@@ -29,11 +29,11 @@ from everlong.text.inputs import Tokens
 from everlong.text.offsets import plain_rows
 from everlong.text.places import Place
 from everlong.text.tokenize import special_ids
-from everlong.text.transcript import ANSWER, GONE, PROMPT, Source, Stretch, Transcript
+from everlong.text.transcript import ANSWER, GONE, PROMPT, Source, TokenRange, Transcript
 
 
 @dataclass(frozen=True)
-class Part:
+class RereadPart:
     """Tokens `first` .. `end - 1` of the old stream, all of one source; or the document that takes their place."""
 
     source: Source
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RebuildProgress:
     """Tokens of the new stream so far, and the pins that found no room in it (known at the end)."""
 
     tokens: int
@@ -55,9 +55,9 @@ def reread(
     name: str,
     loaded: Loaded,
     chunk: int,
-    spans: Sequence[Stretch],
+    spans: Sequence[TokenRange],
     documents: Sequence[Document] = (),
-) -> Generator[Progress, None, None]:
+) -> Generator[RebuildProgress, None, None]:
     """Builds the session `name` anew without `spans`, and with `documents` in the place of the sources of their name.
 
     Every token of the stream is read again; where the iterator is left early, what was read is kept. SessionError if
@@ -75,7 +75,7 @@ def reread(
             tokens = new.seen_tokens
         library.swap(name, _beside_name(name), _old_name(name))
     library.delete(_old_name(name))
-    yield Progress(tokens, lost)
+    yield RebuildProgress(tokens, lost)
 
 
 def kept_so_far(library: Library, name: str) -> int:
@@ -98,7 +98,7 @@ def _old_name(name: str) -> str:
     return f"{name}~old"
 
 
-def _plan(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Document]) -> str:
+def _plan(old: Transcript, gone: Sequence[TokenRange], documents: Iterable[Document]) -> str:
     """What tells one reread from another."""
     facts = {
         "tokens": len(old.ids),
@@ -130,9 +130,9 @@ def _fact(entry: SessionRecord) -> str:
     return f"reread {entry.id}"
 
 
-def _parts(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Document]) -> list[Part]:
+def _parts(old: Transcript, gone: Sequence[TokenRange], documents: Iterable[Document]) -> list[RereadPart]:
     """What the new stream is made of, in order."""
-    found = list[Part]()
+    found = list[RereadPart]()
     changed = {id(source): d for d in documents for source in parts(old.sources, d)}
     for source in old.sources:
         begin, end = old.bounds(source)
@@ -140,13 +140,13 @@ def _parts(old: Transcript, gone: Sequence[Stretch], documents: Iterable[Documen
         if source.digest == GONE or begin == end:
             continue
         if document is not None and document not in [p.document for p in found]:
-            found.append(Part(source, begin, end, document))
+            found.append(RereadPart(source, begin, end, document))
         elif document is None:
-            found += [Part(source, a, b) for a, b in _without(begin, end, gone) if a < b]
+            found += [RereadPart(source, a, b) for a, b in _without(begin, end, gone) if a < b]
     return found
 
 
-def _without(begin: int, end: int, gone: Sequence[Stretch]) -> Iterator[tuple[int, int]]:
+def _without(begin: int, end: int, gone: Sequence[TokenRange]) -> Iterator[tuple[int, int]]:
     """The runs of `begin` .. `end - 1` that lie in none of the spans."""
     for first, last in sorted(gone):
         if first < end and last > begin:
@@ -158,12 +158,12 @@ def _without(begin: int, end: int, gone: Sequence[Stretch]) -> Iterator[tuple[in
 class _Rebuild:
     """Reads the parts of an old stream into a new session, from where that stands."""
 
-    def __init__(self, new: Session, old: Transcript, parts: list[Part]) -> None:
+    def __init__(self, new: Session, old: Transcript, parts: list[RereadPart]) -> None:
         self.new, self.old, self.parts = new, old, parts
         self.places: list[tuple[int, int, int]] = []
         self._checkpoints = Checkpoints(new, CHECKPOINT_TOKENS)
 
-    def read(self) -> Iterator[Progress]:
+    def read(self) -> Iterator[RebuildProgress]:
         """Reads what is still to be read, with checkpoints; what the new session holds after each piece."""
         try:
             yield from self._read()
@@ -171,7 +171,7 @@ class _Rebuild:
             self._checkpoints.make()
             raise
 
-    def _read(self) -> Iterator[Progress]:
+    def _read(self) -> Iterator[RebuildProgress]:
         at = 0
         for part in self.parts:
             if part.document is not None:
@@ -200,12 +200,12 @@ class _Rebuild:
                 lost += 1
         return lost
 
-    def _lead(self, part: Part) -> list[int]:
+    def _lead(self, part: RereadPart) -> list[int]:
         """The tokens in front of every stream, where the part that had them is gone."""
         before = [] if self.new.tokenizer is None else special_ids(self.new.tokenizer)[0]
         return before if part.first and self.old.ids[: len(before)].tolist() == before else []
 
-    def _read_part(self, part: Part, rows: torch.Tensor, at: int) -> Iterator[Progress]:
+    def _read_part(self, part: RereadPart, rows: torch.Tensor, at: int) -> Iterator[RebuildProgress]:
         transcript, seen = self.new.transcript, self.new.seen_tokens
         if seen <= at:
             source = transcript.begin(part.source.name)
@@ -221,14 +221,14 @@ class _Rebuild:
         source.digest = part.source.digest if part.source.done or whole else ""
         source.done = part.source.done
 
-    def _places(self, part: Part) -> tuple[Place, ...]:
+    def _places(self, part: RereadPart) -> tuple[Place, ...]:
         """The chapters and headings that begin in a part."""
         if self.new.tokenizer is None:
             return ()
         low, high = (self.old.chars(part.source, token) for token in (part.first, part.end))
         return tuple(p for p in part.source.places if low <= p.start < high)
 
-    def _cut(self, part: Part, rows: torch.Tensor, done: int) -> Iterator[tuple[torch.Tensor, bool]]:
+    def _cut(self, part: RereadPart, rows: torch.Tensor, done: int) -> Iterator[tuple[torch.Tensor, bool]]:
         """The tokens behind the first `done` in pieces; those that chose for themselves do so again."""
         tail = {ANSWER: len(rows), PROMPT: min(len(rows), ANSWERING_TOKENS)}.get(part.source.name, 0)
         early = len(rows) - tail
@@ -236,18 +236,18 @@ class _Rebuild:
             for piece in rows[first:end].split(min(CHECKPOINT_TOKENS, self.new.chunk)) if first < end else ():
                 yield piece, answering
 
-    def _read_document(self, document: Document) -> Iterator[Progress]:
+    def _read_document(self, document: Document) -> Iterator[RebuildProgress]:
         if not is_read(self.new, document):
             for _ in read_document(self.new, document, CHECKPOINT_TOKENS):
-                yield Progress(self.new.seen_tokens)
+                yield RebuildProgress(self.new.seen_tokens)
 
     def _end_of(self, document: Document) -> int:
         source = known(self.new, document)
         assert source is not None
         return self.new.transcript.bounds(source)[1]
 
-    def _noted(self) -> Progress:
+    def _noted(self) -> RebuildProgress:
         """What the session holds now; a checkpoint now and then."""
         if self._checkpoints.due:
             self._checkpoints.make()
-        return Progress(self.new.seen_tokens)
+        return RebuildProgress(self.new.seen_tokens)

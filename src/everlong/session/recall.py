@@ -19,9 +19,9 @@ from everlong.methods.blocks.recall.vote import HeadVotes
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
 from everlong.session.named_places import named_spans
-from everlong.session.tally import MEANING_NEAR, Tally, Voter
+from everlong.session.tally import MEANING_NEAR, Voter, VoteTally
 from everlong.text.quoting import quoted, whole
-from everlong.text.transcript import Passage, Stretch, Transcript
+from everlong.text.transcript import Passage, TokenRange, Transcript
 
 if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
@@ -65,7 +65,7 @@ class Candidate:
     strength: float
     near: bool = True
     hop: bool = False
-    said: Stretch | None = None
+    said: TokenRange | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Ballot:
         self.words = self._word_votes()
         self.heads = self._head_votes()
         self.meaning = self._meaning_votes(text)
-        self.tally = Tally(self.words, self.heads, self.meaning)
+        self.tally = VoteTally(self.words, self.heads, self.meaning)
 
     def _elsewhere(self) -> set[int]:
         """The blocks that hold nothing of the places that the question names, if it names any."""
@@ -207,7 +207,7 @@ class Ballot:
             token = (piece.first + piece.end) // 2
             block = self._block(token)
             near = piece.similarity >= MEANING_NEAR * self.meaning[0].similarity
-            said, cosine = Stretch(piece.first, piece.end), piece.similarity
+            said, cosine = TokenRange(piece.first, piece.end), piece.similarity
             found.setdefault(block, Candidate(block, token, cosine, "meaning", cosine, near, said=said))
         return list(found.values())
 
@@ -222,7 +222,7 @@ class Ballot:
         """Whether one passage is much more likely than others to hold an answer, or a place was named."""
         return bool(self.places) or self.tally.stands_out()
 
-    def trimmed(self, first: int, end: int, candidate: Candidate) -> Stretch:
+    def trimmed(self, first: int, end: int, candidate: Candidate) -> TokenRange:
         """The tokens `first` .. `end` - 1 as far as they are around the candidate, in its source, and not dropped."""
         bounds = [int(self.starts[0]), int(self.starts[-1])]
         for block in self.hidden:
@@ -232,7 +232,7 @@ class Ballot:
         bounds += [edge for span in self.places for edge in span]
         before = [b for b in bounds if b <= candidate.token]
         after = [b for b in bounds if b > candidate.token]
-        return Stretch(max(first, *before), min(end, *after))
+        return TokenRange(max(first, *before), min(end, *after))
 
 
 def in_turn(first: list[Candidate], second: list[Candidate]) -> list[Candidate]:
@@ -253,7 +253,7 @@ def _starts(memory: BlockMemory, seen: int) -> Ints:
     return np.array([*found, seen] if found[-1] < seen else found, dtype=np.int64)
 
 
-def recalled(transcript: Transcript, candidate: Candidate, span: Stretch, question: str) -> Recalled:
+def recalled(transcript: Transcript, candidate: Candidate, span: TokenRange, question: str) -> Recalled:
     """A candidate with the whole sentences of its span, which lies in one source."""
     source = max((x for x in transcript.sources if x.first <= span.first), key=lambda x: x.first)
     (passage,) = transcript.passages(*span)[:1]
@@ -269,9 +269,9 @@ def recalled(transcript: Transcript, candidate: Candidate, span: Stretch, questi
     return Recalled(*place, kept.first, kept.end, candidate.share, candidate.voter, sentence, candidate.near)
 
 
-def merged(spans: list[Stretch]) -> list[Stretch]:
+def merged(spans: list[TokenRange]) -> list[TokenRange]:
     """The spans, each without what an earlier one holds already; empty where nothing is left."""
-    kept: list[Stretch] = []
+    kept: list[TokenRange] = []
     for span in spans:
         first, end = span
         for other in kept:
@@ -279,5 +279,5 @@ def merged(spans: list[Stretch]) -> list[Stretch]:
                 first = min(end, other.end)
             elif other.first < end <= other.end:
                 end = other.first
-        kept.append(Stretch(first, max(first, end)))
+        kept.append(TokenRange(first, max(first, end)))
     return kept

@@ -17,7 +17,7 @@ from everlong.text.transcript import ANSWER, PROMPT, Citation
 
 if TYPE_CHECKING:
     from everlong.cache.report import MemoryReport
-    from everlong.engine.generation import Answer, Generation
+    from everlong.engine.generation import GenerationResult, GenerationStream
     from everlong.engine.writing import WritingStream
 
 CHOOSE_TOKENS = 32
@@ -34,7 +34,7 @@ class Reply(Iterator[str]):
         self._question, self._raw = question, raw
         self.recall = posed.recall
         ends = {} if raw else {"ends": asking.template(session).end_tokens()}
-        self._answer: Answer = posed.session.stream(None, **ends | sampling)
+        self._answer: GenerationStream = posed.session.stream(None, **ends | sampling)
         if self.recall is not None and self.recall.way == "blocks":
             self._answer.every(CHOOSE_TOKENS, self._choose_again)
         self._citations: list[Citation] | None = None
@@ -68,7 +68,7 @@ class Reply(Iterator[str]):
         return self.result.text
 
     @property
-    def result(self) -> Generation:
+    def result(self) -> GenerationResult:
         """What was written so far."""
         return self._answer.result
 

@@ -12,7 +12,7 @@ from everlong.ops.spans import Ints
 from everlong.session.citations import cited
 from everlong.session.recall import Candidate, Recalled, recalled
 from everlong.text.tokenize import token_ids
-from everlong.text.transcript import Citation, Stretch, Transcript
+from everlong.text.transcript import Citation, TokenRange, Transcript
 from everlong.text.words import word_classes
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def search(transcript: Transcript, classes: Ints, words: list[int], said: str, t
     return found
 
 
-def _around(transcript: Transcript, token: int) -> Stretch:
+def _around(transcript: Transcript, token: int) -> TokenRange:
     source = max((s for s in transcript.sources if s.first <= token), key=lambda s: s.first)
     first, end = transcript.bounds(source)
-    return Stretch(max(first, token - AROUND_TOKENS), min(end, token + AROUND_TOKENS))
+    return TokenRange(max(first, token - AROUND_TOKENS), min(end, token + AROUND_TOKENS))
 
 
 def search_kept(

@@ -10,8 +10,8 @@ import torch
 
 from everlong.engine import budgets
 from everlong.engine.parallel import check_ranks
-from everlong.engine.runner import Reader
-from everlong.engine.snapshot import Mark
+from everlong.engine.runner import StreamRunner
+from everlong.engine.snapshot import Snapshot
 from everlong.engine.stream import make_runner
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
 from everlong.library.checkpoint import Checkpointer
@@ -25,7 +25,7 @@ from everlong.models.sharding import check_complete
 from everlong.session import forgetting
 from everlong.session.answering import AnsweringStream
 from everlong.session.forgetting import Forgotten
-from everlong.text.transcript import Stretch
+from everlong.text.transcript import TokenRange
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -110,7 +110,7 @@ class Session(AnsweringStream):
         yield from self._meaning.update(self.transcript)
 
     @property
-    def forgotten(self) -> list[Stretch]:
+    def forgotten(self) -> list[TokenRange]:
         """The spans that a kept session was told to forget."""
         return [] if self._checkpointer is None else self._checkpointer.library.forgotten(self._checkpointer.entry)
 
@@ -236,7 +236,7 @@ class Session(AnsweringStream):
         twin._checkpointer = None
         return twin
 
-    def rewind(self, mark: Mark) -> None:
+    def rewind(self, mark: Snapshot) -> None:
         """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark.
 
         A session that is kept in a store goes back only if its method stores no blocks; the next checkpoint keeps that.
@@ -268,7 +268,7 @@ def _loaded(model: Any) -> Loaded:
     return found
 
 
-def _reader(model: Any, method: Method, chunk: int, checkpointer: Checkpointer | None) -> Reader:
+def _reader(model: Any, method: Method, chunk: int, checkpointer: Checkpointer | None) -> StreamRunner:
     """What reads a stream with `method`; stored blocks go where `checkpointer` has its store."""
     if checkpointer is None:
         return make_runner(model, method, chunk)

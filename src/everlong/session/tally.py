@@ -61,7 +61,7 @@ AGREE = 0.6
 
 
 @dataclass
-class Tally:
+class VoteTally:
     """The votes of words, of heads (None: the model has none), and the sentences nearest in meaning, best first."""
 
     words: WordVotes

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from everlong.ops.spans import Ints
 from everlong.storage.codecs import Codec
-from everlong.storage.growable_rows import Slabs
-from everlong.storage.record_cache import Resident
+from everlong.storage.growable_rows import GrowableRows
+from everlong.storage.record_cache import RecordCache
 
 FIRST_SLAB, LARGEST_SLAB = 4, 16
 
@@ -47,7 +47,7 @@ class Store(Protocol):
     """Whether it keeps what is committed for good where its blocks lie."""
 
     @property
-    def resident(self) -> Resident | None:
+    def resident(self) -> RecordCache | None:
         """Records that stay in memory once they were read; None: all are in memory."""
         ...
 
@@ -153,13 +153,13 @@ class HostStore:
 
     def __init__(self) -> None:
         self.codecs: dict[int, Codec] = {}
-        self._records: dict[int, Slabs] = {}
+        self._records: dict[int, GrowableRows] = {}
         self.traffic = Traffic()
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer."""
         self.codecs[layer] = codec
-        self._records[layer] = Slabs(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
+        self._records[layer] = GrowableRows(codec.record_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
 
     def put(self, layer: int, first: int, k: Float[Tensor, "N G n D"], v: Float[Tensor, "N G n E"]) -> None:
         """Store blocks; those that were stored under their numbers before, and not committed, are replaced."""

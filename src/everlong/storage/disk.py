@@ -21,7 +21,7 @@ from everlong.storage.base import KeptDigests, Traffic
 from everlong.storage.codecs import Codec
 from everlong.storage.extent import RowLayout, Volume, parts
 from everlong.storage.own_file import OwnFile
-from everlong.storage.record_cache import Resident
+from everlong.storage.record_cache import RecordCache
 from everlong.storage.stored_rows import StoredRows, digest_row_bytes
 
 
@@ -38,7 +38,7 @@ class DiskStore:
     def __init__(self, volumes: list[Volume], writable: bool = True, dropped: frozenset[int] = frozenset()) -> None:
         self.volumes, self.writable, self.dropped = volumes, writable, dropped
         self.blocks = volumes[-1].end if volumes else 0
-        self.resident, self.traffic = Resident(), Traffic()
+        self.resident, self.traffic = RecordCache(), Traffic()
         self.digest_bytes, self.other_bytes = 0, 0
         self._gone = 0
         self._rows = StoredRows(volumes, RowLayout(), self.traffic)

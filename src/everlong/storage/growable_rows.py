@@ -15,14 +15,14 @@ NONE = np.empty(0, np.int64)
 
 
 def allocated_rows(rows: int, first: int, largest: int) -> int:
-    """How many rows a `Slabs` makes room for when it holds `rows`."""
+    """How many rows a `GrowableRows` makes room for when it holds `rows`."""
     total, slabs = 0, 0
     while total < rows and first << slabs < largest:
         total, slabs = total + (first << slabs), slabs + 1
     return total + max(0, -(-(rows - total) // largest)) * largest
 
 
-class Slabs:
+class GrowableRows:
     """Rows [columns], numbered from 0 and written in order; the newest may be written again.
 
     Slabs double from `first` rows to `largest`, so that short texts cost little and long ones few tensors. Where they
@@ -144,10 +144,10 @@ class Slabs:
             new[rows] = self._slabs[source][places[rows] - self._starts[source]]
         return new
 
-    def fork(self) -> Slabs:
+    def fork(self) -> GrowableRows:
         """The same rows, sharing their memory."""
         self._here()
-        other = Slabs(self.columns, self.dtype, self.first, self.largest)
+        other = GrowableRows(self.columns, self.dtype, self.first, self.largest)
         other._starts, other._slabs, other.gone = list(self._starts), list(self._slabs), self.gone
         self._shared = other._shared = len(self._slabs)
         return other

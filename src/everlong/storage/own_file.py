@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from everlong.storage.extent import Volume
-from everlong.storage.write_behind import Writer
+from everlong.storage.write_behind import WriteBehind
 
 
 class OwnFile:
@@ -16,7 +16,7 @@ class OwnFile:
     def __init__(self) -> None:
         self.waiting: dict[int, Tensor] = {}
         self._free: list[int] = []
-        self._writer: Writer | None = None
+        self._writer: WriteBehind | None = None
 
     def use_all_but(self, used: Iterable[int]) -> None:
         """Take these places, and no others, as occupied."""
@@ -27,7 +27,7 @@ class OwnFile:
     def write(self, volumes: list[Volume], block: int, row: Tensor, digests: Tensor) -> None:
         """Queue a row for the next free place, and let `volumes` say where it will be."""
         last, place = volumes[-1], self._free[0]
-        self._writer = self._writer or Writer(last.path)
+        self._writer = self._writer or WriteBehind(last.path)
         self._writer.write(block, place, row, digests)
         self._free[:] = self._free[1:] or [place + 1]
         follows = place == last.at + block - last.first

@@ -18,7 +18,7 @@ Key = tuple[int, int]
 Evict = Literal["lru", "score"]
 
 
-class Resident:
+class RecordCache:
     """Records by (layer, block) in a few large tensors of at most `limit` bytes, `per_layer` of a layer at most.
 
     Where there is no room, the record of least worth leaves: the least recently used ("lru"), or that of the lowest
@@ -42,9 +42,9 @@ class Resident:
         """How many of a layer stay, and which of them leaves first; before anything is here."""
         self.per_layer, self.evict, self.decay = per_layer, evict, decay
 
-    def fresh(self) -> Resident:
+    def fresh(self) -> RecordCache:
         """An empty one with the same rules."""
-        other = Resident(self.limit)
+        other = RecordCache(self.limit)
         other.record_bytes = self.record_bytes
         other.rule(self.per_layer, self.evict, self.decay)
         return other

@@ -17,7 +17,7 @@ QUEUED_ROWS = 4
 """Rows that may wait for the disk; the computation waits when there are more."""
 
 
-class Writer:
+class WriteBehind:
     """Writes rows into a file, and their digests beside it, in a thread of its own."""
 
     def __init__(self, path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Recent:
+class TokenHistory:
     """The last `size` ids; `seen` counts all that were added."""
 
     def __init__(self, size: int) -> None:
@@ -36,12 +36,12 @@ class Recent:
         kept = torch.arange(max(first, self.seen - self.size), max(end, self.seen - self.size))
         self._ring[kept % self.size] = filler
 
-    def copy(self) -> Recent:
+    def copy(self) -> TokenHistory:
         """An independent copy."""
-        return Recent.restored(self.size, self.ids(), self.seen)
+        return TokenHistory.restored(self.size, self.ids(), self.seen)
 
     @classmethod
-    def restored(cls, size: int, ids: Tensor, seen: int) -> Recent:
+    def restored(cls, size: int, ids: Tensor, seen: int) -> TokenHistory:
         """The ring of a stream of `seen` ids that ends with `ids`."""
         ring = cls(size)
         ring.seen = seen - len(ids)

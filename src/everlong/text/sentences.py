@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from everlong.text.transcript import Stretch, Transcript
+from everlong.text.transcript import TokenRange, Transcript
 
 LEAST_TOKENS, MOST_TOKENS = 8, 48
 """A piece ends with the first sentence that ends behind so many tokens, and after so many at the latest."""
@@ -23,14 +23,14 @@ class Sentences:
     def __init__(self) -> None:
         self._ends_by_id: dict[int, bool] = {}
 
-    def cut(self, transcript: Transcript, first: int, upto: int) -> Iterator[Stretch]:
+    def cut(self, transcript: Transcript, first: int, upto: int) -> Iterator[TokenRange]:
         """The pieces behind `first` that are complete before `upto`."""
         for border in (*sorted({s.first for s in transcript.sources if s.first > first}), None):
             while border is None or first < border:
                 end = self._end(transcript, first, border)
                 if end is None or end > upto:
                     return
-                yield Stretch(first, end)
+                yield TokenRange(first, end)
                 first = end
 
     def _end(self, transcript: Transcript, first: int, border: int | None) -> int | None:

@@ -24,7 +24,7 @@ MARGIN_CHARS = 512
 """Characters that must be known behind a cut, and that are kept before it."""
 
 
-class Encoded(NamedTuple):
+class EncodedText(NamedTuple):
     """The ids of a text, and what the tokenizer knows of them beside (None for tokenizers written in Python)."""
 
     ids: list[int]
@@ -37,12 +37,12 @@ class Encoded(NamedTuple):
         return np.array(self.encoding.offsets[first:end], dtype=np.int64).reshape(-1, 2) - skipped
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """A piece of a text and its tokens; `encoded` has them from number `first` on, behind `skipped` characters."""
 
     text: str
     ids: list[int]
-    encoded: Encoded
+    encoded: EncodedText
     first: int = 0
     skipped: int = 0
 
@@ -52,14 +52,14 @@ class Piece(NamedTuple):
         return text_rows(tokenizer, self.ids, self.text, spans)
 
 
-def _encoded(tokenizer: Any, text: str, allow_special: bool = False) -> Encoded:
+def _encoded(tokenizer: Any, text: str, allow_special: bool = False) -> EncodedText:
     found = _as_tokenizer(tokenizer, text, special=False)
     if not allow_special and (known := control.of(tokenizer)).spelt(text, found.ids):
-        return Encoded(*known.encoded(text))
+        return EncodedText(*known.encoded(text))
     return found
 
 
-def _as_tokenizer(tokenizer: Any, text: str, special: bool) -> Encoded:
+def _as_tokenizer(tokenizer: Any, text: str, special: bool) -> EncodedText:
     """What the tokenizer itself makes of a text: control tokens are found in it."""
     try:
         found = tokenizer(text, add_special_tokens=special, return_attention_mask=False, verbose=False)
@@ -70,7 +70,7 @@ def _as_tokenizer(tokenizer: Any, text: str, special: bool) -> Encoded:
             "text: holds half of a surrogate pair; decode the bytes with errors='replace' before feeding"
         ) from error
     encodings = found.encodings if isinstance(found, BatchEncoding) else None
-    return Encoded(list(found["input_ids"]), encodings[0] if encodings else None)
+    return EncodedText(list(found["input_ids"]), encodings[0] if encodings else None)
 
 
 def token_ids(tokenizer: Any, text: str, special: bool = False, allow_special: bool = False) -> list[int]:
@@ -92,13 +92,13 @@ def ids_behind(tokenizer: Any, context: str, text: str, allow_special: bool = Fa
     return _piece_behind(tokenizer, context, text, allow_special).ids
 
 
-def _piece_behind(tokenizer: Any, context: str, text: str, allow_special: bool = False) -> Piece:
+def _piece_behind(tokenizer: Any, context: str, text: str, allow_special: bool = False) -> TextPiece:
     before = token_ids(tokenizer, context, allow_special=allow_special) if context else []
     whole = _encoded(tokenizer, context + text, allow_special)
     if _begins(whole.ids, before):
-        return Piece(text, whole.ids[len(before) :], whole, len(before), len(context))
+        return TextPiece(text, whole.ids[len(before) :], whole, len(before), len(context))
     alone = _encoded(tokenizer, text, allow_special)
-    return Piece(text, alone.ids, alone)
+    return TextPiece(text, alone.ids, alone)
 
 
 def special_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -161,7 +161,7 @@ def _pieces(
     piece_chars: int,
     margin_chars: int,
     allow_special: bool,
-) -> Iterator[Piece | list[int]]:
+) -> Iterator[TextPiece | list[int]]:
     """The pieces of a text, and around them the ids that the tokenizer adds by itself."""
     before, after = special_ids(tokenizer) if special else ([], [])
     begun = False
@@ -176,7 +176,7 @@ def _pieces(
 
 def _cut_pieces(
     texts: Iterable[str], tokenizer: Any, piece_chars: int, margin_chars: int, allow_special: bool
-) -> Iterator[Piece]:
+) -> Iterator[TextPiece]:
     """The pieces of a text."""
     context, waiting = "", ""
     for part in _parts(texts, piece_chars):
@@ -202,14 +202,14 @@ def _parts(texts: Iterable[str], limit: int) -> Iterator[str]:
             yield text[start : start + limit]
 
 
-def _cut(tokenizer: Any, context: str, text: str, limit: int, allow_special: bool) -> Piece | None:
+def _cut(tokenizer: Any, context: str, text: str, limit: int, allow_special: bool) -> TextPiece | None:
     """The text before the last sure place to cut up to `limit`, and its tokens; None without such a place."""
     whole = _encoded(tokenizer, context + text, allow_special)
     start = _encoded(tokenizer, context, allow_special).ids if context else []
     for cut in _places(text, limit, limit // 2):
         head = _encoded(tokenizer, context + text[:cut], allow_special).ids
         if len(head) > len(start) and _begins(whole.ids, head) and _begins(head, start):
-            return Piece(text[:cut], head[len(start) :], whole, len(start), len(context))
+            return TextPiece(text[:cut], head[len(start) :], whole, len(start), len(context))
     return None
 
 

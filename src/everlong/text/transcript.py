@@ -41,7 +41,7 @@ class Source:
     lines: str = ""
 
 
-class Stretch(NamedTuple):
+class TokenRange(NamedTuple):
     """Tokens `first` .. `end - 1` of a stream."""
 
     first: int
@@ -195,7 +195,7 @@ class Transcript:
         after = self.bounds(source)[1] if after is None else after
         return Characters(self.ids, self.lengths, self._detokenizer, source.marks, source.first, after)
 
-    def tokens_of(self, source: Source, start: int, end: int) -> Stretch:
+    def tokens_of(self, source: Source, start: int, end: int) -> TokenRange:
         """The tokens that hold the characters `start` .. `end - 1` of a source; InputError outside it."""
         if self._tokenizer is None:
             raise CapabilityError("characters: this session has no tokenizer to count them with; give tokens")
@@ -205,7 +205,7 @@ class Transcript:
             raise InputError(
                 f"source {source.name!r}: characters {start}:{end}, expected a start and a later end in {low}:{high}"
             )
-        return Stretch(*characters.tokens(start, end))
+        return TokenRange(*characters.tokens(start, end))
 
     def filler(self) -> int:
         """The id that stands where one was forgotten: a special token, which no text shows."""
@@ -218,7 +218,7 @@ class Transcript:
             begin, after = self.bounds(source)
             if begin >= end or after <= first or begin == after:
                 continue
-            gone, characters = Stretch(max(begin, first), min(end, after)), self._characters(source, after)
+            gone, characters = TokenRange(max(begin, first), min(end, after)), self._characters(source, after)
             if source.places:
                 source.places = self._places_left(source.places, gone, characters)
             if self._tokenizer is not None:
@@ -228,7 +228,7 @@ class Transcript:
         self.ids[first:end] = array("i", [self.filler()]) * (end - first)
         self.lengths[first:end] = bytes(end - first)
 
-    def _places_left(self, places: Iterable[Place], gone: Stretch, characters: Characters) -> tuple[Place, ...]:
+    def _places_left(self, places: Iterable[Place], gone: TokenRange, characters: Characters) -> tuple[Place, ...]:
         """The places of a source whose titles lie in none of the tokens `gone`."""
         if self._tokenizer is None:
             # Where titles stand cannot be told here, and none of what is forgotten may stay.

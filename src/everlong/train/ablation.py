@@ -12,7 +12,7 @@ import torch
 
 from everlong.hooks.attach import attach
 from everlong.methods import Method, make_method
-from everlong.train.data.sample import Sample
+from everlong.train.data.sample import Example
 from everlong.train.recipe import Recipe
 from everlong.train.rows import sample
 
@@ -21,7 +21,7 @@ HELD_OUT = 10**9
 CHUNK_TOKENS = 1024
 
 
-def held_out(recipe: Recipe, tokenizer: Any, count: int) -> list[Sample]:
+def held_out(recipe: Recipe, tokenizer: Any, count: int) -> list[Example]:
     """Samples of the last stage that no step has seen."""
     stage = recipe.stages[-1]
     tasks = stage.tasks()
@@ -29,7 +29,7 @@ def held_out(recipe: Recipe, tokenizer: Any, count: int) -> list[Sample]:
 
 
 def ablation(
-    model: Any, method: Method, samples: list[Sample], tell: Callable[[str], None] = lambda _: None
+    model: Any, method: Method, samples: list[Example], tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, dict[str, float]]:
     """By control ("on", "off", and what else the method has): loss, digits right, answers right, n.
 
@@ -51,7 +51,7 @@ def controls(method: Method) -> list[str]:
 
 
 @torch.inference_mode()
-def _measured(model: Any, method: Method, samples: list[Sample]) -> dict[str, float]:
+def _measured(model: Any, method: Method, samples: list[Example]) -> dict[str, float]:
     nll = weight = 0.0
     digits, answers = list[bool](), list[bool]()
     with attach(model, method) as handle:

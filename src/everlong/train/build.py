@@ -12,7 +12,7 @@ from everlong.errors import ConfigError, one_line
 from everlong.hooks.adapter import load
 from everlong.models.load import Loaded
 from everlong.train.data.corpus import book_files
-from everlong.train.recipe import Recipe, Scratch
+from everlong.train.recipe import FromScratch, Recipe
 from everlong.train.tokenizer import bpe_tokenizer, closed_tokenizer
 
 
@@ -32,7 +32,7 @@ def built(recipe: Recipe, tell: Callable[[str], None]) -> Loaded:
     return Loaded(model, tokenizer, "scratch", recipe.method_of())
 
 
-def _tokenizer(recipe: Recipe, scratch: Scratch, tell: Callable[[str], None]) -> Any:
+def _tokenizer(recipe: Recipe, scratch: FromScratch, tell: Callable[[str], None]) -> Any:
     if scratch.books is not None:
         files = book_files(scratch.books)
         tell(f"training a tokenizer of {scratch.vocabulary:,} tokens on {len(files)} books")
@@ -43,7 +43,7 @@ def _tokenizer(recipe: Recipe, scratch: Scratch, tell: Callable[[str], None]) ->
     return closed_tokenizer(texts)
 
 
-def _llama(recipe: Recipe, scratch: Scratch, tokenizer: Any) -> Any:
+def _llama(recipe: Recipe, scratch: FromScratch, tokenizer: Any) -> Any:
     from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
     fixed = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}

@@ -11,14 +11,14 @@ from typing import Any, Literal
 from everlong.config import build, load_yaml
 from everlong.errors import ConfigError
 from everlong.methods import Method, make_method
-from everlong.train.data.task import Task, make_task, task_class
+from everlong.train.data.task import TrainingTask, make_task, task_class
 
 GATES = ("beta",)
 """Names of parameters that are gates: their own learning rate, no decay."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scratch:
+class FromScratch:
     """A model from nothing: a Llama configuration's fields, over a tokenizer of its own."""
 
     tokenizer: Literal["closed", "bpe"] = field(
@@ -94,7 +94,7 @@ class Stage:
             raise ConfigError(f"bptt_segments={self.bptt_segments}: must be at least 1, or left out")
         self.tasks()
 
-    def tasks(self) -> list[tuple[float, Task]]:
+    def tasks(self) -> list[tuple[float, TrainingTask]]:
         """The tasks with their shares."""
         if not self.data:
             raise ConfigError("data: a stage needs a task, such as {passkey: {}}")
@@ -115,7 +115,7 @@ class Recipe:
     method: Mapping[str, Any] = field(metadata={"help": "name and fields of a trained method"})
     stages: list[Stage]
     model: str | None = field(default=None, metadata={"help": "a checkpoint to start from; or give `scratch`"})
-    scratch: Scratch | None = None
+    scratch: FromScratch | None = None
     train: Literal["all", "memory"] = field(
         default="all", metadata={"help": "all parameters, or the memory's alone (the model stays as it is)"}
     )
@@ -197,7 +197,7 @@ def read_recipe(path: str | Path) -> Recipe:
     made: dict[str, Any] = dict(content)
     made["stages"] = [build(Stage, stage, f"stage {n} of {path}") for n, stage in enumerate(stages, 1)]
     if isinstance(made.get("scratch"), dict):
-        made["scratch"] = build(Scratch, made["scratch"], f"scratch of {path}")
+        made["scratch"] = build(FromScratch, made["scratch"], f"scratch of {path}")
     if not isinstance(made.get("method"), dict) or "name" not in made["method"]:
         raise ConfigError(f"recipe {path}: expected `method`, such as {{name: infini, segment: 128}}")
     return build(Recipe, made, f"recipe {path}")

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from everlong.train.data.sample import Sample
-from everlong.train.data.task import Task
+from everlong.train.data.sample import Example
+from everlong.train.data.task import TrainingTask
 from everlong.train.recipe import Recipe, Stage
 
 
-class Rows(Dataset[Sample]):
+class Rows(Dataset[Example]):
     """Sample number i of a run: of the stage and task that the recipe gives for it."""
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
@@ -25,7 +25,7 @@ class Rows(Dataset[Sample]):
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Example:
         left = index
         for stage, tasks, size in zip(self.recipe.stages, self.tasks, self.sizes, strict=True):
             if left < size:
@@ -35,8 +35,8 @@ class Rows(Dataset[Sample]):
 
 
 def sample(
-    recipe: Recipe, stage: Stage, tasks: list[tuple[float, Task]], tokenizer: Any, seed: int, index: int
-) -> Sample:
+    recipe: Recipe, stage: Stage, tasks: list[tuple[float, TrainingTask]], tokenizer: Any, seed: int, index: int
+) -> Example:
     """Sample `index` of a stage: a task drawn by its share, and its sample of that number."""
     shares, choices = zip(*tasks, strict=True)
     (task,) = random.Random(f"task/{seed}/{index}").choices(choices, shares)

@@ -14,7 +14,7 @@ from everlong.evaluate.folder import read_records
 from everlong.evaluate.plan import Entry, Plain, Plan
 from everlong.evaluate.runner import evaluate
 from everlong.evaluate.task import Setting
-from everlong.evaluate.tasks.mtbench_stream import Form, MtbenchStream, distinct, form
+from everlong.evaluate.tasks.mtbench_stream import MtbenchStream, TalkForm, distinct, form
 from tests.evaluate.fakes import EchoStream
 from tests.models.tiny import byte_tokenizer
 
@@ -22,7 +22,7 @@ ROWS = [
     {"question_id": 81, "category": "writing", "turns": ["Name a tide.", "Name it again, louder."]},
     {"question_id": 82, "category": "maths", "turns": ["What is one and one?", "And two?"]},
 ]
-VICUNA = Form("USER: ", "\n\nUSER: ", "\n\nASSISTANT:", ("\n\nUSER:", "\nUSER:"))
+VICUNA = TalkForm("USER: ", "\n\nUSER: ", "\n\nASSISTANT:", ("\n\nUSER:", "\nUSER:"))
 
 
 def written(folder, rows=ROWS):
@@ -32,7 +32,7 @@ def written(folder, rows=ROWS):
 
 
 def test_the_form_is_the_tokenizers_own():
-    assert form(byte_tokenizer()) == Form(
+    assert form(byte_tokenizer()) == TalkForm(
         "<|im_start|>user\n", "<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
     )
     assert form(byte_tokenizer(template=None)) == VICUNA

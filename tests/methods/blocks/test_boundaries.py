@@ -14,7 +14,7 @@ from everlong.cache.state import load_stream, stream_state
 from everlong.engine.logprobs import logprobs
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods import make_method
-from everlong.methods.blocks.boundaries import EvenCuts, SurpriseCuts, within
+from everlong.methods.blocks.boundaries import EvenBoundaries, SurpriseBoundaries, within
 from tests.reference import SlowBlocks
 
 IDS = torch.randint(97, (1, 150), generator=torch.Generator().manual_seed(3))
@@ -248,7 +248,7 @@ def test_boundaries_do_not_depend_on_how_they_are_told():
     values[[0, 90]] = np.nan
     found = []
     for size in (1, 7, 300):
-        cuts = SurpriseCuts(small(block=16), pad=4)
+        cuts = SurpriseBoundaries(small(block=16), pad=4)
         for part in np.split(np.concatenate((np.full(4, 99.0), values)), range(size, 304, size)):
             cuts.tell(part)
         assert cuts.known == 300
@@ -260,7 +260,7 @@ def test_boundaries_do_not_depend_on_how_they_are_told():
 
 
 def test_even_and_surprise_agree_where_all_blocks_are_full():
-    even, cuts = EvenCuts(3, 8), SurpriseCuts(small())
+    even, cuts = EvenBoundaries(3, 8), SurpriseBoundaries(small())
     cuts.tell(np.ones(100))
     assert cuts.state()["starts"].tolist() == [even.start(n) for n in range(13)]
     blocks = np.array([[2, 5, 9]])

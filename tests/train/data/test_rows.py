@@ -8,12 +8,12 @@ import random
 import numpy as np
 import pytest
 
-from everlong.train.data.encoding import Piece
+from everlong.train.data.encoding import EncodedPiece
 from everlong.train.data.rows import Filler, repeats, row
 
 
-def piece(*ids: int, weight: float = 0.5) -> Piece:
-    return Piece(np.array(ids, np.int64), np.full(len(ids), weight, np.float32))
+def piece(*ids: int, weight: float = 0.5) -> EncodedPiece:
+    return EncodedPiece(np.array(ids, np.int64), np.full(len(ids), weight, np.float32))
 
 
 def test_a_row_by_hand():

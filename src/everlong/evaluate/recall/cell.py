@@ -31,7 +31,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Made:
+class RecallText:
     """A text and its questions."""
 
     context: str
@@ -39,7 +39,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RecallCell:
     """One text that is to be made."""
 
     rng: random.Random
@@ -66,13 +66,13 @@ class Cell:
         last = max(1 - self.tail / tokens, 0.5)
         return [first + (last - first) * (part + self.rng.random()) / n for part in range(n)]
 
-    def hidden(self, sentences: Sequence[str], questions: Sequence[Question], opening: str = OPENING) -> Made:
+    def hidden(self, sentences: Sequence[str], questions: Sequence[Question], opening: str = OPENING) -> RecallText:
         """The sentences in the filler, in their order, from the head to the tail."""
         room = self.room(questions)
         filler = room - self.size(opening) - sum(self.size(f" {sentence}") for sentence in sentences)
         places = self.depths(len(sentences), max(1, filler))
         facts = [Hidden(f" {sentence}", depth) for sentence, depth in zip(sentences, places, strict=True)]
-        return Made(hay(self.filler, room, self.size, facts, opening), tuple(questions))
+        return RecallText(hay(self.filler, room, self.size, facts, opening), tuple(questions))
 
     def records(self, more: Iterator[str], tokens: int, opening: str) -> list[str]:
         """As many records as fit behind the opening."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from everlong.evaluate.haystack import noise
-from everlong.evaluate.recall.cell import Cell, Made, Question, shuffled
+from everlong.evaluate.recall.cell import Question, RecallCell, RecallText, shuffled
 from everlong.evaluate.words import PLACES
 
 _OPENING = "These are the files of several archives. Each has a code. Keep all codes in mind.\n"
@@ -13,7 +13,7 @@ _FACT = "The code of the {place} archive is {code}. Remember it. {code} is the c
 _QUESTION = "\n\nWhat is the code of the {place} archive? The code of the {place} archive is"
 
 
-def codes(cell: Cell) -> Made:
+def codes(cell: RecallCell) -> RecallText:
     """Codes of five digits, always in noise."""
     places = cell.rng.sample(PLACES, cell.questions)
     numbers = cell.rng.sample(range(10_000, 100_000), cell.questions)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from everlong.evaluate.recall.cell import Question
-from everlong.evaluate.recall.posed import Asked
+from everlong.evaluate.recall.posed import AskedModel
 from everlong.text.tokenize import ids_behind
 
 
@@ -39,7 +39,7 @@ class Forced:
         self.gold += ids
 
 
-def forced(asked: Asked, question: Question) -> Forced:
+def forced(asked: AskedModel, question: Question) -> Forced:
     """The gold answer's tokens on the question that was asked.
 
     Of several answers that which is likeliest to begin comes next; what joins them is read and not judged.
@@ -56,7 +56,7 @@ def forced(asked: Asked, question: Question) -> Forced:
     return found
 
 
-def _likeliest(asked: Asked, answers: list[list[int]]) -> int:
+def _likeliest(asked: AskedModel, answers: list[list[int]]) -> int:
     """Which of the answers has the likeliest first token."""
     if len(answers) == 1:
         return 0

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from everlong.evaluate.recall.cell import Cell, Made, Question, shuffled
+from everlong.evaluate.recall.cell import Question, RecallCell, RecallText, shuffled
 
 _COLOURS = "blue green crimson amber violet grey white yellow scarlet turquoise brown golden silver black pink orange"
 _OWNERS = """
@@ -20,7 +20,7 @@ THINGS = ("seal", "ring", "diary", "compass", "whistle")
 BOXES = ("box", "chest", "trunk", "basket")
 
 
-def twohop(cell: Cell) -> Made:
+def twohop(cell: RecallCell) -> RecallText:
     """Two facts for each question, in any order."""
     rng = cell.rng
     thing = rng.choice(THINGS)

@@ -9,8 +9,8 @@ from typing import Any
 
 from everlong.evaluate.recall.cell import Question
 from everlong.evaluate.recall.forced import Forced, forced
-from everlong.evaluate.recall.places import Span, covered, fact_span, is_stored, passage_span, rank
-from everlong.evaluate.recall.posed import Asked, Cited
+from everlong.evaluate.recall.places import CharSpan, covered, fact_span, is_stored, passage_span, rank
+from everlong.evaluate.recall.posed import AskedModel, Cited
 from everlong.evaluate.task import Outcome
 from everlong.methods.base import Method
 from everlong.text.quoting import by_answer
@@ -21,7 +21,7 @@ _SHOWN = 8
 """Citations that are kept in a record, and that count as what came back where a method does not say it."""
 
 
-def judged(asked: Asked, question: Question, context: str, method: Method | None) -> Outcome:
+def judged(asked: AskedModel, question: Question, context: str, method: Method | None) -> Outcome:
     """The answer's probability and what was recalled; `method` is the one that stores blocks, or None."""
     if not question.gold:
         return _absent(asked, question)
@@ -55,7 +55,7 @@ def overlap(sets: Sequence[Iterable[Any]]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _absent(asked: Asked, question: Question) -> Outcome:
+def _absent(asked: AskedModel, question: Question) -> Outcome:
     """Right is to say that no passage stands out; not judged where a method cannot say it."""
     facts: dict[str, Any] = {"question": question.text}
     recall = asked.recall
@@ -65,7 +65,7 @@ def _absent(asked: Asked, question: Question) -> Outcome:
     return Outcome(None, said, scores={"said_absent": said}, facts=facts | _recalled(asked, recall.passages))
 
 
-def _recalled(asked: Asked, cited: Sequence[Cited]) -> dict[str, Any]:
+def _recalled(asked: AskedModel, cited: Sequence[Cited]) -> dict[str, Any]:
     """What came back, as records hold it: numbers of blocks, or where passages begin where no vote was held."""
     recall, places = asked.recall, {"citations": _places(_near(asked, cited))}
     if recall is None:
@@ -73,7 +73,7 @@ def _recalled(asked: Asked, cited: Sequence[Cited]) -> dict[str, Any]:
     return places | {"recalled": list(recall.blocks), "way": recall.way}
 
 
-def _near(asked: Asked, cited: Sequence[Cited]) -> list[Cited]:
+def _near(asked: AskedModel, cited: Sequence[Cited]) -> list[Cited]:
     """What a reply would cite: of a vote, the passages that are nearly as good as the best, if one stands out."""
     if asked.recall is None:
         return list(cited)
@@ -98,7 +98,7 @@ def _told(question: Question, context: str, found: Forced) -> dict[str, Any]:
 
 
 def _came_back(
-    asked: Asked, cited: Sequence[Cited], places: Sequence[Span], context: str
+    asked: AskedModel, cited: Sequence[Cited], places: Sequence[CharSpan], context: str
 ) -> tuple[dict[str, float], int | None]:
     """Scores of what was shown and cited, and the rank of the best placed fact in the vote."""
     shown = asked.recall.shown if asked.recall is not None else cited[:_SHOWN]
@@ -110,13 +110,13 @@ def _came_back(
     return scores, best
 
 
-def _supported(cited: Sequence[Cited], places: Sequence[Span], context: str) -> dict[str, float]:
+def _supported(cited: Sequence[Cited], places: Sequence[CharSpan], context: str) -> dict[str, float]:
     """Whether a fact's passage is among the first citations of an answer."""
     best = _best_rank(cited, places, context)
     return {f"citation{n}": float(best is not None and best <= n) for n in _FIRST}
 
 
-def _best_rank(cited: Sequence[Cited], places: Sequence[Span], context: str) -> int | None:
+def _best_rank(cited: Sequence[Cited], places: Sequence[CharSpan], context: str) -> int | None:
     """The place of the best placed fact among the passages."""
     passages = [passage_span(context, one) for one in cited]
     return min((place for place in (rank(fact, passages) for fact in places) if place is not None), default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from everlong.evaluate.recall.cell import Cell, Made
+from everlong.evaluate.recall.cell import RecallCell, RecallText
 from everlong.evaluate.recall.codes import codes
 from everlong.evaluate.recall.hops import twohop
 from everlong.evaluate.recall.listed import listed
@@ -13,7 +13,7 @@ from everlong.evaluate.recall.meaning import nolima
 from everlong.evaluate.recall.named import absent, changed, named
 from everlong.evaluate.recall.needles import lines, multikey, pairs
 
-KINDS: Mapping[str, Callable[[Cell], Made]] = MappingProxyType(
+KINDS: Mapping[str, Callable[[RecallCell], RecallText]] = MappingProxyType(
     {
         "named": named,
         "multikey": multikey,

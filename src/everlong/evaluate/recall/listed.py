@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from everlong.evaluate.recall.cell import Cell, Made, Question, shuffled
+from everlong.evaluate.recall.cell import Question, RecallCell, RecallText, shuffled
 from everlong.evaluate.recall.hops import OWNERS
 from everlong.evaluate.words import NOUNS
 
@@ -11,7 +11,7 @@ ITEMS = 3
 FORMS = (("owns", "own"), ("collected", "collect"), ("ordered", "order"))
 
 
-def listed(cell: Cell) -> Made:
+def listed(cell: RecallCell) -> RecallText:
     """As many persons as questions, with ITEMS things each; right are all of them, in any order."""
     rng = cell.rng
     says, asks = rng.choice(FORMS)

@@ -7,7 +7,7 @@ be told from whatever else would be a good answer.
 
 from __future__ import annotations
 
-from everlong.evaluate.recall.cell import Cell, Made, Question, shuffled
+from everlong.evaluate.recall.cell import Question, RecallCell, RecallText, shuffled
 
 PAIRS = (
     ("{} steers a lorry for a living.", "works as a truck driver"),
@@ -43,7 +43,7 @@ _NAMES = """
 NAMES = tuple(_NAMES.split())
 
 
-def nolima(cell: Cell) -> Made:
+def nolima(cell: RecallCell) -> RecallText:
     """One fact for each question."""
     names = cell.rng.sample(NAMES, cell.questions)
     questions = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from everlong.evaluate.recall.cell import Cell, Made, Question, shuffled
+from everlong.evaluate.recall.cell import Question, RecallCell, RecallText, shuffled
 from everlong.evaluate.words import ADJECTIVES, NOUNS
 
 FORMS = (
@@ -22,7 +22,7 @@ FORMS = (
 )
 
 
-def named(cell: Cell) -> Made:
+def named(cell: RecallCell) -> RecallText:
     """As many facts as questions."""
     form, names, values = _drawn(cell, 1)
     pairs = [(form.format(name), next(values)) for name in names]
@@ -34,7 +34,7 @@ def named(cell: Cell) -> Made:
     return cell.hidden(sentences, shuffled(cell.rng, questions))
 
 
-def changed(cell: Cell) -> Made:
+def changed(cell: RecallCell) -> RecallText:
     """Two sentences for each question, the newer one somewhere behind the older one."""
     form, names, values = _drawn(cell, 1)
     sentences: list[str] = []
@@ -52,7 +52,7 @@ def changed(cell: Cell) -> Made:
     return cell.hidden(sentences, shuffled(cell.rng, questions))
 
 
-def absent(cell: Cell) -> Made:
+def absent(cell: RecallCell) -> RecallText:
     """As many facts as questions, and questions for other names."""
     form, names, values = _drawn(cell, 2)
     sentences = [_fact(form.format(name), next(values)) for name in names[: cell.questions]]
@@ -61,7 +61,7 @@ def absent(cell: Cell) -> Made:
     return cell.hidden(sentences, questions)
 
 
-def _drawn(cell: Cell, names_per_question: int) -> tuple[str, list[str], Iterator[str]]:
+def _drawn(cell: RecallCell, names_per_question: int) -> tuple[str, list[str], Iterator[str]]:
     """A form, names, and values without end."""
     names = cell.rng.sample(ADJECTIVES, names_per_question * cell.questions)
     return cell.rng.choice(FORMS), [name.title() for name in names], _values(cell.rng)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from everlong.evaluate.recall.cell import Cell, Made, Question
+from everlong.evaluate.recall.cell import Question, RecallCell, RecallText
 from everlong.evaluate.words import identifier, names
 
 
@@ -23,7 +23,7 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Form:
+class NeedleForm:
     """How records and questions are written; `{key}` and `{value}` are filled in."""
 
     opening: str
@@ -35,20 +35,20 @@ class Form:
     """What stands between the question and the value: a space, or nothing where the question ends in a quote."""
 
 
-MULTIKEY = Form(
+MULTIKEY = NeedleForm(
     "Magic numbers are hidden in this text. Keep them in mind.",
     "The magic number of {key} is {value}.",
     " ",
     "\n\nWhat is the magic number of {key}? The magic number of {key} is",
     " ",
 )
-PAIRS = Form(
+PAIRS = NeedleForm(
     "These lines say which value belongs to which key.",
     '{{"{key}": "{value}"}}',
     "\n",
     '\n\nThe line that begins with the key "{key}" is once more:\n{{"{key}": "',
 )
-LINES = Form(
+LINES = NeedleForm(
     "Below is a record of lines. Each has a name and a number, its REGISTER_CONTENT. Keep them in mind.\n",
     "line {key}: REGISTER_CONTENT is <{value}>",
     "\n",
@@ -56,23 +56,23 @@ LINES = Form(
 )
 
 
-def multikey(cell: Cell) -> Made:
+def multikey(cell: RecallCell) -> RecallText:
     """Magic numbers of seven digits."""
     return _made(cell, MULTIKEY, (Record(key, _digits(cell, 7)) for key in names(cell.rng)))
 
 
-def pairs(cell: Cell) -> Made:
+def pairs(cell: RecallCell) -> RecallText:
     """Random identifiers as keys and as values."""
     drawn = (identifier(cell.rng) for _ in itertools.count())
     return _made(cell, PAIRS, (Record(key, next(drawn)) for key in drawn))
 
 
-def lines(cell: Cell) -> Made:
+def lines(cell: RecallCell) -> RecallText:
     """Numbers of five digits."""
     return _made(cell, LINES, (Record(key, _digits(cell, 5)) for key in names(cell.rng)))
 
 
-def _made(cell: Cell, form: Form, source: Iterator[Record]) -> Made:
+def _made(cell: RecallCell, form: NeedleForm, source: Iterator[Record]) -> RecallText:
     """The records that fit, and questions for some of them."""
     drawn: list[Record] = []
 
@@ -88,13 +88,13 @@ def _made(cell: Cell, form: Form, source: Iterator[Record]) -> Made:
     room = cell.room([_question(form, drawn[0])]) - spare
     kept = cell.records(itertools.chain([first], pieces), room, form.opening)
     asked = [drawn[n] for n in cell.asked(kept)]
-    return Made(form.opening + "".join(kept), tuple(_question(form, record) for record in asked))
+    return RecallText(form.opening + "".join(kept), tuple(_question(form, record) for record in asked))
 
 
-def _question(form: Form, record: Record) -> Question:
+def _question(form: NeedleForm, record: Record) -> Question:
     fact = form.record.format(**record._asdict())
     return Question(form.question.format(key=record.key), (form.before + record.value,), (fact,))
 
 
-def _digits(cell: Cell, n: int) -> str:
+def _digits(cell: RecallCell, n: int) -> str:
     return str(cell.rng.randrange(10 ** (n - 1), 10**n))

@@ -18,33 +18,33 @@ _CHARS_PER_TOKEN = 8
 """Characters that hold so many tokens at the very least: those of a text are counted in a piece of it."""
 
 
-class Span(NamedTuple):
+class CharSpan(NamedTuple):
     """Characters `start` .. `end - 1` of a text."""
 
     start: int
     end: int
 
-    def shared(self, other: Span) -> int:
+    def shared(self, other: CharSpan) -> int:
         """Characters that both have."""
         return max(0, min(self.end, other.end) - max(self.start, other.start))
 
 
-def fact_span(text: str, fact: str) -> Span:
+def fact_span(text: str, fact: str) -> CharSpan:
     """Where the sentence stands."""
     start = text.index(fact)
-    return Span(start, start + len(fact))
+    return CharSpan(start, start + len(fact))
 
 
-def passage_span(text: str, passage: Cited) -> Span:
+def passage_span(text: str, passage: Cited) -> CharSpan:
     """Where the passage stands."""
     start = passage.start
     if text[start : passage.end] != passage.text and passage.text in text:
         start = text.index(passage.text)
-        return Span(start, start + len(passage.text))
-    return Span(start, passage.end)
+        return CharSpan(start, start + len(passage.text))
+    return CharSpan(start, passage.end)
 
 
-def covered(text: str, span: Span, spans: Iterable[Span]) -> bool:
+def covered(text: str, span: CharSpan, spans: Iterable[CharSpan]) -> bool:
     """Whether the spans together hold all of `span`, spaces between two of them aside."""
     at = span.start
     for start, end in sorted(spans):
@@ -53,7 +53,7 @@ def covered(text: str, span: Span, spans: Iterable[Span]) -> bool:
     return at >= span.end
 
 
-def rank(fact: Span, passages: Sequence[Span]) -> int | None:
+def rank(fact: CharSpan, passages: Sequence[CharSpan]) -> int | None:
     """The place, from 1 on, of the first passage that holds at least half of the fact; None without one."""
     for n, passage in enumerate(passages, start=1):
         if 2 * fact.shared(passage) >= fact.end - fact.start:
@@ -61,7 +61,7 @@ def rank(fact: Span, passages: Sequence[Span]) -> int | None:
     return None
 
 
-def is_stored(tokenizer: Any, method: Method, text: str, fact: Span) -> bool:
+def is_stored(tokenizer: Any, method: Method, text: str, fact: CharSpan) -> bool:
     """Whether the fact is among what a method that stores blocks must bring back.
 
     That is: it lies behind the sinks, and left the window, and so did the block that it ends in.

@@ -50,7 +50,7 @@ class Cited(Protocol):
 
 
 @runtime_checkable
-class Asked(Protocol):
+class AskedModel(Protocol):
     """A question that was read, and nothing written yet."""
 
     tokenizer: Any
@@ -70,7 +70,7 @@ class Asked(Protocol):
 
 
 @dataclass
-class SessionAsked(Asked):
+class SessionAsked(AskedModel):
     """On a session."""
 
     session: WritingStream
@@ -107,7 +107,7 @@ class SessionAsked(Asked):
 
 
 @dataclass
-class PeerAsked(Asked):
+class PeerAsked(AskedModel):
     """On plain transformers: the ids of the prompt so far."""
 
     peer: PeerStream
@@ -133,7 +133,7 @@ class PeerAsked(Asked):
 
 
 @contextmanager
-def posed(stream: Stream, question: str, again: Way) -> Iterator[Asked]:
+def posed(stream: Stream, question: str, again: Way) -> Iterator[AskedModel]:
     """The question as plain completion on a copy of the stream, which stays as it was.
 
     TooLongError if it and what was read pass what dense attention was trained for.

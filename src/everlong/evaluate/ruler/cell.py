@@ -11,7 +11,7 @@ from everlong.evaluate.haystack import Size
 
 
 @dataclass(frozen=True)
-class Cell:
+class RulerCell:
     """One sample that is to be made."""
 
     rng: random.Random
@@ -23,7 +23,7 @@ class Cell:
     essay: Iterator[str]
 
 
-class Made(NamedTuple):
+class RulerText(NamedTuple):
     """A text, the question behind it, and the answers that must all be given."""
 
     context: str

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from everlong.errors import ConfigError
 from everlong.evaluate.haystack import longest
-from everlong.evaluate.ruler.cell import Cell, Made
+from everlong.evaluate.ruler.cell import RulerCell, RulerText
 from everlong.evaluate.words import made_up
 
 COMMON, FREQUENT = 10, 3
@@ -19,7 +19,7 @@ ALPHA = 2.0
 _ASKED = "\n\nWhich {n} words come most often in this {what}? The {n} words are:"
 
 
-def common_words(cell: Cell) -> Made:
+def common_words(cell: RulerCell) -> RulerText:
     """cwe: a numbered list where ten words come far more often than all others, after a worked example."""
     rng, words = cell.rng, made_up(cell.rng)
     shown, gold = list(itertools.islice(words, COMMON)), list(itertools.islice(words, COMMON))
@@ -37,10 +37,10 @@ def common_words(cell: Cell) -> Made:
         return f"List: {example}List: {_listed(gold * often + others[:n] * rarely, random.Random(seed))}"
 
     context = longest(text, cell.tokens - cell.count(question), cell.count)
-    return Made(context, question, tuple(gold), 120)
+    return RulerText(context, question, tuple(gold), 120)
 
 
-def frequent_words(cell: Cell) -> Made:
+def frequent_words(cell: RulerCell) -> RulerText:
     """fwe: words as often as Zipf's law says, the most frequent of all being dots; the next three are asked for.
 
     Rank k comes n / (k ** ALPHA * zeta(ALPHA)) times.
@@ -58,7 +58,7 @@ def frequent_words(cell: Cell) -> Made:
     often = [context.count(word) for word in ranked[1 : FREQUENT + 2]]
     if sorted(set(often), reverse=True) != often:
         raise ConfigError(f"lengths={cell.tokens}: too few tokens for words of different frequency; give longer ones")
-    return Made(context, question, tuple(ranked[1 : FREQUENT + 1]), 30)
+    return RulerText(context, question, tuple(ranked[1 : FREQUENT + 1]), 30)
 
 
 def zipf(n: int) -> Iterator[int]:

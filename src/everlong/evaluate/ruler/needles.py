@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from everlong.evaluate.haystack import Hidden, hay, noise
-from everlong.evaluate.ruler.cell import Cell, Made
+from everlong.evaluate.ruler.cell import RulerCell, RulerText
 from everlong.evaluate.words import identifier, names
 
 Kind = Literal["word", "number", "code"]
@@ -18,7 +18,7 @@ _DIGITS = 7
 
 
 @dataclass(frozen=True)
-class Form:
+class RulerForm:
     """A sub-task: the haystack, what keys and values are, and how many of them."""
 
     haystack: Literal["noise", "essay", "needles"] = "essay"
@@ -33,18 +33,18 @@ class Form:
 
 
 FORMS = {
-    "niah_single_1": Form("noise"),
-    "niah_single_2": Form(),
-    "niah_single_3": Form(value="code"),
-    "niah_multikey_1": Form(keys=4),
-    "niah_multikey_2": Form("needles"),
-    "niah_multikey_3": Form("needles", key="code", value="code"),
-    "niah_multivalue": Form(values=4),
-    "niah_multiquery": Form(keys=4, asked=4),
+    "niah_single_1": RulerForm("noise"),
+    "niah_single_2": RulerForm(),
+    "niah_single_3": RulerForm(value="code"),
+    "niah_multikey_1": RulerForm(keys=4),
+    "niah_multikey_2": RulerForm("needles"),
+    "niah_multikey_3": RulerForm("needles", key="code", value="code"),
+    "niah_multivalue": RulerForm(values=4),
+    "niah_multiquery": RulerForm(keys=4, asked=4),
 }
 
 
-def made(form: Form, cell: Cell) -> Made:
+def made(form: RulerForm, cell: RulerCell) -> RulerText:
     """A text with the needles at random places."""
     rng, kind = cell.rng, form.value
     keys = (identifier(rng) for _ in itertools.count()) if form.key == "code" else names(rng)
@@ -56,7 +56,7 @@ def made(form: Form, cell: Cell) -> Made:
     hidden = [Hidden(needle, rng.random()) for needle in needles]
     source = {"noise": noise(), "essay": cell.essay, "needles": _more(kind, keys, rng)}[form.haystack]
     context = hay(source, cell.tokens - cell.count(question), cell.size, hidden, opening)
-    return Made(context, question, gold, _ANSWER_TOKENS[kind] * len(gold) + 8)
+    return RulerText(context, question, gold, _ANSWER_TOKENS[kind] * len(gold) + 8)
 
 
 def _value(kind: Kind, rng: random.Random) -> str:

@@ -6,13 +6,13 @@ import random
 import string
 
 from everlong.evaluate.haystack import NOISE, Hidden, hay, noise
-from everlong.evaluate.ruler.cell import Cell, Made
+from everlong.evaluate.ruler.cell import RulerCell, RulerText
 
 HOPS, LETTERS = 4, 5
 OPENING = "Follow which variables get which value.\n\n"
 
 
-def made(cell: Cell) -> Made:
+def made(cell: RulerCell) -> RulerText:
     """A worked example, then a chain of assignments in their order at random places of the noise."""
     rng = cell.rng
     shown, chain = _chain(rng), _chain(rng)
@@ -20,7 +20,7 @@ def made(cell: Cell) -> Made:
     question, depths = _question(*chain), sorted(rng.random() for _ in chain[1])
     hidden = [Hidden(text, depth) for text, depth in zip(_assignments(*chain), depths, strict=True)]
     context = hay(noise(), cell.tokens - cell.count(question), cell.size, hidden, f"{OPENING}{example}Text:")
-    return Made(context, question, tuple(chain[1]), 48)
+    return RulerText(context, question, tuple(chain[1]), 48)
 
 
 def _chain(rng: random.Random) -> tuple[str, list[str]]:

@@ -34,7 +34,7 @@ _SESSION = re.compile(r"session_(\d+)")
 
 
 @dataclass(frozen=True)
-class Asked:
+class LocomoQuestion:
     """A question with its right answer, its category, and the sessions that hold the evidence."""
 
     question: str
@@ -92,7 +92,7 @@ class Locomo(Task):
         one = sample.facts["asked"][0]
         return judged(prediction, one.gold, one.category)
 
-    def _chosen(self, asked: Iterator[Asked]) -> Iterator[Asked]:
+    def _chosen(self, asked: Iterator[LocomoQuestion]) -> Iterator[LocomoQuestion]:
         """Those of the wanted categories, the first `questions` of each."""
         taken = dict.fromkeys(CATEGORIES, 0)
         for one in asked:
@@ -149,7 +149,7 @@ def _line(turn: Mapping[str, Any]) -> str:
     return f"{turn['speaker']}: {turn['text']}{picture}"
 
 
-def _asked(one: Any, setting: Setting, file: Path, name: str, at: int) -> Asked:
+def _asked(one: Any, setting: Setting, file: Path, name: str, at: int) -> LocomoQuestion:
     """A question of the file as it is asked here."""
     try:
         category, question = int(one["category"]), str(one["question"])
@@ -167,7 +167,7 @@ def _asked(one: Any, setting: Setting, file: Path, name: str, at: int) -> Asked:
         either = [str(wrong), NOTHING]
         setting.rng("locomo", name, at).shuffle(either)
         question += f" Either: {either[0]}. Or: {either[1]}."
-    return Asked(question, gold, category, _evidence(one.get("evidence") or ()))
+    return LocomoQuestion(question, gold, category, _evidence(one.get("evidence") or ()))
 
 
 def _evidence(given: Sequence[str]) -> frozenset[str]:

@@ -24,7 +24,7 @@ SUBSETS = ("200", "400", "680")
 ANSWER = "The <REGISTER_CONTENT> in line {name} is <"
 
 
-class Lines(NamedTuple):
+class NumberedLines(NamedTuple):
     """A sample of the official files."""
 
     head: str
@@ -71,7 +71,7 @@ class LongEval(Task):
         return float(first_number(prediction) == sample.gold[0])
 
 
-def read(file: Path) -> Iterator[Lines]:
+def read(file: Path) -> Iterator[NumberedLines]:
     """The samples of a file; InputError for one that is not in the official layout."""
     for n, row in enumerate(rows(file, "random_idx", "expected_number", "correct_line", "prompt")):
         parts, correct = _parts(row), str(row["correct_line"]).rstrip("\n")
@@ -79,7 +79,7 @@ def read(file: Path) -> Iterator[Lines]:
             raise InputError(f"{file}: sample {n}: `prompt` does not have `correct_line`; use the official file")
         head, lines, question = parts
         records = Records(tuple(lines), lines.index(correct))
-        yield Lines(head, records, question, row["random_idx"][0], str(row["expected_number"]))
+        yield NumberedLines(head, records, question, row["random_idx"][0], str(row["expected_number"]))
 
 
 def _parts(row: dict[str, Any]) -> tuple[str, list[str], str] | None:

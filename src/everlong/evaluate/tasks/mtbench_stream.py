@@ -31,7 +31,7 @@ _SAID, _ANSWERED, _SAID_NEXT = "Everlong asks.", "Everlong answers.", "Who knows
 
 
 @dataclass(frozen=True)
-class Form:
+class TalkForm:
     """What stands in front of the first message, in front of each later one, and between message and answer."""
 
     opening: str
@@ -41,7 +41,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Turn:
+class TalkTurn:
     """A message of a user."""
 
     part: str
@@ -67,7 +67,7 @@ class MtbenchStream(Task):
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
         """One: the chat. (So --limit has nothing to limit; `conversations` does.)"""
-        found: list[Turn] = []
+        found: list[TalkTurn] = []
         for file in setting.data.files("mt_bench", "question*.jsonl"):
             for row in list(rows(file, "question_id", "category", "turns"))[: self.conversations]:
                 messages = row["turns"]
@@ -76,7 +76,7 @@ class MtbenchStream(Task):
                         f"{file}: question {row['question_id']} has turns that are not texts; mend the file"
                     )
                 parts = enumerate(messages, start=1)
-                found += [Turn(f"{row['question_id']}.{n}", str(row["category"]), message) for n, message in parts]
+                found += [TalkTurn(f"{row['question_id']}.{n}", str(row["category"]), message) for n, message in parts]
             break
         facts = {"turns": found, "form": form(setting.tokenizer)}
         yield Sample("chat", "".join(t.message for t in found), max_new_tokens=self.max_new_tokens, facts=facts)
@@ -94,7 +94,9 @@ class MtbenchStream(Task):
             facts = {"category": turn.category, "position": at, "new_tokens": stream.clock.new_tokens - before}
             yield self._outcome(turn, logprobs[~logprobs.isnan()], answer, ended, facts)
 
-    def _outcome(self, turn: Turn, logprobs: torch.Tensor, answer: str, ended: bool, facts: dict[str, Any]) -> Outcome:
+    def _outcome(
+        self, turn: TalkTurn, logprobs: torch.Tensor, answer: str, ended: bool, facts: dict[str, Any]
+    ) -> Outcome:
         nll, n = -float(logprobs.sum()), len(logprobs)
         scores = {"ended": float(ended)}
         if (share := distinct(answer)) is not None:
@@ -114,7 +116,7 @@ def distinct(text: str, n: int = 4) -> float | None:
     return len(set(groups)) / len(groups) if groups else None
 
 
-def form(tokenizer: Any) -> Form:
+def form(tokenizer: Any) -> TalkForm:
     """The tokenizer's own form of a chat; Vicuna's where it has none that shows messages as they are."""
     if getattr(tokenizer, "chat_template", None):
         messages = [("user", _SAID), ("assistant", _ANSWERED), ("user", _SAID_NEXT)]
@@ -125,5 +127,5 @@ def form(tokenizer: Any) -> Form:
         opening, said, answer = first.partition(_SAID)
         between, next_said, _ = whole.partition(_ANSWERED)[2].partition(_SAID_NEXT)
         if said and next_said:
-            return Form(opening.removeprefix(tokenizer.decode(special_ids(tokenizer)[0])), between, answer)
-    return Form("USER: ", "\n\nUSER: ", "\n\nASSISTANT:", ("\n\nUSER:", "\nUSER:"))
+            return TalkForm(opening.removeprefix(tokenizer.decode(special_ids(tokenizer)[0])), between, answer)
+    return TalkForm("USER: ", "\n\nUSER: ", "\n\nASSISTANT:", ("\n\nUSER:", "\nUSER:"))

@@ -29,7 +29,7 @@ from everlong.errors import ConfigError
 from everlong.evaluate import sources
 from everlong.evaluate.haystack import FILLERS, books, measured, noise
 from everlong.evaluate.lengths import Lengths, Names, Ways, among, at_least_one, lengths, ways
-from everlong.evaluate.recall.cell import Cell, Question
+from everlong.evaluate.recall.cell import Question, RecallCell
 from everlong.evaluate.recall.judge import judged, overlap
 from everlong.evaluate.recall.kinds import IN_BOOKS, KINDS, MOST_QUESTIONS
 from everlong.evaluate.recall.posed import Way, posed
@@ -79,7 +79,7 @@ class RecallTask(Task):
             rng = setting.rng(self.name, kind, length, n)
             filler = noise() if self.filler == "noise" or kind not in IN_BOOKS else self._book(setting, rng)
             tokens = length - _SPARE_TOKENS
-            made = KINDS[kind](Cell(rng, tokens, self.tail, setting.count, size, filler, self.questions))
+            made = KINDS[kind](RecallCell(rng, tokens, self.tail, setting.count, size, filler, self.questions))
             first = made.questions[0]
             facts = {"questions": made.questions}
             yield Sample(

@@ -21,7 +21,7 @@ from everlong.evaluate.haystack import FILLERS, measured, pieces
 from everlong.evaluate.lengths import Lengths, Names, among, at_least_one, lengths
 from everlong.evaluate.metrics.strings import any_found, share_found
 from everlong.evaluate.ruler import counting, needles, tracing
-from everlong.evaluate.ruler.cell import Cell, Made
+from everlong.evaluate.ruler.cell import RulerCell, RulerText
 from everlong.evaluate.task import Outcome, Sample, Setting, Task
 
 OTHERS = {"vt": tracing.made, "cwe": counting.common_words, "fwe": counting.frequent_words}
@@ -56,7 +56,9 @@ class Ruler(Task):
             filler = "noise" if setting.data.path is None else "books"
         for subset, length, n in itertools.product(self.subsets, self.lengths, range(self.samples)):
             essay = pieces(filler, setting.data, n)
-            made = _made(subset, Cell(setting.rng(self.name, subset, length, n), length, setting.count, size, essay))
+            made = _made(
+                subset, RulerCell(setting.rng(self.name, subset, length, n), length, setting.count, size, essay)
+            )
             facts = {"essay": filler}
             yield Sample(
                 f"{subset}-{length}-{n}",
@@ -79,7 +81,7 @@ class Ruler(Task):
         return share_found(prediction, sample.gold)
 
 
-def _made(subset: str, cell: Cell) -> Made:
+def _made(subset: str, cell: RulerCell) -> RulerText:
     if subset in needles.FORMS:
         return needles.made(needles.FORMS[subset], cell)
     return OTHERS[subset](cell)

@@ -36,7 +36,7 @@ _QUESTION = "\n\nWhat is the code of the {place} archive now? The code of the {p
 
 
 @dataclass(frozen=True)
-class Fact:
+class PlantedFact:
     """The code of an archive, as it is at last; `before` a correction, where there is one."""
 
     source: str
@@ -101,9 +101,9 @@ class Sessions(Task):
         codes = [str(code) for code in rng.sample(range(10_000, 100_000), self.documents + 1)]
         forgotten = rng.randrange(1, max(2, self.documents // 2))
         corrected = rng.choice([at for at in range(self.documents) if at != forgotten])
-        facts = [Fact(f"{p} archive", _QUESTION.format(place=p), c) for p, c in zip(places, codes, strict=False)]
+        facts = [PlantedFact(f"{p} archive", _QUESTION.format(place=p), c) for p, c in zip(places, codes, strict=False)]
         old = facts[corrected]
-        facts[corrected] = Fact(old.source, old.question, codes[-1], old.code)
+        facts[corrected] = PlantedFact(old.source, old.question, codes[-1], old.code)
         hidden = [_FACT.format(place=p, code=c) for p, c in zip(places, codes, strict=False)]
         hidden.append(_NEWER.format(place=places[corrected], code=codes[-1]))
         names = [*(fact.source for fact in facts), f"{old.source}, newer file"]
@@ -115,7 +115,13 @@ class Sessions(Task):
         return Sample(f"{length}-{n}", context, facts[0].question, gold, MAX_NEW_TOKENS, length=length, facts=found)
 
     def _texts(
-        self, setting: Setting, length: int, n: int, names: Sequence[str], hidden: Sequence[Hidden], facts: list[Fact]
+        self,
+        setting: Setting,
+        length: int,
+        n: int,
+        names: Sequence[str],
+        hidden: Sequence[Hidden],
+        facts: list[PlantedFact],
     ) -> list[tuple[str, str]]:
         """(source, text) of the opening, of each document, and of the newer one."""
         source, size = pieces(self.filler, setting.data, n), measured(setting.count)
@@ -135,7 +141,7 @@ def begins(prediction: str, code: str) -> float:
     return float(prediction.strip().startswith(code))
 
 
-def _asked(stream: Stream, fact: Fact, code: str, group: str, n: int) -> Outcome:
+def _asked(stream: Stream, fact: PlantedFact, code: str, group: str, n: int) -> Outcome:
     """What comes of asking for a code."""
     answer, cited = sources.ask(stream, fact.question, MAX_NEW_TOKENS)
     scores = {} if cited is None else {"citation": float(any(code in c.text for c in cited))}
@@ -143,7 +149,7 @@ def _asked(stream: Stream, fact: Fact, code: str, group: str, n: int) -> Outcome
     return Outcome(answer, begins(answer, code), [code], scores, shown, f"{group} {n}", group)
 
 
-def _forgotten(stream: Stream, fact: Fact, known: bool, n: int) -> Outcome:
+def _forgotten(stream: Stream, fact: PlantedFact, known: bool, n: int) -> Outcome:
     """What comes of asking for a code whose source was forgotten: no score where it was not known before."""
     part, session = f"forgotten {n}", stream.session
     if session is None or not sources.cites(stream):

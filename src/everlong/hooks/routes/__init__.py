@@ -6,16 +6,16 @@ from transformers import PreTrainedModel
 
 from everlong.errors import UnsupportedLayerError
 from everlong.hooks.routes.alibi import AlibiMask
-from everlong.hooks.routes.base import Route
+from everlong.hooks.routes.base import AttentionHook
 from everlong.hooks.routes.interface import Interface
 from everlong.hooks.routes.method import MethodOverride
 from everlong.hooks.routes.sdpa import SdpaCall
 from everlong.models.internals import attention_modules, decoder_of
 
-ROUTES: tuple[type[Route], ...] = (Interface, MethodOverride, AlibiMask, SdpaCall)
+ROUTES: tuple[type[AttentionHook], ...] = (Interface, MethodOverride, AlibiMask, SdpaCall)
 
 
-def choose_route(model: PreTrainedModel) -> Route:
+def choose_route(model: PreTrainedModel) -> AttentionHook:
     """The first route that fits the model; UnsupportedLayerError if none does."""
     decoder = decoder_of(model)
     modules = [m for _, m in attention_modules(decoder)]
@@ -33,4 +33,4 @@ def choose_route(model: PreTrainedModel) -> Route:
     )
 
 
-__all__ = ["ROUTES", "Route", "choose_route"]
+__all__ = ["ROUTES", "AttentionHook", "choose_route"]

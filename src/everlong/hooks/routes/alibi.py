@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import AttentionMaskInterface
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.hooks.current_step import active_step
-from everlong.hooks.routes.base import Route
+from everlong.hooks.routes.base import AttentionHook
 from everlong.models.internals import device_of
 
 NAME = "everlong_alibi"
 BUILDERS = ("build_mpt_alibi_tensor", "build_alibi_tensor")
 
 
-class AlibiMask(Route):
+class AlibiMask(AttentionHook):
     """Biases [H, T, M] replace the model's; every step counts as one call of every layer that writes."""
 
     title = "another hook: its mask and its builder of ALiBi biases"
@@ -46,13 +46,13 @@ class AlibiMask(Route):
         """Whether the decoder has a method that builds ALiBi biases."""
         return any(hasattr(decoder, name) for name in BUILDERS)
 
-    def attention_mask(self, step: Step) -> Tensor | None:
+    def attention_mask(self, step: ForwardPlan) -> Tensor | None:
         """BLOOM asks its builder for biases only if it is given a mask."""
         device = device_of(self.decoder)
         return None if self.biased else torch.ones(1, step.columns(step.only_lane()), dtype=torch.long, device=device)
 
     @contextmanager
-    def redirected(self, step: Step) -> Iterator[None]:
+    def redirected(self, step: ForwardPlan) -> Iterator[None]:
         """Put our builder on the instance."""
         step.slopes = None if self.biased else self.slopes
         self.replace(self.decoder, BUILDERS[not self.biased], self._biases if self.biased else self._none)

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.errors import SelfCheckError
 from everlong.hooks.current_step import unmasked
 from everlong.models.internals import configs_of
 
 
-class Route:
+class AttentionHook:
     """One way; `title` names it in the table of families, `implementation` is what the model's config says inside."""
 
     title: ClassVar[str]
@@ -32,7 +32,7 @@ class Route:
         """Whether a decoder with these attention modules can take this route."""
         raise NotImplementedError
 
-    def attention_mask(self, step: Step) -> Tensor | None:
+    def attention_mask(self, step: ForwardPlan) -> Tensor | None:
         """The 2-D mask that the model's forward is given in place of the caller's."""
         return None
 
@@ -48,7 +48,7 @@ class Route:
             self.restore()
 
     @contextmanager
-    def entered(self, step: Step) -> Iterator[None]:
+    def entered(self, step: ForwardPlan) -> Iterator[None]:
         """Redirect attention while inside."""
         self.restore()
         try:
@@ -86,11 +86,11 @@ class Route:
         self._replaced.append((module, name, vars(module).get(name)))
         setattr(module, name, value)
 
-    def redirected(self, step: Step) -> AbstractContextManager[Any]:
+    def redirected(self, step: ForwardPlan) -> AbstractContextManager[Any]:
         """What else is changed while inside."""
         return nullcontext()
 
-    def check(self, step: Step) -> None:
+    def check(self, step: ForwardPlan) -> None:
         """SelfCheckError unless attention ran once in each layer during `step`."""
         calls = {p.index: step.calls.get(p.index, 0) for p in step.plans}
         if any(n != 1 for n in calls.values()):

@@ -14,12 +14,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from everlong.errors import CapabilityError
 from everlong.hooks.current_step import active_step, needs_no_mask, running_step
-from everlong.hooks.routes.base import Route
+from everlong.hooks.routes.base import AttentionHook
 
 NAME = "everlong"
 
 
-class Interface(Route):
+class Interface(AttentionHook):
     """The model looks its attention function up by `config._attn_implementation`."""
 
     title = "the attention function"

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.hooks.current_step import running_step
-from everlong.hooks.routes.base import Route
+from everlong.hooks.routes.base import AttentionHook
 from everlong.models.internals import attention_modules
 
 
-class MethodOverride(Route):
+class MethodOverride(AttentionHook):
     """The instances' methods are replaced for the time of a step."""
 
     title = "another hook: its modules' _attn method"
@@ -32,7 +32,7 @@ class MethodOverride(Route):
         )
 
     @contextmanager
-    def redirected(self, step: Step) -> Iterator[None]:
+    def redirected(self, step: ForwardPlan) -> Iterator[None]:
         """Put our method on the instances."""
         modules: list[Any] = [m for _, m in attention_modules(self.decoder)]
         for module in modules:
@@ -40,7 +40,7 @@ class MethodOverride(Route):
         yield
 
 
-def _method(step: Step, module: Any) -> Callable[..., tuple[Tensor, Any]]:
+def _method(step: ForwardPlan, module: Any) -> Callable[..., tuple[Tensor, Any]]:
     def attn(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Any]:
         if running_step() is not step:  # a forward that another thread began before the model was attached
             return type(module)._attn(module, query, key, value, attention_mask)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.errors import UnsupportedLayerError
-from everlong.hooks.routes.base import Route
+from everlong.hooks.routes.base import AttentionHook
 
 
-class SdpaCall(Route):
+class SdpaCall(AttentionHook):
     """Those calls are answered by us while a step runs."""
 
     title = "another hook: its calls of scaled_dot_product_attention"
@@ -27,13 +27,13 @@ class SdpaCall(Route):
         """Whether the model says that it can use sdpa."""
         return bool(modules) and bool(getattr(decoder, "_supports_sdpa", False))
 
-    def redirected(self, step: Step) -> AbstractContextManager[Any]:
+    def redirected(self, step: ForwardPlan) -> AbstractContextManager[Any]:
         """Answer the calls whose keys came from the cache."""
         return _Answering(step)
 
 
 class _Answering(TorchFunctionMode):
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: ForwardPlan) -> None:
         super().__init__()
         self.step = step
 

@@ -26,7 +26,7 @@ from everlong.ops.spans import Ints
 
 
 @runtime_checkable
-class Cuts(Protocol):
+class BlockBoundaries(Protocol):
     """Where the blocks of one row begin; tokens are counted without padding."""
 
     @property
@@ -62,7 +62,7 @@ class Cuts(Protocol):
         """CapabilityError where a forward over `tokens` new tokens behind `seen` lacks what it needs."""
         ...
 
-    def copy(self) -> Cuts:
+    def copy(self) -> BlockBoundaries:
         """The same, independent."""
         ...
 
@@ -76,7 +76,7 @@ class Cuts(Protocol):
 
 
 @dataclass(frozen=True)
-class EvenCuts:
+class EvenBoundaries:
     """A block begins at every L-th token behind the sinks."""
 
     sinks: int
@@ -114,7 +114,7 @@ class EvenCuts:
     def check(self, seen: int, tokens: int) -> None:
         """Nothing is needed."""
 
-    def copy(self) -> EvenCuts:
+    def copy(self) -> EvenBoundaries:
         """Itself: it never changes."""
         return self
 
@@ -138,7 +138,7 @@ class Told:
     known: int
 
 
-class SurpriseCuts:
+class SurpriseBoundaries:
     """A block begins before a token whose surprisal exceeds mean + gamma * std of the n surprisals before it.
 
     EM-LLM (arXiv 2407.09450, memory formation via surprise; without its refinement of boundaries). No block is shorter
@@ -221,9 +221,9 @@ class SurpriseCuts:
                 "everlong.Session, or give them with cache.blocks.tell(-log p) after each forward"
             )
 
-    def copy(self) -> SurpriseCuts:
+    def copy(self) -> SurpriseBoundaries:
         """The same, independent."""
-        other = SurpriseCuts(self.settings)
+        other = SurpriseBoundaries(self.settings)
         other._told = self._told
         return other
 
@@ -239,19 +239,23 @@ class SurpriseCuts:
         self._told = Told(starts, recent, int(tensors["known"]))
 
 
-def make_cuts(settings: CutSettings, pad: int = 0) -> Cuts:
+def make_cuts(settings: CutSettings, pad: int = 0) -> BlockBoundaries:
     """Where blocks begin in a row that holds nothing yet, behind `pad` tokens of padding."""
-    return SurpriseCuts(settings, pad) if settings.cut == "surprise" else EvenCuts(settings.sinks, settings.block)
+    return (
+        SurpriseBoundaries(settings, pad)
+        if settings.cut == "surprise"
+        else EvenBoundaries(settings.sinks, settings.block)
+    )
 
 
-def within(cuts: Cuts, first: int, end: int) -> range:
+def within(cuts: BlockBoundaries, first: int, end: int) -> range:
     """The blocks that hold no token but `first` .. `end - 1`."""
     begin = cuts.before(first)
     begin += cuts.start(begin) < first
     return range(begin, max(begin, cuts.before(end)))
 
 
-def touching(cuts: Cuts, first: int, end: int) -> range:
+def touching(cuts: BlockBoundaries, first: int, end: int) -> range:
     """The blocks that hold a token of `first` .. `end - 1`, as far as they are known."""
     end = min(end, cuts.known)
     return range(cuts.before(first), cuts.before(end - 1) + 1) if max(first, cuts.start(0)) < end else range(0)

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from everlong.methods.blocks.boundaries import Cuts
+from everlong.methods.blocks.boundaries import BlockBoundaries
 from everlong.methods.blocks.fields import BlockSettings
 
 
 @dataclass(frozen=True)
-class Cell:
+class RetrievalChunk:
     """Tokens `first` .. `end - 1` of a step (own indices). `sealed` blocks exist for it; `opens`: it begins here."""
 
     first: int
@@ -40,7 +40,7 @@ class Cursor:
     changed: bool = False
 
 
-def sealed_blocks(settings: BlockSettings, cuts: Cuts, first: int) -> int:
+def sealed_blocks(settings: BlockSettings, cuts: BlockBoundaries, first: int) -> int:
     """How many blocks lie wholly outside the window of token `first`: their last token is at distance >= W."""
     return cuts.before(first - settings.window + 1)
 
@@ -50,7 +50,9 @@ def begins_run(cursor: Cursor, first: int, answering: bool) -> bool:
     return first == 0 or cursor.changed or cursor.answering != answering
 
 
-def cells(settings: BlockSettings, cuts: Cuts, cursor: Cursor, first: int, end: int, answering: bool) -> Iterator[Cell]:
+def cells(
+    settings: BlockSettings, cuts: BlockBoundaries, cursor: Cursor, first: int, end: int, answering: bool
+) -> Iterator[RetrievalChunk]:
     """The cells of the tokens `first` .. `end - 1`, in order."""
     changes = begins_run(cursor, first, answering)
     start = first if changes else cursor.start
@@ -61,11 +63,13 @@ def cells(settings: BlockSettings, cuts: Cuts, cursor: Cursor, first: int, end: 
         opens = into == 0 or (changes and token == first)
         sealed = sealed_blocks(settings, cuts, token) if opens else sealed
         after = min(end, token + size - into)
-        yield Cell(token, after, sealed, opens, answering)
+        yield RetrievalChunk(token, after, sealed, opens, answering)
         token = after
 
 
-def moved(settings: BlockSettings, cuts: Cuts, cursor: Cursor, first: int, end: int, answering: bool) -> Cursor:
+def moved(
+    settings: BlockSettings, cuts: BlockBoundaries, cursor: Cursor, first: int, end: int, answering: bool
+) -> Cursor:
     """The cursor after the tokens `first` .. `end - 1`."""
     found = list(cells(settings, cuts, cursor, first, end, answering))
     if not found:

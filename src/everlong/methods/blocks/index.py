@@ -15,7 +15,7 @@ from torch import Tensor
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.models.ranks import Ranks
 from everlong.ops.spans import Ints
-from everlong.storage.growable_rows import Slabs
+from everlong.storage.growable_rows import GrowableRows
 
 FIRST_SLAB, LARGEST_SLAB = 32, 1024
 
@@ -41,7 +41,7 @@ class Index:
         self.settings, self.heads, self.kv_heads, self.dim, self.ranks = settings, heads, kv_heads, dim, ranks
         self.bounds = settings.digest == "bounds"
         self.groups = kv_heads if settings.per_head else 1
-        self.digests = Slabs(2 * kv_heads * dim if self.bounds else heads * dim, dtype, FIRST_SLAB, LARGEST_SLAB)
+        self.digests = GrowableRows(2 * kv_heads * dim if self.bounds else heads * dim, dtype, FIRST_SLAB, LARGEST_SLAB)
 
     def put(self, first: int, k_NGLD: Float[Tensor, "N G L D"], mass_NHL: Float[Tensor, "N H L"]) -> None:
         """Set the digests of the blocks from `first` on; blocks come in order."""

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.methods.blocks.boundaries import Cuts
+from everlong.methods.blocks.boundaries import BlockBoundaries
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.index import Index
-from everlong.methods.blocks.progress import Progress, Shape, Tail
+from everlong.methods.blocks.progress import LayerProgress, Shape, Tail
 from everlong.methods.blocks.recall.index import RecallIndex
 from everlong.methods.blocks.slots import Slots
 from everlong.storage.base import Store
@@ -36,7 +36,7 @@ class LayerMemory:
         layer: int,
         shape: Shape,
         store: Store,
-        cuts: Cuts,
+        cuts: BlockBoundaries,
         recall: RecallIndex | None = None,
     ) -> None:
         self.settings, self.layer, self.shape, self.store, self.cuts = settings, layer, shape, store, cuts
@@ -44,7 +44,7 @@ class LayerMemory:
         self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim, shape.digests, shape.ranks)
         self.slots = Slots(settings, layer, shape, store, cuts, self.index.groups)
         self.raw_sinks = self.slots.pair if settings.positions == "far" else shape.pair(settings.sinks)
-        self.now = Progress(self._tail(0), pending=settings.sinks)
+        self.now = LayerProgress(self._tail(0), pending=settings.sinks)
 
     def _tail(self, tokens: int) -> Tail:
         """An empty tail with room for `tokens` besides what is ever pending at the start of a step."""
@@ -75,7 +75,7 @@ class LayerMemory:
 
     # A step: begin, then for each cell hold, seal, choose, assign, weigh. What it makes is in `now`.
 
-    def begin(self, done: Progress, tokens: int) -> None:
+    def begin(self, done: LayerProgress, tokens: int) -> None:
         """Go on from `done`, with room for `tokens` more: what is pending moves to a fresh tail when it must."""
         self.now, used = done, done.pending_tokens
         if done.at + used + tokens <= done.tail.mass.shape[1]:
@@ -169,7 +169,7 @@ class LayerMemory:
         pairs += [] if self.raw_sinks is self.slots.pair else self.raw_sinks
         return sum(x.untyped_storage().nbytes() for x in pairs if x is not None)
 
-    def fork(self, done: Progress, store: Store, cuts: Cuts, recall: RecallIndex | None) -> LayerMemory:
+    def fork(self, done: LayerProgress, store: Store, cuts: BlockBoundaries, recall: RecallIndex | None) -> LayerMemory:
         """An independent memory that has come as far as `done`; `store`, `cuts` and `recall` are the fork's."""
         other = LayerMemory(self.settings, self.layer, self.shape, store, cuts, recall)
         other.index = self.index.fork()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from everlong.cache.window import ENDLESS, Lane
+from everlong.cache.window import ENDLESS, WindowLayout
 from everlong.errors import CapabilityError
 from everlong.methods.blocks.fields import BlockSettings
-from everlong.models.layout import Pattern, RotaryPlan
+from everlong.models.layout import ModelLayout, Pattern
 from everlong.storage.base import Store
 from everlong.storage.codecs import Codec
 from everlong.storage.extent import HEADER_BYTES
 
 
-def served_layers(plan: RotaryPlan) -> set[int]:
+def served_layers(plan: ModelLayout) -> set[int]:
     """The layers without a native window."""
     return {p.index for p in plan.layers if p.pattern == Pattern()}
 
 
-def check_model(settings: BlockSettings, plan: RotaryPlan) -> None:
+def check_model(settings: BlockSettings, plan: ModelLayout) -> None:
     """CapabilityError for a model that blocks cannot serve."""
     full = [p for p in plan.layers if p.index in served_layers(plan)]
     reason = None
@@ -41,15 +41,15 @@ def check_model(settings: BlockSettings, plan: RotaryPlan) -> None:
         raise CapabilityError(f"blocks: this model is not handled: {reason}; use the method sinks")
 
 
-def lane(settings: BlockSettings, pattern: Pattern, chunk: int) -> Lane:
+def lane(settings: BlockSettings, pattern: Pattern, chunk: int) -> WindowLayout:
     """How the arenas of layers with this native pattern are laid out."""
     if pattern != Pattern():
-        return Lane(pattern, 0, ENDLESS, chunk)
+        return WindowLayout(pattern, 0, ENDLESS, chunk)
     behind = 0 if settings.positions == "far" else settings.block + max(settings.exec_chunk, settings.choose_every)
-    return Lane(pattern, 0, settings.window, chunk, behind=behind)
+    return WindowLayout(pattern, 0, settings.window, chunk, behind=behind)
 
 
-def codecs(settings: BlockSettings, plan: RotaryPlan, dtype: torch.dtype) -> dict[int, Codec]:
+def codecs(settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype) -> dict[int, Codec]:
     """What makes the records of each layer, in the layers' order."""
     found = {}
     for index in sorted(served_layers(plan)):
@@ -60,7 +60,7 @@ def codecs(settings: BlockSettings, plan: RotaryPlan, dtype: torch.dtype) -> dic
     return found
 
 
-def prepare(store: Store, settings: BlockSettings, plan: RotaryPlan, dtype: torch.dtype) -> None:
+def prepare(store: Store, settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype) -> None:
     """Tell a fresh store what it will hold of each layer."""
     for index, codec in codecs(settings, plan, dtype).items():
         store.add(index, codec)
@@ -68,7 +68,7 @@ def prepare(store: Store, settings: BlockSettings, plan: RotaryPlan, dtype: torc
         store.resident.rule(settings.resident, settings.evict, settings.score_decay)
 
 
-def planned_bytes(settings: BlockSettings, plan: RotaryPlan, chunk: int) -> int:
+def planned_bytes(settings: BlockSettings, plan: ModelLayout, chunk: int) -> int:
     """Bytes of sinks, slots, pending tokens, masses and queries of one stream that reads chunks of `chunk`."""
     s, total, size, served = settings, 0, plan.dtype.itemsize, served_layers(plan)
     tail = s.block + max(s.exec_chunk, s.choose_every) + chunk
@@ -80,7 +80,7 @@ def planned_bytes(settings: BlockSettings, plan: RotaryPlan, chunk: int) -> int:
     return total
 
 
-def block_bytes(settings: BlockSettings, plan: RotaryPlan) -> tuple[int, int]:
+def block_bytes(settings: BlockSettings, plan: ModelLayout) -> tuple[int, int]:
     """Bytes of one stored block over all layers, in host memory and on the disk."""
     if settings.keep == "ids":
         return 0, 0
@@ -89,7 +89,7 @@ def block_bytes(settings: BlockSettings, plan: RotaryPlan) -> tuple[int, int]:
     return records, records + HEADER_BYTES * len(found)
 
 
-def digest_bytes(settings: BlockSettings, plan: RotaryPlan, dtype: torch.dtype) -> int:
+def digest_bytes(settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype) -> int:
     """Bytes of the digests of one block over all layers."""
     if settings.keep == "ids":
         return 0

@@ -14,18 +14,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.cache.stream_memory import MemoryAccount
-from everlong.cache.window import Lane
+from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError
 from everlong.methods.blocks import layout, saved
-from everlong.methods.blocks.boundaries import SurpriseCuts, longest_forward, make_cuts
+from everlong.methods.blocks.boundaries import SurpriseBoundaries, longest_forward, make_cuts
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.index import KeyPair, MakeRecall, no_recall
 from everlong.methods.blocks.recall.scout import Scout
-from everlong.methods.blocks.step import BlockStep, Call
+from everlong.methods.blocks.step import BlockStep, LayerCall
 from everlong.methods.blocks.stream import BlockStream, Done
-from everlong.models.layout import LayerPlan, Pattern, RotaryPlan
+from everlong.models.layout import LayerPlan, ModelLayout, Pattern
 from everlong.ops.spans import Ints
 from everlong.storage.base import HostStore, Store, Traffic
 
@@ -45,7 +45,7 @@ class BlockMemory:
     def __init__(
         self,
         settings: BlockSettings,
-        plan: RotaryPlan,
+        plan: ModelLayout,
         make_store: Callable[[], Store] = HostStore,
         make_recall: MakeRecall = no_recall,
     ) -> None:
@@ -63,7 +63,7 @@ class BlockMemory:
         self.scout: Scout | None = None
         self._step: BlockStep | None = None
 
-    def lane(self, pattern: Pattern, chunk: int) -> Lane:
+    def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """How the arenas of layers with this native pattern are laid out."""
         return layout.lane(self.settings, pattern, chunk)
 
@@ -77,16 +77,16 @@ class BlockMemory:
     def tell(self, surprisals: Float[Tensor, "B T"]) -> None:
         """Take -log p (nats) of the tokens that the last forward read; NaN where it is not known."""
         for row, values in zip(self.rows, surprisals, strict=True):
-            assert isinstance(row.cuts, SurpriseCuts)
+            assert isinstance(row.cuts, SurpriseBoundaries)
             row.cuts.tell(values.double().cpu().numpy())
 
     def tell_lost(self, seen: int) -> None:
         """Let the surprisals of those of the `seen` tokens that were not told be unknown for good."""
         for row in self.rows:
-            assert isinstance(row.cuts, SurpriseCuts)
+            assert isinstance(row.cuts, SurpriseBoundaries)
             row.cuts.tell(np.full(seen - row.pad - row.cuts.known, np.nan))
 
-    def begin(self, step: Step, pads: Ints | None) -> None:
+    def begin(self, step: ForwardPlan, pads: Ints | None) -> None:
         """Prepare a step."""
         for row in self.rows:
             row.settle()
@@ -102,7 +102,7 @@ class BlockMemory:
     ) -> Float[Tensor, "B T H E"]:
         """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
         assert self._step is not None
-        call = Call(self._step, layer, scale, softcap, s_aux)
+        call = LayerCall(self._step, layer, scale, softcap, s_aux)
         if self.scout is not None:
             return call.scouted(self.scout, self.rows[0], q, k, v)
         while len(self.rows) < len(q):

@@ -48,7 +48,7 @@ class Tail(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Progress:
+class LayerProgress:
     """How far a layer has come; replaced as a whole.
 
     Tokens below `held` have left the window; those below `weighed` have all the mass that they will get. `pending` is

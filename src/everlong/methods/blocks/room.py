@@ -33,7 +33,7 @@ STATE_BYTES, STATE_BYTES_PER_LAYER, STATE_BYTES_PER_BLOCK = 48 * 2**10, 2**12, 2
 
 
 @dataclass(frozen=True)
-class Room:
+class BlockBudget:
     """The budget of one stream and the sizes of what counts: a stored row, its digests, the queue, the state."""
 
     budget: Budget
@@ -46,7 +46,7 @@ class Room:
     state_bytes: int
 
     @classmethod
-    def of(cls, memory: BlockMemory, budget: Budget, chunk: int, planned_bytes: int) -> Room:
+    def of(cls, memory: BlockMemory, budget: Budget, chunk: int, planned_bytes: int) -> BlockBudget:
         """The room of a memory that is fed at most `chunk` tokens at once, and whose state takes `planned_bytes`.
 
         ConfigError for a budget in which it could not work.
@@ -73,7 +73,7 @@ class Room:
                     "come back and what is on its way; give more, a smaller chunk, or a smaller codec (int8, int4)"
                 )
 
-    def restored(self, memory: BlockMemory) -> Room:
+    def restored(self, memory: BlockMemory) -> BlockBudget:
         """The same for a stream that was restored since, whose digests may be wider than those of a new one."""
         return replace(self, digest_bytes=layout.digest_bytes(memory.settings, memory.plan, memory.digest_dtype))
 

@@ -17,7 +17,7 @@ from everlong.methods.blocks.cells import Cursor
 from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.layout import prepare
 from everlong.methods.blocks.pins import Pin, held
-from everlong.methods.blocks.progress import Progress
+from everlong.methods.blocks.progress import LayerProgress
 from everlong.methods.blocks.recall.index import KeyPair
 from everlong.methods.blocks.stream import BlockStream, Done
 
@@ -153,4 +153,6 @@ def _restore_layer(stream: BlockStream, layer: int, found: dict[str, Tensor], co
         stream.store.restore(layer, found["records"], stream.gone)
     chosen, slots = (found[name].cpu().numpy() if name in found else None for name in ("chosen", "slots"))
     at = {name: counts[name] for name in COUNTS}
-    part.now = Progress(tail, chosen=chosen, slots=slots, mass=found.get("mass"), queries=found.get("queries"), **at)
+    part.now = LayerProgress(
+        tail, chosen=chosen, slots=slots, mass=found.get("mass"), queries=found.get("queries"), **at
+    )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from everlong.methods.blocks.memory import BlockMemory
     from everlong.methods.blocks.recall.index import MakeRecall
     from everlong.methods.recurrent.parameters import MemoryParameters
-    from everlong.models.layout import RotaryPlan
+    from everlong.models.layout import ModelLayout
     from everlong.storage.base import Store
 
 HELP = {
@@ -149,7 +149,7 @@ class Blocks(Method):
 
     def stream_memory(
         self,
-        plan: RotaryPlan,
+        plan: ModelLayout,
         parameters: MemoryParameters | None,
         make_store: Callable[[], Store],
         make_recall: MakeRecall,

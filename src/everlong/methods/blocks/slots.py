@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.methods.blocks.boundaries import Cuts
+from everlong.methods.blocks.boundaries import BlockBoundaries
 from everlong.methods.blocks.fields import BlockSettings
-from everlong.methods.blocks.progress import Progress, Shape
+from everlong.methods.blocks.progress import LayerProgress, Shape
 from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 from everlong.storage.base import Store, stored
@@ -22,7 +22,7 @@ class Slots:
     """Columns [K slots of L tokens | S sinks] of keys and values; a block ends where its slot ends."""
 
     def __init__(
-        self, settings: BlockSettings, layer: int, shape: Shape, store: Store, cuts: Cuts, groups: int
+        self, settings: BlockSettings, layer: int, shape: Shape, store: Store, cuts: BlockBoundaries, groups: int
     ) -> None:
         self._count, self._sinks, self._layer, self._device = settings.top_k, settings.sinks, layer, shape.device
         self._store, self._cuts = store, cuts
@@ -50,7 +50,7 @@ class Slots:
                 row[slot] = block
         return slots
 
-    def fill(self, now: Progress, places: Ints | None, rotation: Rotation | None) -> None:
+    def fill(self, now: LayerProgress, places: Ints | None, rotation: Rotation | None) -> None:
         """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
         if self.filled:
             return

@@ -13,28 +13,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.cache.step import Piece, Step
-from everlong.cache.window import Lane
-from everlong.methods.blocks.cells import Cell, Cursor, cells, moved
+from everlong.cache.step import ForwardPlan, KeyRange
+from everlong.cache.window import WindowLayout
+from everlong.methods.blocks.cells import Cursor, RetrievalChunk, cells, moved
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.recall.scout import Scout
 from everlong.methods.blocks.stream import BlockStream
 from everlong.models.layout import LayerPlan
-from everlong.ops.attend import Part, attend
-from everlong.ops.rotary import Rotation, Turn, turn_by, turned
-from everlong.ops.spans import Ints, Span
+from everlong.ops.attend import AttentionPart, attend
+from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
+from everlong.ops.spans import Ints, KeyIntervals
 
 
 class BlockStep:
     """What the layers of one step share: cells, turns and spans."""
 
-    def __init__(self, settings: BlockSettings, answering: bool, step: Step, pads: Ints | None) -> None:
+    def __init__(self, settings: BlockSettings, answering: bool, step: ForwardPlan, pads: Ints | None) -> None:
         self.settings, self.answering, self.step, self.pads = settings, answering, step, pads
         self.cited: list[dict[int, float]] = [{} for _ in range(step.rows)]
         self.used: list[Counter[int]] = [Counter() for _ in range(step.rows)]
-        self._turns: dict[tuple[int, ...], Turn] = {}
-        self._cells: dict[int, list[Cell]] = {}
+        self._turns: dict[tuple[int, ...], RotaryAngles] = {}
+        self._cells: dict[int, list[RetrievalChunk]] = {}
         self._views: dict[tuple[int, int], View] = {}
 
     def pad(self, n: int) -> int:
@@ -45,7 +45,7 @@ class BlockStep:
         """Own indices of the row's new tokens: first, and the one after the last."""
         return max(0, self.step.seen - row.pad), self.step.seen + self.step.tokens - row.pad
 
-    def cells(self, n: int, row: BlockStream) -> list[Cell]:
+    def cells(self, n: int, row: BlockStream) -> list[RetrievalChunk]:
         """The cells of row `n`."""
         if n not in self._cells:
             bounds = self.bounds(row)
@@ -56,14 +56,14 @@ class BlockStep:
         """Where the cells of a row stand after the step."""
         return moved(self.settings, row.cuts, row.done.cursor, *self.bounds(row), self.answering)
 
-    def turn(self, rotation: Rotation, first: int, end: int, sign: int, like: Tensor) -> Turn:
+    def turn(self, rotation: Rotation, first: int, end: int, sign: int, like: Tensor) -> RotaryAngles:
         """The turn of tokens by sign * (first, first + 1, .., end - 1)."""
         key = id(rotation), first, end, sign
         if key not in self._turns:
             self._turns[key] = turn_by(rotation, sign * torch.arange(first, end), like)
         return self._turns[key]
 
-    def view(self, n: int, row: BlockStream, lane: Lane, at: int) -> View:
+    def view(self, n: int, row: BlockStream, lane: WindowLayout, at: int) -> View:
         """The spans of cell number `at` of row `n`."""
         if (n, at) not in self._views:
             self._views[n, at] = View(self, n, row, lane, self.cells(n, row)[at])
@@ -73,45 +73,47 @@ class BlockStep:
 class View:
     """Which keys the queries of one cell see: in the window, pending, and in front (sinks and chosen blocks)."""
 
-    def __init__(self, block_step: BlockStep, n: int, row: BlockStream, lane: Lane, cell: Cell) -> None:
+    def __init__(
+        self, block_step: BlockStep, n: int, row: BlockStream, lane: WindowLayout, cell: RetrievalChunk
+    ) -> None:
         s, step = block_step.settings, block_step.step
         self.cell, self.pad = cell, row.pad
         self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
         t = np.arange(cell.first, cell.end, dtype=np.int64)[None]
         self.pending = row.cuts.start(cell.sealed)
-        self.pieces: list[tuple[Piece, Span]] = [(p, self._cut(p.span, n)) for p in step.pieces(lane)]
+        self.pieces: list[tuple[KeyRange, KeyIntervals]] = [(p, self._cut(p.span, n)) for p in step.pieces(lane)]
         self._first_sink = s.top_k * s.block
         self._sinks_end = self._first_sink + np.clip(t - s.window + 1, 0, s.sinks)
-        self._fronts: dict[int, Span] = {}
-        self.tail = Span(np.zeros_like(t), np.maximum(t - s.window + 1 - self.pending, 0))
-        self.behind: list[Span] = []
+        self._fronts: dict[int, KeyIntervals] = {}
+        self.tail = KeyIntervals(np.zeros_like(t), np.maximum(t - s.window + 1 - self.pending, 0))
+        self.behind: list[KeyIntervals] = []
         if s.positions != "far":
             lo, hi = np.full_like(t, self.pending), np.maximum(t - s.window + 1, self.pending)
             for piece in step.pieces(lane):
                 first = piece.start + lane.shift
                 begin, end = (np.clip(x + row.pad - first, 0, piece.end - piece.start) for x in (lo, hi))
-                self.behind.append(Span(begin, end))
+                self.behind.append(KeyIntervals(begin, end))
         self.joined = [_joined(near, far) for (_, near), far in zip(self.pieces, self.behind, strict=False)]
 
-    def front(self, chosen: int) -> Span:
+    def front(self, chosen: int) -> KeyIntervals:
         """The columns of `chosen` tokens in slots, and those of the sinks that have left the window."""
         if chosen not in self._fronts:
             first = np.full_like(self._sinks_end, self._first_sink - chosen)
-            self._fronts[chosen] = Span(first, self._sinks_end)
+            self._fronts[chosen] = KeyIntervals(first, self._sinks_end)
         return self._fronts[chosen]
 
-    def _cut(self, span: Span, n: int) -> Span:
+    def _cut(self, span: KeyIntervals, n: int) -> KeyIntervals:
         row = slice(n, n + 1) if len(span.lo) > 1 else slice(None)
-        return Span(span.lo[row, self.queries], span.hi[row, self.queries])
+        return KeyIntervals(span.lo[row, self.queries], span.hi[row, self.queries])
 
 
-def _joined(near: Span, far: Span) -> Span:
+def _joined(near: KeyIntervals, far: KeyIntervals) -> KeyIntervals:
     """The window and what is pending behind it as one interval of the same columns: fewer, larger products."""
     lo = np.where(far.hi > far.lo, far.lo, near.lo)
-    return Span(lo, np.where(near.hi > near.lo, near.hi, far.hi))
+    return KeyIntervals(lo, np.where(near.hi > near.lo, near.hi, far.hi))
 
 
-class Call:
+class LayerCall:
     """Attention of one layer in one step."""
 
     def __init__(
@@ -129,10 +131,12 @@ class Call:
         scout.take(self.plan.index, q_far, *self.how[:2])
         memory, window = row.layers[self.plan.index], self.settings.window
         done = row.done.progress.get(self.plan.index) or memory.now
-        parts = [Part(p.turned(q, self.rotation, 0), k, v, p.span, p.start) for p in self.step.pieces(self.lane)]
+        parts = [
+            AttentionPart(p.turned(q, self.rotation, 0), k, v, p.span, p.start) for p in self.step.pieces(self.lane)
+        ]
         held = min(self.settings.sinks, done.held)
         seen = np.clip(np.arange(first, end, dtype=np.int64)[None] - window + 1, 0, held)
-        parts.append(Part(q_far, *memory.raw_sinks, Span(np.zeros_like(seen), seen), memory.raw_sink))
+        parts.append(AttentionPart(q_far, *memory.raw_sinks, KeyIntervals(np.zeros_like(seen), seen), memory.raw_sink))
         return attend([p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1]], *self.how)
 
     def row(self, n: int, row: BlockStream, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "1 T H E"]:
@@ -180,20 +184,22 @@ class Call:
         near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
         joins = mass is None and bool(view.joined)
         spans = view.joined if joins else [span for _, span in view.pieces]
-        window = [Part(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
-        parts: list[Part] = []
+        window = [AttentionPart(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
+        parts: list[AttentionPart] = []
         chosen_tokens = memory.chosen_tokens
         front, front_mass = view.front(chosen_tokens), None
         if cell.answering and chosen_tokens:
             front_mass = torch.zeros(1, memory.shape.heads, memory.slots.pair[0].shape[2], device=k.device)
         if s.positions == "far":
-            parts.append(Part(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
-            parts.append(Part(q_far, *memory.slots.pair, front, 0, front_mass))
+            parts.append(AttentionPart(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
+            parts.append(AttentionPart(q_far, *memory.slots.pair, front, 0, front_mass))
         else:
             if not joins:
-                parts += [Part(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)]
+                parts += [
+                    AttentionPart(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)
+                ]
             memory.slots.place_sinks(memory.raw_sinks, memory.now.held, self._sink_place(memory, view), self.rotation)
-            parts.append(Part(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
+            parts.append(AttentionPart(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
         out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
             self._cite(n, memory, front_mass)

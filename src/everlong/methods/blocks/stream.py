@@ -16,15 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.errors import CapabilityError
-from everlong.methods.blocks.boundaries import Cuts, touching, within
+from everlong.methods.blocks.boundaries import BlockBoundaries, touching, within
 from everlong.methods.blocks.cells import Cursor
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.layout import lane, prepare
 from everlong.methods.blocks.pins import Pin, check, held, with_pin
-from everlong.methods.blocks.progress import Progress, Shape
+from everlong.methods.blocks.progress import LayerProgress, Shape
 from everlong.methods.blocks.recall.index import RecallIndex
-from everlong.models.layout import RotaryPlan
+from everlong.models.layout import ModelLayout
 from everlong.ops.spans import Ints
 from everlong.storage.base import Store
 from everlong.storage.growable_rows import NONE
@@ -34,7 +34,7 @@ from everlong.storage.growable_rows import NONE
 class Done:
     """All that a commit makes valid at once: how far each layer is, where the cells stand, what was cited."""
 
-    progress: dict[int, Progress] = field(default_factory=dict)
+    progress: dict[int, LayerProgress] = field(default_factory=dict)
     cursor: Cursor = field(default_factory=Cursor)
     cited: dict[int, float] = field(default_factory=dict)
     """Attention mass per block over layers, heads and answering tokens since the citations were last forgotten."""
@@ -45,10 +45,10 @@ class BlockStream:
     """One stream: its store, its layers, and where its cells stand."""
 
     settings: BlockSettings
-    plan: RotaryPlan
+    plan: ModelLayout
     digest_dtype: torch.dtype
     store: Store
-    cuts: Cuts
+    cuts: BlockBoundaries
     """Where its blocks begin."""
     recall: RecallIndex | None = None
     """The keys that questions are compared with, where the model's retrieval heads are known."""

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from everlong.errors import CapabilityError
-from everlong.methods.recurrent.core import Call, State
+from everlong.methods.recurrent.core import RecurrentCall, State
 from everlong.methods.recurrent.training import TrainCall
-from everlong.models.layout import LayerPlan, RotaryPlan
+from everlong.models.layout import LayerPlan, ModelLayout
 from everlong.ops.compressive import Update, fold_all, recall
 from everlong.ops.infini import InfiniState, infini_attention
 
@@ -63,7 +63,7 @@ class InfiniCore:
         """Whether what leaves the window leaves something."""
         return self.reads
 
-    def check(self, plan: RotaryPlan) -> None:
+    def check(self, plan: ModelLayout) -> None:
         """Keys and values of every layer are needed."""
         if any(p.key is None or p.value is None for p in plan.layers):
             raise CapabilityError("infini: a layer of this model caches no keys; use the method sinks or blocks")
@@ -74,7 +74,7 @@ class InfiniCore:
         M = torch.zeros(rows, G, D, E, dtype=self.dtype, device=device)
         return {"M": M, "z": M.new_zeros(rows, G, D)}
 
-    def attend(self, call: Call, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
+    def attend(self, call: RecurrentCall, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
         """The window's output, mixed with what M answers from the first token on that has something behind it."""
         local = call.local()
         start, T = max(0, call.start), local.shape[1]
@@ -93,7 +93,7 @@ class InfiniCore:
         """How many segments are folded before the token at `place` is read."""
         return max(0, (place - self.back) // self.segment)
 
-    def _folded(self, call: Call, state: State, first: int, last: int) -> tuple[Tensor, Tensor]:
+    def _folded(self, call: RecurrentCall, state: State, first: int, last: int) -> tuple[Tensor, Tensor]:
         """The memories after `first` .. `last` segments: [B, G, N + 1, D, E] and [B, G, N + 1, D]."""
         if first == last:
             return state["M"][:, :, None], state["z"][:, :, None]
@@ -102,7 +102,7 @@ class InfiniCore:
         k, v = (x.unflatten(2, (last - first, L)) for x in (k, v))
         return fold_all(k, v, state["M"], state["z"], self.update)
 
-    def _mixed(self, call: Call, local: Tensor, known: int, Ms: Tensor, zs: Tensor, first: int) -> Tensor:
+    def _mixed(self, call: RecurrentCall, local: Tensor, known: int, Ms: Tensor, zs: Tensor, first: int) -> Tensor:
         """The new tokens from place `known` on: equation 10."""
         q = call.raw_q()[:, :, known - call.start :]
         T = q.shape[2]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from everlong.methods.infini.memory import InfiniTraining
     from everlong.methods.recurrent.memory import RecurrentMemory
     from everlong.methods.recurrent.parameters import MemoryParameters
-    from everlong.models.layout import RotaryPlan
+    from everlong.models.layout import ModelLayout
     from everlong.storage.base import Store
 
 SEGMENT_HELP = "tokens per segment: the memory is written once for each"
@@ -61,7 +61,7 @@ class Infini(Method):
         """No sinks; at most the own segment and the one before."""
         return 0, self.segment + self.back
 
-    def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters:
+    def parameters(self, plan: ModelLayout, width: int) -> MemoryParameters:
         """Untrained: a beta per layer and query head (equation 10)."""
         import torch
 
@@ -71,7 +71,7 @@ class Infini(Method):
 
     def stream_memory(
         self,
-        plan: RotaryPlan,
+        plan: ModelLayout,
         parameters: MemoryParameters | None,
         make_store: Callable[[], Store],
         make_recall: MakeRecall,
@@ -92,7 +92,7 @@ class Infini(Method):
         core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, dtype, on, zeroed)
         return RecurrentMemory(core, plan)
 
-    def trainable(self, plan: RotaryPlan) -> InfiniTraining:
+    def trainable(self, plan: ModelLayout) -> InfiniTraining:
         """All segments of a layer at once (ops/infini.py)."""
         from everlong.methods.infini.memory import InfiniTraining
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from everlong.errors import CapabilityError
 from everlong.methods.infinity_former.signal import Density, Parameters, Signal
-from everlong.methods.recurrent.core import Call, State
+from everlong.methods.recurrent.core import RecurrentCall, State
 from everlong.methods.recurrent.training import TrainCall, check_unweighted
-from everlong.models.layout import LayerPlan, RotaryPlan
+from everlong.models.layout import LayerPlan, ModelLayout
 from everlong.ops.infinity import kl
 from everlong.ops.segments import NONE, last_known, owners, past, past_seen, segment_attention
 
@@ -53,7 +53,7 @@ class InfinityCore:
         """For the signal."""
         return self.reads
 
-    def check(self, plan: RotaryPlan) -> None:
+    def check(self, plan: ModelLayout) -> None:
         """Keys and values of every layer are needed."""
         if any(p.key is None or p.value is None for p in plan.layers):
             raise CapabilityError(f"{self.name}: a layer of this model caches no keys; use the method sinks or blocks")
@@ -71,7 +71,7 @@ class InfinityCore:
         kinds = dict.fromkeys(shapes, wide) | {"hidden": self.dtype}
         return {n: torch.zeros(rows, *shape, dtype=kinds[n], device=device) for n, shape in shapes.items()}
 
-    def attend(self, call: Call, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
+    def attend(self, call: RecurrentCall, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
         """The window's output, and what B answers from the first token on that has something behind it."""
         local = call.local()
         if not self.reads or call.padding == local.shape[1]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from everlong.methods.infinity_former.signal import Signal
     from everlong.methods.recurrent.memory import RecurrentMemory
     from everlong.methods.recurrent.parameters import MemoryParameters
-    from everlong.models.layout import RotaryPlan
+    from everlong.models.layout import ModelLayout
     from everlong.storage.base import Store
 
 SEGMENT_HELP = "tokens per segment: the signal is fitted anew for each"
@@ -74,7 +74,7 @@ class InfinityFormer(Method):
         """No sinks; at most the own segment and the one before."""
         return 0, self.segment + self.back
 
-    def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters:
+    def parameters(self, plan: ModelLayout, width: int) -> MemoryParameters:
         """Untrained: projections and w drawn from torch's generator by fan-in, W_O and the convolution's bias 0."""
         import torch
 
@@ -94,7 +94,7 @@ class InfinityFormer(Method):
 
     def stream_memory(
         self,
-        plan: RotaryPlan,
+        plan: ModelLayout,
         parameters: MemoryParameters | None,
         make_store: Callable[[], Store],
         make_recall: MakeRecall,
@@ -108,7 +108,7 @@ class InfinityFormer(Method):
         on = self.memory == "on"
         return RecurrentMemory(InfinityCore(self.segment, self.back, self._signal(), given, plan.dtype, on), plan)
 
-    def trainable(self, plan: RotaryPlan) -> InfinityTraining:
+    def trainable(self, plan: ModelLayout) -> InfinityTraining:
         """Local attention at once, the signal segment by segment."""
         from everlong.methods.infinity_former.memory import InfinityTraining
 

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.cache.step import Step
-from everlong.models.layout import LayerPlan, RotaryPlan
-from everlong.ops.rotary import Turn, turn_by, turned
+from everlong.cache.step import ForwardPlan
+from everlong.models.layout import LayerPlan, ModelLayout
+from everlong.ops.rotary import RotaryAngles, turn_by, turned
 
 State = dict[str, Tensor]
 """What a core keeps of a layer: tensors by name, the rows first."""
@@ -27,8 +27,8 @@ State = dict[str, Tensor]
 class Turns:
     """The turns of one step that undo the model's rotation; the same for all layers that rotate alike."""
 
-    step: Step | None = None
-    _found: dict[tuple[int, int, int, bool], Turn] = field(default_factory=dict)
+    step: ForwardPlan | None = None
+    _found: dict[tuple[int, int, int, bool], RotaryAngles] = field(default_factory=dict)
 
     def back(self, x: Tensor, layer: LayerPlan, first: int, end: int, new: bool = False) -> Tensor:
         """`x` [B, heads, T, D] without its rotation: the columns `first` .. `end - 1`, or the new tokens."""
@@ -47,7 +47,7 @@ class Turns:
 
 
 @dataclass(eq=False)
-class Call:
+class RecurrentCall:
     """New tokens of rows that stand alike in their text, in one layer.
 
     `start` is the place of the first new token in its row (negative in padding); column j holds place j + `offset`.
@@ -124,7 +124,7 @@ class Core(Protocol):
         """Whether what enters a layer's attention is needed."""
         ...
 
-    def check(self, plan: RotaryPlan) -> None:
+    def check(self, plan: ModelLayout) -> None:
         """CapabilityError for a model that it can not serve."""
         ...
 
@@ -132,6 +132,6 @@ class Core(Protocol):
         """What is kept before the first token."""
         ...
 
-    def attend(self, call: Call, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
+    def attend(self, call: RecurrentCall, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
         """The output of a layer, and what is kept behind the new tokens."""
         ...

@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from everlong.cache.step import Step
+from everlong.cache.step import ForwardPlan
 from everlong.cache.stream_memory import MemoryAccount
-from everlong.cache.window import Lane
+from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError
-from everlong.methods.recurrent.core import Call, Core, State, Turns
-from everlong.models.layout import LayerPlan, Pattern, RotaryPlan
+from everlong.methods.recurrent.core import Core, RecurrentCall, State, Turns
+from everlong.models.layout import LayerPlan, ModelLayout, Pattern
 from everlong.ops.attend import native_half
 from everlong.ops.segments import past, segment_attention
 from everlong.ops.spans import Ints
@@ -33,7 +33,7 @@ class RecurrentMemory:
 
     retrieves: ClassVar[bool] = False
 
-    def __init__(self, core: Core, plan: RotaryPlan) -> None:
+    def __init__(self, core: Core, plan: ModelLayout) -> None:
         self.core, self.plan = core, plan
         check_layers(core.name, plan)
         core.check(plan)
@@ -41,17 +41,17 @@ class RecurrentMemory:
         self.keeps_inputs = core.wants_hidden
         self.states: dict[int, State] = {}
         self._next: dict[int, State] = {}
-        self._step: Step | None = None
+        self._step: ForwardPlan | None = None
         self._turns = Turns()
 
-    def lane(self, pattern: Pattern, chunk: int) -> Lane:
+    def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """A window of the own segment and `back` tokens before it."""
-        return Lane(pattern, 0, self.core.segment + self.core.back, chunk, segment=self.core.segment)
+        return WindowLayout(pattern, 0, self.core.segment + self.core.back, chunk, segment=self.core.segment)
 
     def check(self, seen: int, tokens: int) -> None:
         """Every forward is taken."""
 
-    def begin(self, step: Step, pads: Ints | None) -> None:
+    def begin(self, step: ForwardPlan, pads: Ints | None) -> None:
         """Prepare a step."""
         self._step, self._next = step, {}
         self._turns = Turns(step)
@@ -68,7 +68,7 @@ class RecurrentMemory:
         old = self.states.get(layer.index) or self.core.empty(layer, len(q), q.device)
         found = []
         for rows, pad in _alike(lane.pads, len(q)):
-            call = Call(
+            call = RecurrentCall(
                 layer,
                 start=step.seen - pad,
                 offset=lane.shift - pad,
@@ -86,7 +86,7 @@ class RecurrentMemory:
 
     def _near(
         self,
-        step: Step,
+        step: ForwardPlan,
         layer: LayerPlan,
         q: Tensor,
         k: Tensor,
@@ -179,7 +179,7 @@ class RecurrentMemory:
         return other
 
 
-def check_layers(name: str, plan: RotaryPlan) -> None:
+def check_layers(name: str, plan: ModelLayout) -> None:
     """CapabilityError for a model whose layers no memory of segments can serve."""
     reason = None
     if plan.alibi:

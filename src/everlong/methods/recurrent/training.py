@@ -14,8 +14,8 @@ from torch import Tensor
 
 from everlong.errors import CapabilityError
 from everlong.methods.recurrent.memory import check_layers
-from everlong.models.layout import LayerPlan, RotaryPlan
-from everlong.ops.rotary import Turn, turn_by, turned
+from everlong.models.layout import LayerPlan, ModelLayout
+from everlong.ops.rotary import RotaryAngles, turn_by, turned
 from everlong.ops.segments import NONE, Aligned
 
 
@@ -120,7 +120,7 @@ class TrainStep:
 
     core: TrainableCore
     parameters: Callable[[int], dict[str, Tensor]]
-    plan: RotaryPlan
+    plan: ModelLayout
     text: Aligned
     write: Tensor | None
     before: dict[int, TrainState]
@@ -129,7 +129,7 @@ class TrainStep:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[int, Tensor] = field(default_factory=dict)
     """What each layer adds to the loss."""
-    _turns: dict[int, Turn] = field(default_factory=dict)
+    _turns: dict[int, RotaryAngles] = field(default_factory=dict)
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Float[Tensor, "B H NL E"]:
         """The attention of a layer; what it carries on is kept. May be called again by gradient checkpointing."""
@@ -168,7 +168,7 @@ def check_unweighted(call: TrainCall, name: str) -> None:
         raise CapabilityError(f"write_weight: {name} keeps every token alike; leave it out, or train infini")
 
 
-def check_trainable(plan: RotaryPlan, core: TrainableCore) -> None:
+def check_trainable(plan: ModelLayout, core: TrainableCore) -> None:
     """CapabilityError for a model whose layers cannot be trained with segments."""
     check_layers(core.name, plan)
     if any(p.temperature is not None for p in plan.layers):

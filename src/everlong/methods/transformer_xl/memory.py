@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.errors import CapabilityError
-from everlong.methods.recurrent.core import Call, State
+from everlong.methods.recurrent.core import RecurrentCall, State
 from everlong.methods.recurrent.training import TrainCall, check_unweighted
-from everlong.models.layout import LayerPlan, RotaryPlan
+from everlong.models.layout import LayerPlan, ModelLayout
 from everlong.ops.relative import first_seen, relative_attention, sinusoids
 from everlong.ops.segments import NONE, owners, past, past_seen, segment_attention
 
@@ -39,14 +39,14 @@ class WindowCore:
     compresses: bool = False
     wants_hidden: bool = False
 
-    def check(self, plan: RotaryPlan) -> None:
+    def check(self, plan: ModelLayout) -> None:
         """Every model that has segments at all is served."""
 
     def empty(self, layer: LayerPlan, rows: int, device: torch.device) -> State:
         """Nothing."""
         return {}
 
-    def attend(self, call: Call, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
+    def attend(self, call: RecurrentCall, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
         """The window's attention."""
         return call.local(), state
 
@@ -70,21 +70,21 @@ class RelativeCore:
     compresses: bool = False
     wants_hidden: bool = False
 
-    def check(self, plan: RotaryPlan) -> None:
+    def check(self, plan: ModelLayout) -> None:
         """What cannot be trained so has no parameters for it."""
 
     def empty(self, layer: LayerPlan, rows: int, device: torch.device) -> State:
         """Nothing."""
         return {}
 
-    def attend(self, call: Call, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
+    def attend(self, call: RecurrentCall, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
         """Relative attention, segment by segment; nothing for padding."""
         q = call.raw_q()
         blind = q.new_zeros(*q.shape[:2], call.padding, call.v.shape[3])
         found = [self._piece(call, q[:, :, a - call.start : b - call.start], a, b) for a, b in call.pieces(self.length)]
         return torch.cat([blind, *found], 2).transpose(1, 2), state
 
-    def _piece(self, call: Call, q: Tensor, a: int, b: int) -> Float[Tensor, "B H T E"]:
+    def _piece(self, call: RecurrentCall, q: Tensor, a: int, b: int) -> Float[Tensor, "B H T E"]:
         """The tokens `a` .. `b - 1`, all of one segment."""
         first = max(0, a - a % self.segment - self.back)
         r = self.relative[call.plan.index][: b - first].to(q.dtype)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from everlong.methods.recurrent.memory import RecurrentMemory
     from everlong.methods.recurrent.parameters import MemoryParameters
     from everlong.methods.recurrent.training import TrainableCore
-    from everlong.models.layout import RotaryPlan
+    from everlong.models.layout import ModelLayout
     from everlong.storage.base import Store
 
 SEGMENT_HELP = "tokens per segment, which moves the window as a whole"
@@ -80,7 +80,7 @@ class TransformerXL(Method):
         """No sinks; the own segment and the past, or as many tokens as every one sees."""
         return 0, self.keys or self.segment + self.past
 
-    def parameters(self, plan: RotaryPlan, width: int) -> MemoryParameters:
+    def parameters(self, plan: ModelLayout, width: int) -> MemoryParameters:
         """None at all for the cache; u and w [1, H, D], and W_R of each layer, drawn from torch's generator."""
         import torch
 
@@ -102,7 +102,7 @@ class TransformerXL(Method):
 
     def stream_memory(
         self,
-        plan: RotaryPlan,
+        plan: ModelLayout,
         parameters: MemoryParameters | None,
         make_store: Callable[[], Store],
         make_recall: MakeRecall,
@@ -122,7 +122,7 @@ class TransformerXL(Method):
         u, w = held[0]["u"], held[0]["w"]
         return RecurrentMemory(xl.RelativeCore(segment, self.past, length, self.keys, u, w, relative), plan)
 
-    def trainable(self, plan: RotaryPlan) -> TrainableCore:
+    def trainable(self, plan: ModelLayout) -> TrainableCore:
         """All segments of a layer at once."""
         from everlong.methods.transformer_xl.memory import RelativeTraining, WindowTraining
 

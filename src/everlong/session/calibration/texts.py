@@ -50,7 +50,7 @@ _TOWNS = """
 
 
 @dataclass(frozen=True)
-class Fact:
+class CalibrationFact:
     """A fact as it stands in the text, and a question that only it answers."""
 
     kind: str
@@ -59,7 +59,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CalibrationQuestion:
     """A question as ids, and where in the text its fact stands: tokens `start` to `end` - 1."""
 
     kind: str
@@ -73,7 +73,7 @@ class FactText:
     """A text as ids, and what is asked about it."""
 
     ids: tuple[int, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[CalibrationQuestion, ...]
 
 
 def fact_text(tokenizer: Any, seed: int, tokens: int, lead: int = 0, prose: Iterator[str] | None = None) -> FactText:
@@ -120,7 +120,7 @@ class _Writer:
 
     def __init__(self, tokenizer: Any, prose: Iterator[str]) -> None:
         self.ids: list[int] = []
-        self.asked: list[Asked] = []
+        self.asked: list[CalibrationQuestion] = []
         self._tokenizer = tokenizer
         self._prose = prose
 
@@ -128,7 +128,7 @@ class _Writer:
         """The ids of a text behind a line's end."""
         return ids_behind(self._tokenizer, "\n", text + "\n")
 
-    def cost(self, fact: Fact) -> int:
+    def cost(self, fact: CalibrationFact) -> int:
         """The tokens that a fact takes."""
         return len(self.ids_of(fact.text))
 
@@ -137,14 +137,14 @@ class _Writer:
         while len(self.ids) < tokens:
             self.ids += self.ids_of(next(self._prose))
 
-    def put(self, fact: Fact) -> None:
+    def put(self, fact: CalibrationFact) -> None:
         """The fact, and its question noted down."""
         start = len(self.ids)
         self.ids += self.ids_of(fact.text)
-        self.asked.append(Asked(fact.kind, tuple(self.ids_of(fact.question)), start, len(self.ids)))
+        self.asked.append(CalibrationQuestion(fact.kind, tuple(self.ids_of(fact.question)), start, len(self.ids)))
 
 
-def _chosen(rng: random.Random, asked: list[Asked]) -> Iterator[Asked]:
+def _chosen(rng: random.Random, asked: list[CalibrationQuestion]) -> Iterator[CalibrationQuestion]:
     """ASKED questions of each kind at most, in no order."""
     order = rng.sample(asked, len(asked))
     for kind in KINDS:
@@ -159,49 +159,49 @@ def _pairs(rng: random.Random, ones: str, others: str, count: int) -> list[tuple
     return [(first[n % len(first)], second[n // len(first)]) for n in order]
 
 
-def _codes(rng: random.Random, count: int) -> Iterator[list[Fact]]:
+def _codes(rng: random.Random, count: int) -> Iterator[list[CalibrationFact]]:
     """Codes of places, each alone."""
     for colour, thing in _pairs(rng, _COLOURS, _THINGS, count):
         place = f"{colour} {thing}"
         text = f"The entry code of the {place} is {rng.randrange(10**5, 10**6)}."
-        yield [Fact("codes", text, f"What is the entry code of the {place}?")]
+        yield [CalibrationFact("codes", text, f"What is the entry code of the {place}?")]
 
 
-def _people(rng: random.Random, count: int) -> Iterator[list[Fact]]:
+def _people(rng: random.Random, count: int) -> Iterator[list[CalibrationFact]]:
     """Where people live and what they do, each alone; asked by the name."""
     for given, family in _pairs(rng, _GIVEN, _FAMILY, count):
         name = f"{given} {family}"
         work = rng.choice(_WORK.split())
         town = rng.choice(_TOWNS.split())
         text = f"{name}, {work}, has lived in {town} for {rng.randrange(3, 40)} years."
-        yield [Fact("people", text, f"In which town does {name} live?")]
+        yield [CalibrationFact("people", text, f"In which town does {name} live?")]
 
 
-def _lines(rng: random.Random, count: int) -> Iterator[list[Fact]]:
+def _lines(rng: random.Random, count: int) -> Iterator[list[CalibrationFact]]:
     """Numbers of names that were made up, in two runs of lines that look alike."""
     facts = []
     for thing, colour in _pairs(rng, _THINGS, _COLOURS, count):
         name = f"{thing}-{colour}"
         text = f"One of the registered numbers for {name} is: {rng.randrange(10**6, 10**7)}."
-        facts.append(Fact("lines", text, f"What is the registered number for {name} in the text?"))
+        facts.append(CalibrationFact("lines", text, f"What is the registered number for {name} in the text?"))
     yield from _runs(facts)
 
 
-def _keys(rng: random.Random, count: int) -> Iterator[list[Fact]]:
+def _keys(rng: random.Random, count: int) -> Iterator[list[CalibrationFact]]:
     """Values of keys, both without a meaning, in two runs as in a JSON file."""
     facts = []
     for _ in range(count):
         key, value = (str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(2))
-        facts.append(Fact("keys", f'"{key}": "{value}",', f'Which value has the key "{key}"?'))
+        facts.append(CalibrationFact("keys", f'"{key}": "{value}",', f'Which value has the key "{key}"?'))
     yield from _runs(facts)
 
 
-def _runs(facts: list[Fact]) -> Iterator[list[Fact]]:
+def _runs(facts: list[CalibrationFact]) -> Iterator[list[CalibrationFact]]:
     middle = (len(facts) + 1) // 2
     yield from (run for run in (facts[:middle], facts[middle:]) if run)
 
 
-KINDS: dict[str, Callable[[random.Random, int], Iterator[list[Fact]]]] = {
+KINDS: dict[str, Callable[[random.Random, int], Iterator[list[CalibrationFact]]]] = {
     "codes": _codes,
     "people": _people,
     "lines": _lines,

@@ -1,6 +1,6 @@
 """Training data: one file for each task in `tasks/`, all of which give samples of one form."""
 
-from everlong.train.data.sample import Sample, collate
-from everlong.train.data.task import Task, make_task, task_class, task_names
+from everlong.train.data.sample import Example, collate
+from everlong.train.data.task import TrainingTask, make_task, task_class, task_names
 
-__all__ = ["Sample", "Task", "collate", "make_task", "task_class", "task_names"]
+__all__ = ["Example", "TrainingTask", "collate", "make_task", "task_class", "task_names"]

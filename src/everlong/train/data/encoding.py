@@ -23,7 +23,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class EncodedPiece:
     """Tokens that stand together in a sample; the memory may take filler in more than once."""
 
     ids: Int64[np.ndarray, " T"]
@@ -35,7 +35,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedRow:
     """Tokens [T] of a text, and the characters [T, 2] that each of them covers."""
 
     ids: Int64[np.ndarray, " T"]
@@ -50,15 +50,15 @@ class Encoded:
         places = self.holding(span).nonzero()[0]
         return int(places[0]), int(places[-1]) + 1
 
-    def piece(self, weights: Mapping[Span, float]) -> Piece:
+    def piece(self, weights: Mapping[Span, float]) -> EncodedPiece:
         """The tokens, with these weights for what holds these characters, and OTHER for the rest."""
         loss = np.full(len(self.ids), OTHER, np.float32)
         for span, weight in weights.items():
             loss[self.holding(span)] = weight
-        return Piece(self.ids, loss)
+        return EncodedPiece(self.ids, loss)
 
 
-def encoded(tokenizer: Any, texts: Sequence[str], begin: bool = False) -> list[Encoded]:
+def encoded(tokenizer: Any, texts: Sequence[str], begin: bool = False) -> list[EncodedRow]:
     """Each text as it is tokenised behind another one, or if `begin`, as the beginning of a row.
 
     InputError for words outside a closed vocabulary, and for a tokenizer that cannot say where its tokens stand.
@@ -79,19 +79,19 @@ def encoded(tokenizer: Any, texts: Sequence[str], begin: bool = False) -> list[E
 
 
 @functools.lru_cache(maxsize=64)
-def standing(tokenizer: Any, *texts: str, begin: bool = False) -> tuple[Encoded, ...]:
+def standing(tokenizer: Any, *texts: str, begin: bool = False) -> tuple[EncodedRow, ...]:
     """As `encoded`, for texts that are the same in many samples: they are tokenised once."""
     return tuple(encoded(tokenizer, texts, begin))
 
 
 @functools.lru_cache(maxsize=8)
-def beginning(tokenizer: Any) -> Piece:
+def beginning(tokenizer: Any) -> EncodedPiece:
     """The tokens that the tokenizer puts before every text by itself; usually one or none."""
     ids = np.array(special_ids(tokenizer)[0], np.int64)
-    return Piece(ids, np.zeros(len(ids), np.float32))
+    return EncodedPiece(ids, np.zeros(len(ids), np.float32))
 
 
-def _behind(tokenizer: Any, text: str, ids: list[int], covers: list[Span], before: int) -> Encoded:
+def _behind(tokenizer: Any, text: str, ids: list[int], covers: list[Span], before: int) -> EncodedRow:
     """The tokens from character `before` on; of the text alone where a token holds some from either side."""
     if tokenizer.unk_token_id in ids:
         start, end = covers[ids.index(tokenizer.unk_token_id)]
@@ -101,4 +101,4 @@ def _behind(tokenizer: Any, text: str, ids: list[int], covers: list[Span], befor
     kept = where[:, 1] > 0
     if (where[kept, 0] < 0).any():
         return encoded(tokenizer, [text], begin=True)[0]
-    return Encoded(np.array(ids, np.int64)[kept], where[kept])
+    return EncodedRow(np.array(ids, np.int64)[kept], where[kept])

@@ -19,10 +19,10 @@ import numpy as np
 
 from everlong.errors import ConfigError
 from everlong.text.haystack import OPENING, PAPER_OPENING, key_needle, key_question
-from everlong.train.data.encoding import Encoded, Piece, Span, beginning, encoded, standing
+from everlong.train.data.encoding import EncodedPiece, EncodedRow, Span, beginning, encoded, standing
 from everlong.train.data.rows import Filler, row
-from everlong.train.data.sample import Sample
-from everlong.train.data.task import Task, check_range, check_sizes
+from everlong.train.data.sample import Example
+from everlong.train.data.task import TrainingTask, check_range, check_sizes
 
 OPENINGS = {"paper": (PAPER_OPENING,), "everlong": (OPENING,), "either": (PAPER_OPENING, OPENING)}
 HELP = {
@@ -37,7 +37,7 @@ HELP = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiddenKeys(Task):
+class HiddenKeys(TrainingTask):
     """Keys in needles; a subclass says how many, and what surrounds them."""
 
     digits: int = field(default=5, metadata={"help": HELP["digits"]})
@@ -75,7 +75,7 @@ class HiddenKeys(Task):
         """So many tokens of filler, cut at a random place in front, and behind where a sentence ends."""
         raise NotImplementedError
 
-    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Sample:
+    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Example:
         """Opening, filler with the needles in it, question and answer: between half of `length` and `length` tokens."""
         check_sizes(segment, length)
         rng = self.rng(seed, index)
@@ -94,7 +94,9 @@ class HiddenKeys(Task):
         for name in self.needle_names:
             yield from (key_needle(name, "0123456789"), key_question(name))
 
-    def _words(self, tokenizer: Any, rng: random.Random) -> tuple[list[Piece], list[Piece], Piece, Span]:
+    def _words(
+        self, tokenizer: Any, rng: random.Random
+    ) -> tuple[list[EncodedPiece], list[EncodedPiece], EncodedPiece, Span]:
         """What stands before the filler, the needles (the asked one first), question with answer, where that is."""
         names = rng.sample(self.needle_names, self.needle_count)
         low, high = 10 ** (self.digits - 1), 10**self.digits
@@ -107,12 +109,12 @@ class HiddenKeys(Task):
         hidden = [self._hidden(e, key_needle(n, k), k) for e, n, k in zip(needles, names, keys, strict=True)]
         return start, hidden, question.piece({span: 1.0}), question.tokens(span)
 
-    def _hidden(self, needle: Encoded, text: str, key: str) -> Piece:
+    def _hidden(self, needle: EncodedRow, text: str, key: str) -> EncodedPiece:
         """The needle, with a weight of its own for the second mention of its key."""
         _, second = (found.span() for found in re.finditer(key, text))
         return needle.piece({second: self.second_mention})
 
-    def _places(self, filler: Filler, needles: Sequence[Piece], rng: random.Random) -> list[int]:
+    def _places(self, filler: Filler, needles: Sequence[EncodedPiece], rng: random.Random) -> list[int]:
         """The place of each needle in the filler; all needles may stand behind the first one and it still is near."""
         tokens, room = len(filler.ids), self.near_tokens - sum(map(len, needles))
         first = 0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from everlong.train.data.encoding import OTHER, Piece, Span
-from everlong.train.data.sample import Sample
+from everlong.train.data.encoding import OTHER, EncodedPiece, Span
+from everlong.train.data.sample import Example
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,21 +25,21 @@ class Filler:
         allowed = self.places[self.places >= least]
         return int(allowed[np.abs(allowed - wanted).argmin()]) if len(allowed) else len(self.ids)
 
-    def around(self, needles: Sequence[tuple[int, Piece]]) -> list[Piece]:
+    def around(self, needles: Sequence[tuple[int, EncodedPiece]]) -> list[EncodedPiece]:
         """The filler in pieces, with needles at their places; equal places keep their order."""
-        out, at = list[Piece](), 0
+        out, at = list[EncodedPiece](), 0
         for place, needle in sorted(needles, key=lambda pair: pair[0]):
             out += [self._part(at, place), needle]
             at = place
         return [*out, self._part(at, len(self.ids))]
 
-    def _part(self, start: int, end: int) -> Piece:
-        return Piece(self.ids[start:end], np.full(end - start, OTHER, np.float32), filler=True)
+    def _part(self, start: int, end: int) -> EncodedPiece:
+        return EncodedPiece(self.ids[start:end], np.full(end - start, OTHER, np.float32), filler=True)
 
 
 def row(
-    pieces: Sequence[Piece], segment: int, repeat: float, language: float, rng: random.Random, answer: Span
-) -> Sample:
+    pieces: Sequence[EncodedPiece], segment: int, repeat: float, language: float, rng: random.Random, answer: Span
+) -> Example:
     """The pieces as a sample of one document; `answer` counts from the last piece's first token.
 
     Tokens with the weight OTHER weigh `language` times as much as the answer, all of them together.
@@ -50,7 +50,7 @@ def row(
     loss[other] = language * (answer[1] - answer[0]) / max(1, other.sum())
     write = repeats([(len(piece), piece.filler) for piece in pieces], segment, repeat, rng)
     start = len(ids) - len(pieces[-1])
-    return Sample(ids, loss, write, np.zeros(len(ids), np.int64), (start + answer[0], start + answer[1]))
+    return Example(ids, loss, write, np.zeros(len(ids), np.int64), (start + answer[0], start + answer[1]))
 
 
 def repeats(

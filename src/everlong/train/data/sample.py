@@ -20,7 +20,7 @@ PADDING = {"ids": 0, "loss_weight": 0.0, "write_weight": 0.0, "document": NONE}
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class Example:
     """One row of tokens."""
 
     ids: Int64[np.ndarray, " T"]
@@ -37,7 +37,7 @@ class Sample:
         return len(self.ids)
 
 
-def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
+def collate(samples: Sequence[Example]) -> dict[str, Tensor]:
     """ids, loss_weight, write_weight and document of the samples, each [B, T], padded on the right.
 
     Padding has document NONE (-1), both weights 0 and id 0: only the document tells it from a token.

@@ -12,17 +12,19 @@ from typing import Any, ClassVar
 
 from everlong.config import Registry
 from everlong.errors import ConfigError
-from everlong.train.data.sample import Sample
+from everlong.train.data.sample import Example
 
 Progress = Callable[[int, int], None]
 """Told how many files are done, and of how many."""
 
-_REGISTRY: Registry[Task] = Registry("training task", lambda: importlib.import_module("everlong.train.data.tasks"))
+_REGISTRY: Registry[TrainingTask] = Registry(
+    "training task", lambda: importlib.import_module("everlong.train.data.tasks")
+)
 """Every file in `tasks/` registers what it defines."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TrainingTask:
     """A kind of sample. A subclass with a `name` is registered; its fields are options of recipes."""
 
     name: ClassVar[str] = ""
@@ -31,7 +33,7 @@ class Task:
         super().__init_subclass__(**kwargs)
         _REGISTRY.add(cls)
 
-    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Sample:
+    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Example:
         """Sample number `index` of the endless row of samples that `seed` begins, of at most `length` tokens.
 
         It depends on nothing else, so a run that resumes, or shares the work, needs no state but the number.

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.files import RecallFiles
-from everlong.models.layout import RotaryPlan
+from everlong.models.layout import ModelLayout
 from everlong.storage.codecs import quantised
-from everlong.storage.growable_rows import Slabs
+from everlong.storage.growable_rows import GrowableRows
 
 FIRST_SLAB, LARGEST_SLAB = 4, 64
 ROWS_AT_ONCE = 32
@@ -60,7 +60,7 @@ class RecallIndex:
             files.row_bytes = self.row_bytes
             self._base = files.blocks
         self.blocks = self._base
-        self._rows = Slabs(self.row_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
+        self._rows = GrowableRows(self.row_bytes, torch.uint8, FIRST_SLAB, LARGEST_SLAB)
         self._staged: dict[int, Tensor] = {}
 
     @property
@@ -159,11 +159,11 @@ class RecallIndex:
         return 0 if self.files is None else self.files.nbytes
 
 
-MakeRecall = Callable[[BlockSettings, RotaryPlan, Sequence[KeyPair] | None], RecallIndex | None]
+MakeRecall = Callable[[BlockSettings, ModelLayout, Sequence[KeyPair] | None], RecallIndex | None]
 """An index for a new stream of a model, of these pairs, or (None) of those of the model's retrieval heads."""
 
 
-def no_recall(settings: BlockSettings, plan: RotaryPlan, pairs: Sequence[KeyPair] | None) -> RecallIndex | None:
+def no_recall(settings: BlockSettings, plan: ModelLayout, pairs: Sequence[KeyPair] | None) -> RecallIndex | None:
     """An index in host memory where a saved state had one; questions are not compared with keys otherwise."""
     return None if pairs is None else RecallIndex(pairs, settings.block)
 

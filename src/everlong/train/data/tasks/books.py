@@ -18,8 +18,8 @@ from jaxtyping import Int64
 
 from everlong.errors import ConfigError
 from everlong.train.data.corpus import CACHE_HELP, Corpus, Part, book_files, opened, part_of, tokenised
-from everlong.train.data.sample import Sample
-from everlong.train.data.task import Progress, Task, check_range, check_sizes
+from everlong.train.data.sample import Example
+from everlong.train.data.task import Progress, TrainingTask, check_range, check_sizes
 
 HELP = {
     "documents": "parts of so many books in a row, each a document of its own",
@@ -29,7 +29,7 @@ HELP = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Books(Task):
+class Books(TrainingTask):
     """The next token of books."""
 
     name = "books"
@@ -49,7 +49,7 @@ class Books(Task):
                 f"part={self.part}, held_out={self.held_out:g}: give part=train or test with held_out > 0"
             )
 
-    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Sample:
+    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Example:
         """`length` tokens, fewer only where a book has fewer."""
         check_sizes(segment, length)
         if 2 * self.documents > length:
@@ -63,7 +63,7 @@ class Books(Task):
         document = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         loss = np.ones(len(document), np.float32)
         loss[np.diff(document, prepend=-1) > 0] = 0
-        return Sample(np.concatenate(parts), loss, np.ones_like(loss), document)
+        return Example(np.concatenate(parts), loss, np.ones_like(loss), document)
 
     def prepare(self, tokenizer: Any, progress: Progress | None = None) -> None:
         """Tokenises the books, if that was not done before."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everlong.errors import ConfigError
-from everlong.train.data.encoding import Encoded, Span, beginning, encoded
+from everlong.train.data.encoding import EncodedRow, Span, beginning, encoded
 from everlong.train.data.rows import row
-from everlong.train.data.sample import Sample
-from everlong.train.data.task import Task, check_range, check_sizes
+from everlong.train.data.sample import Example
+from everlong.train.data.task import TrainingTask, check_range, check_sizes
 
 PAIR = " The value of {key} is {value}."
 QUESTION = " What is the value of {key}? The value of {key} is"
@@ -28,7 +28,7 @@ HELP = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyValue(Task):
+class KeyValue(TrainingTask):
     """As many pairs as fit, and the value of one."""
 
     name = "key_value"
@@ -41,7 +41,7 @@ class KeyValue(Task):
         check_range(1, 18, HELP["value_digits"], value_digits=self.value_digits)
         check_range(0, math.inf, HELP["language"], language=self.language)
 
-    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Sample:
+    def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Example:
         """Pairs, question and answer: at most a random number of tokens between half of `length` and `length`."""
         check_sizes(segment, length)
         rng, begin = self.rng(seed, index), beginning(tokenizer)
@@ -61,7 +61,7 @@ class KeyValue(Task):
         yield PAIR.format(key="0123456789", value="0123456789")
         yield QUESTION.format(key="0")
 
-    def _pairs(self, tokenizer: Any, asked: tuple[str, str], count: int, room: int, rng: random.Random) -> Encoded:
+    def _pairs(self, tokenizer: Any, asked: tuple[str, str], count: int, room: int, rng: random.Random) -> EncodedRow:
         """The asked pair among at most `count` others with other keys, in at most `room` tokens."""
         low, high = 10 ** (self.key_digits - 1), 10**self.key_digits
         if count >= high - low:
@@ -74,7 +74,7 @@ class KeyValue(Task):
         return found
 
 
-def _list(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> Encoded:
+def _list(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> EncodedRow:
     return encoded(tokenizer, ["".join(PAIR.format(key=key, value=value) for key, value in pairs)])[0]
 
 

@@ -17,7 +17,7 @@ from everlong.train.data.rows import Filler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passkey(HiddenKeys):
+class PasskeyExamples(HiddenKeys):
     """One key in dull filler."""
 
     name = "passkey"
