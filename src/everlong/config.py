@@ -156,7 +156,8 @@ def _type_name(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
     if hint in words:
         return words[hint]
-    origin, inner = get_origin(hint), [part for part in get_args(hint) if part is not Ellipsis]
+    origin = get_origin(hint)
+    inner = [part for part in get_args(hint) if part is not Ellipsis]
     if origin is Annotated:
         return _type_name(inner[0])
     if origin is Literal:

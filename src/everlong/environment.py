@@ -16,5 +16,6 @@ def cache() -> Path:
 
     $XDG_CACHE_HOME stands for ~/.cache.
     """
-    given, around = os.environ.get("EVERLONG_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    given = os.environ.get("EVERLONG_CACHE")
+    around = os.environ.get("XDG_CACHE_HOME")
     return Path(given) if given else (Path(around) if around else Path.home() / ".cache") / "everlong"

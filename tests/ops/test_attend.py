@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlong.ops import attend as module
-from everlong.ops.attend import AttentionPart, Workspace, attend, attend_naive
+from everlong.ops.attend import AttentionPart, attend, attend_naive
 from everlong.ops.spans import KeyIntervals
+from everlong.ops.workspace import Workspace
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-6, torch.bfloat16: 4e-2}
 

@@ -165,7 +165,7 @@ def test_an_interrupt_in_an_answer_keeps_result_and_session_in_agreement(tiny):
 def test_a_prediction_lost_by_an_interrupt_is_missed_but_not_wrong(model):
     with Session(model, Dense()) as session:
         session.feed([1, 2])
-        session._last = None
+        session.last = None
         with pytest.raises(InputError, match="lost by an interrupt"):
             session.generate()
         assert session.score([3]).isnan().all()

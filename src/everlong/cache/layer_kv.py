@@ -73,7 +73,9 @@ class LayerKV(CacheLayerMixin):
             self.is_initialized = True
         if self.shift != self.lane.shift:
             self._slide(seen)
-        held, capacity, at = self.pair[0].shape[2], self.lane.capacity, seen - self.shift
+        held = self.pair[0].shape[2]
+        capacity = self.lane.capacity
+        at = seen - self.shift
         if (capacity is None or held < capacity) and at + tokens > held:
             columns = capacity or self._grown(held, at + tokens)
             self.keys, self.values = (_resized(x, columns, at) for x in self.pair)
@@ -83,8 +85,10 @@ class LayerKV(CacheLayerMixin):
 
     def _slide(self, seen: int) -> None:
         """Move the newest tokens down to where the lane wants them, in blocks that do not overlap themselves."""
-        fixed, by = self.lane.fixed, self.lane.shift - self.shift
-        start, end = fixed + by, seen - self.shift
+        fixed = self.lane.fixed
+        by = self.lane.shift - self.shift
+        start = fixed + by
+        end = seen - self.shift
         for x in self.pair:
             for a in range(start, end, by):
                 b = min(a + by, end)
@@ -107,7 +111,9 @@ class LayerKV(CacheLayerMixin):
 
     def clear(self) -> None:
         """Hold nothing, of no number of rows."""
-        self.shift, self.keys, self.values = 0, None, None
+        self.shift = 0
+        self.keys = None
+        self.values = None
         self.abandon()
 
     def abandon(self) -> None:
@@ -116,7 +122,8 @@ class LayerKV(CacheLayerMixin):
 
     def live(self, seen: int) -> list[tuple[int, int]]:
         """The ranges of columns that later tokens may still need."""
-        oldest, fixed = self.lane.oldest(seen), min(self.lane.fixed, seen)
+        oldest = self.lane.oldest(seen)
+        fixed = min(self.lane.fixed, seen)
         start = max(oldest, fixed) - self.shift
         return [r for r in ((0, fixed), (start, seen - self.shift)) if r[0] < r[1]]
 
@@ -124,7 +131,8 @@ class LayerKV(CacheLayerMixin):
         """Keep, repeat or reorder batch rows."""
         if self.keys is None:
             return
-        end, rows = seen - self.shift, rows.to(self.keys.device)
+        end = seen - self.shift
+        rows = rows.to(self.keys.device)
         if len(rows) == self.keys.shape[0]:
             for x in self.pair:
                 x[:, :, :end] = x[:, :, :end].index_select(0, rows)

@@ -22,9 +22,10 @@ from everlong.cache.layer_kv import LayerKV
 from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError, SelfCheckError
 from everlong.models.layout import LayerPlan, Temperature
-from everlong.ops.attend import AttentionPart, Workspace, attend
+from everlong.ops.attend import AttentionPart, attend
 from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
 from everlong.ops.spans import Ints, KeyIntervals
+from everlong.ops.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,9 @@ class ForwardPlan:
         s_aux: Tensor | None,
     ) -> Tensor:
         """Attention to the sinks and the window: all that a method without a memory brings."""
-        lane, skip, parts = self.arenas[plan.source].lane, self.tokens - q.shape[2], []
+        lane = self.arenas[plan.source].lane
+        skip = self.tokens - q.shape[2]
+        parts = []
         for piece in self.pieces(lane):
             span = KeyIntervals(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
             parts.append(AttentionPart(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))

@@ -16,9 +16,9 @@ from everlong.cache.stream_memory import MemoryAccount, RetrievalMemory, StreamM
 from everlong.cache.window import ENDLESS, WindowLayout
 from everlong.errors import CapabilityError
 from everlong.models.layout import ModelLayout, Pattern
-from everlong.ops.attend import Workspace
 from everlong.ops.rotary import turn_by, turned
 from everlong.ops.spans import Ints
+from everlong.ops.workspace import Workspace
 
 
 class CachedStream:
@@ -33,8 +33,12 @@ class CachedStream:
         chunk: int = 512,
         memory: StreamMemory | None = None,
     ) -> None:
-        self.plan, self.method = plan, method
-        self.sinks, self.window, self.chunk, self.memory = sinks, window, chunk, memory
+        self.plan = plan
+        self.method = method
+        self.sinks = sinks
+        self.window = window
+        self.chunk = chunk
+        self.memory = memory
         self.seen_tokens, self.segments = 0, [Frame(0, 0)]
         self.pads: Ints | None = None
         self._pads_before: Ints | None = None
@@ -104,7 +108,9 @@ class CachedStream:
 
     def _frame(self, tokens: int) -> tuple[int, list[Frame]]:
         """The base of the step and the segments with it; a new frame where positions would pass the limit."""
-        seen, base, hard = self.seen_tokens, self.segments[-1].base, self.plan.hard_length
+        seen = self.seen_tokens
+        base = self.segments[-1].base
+        hard = self.plan.hard_length
         after = seen + tokens
         places = max(min(after, lane.sinks + min(lane.window, lane.kept)) for lane in self.lanes.values())
         if hard is not None and max(tokens, places) > hard:
@@ -161,7 +167,8 @@ class CachedStream:
         """Forget everything."""
         self.seen_tokens, self.segments, self.pads = 0, [Frame(0, 0)], None
         for lane in self.lanes.values():
-            lane.shift, lane.pads = 0, None
+            lane.shift = 0
+            lane.pads = None
         for arena in self.arenas.values():
             arena.clear()
         if self.memory is not None:
@@ -216,9 +223,11 @@ class CachedStream:
         rotation = self.plan.layers[layer].rotation
         held, pending = self.blocks.pending_keys(layer, first, end)
         found = [] if pending is None else [pending]
-        arena, ends = self.arenas[layer], [*(s.start for s in self.segments[1:]), self.seen_tokens]
+        arena = self.arenas[layer]
+        ends = [*(s.start for s in self.segments[1:]), self.seen_tokens]
         for segment, after in zip(self.segments, ends, strict=True):
-            a, b = max(first, held, segment.start), min(end, after)
+            a = max(first, held, segment.start)
+            b = min(end, after)
             if a < b:
                 keys = arena.pair[0][:, :, a - arena.shift : b - arena.shift]
                 if rotation is not None:
@@ -229,8 +238,10 @@ class CachedStream:
 
     def report(self) -> MemoryReport:
         """What the stream has seen, keeps and lost."""
-        seen, account = self.seen_tokens, self._account()
-        dropped, compressed = account.dropped_tokens, account.compressed_tokens
+        seen = self.seen_tokens
+        account = self._account()
+        dropped = account.dropped_tokens
+        compressed = account.compressed_tokens
         sinks = min(self.sinks, seen)
         window = seen - sinks if self.window is None else min(self.window, seen - sinks)
         if self.blocks is None:

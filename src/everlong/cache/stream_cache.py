@@ -130,7 +130,8 @@ class StreamCache(Cache):
     def close(self) -> None:
         """Let go of the model; the last cache or handle to do so restores it. May be called twice."""
         if self._holder is not None:
-            holder, self._holder = self._holder, None
+            holder = self._holder
+            self._holder = None
             holder.release()
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -64,7 +64,8 @@ class WindowLayout:
 
     def make_room(self, seen: int, tokens: int) -> None:
         """Choose the shift for a step of `tokens`; layers follow when they next write."""
-        oldest, capacity = self.oldest(seen), self.capacity
+        oldest = self.oldest(seen)
+        capacity = self.capacity
         if capacity is not None and seen - self.shift + tokens > capacity and oldest > self.fixed:
             self.shift = max(self.shift, oldest - self.fixed)
 
@@ -92,7 +93,8 @@ class WindowLayout:
     def far(self, seen: int, tokens: int) -> KeyIntervals:
         """Which of the first R columns each new token sees as sinks: those that its window has left."""
         t = self.own(seen, tokens)
-        lo, hi = np.zeros_like(t), np.clip(t - self.window + 1, 0, self.sinks)
+        lo = np.zeros_like(t)
+        hi = np.clip(t - self.window + 1, 0, self.sinks)
         if self.pattern.sliding is not None:
             lo = np.clip(self.place(t) - self.pattern.sliding + 1, 0, self.sinks)
         if self.pattern.chunked is not None:

@@ -6,7 +6,9 @@ _STEP = 1024
 _FINE = 20
 """Below so many of a unit a digit behind the point is said."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
-_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
+_MINUTE_S = 60
+_HOUR_S = 3600
+_DAY_S = 86400
 
 
 def size(count: int | float) -> str:

@@ -71,7 +71,8 @@ def ask(
     if not question.strip():
         raise InputError("question: empty; give at least one word")
     passages = options.passages(again)
-    sampling, budgets = options.sampling(ctx), options.budgets(ctx)
+    sampling = options.sampling(ctx)
+    budgets = options.budgets(ctx)
     library = Library(store, create=False)
     entry = library.entry(session)
     if not entry.tokens:
@@ -79,7 +80,8 @@ def ask(
             f"session {session!r}: holds nothing to ask about; read into it first: everlong read FILE "
             f"{next_command.same_session(ctx, session, store)}"
         )
-    kept, own = entry.method, options.own_model(ctx, library, session)
+    kept = entry.method
+    own = options.own_model(ctx, library, session)
     loaded = load_model(device=device, threads=threads, console=console, **own)
     with ExitStack() as stack:
         stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
@@ -89,7 +91,8 @@ def ask(
         opening = time.perf_counter() - start
         voter = load_encoder(encoder or library.noted_encoder(session), encoder is not None, console)
         use_encoder(opened, voter, console)
-        start, first = time.perf_counter(), None
+        start = time.perf_counter()
+        first = None
         with closing(opened.ask(question, again=passages, raw=raw, keep=keep, **sampling)) as reply:
             for piece in reply:
                 first = first or time.perf_counter() - start

@@ -45,7 +45,8 @@ def bench(
     from everlong.evaluate.baseline import stock_copy
 
     console = Console(quiet, json)
-    whats, sizes = _known(_words(what), WHATS, "what"), _sizes(cache)
+    whats = _known(_words(what), WHATS, "what")
+    sizes = _sizes(cache)
     names = _words(method)
     runs = [
         (w, size, sized(name, size, options.chosen_fields(ctx, name, option)))
@@ -54,7 +55,8 @@ def bench(
         for w in whats
     ]
     loaded = load_model(model, dtype, device, threads, console, memory)
-    stock, rows = stock_copy(loaded.model), []
+    stock = stock_copy(loaded.model)
+    rows = []
     with console.progress("measuring", len(runs), "rows") as advance:
         for at, (w, size, sized_method) in enumerate(runs):
             advance(at, f"{w} {sized_method}")

@@ -11,14 +11,16 @@ from zipfile import BadZipFile, ZipFile
 
 from everlong.cli.opened import Opened
 
-_CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
+_CONTAINER = "META-INF/container.xml"
+_ENCRYPTION = "META-INF/encryption.xml"
 
 
 def chapters(file: Opened) -> Iterator[bytes]:
     """The pages of an EPUB in the order in which they are read, without its table of contents."""
     with _archive(file, "an EPUB") as archive:
         package = _xml(archive.read(_CONTAINER)).xpath("string(//*[local-name()='rootfile']/@full-path)")
-        root, folder = _xml(archive.read(package)), posixpath.dirname(package)
+        root = _xml(archive.read(package))
+        folder = posixpath.dirname(package)
         locked = archive.read(_ENCRYPTION).decode("utf-8", "replace") if _ENCRYPTION in archive.namelist() else ""
         items = {item.get("id"): item for item in root.xpath("//*[local-name()='manifest']/*[local-name()='item']")}
         for ref in root.xpath("//*[local-name()='spine']/*[local-name()='itemref']"):

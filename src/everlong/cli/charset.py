@@ -80,7 +80,10 @@ def charset_of_markup(content: bytes, given: str | None = None) -> Charset:
 def _narrow(blocks: Iterable[bytes]) -> Charset:
     """UTF-8 where most of what is not ASCII is that, else what the detector says."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    valid, invalid, sample, tail = 0, 0, bytearray(), ""
+    valid = 0
+    invalid = 0
+    sample = bytearray()
+    tail = ""
     for block in (part for whole in (blocks, (None,)) for part in whole):
         # None stands for the end: what the decoder still holds was cut off there.
         if block is not None and block.isascii() and not decoder.getstate()[0]:
@@ -118,7 +121,8 @@ def _unmarked_wide(first: bytes) -> str | None:
     half = len(first) // 2
     if half < 2:
         return None
-    even, odd = first[0::2].count(0), first[1::2].count(0)
+    even = first[0::2].count(0)
+    odd = first[1::2].count(0)
     if even == 0 and odd > half // 2:
         return "utf-16-le"
     return "utf-16-be" if odd == 0 and even > half // 2 else None

@@ -71,14 +71,16 @@ def chat(
     from everlong.cli.model_setup import load_model
     from everlong.session.session import Session
 
-    console, chats = Console(quiet, json), Chats(store)
+    console = Console(quiet, json)
+    chats = Chats(store)
     command = shlex.join(["everlong", "chat", *next_command.same_place(ctx, store)])
     if list_chats:
         tell(chats.rows(), console, command)
         return
     own = options.kept_model(ctx, store, session)
     chosen = options.chosen_method(ctx, method, option, own.get("memory"))
-    sampling, passages = options.sampling(ctx), options.passages(again)
+    sampling = options.sampling(ctx)
+    passages = options.passages(again)
     _check(chosen, pin_system)
     given = pin_system or bool(option) or not options.is_default(ctx, "method")
     chats.check(session, chosen if given else None, pin_system)

@@ -90,7 +90,8 @@ class Console:
 def _lines(what: str, total: int | None, unit: str, begun: int = 0) -> Advance:
     """Progress as plain lines, one every few seconds."""
     end = "" if total is None else f" / {total:,}"
-    left, spoken = _Left(total, begun), time.monotonic()
+    left = _Left(total, begun)
+    spoken = time.monotonic()
 
     def advance(done: int, words: str) -> None:
         nonlocal spoken

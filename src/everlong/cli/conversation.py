@@ -45,9 +45,14 @@ class Conversation(AbstractContextManager["Conversation"]):
         report: bool = False,
     ) -> None:
         self._tells_report = report
-        self._chats, self._called = chats, command
-        self._loaded, self._system, self._undo, self._again = loaded, system, undo, again
-        self._sampling, self._console = sampling, console
+        self._chats = chats
+        self._called = command
+        self._loaded = loaded
+        self._system = system
+        self._undo = undo
+        self._again = again
+        self._sampling = sampling
+        self._console = console
         self._begin(session)
 
     def run(self) -> None:

@@ -31,7 +31,8 @@ class Stop(AbstractContextManager["Stop"]):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        before, self._before = self._before, {}
+        before = self._before
+        self._before = {}
         for number, handler in before.items():
             signal.signal(number, handler)
 

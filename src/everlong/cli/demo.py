@@ -53,9 +53,12 @@ def demo(
     console = Console(quiet, json)
     _check_folder(out)
     loaded = load_model(model, "auto", "auto", threads, console)
-    ids, trained = _ids(loaded, None if full else tokens), _trained_tokens(loaded)
-    drawn, hay = random.Random(seed), len(ids) // 2
-    key, depth = drawn.randrange(10000, 100000), drawn.uniform(0.1, 0.9)
+    ids = _ids(loaded, None if full else tokens)
+    trained = _trained_tokens(loaded)
+    drawn = random.Random(seed)
+    hay = len(ids) // 2
+    key = drawn.randrange(10000, 100000)
+    depth = drawn.uniform(0.1, 0.9)
     text, hidden = _hide(out, loaded, hay, key, depth)
     console.note(f"The key: {key}, hidden at {depth:.0%} of a text, {hay:,} tokens ({out / 'haystack.txt'}).")
     kept = _read_first(out, model, hay, cache, threads, console)

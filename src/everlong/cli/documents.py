@@ -63,7 +63,8 @@ def choose(names: list[str], encoding: str | None = None) -> Chosen:
     """
     from everlong.cli.formats import extractor
 
-    chosen, seen = Chosen(), set[str]()
+    chosen = Chosen()
+    seen = set[str]()
     for name in names:
         for file in _stdin(encoding) if name == "-" else _meant(name, chosen.skipped, encoding):
             if file.name in seen:
@@ -112,7 +113,8 @@ def check(file: File) -> None:
 
 def digest(file: File, size: int = -1) -> str:
     """SHA-256 of a file, or of its first `size` bytes, and the number of them: HASH:SIZE."""
-    found, done = hashlib.sha256(), 0
+    found = hashlib.sha256()
+    done = 0
     try:
         with file.path.open("rb") as opened:
             while block := opened.read(min(1 << 20, size - done) if size >= 0 else 1 << 20):
@@ -176,7 +178,8 @@ def _texts(file: File, places: list[Place], say: Callable[[str], None], size: in
     from everlong.cli.formats import extractor
     from everlong.cli.opened import Opened
 
-    extract, empty = extractor(file.path), True
+    extract = extractor(file.path)
+    empty = True
     texts = extract(Opened(file.path, _shown(file), file.encoding, places, say)) if extract else None
     for text in _plain(file, places, say, size) if texts is None else texts:
         empty = empty and not text.strip()

@@ -102,7 +102,8 @@ def evaluate(
 
     shared = {f.name: ctx.params[f.name] for f in dataclasses.fields(Plan) if f.name != "entries"}
     shared["memory"] = None if memory is None else str(memory)
-    plan, found = Plan(_entries(ctx), **shared), Data.given(data)
+    plan = Plan(_entries(ctx), **shared)
+    found = Data.given(data)
     out = out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     loaded = load_model(model, dtype, device, threads, console, memory)
     console.note(f"Writing to {out}: the same command with --out {out} goes on after an interrupt.")
@@ -118,7 +119,8 @@ def _entries(ctx: typer.Context) -> tuple[Entry, ...]:
     from everlong.errors import ConfigError
     from everlong.evaluate.plan import entries
 
-    lists, given = ctx.meta.get(_LISTS, {}), ctx.params
+    lists = ctx.meta.get(_LISTS, {})
+    given = ctx.params
     if given["tasks"] and "tasks" in lists:
         raise ConfigError(f"{given['tasks']}: the recipe names the tasks too; give one or the other")
     names = [name.strip() for name in given["tasks"].split(",") if name.strip()]
@@ -218,7 +220,8 @@ def _tell(rows: list[dict[str, Any]], plan: Plan, out: Path, console: Console) -
     print(f"{'task':<16}{'method':<14}{'group':<16}{'length':>9}{'depth':>7}", end="")
     print(f"{'n':>5}{'score':>8}  {'95 %':<13}{'seconds':>9}")
     for row in rows:
-        length, depth = row["length"], row["depth"]
+        length = row["length"]
+        depth = row["depth"]
         score = "-" if row["score"] is None else f"{row['score']:.3f}"
         between = "" if row["low"] is None else f"{row['low']:.2f}..{row['high']:.2f}"
         why = "  too long" * bool(row["too_long"]) + "  cannot" * bool(row["cannot"])

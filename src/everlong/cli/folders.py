@@ -44,7 +44,8 @@ def _walk(folder: Path, rules: Rules, skipped: Counter[str]) -> Iterator[Path]:
         skipped["folders that cannot be read"] += 1
         return
     for entry in entries:
-        path, is_folder = folder / entry.name, entry.is_dir(follow_symlinks=False)
+        path = folder / entry.name
+        is_folder = entry.is_dir(follow_symlinks=False)
         if entry.name.startswith("."):
             skipped["hidden"] += 1
         elif _is_ignored(path, is_folder, rules):

@@ -55,7 +55,8 @@ def forget(
     from everlong.library.library import Library
     from everlong.session.forgetting import stretches
 
-    console, what = Console(quiet, json), span.named(source, start, end, tokens)
+    console = Console(quiet, json)
+    what = span.named(source, start, end, tokens)
     own = options.own_model(ctx, Library(store, create=False), session)
     loaded = load_model(device=device, threads=threads, console=console, **own)
     with span.opened(loaded, store, session, read_only=reread) as opened:
@@ -87,8 +88,10 @@ def read_again(
     from everlong.session.rebuild import RebuildProgress, kept_so_far
     from everlong.session.rebuild import reread as rebuilt
 
-    library, done = Library(store, create=False), RebuildProgress(0)
-    begun, total = time.perf_counter(), library.entry(name).tokens - sum(s.end - s.first for s in spans)
+    library = Library(store, create=False)
+    done = RebuildProgress(0)
+    begun = time.perf_counter()
+    total = library.entry(name).tokens - sum(s.end - s.first for s in spans)
     steps = rebuilt(library, name, loaded, chunk, spans, documents)
     kept = told_when_cut_off(lambda: kept_so_far(library, name))
     with kept, Stop() as stop, console.progress(f"{name} (again)", total) as advance:

@@ -70,7 +70,8 @@ def _pdf(file: Opened) -> Iterator[str]:
 
 def _pages(file: Opened, pages: Any) -> Iterator[str]:
     """The texts of the pages, each of which is a place; one that cannot be read is told and left out."""
-    start, lost = 0, list[int]()
+    start = 0
+    lost = list[int]()
     for number, page in enumerate(pages, 1):
         try:
             text = page.extract_text() + "\n"

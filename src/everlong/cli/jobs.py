@@ -39,7 +39,9 @@ def run_jobs(jobs: list[Job], cores: int | None, console: Console) -> list[Any]:
     cores = cores or _cores()
     side_by_side = min(len(jobs), cores)
     context = multiprocessing.get_context("spawn")
-    told, waiting, results = context.Queue(), list(jobs), dict[str, Any]()
+    told = context.Queue()
+    waiting = list(jobs)
+    results = dict[str, Any]()
     running: dict[str, Any] = {}
     try:
         with console.progresses({job.name: job.tokens for job in jobs}) as advance:

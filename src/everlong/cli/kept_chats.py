@@ -67,7 +67,8 @@ class Chats:
 
         if not self._exists():
             return []
-        library, found = self._library(), []
+        library = self._library()
+        found = []
         for entry in sorted(library.entries(), key=lambda e: -e.updated):
             turns = sum(1 for source in library.sources(entry) if source.name == ANSWER)
             facts = {"tokens": entry.tokens, "updated": entry.updated, "model": entry.model, "method": entry.method}
@@ -75,7 +76,8 @@ class Chats:
         return found
 
     def _new_name(self) -> str:
-        day, taken = time.strftime("chat-%Y-%m-%d"), {e.name for e in self._library().entries()}
+        day = time.strftime("chat-%Y-%m-%d")
+        taken = {e.name for e in self._library().entries()}
         names = (day if n == 1 else f"{day}-{n}" for n in range(1, len(taken) + 2))
         return next(name for name in names if name not in taken)
 

@@ -17,7 +17,8 @@ _HEAD = ("From", "To", "Date")
 
 def message_texts(file: Opened) -> Iterator[tuple[str, str]]:
     """Subject and text of each message; attachments are left out, and counted."""
-    attached, count = 0, 0
+    attached = 0
+    count = 0
     for message in _messages(file):
         count += 1
         subject = _line(message.get("Subject", "")) or "(no subject)"

@@ -20,7 +20,8 @@ _BLOCKS = frozenset(_BLOCK_NAMES.split())
 _LINKS_SHARE = 0.9
 """A block with more of its text in links may be a menu."""
 _HEADINGS = {f"h{n}": n for n in range(1, 7)}
-_ITEMS, _ROWS = ("li", "item", "list-item"), ("tr", "row", "table-row")
+_ITEMS = ("li", "item", "list-item")
+_ROWS = ("tr", "row", "table-row")
 _CELLS = ("td", "th", "cell", "table-cell")
 _LINES = (*_ITEMS, *_ROWS, "dt", "dd")
 """Blocks with a line of their own and no empty line behind them."""
@@ -79,7 +80,8 @@ def _with_article(root: Any) -> Any:
     body = root.find("body")
     if body is not None and not body.xpath(".//article|.//main"):
         article = body.makeelement("article")
-        article.text, body.text = body.text, None
+        article.text = body.text
+        body.text = None
         article.extend(list(body))
         body.append(article)
     return root
@@ -101,10 +103,15 @@ class _Page:
 
     def __init__(self, places: list[Place], start: int, vouched: frozenset[str] | None) -> None:
         self.parts: list[str] = []
-        self._places, self._length, self._vouched = places, start, vouched
-        self._suspect, self._in_main = False, False
+        self._places = places
+        self._length = start
+        self._vouched = vouched
+        self._suspect = False
+        self._in_main = False
         self._line: list[str] = []
-        self._lead, self._block, self._is_line = "", "", False
+        self._lead = ""
+        self._block = ""
+        self._is_line = False
 
     def walk(self, element: Any) -> None:
         """Write an element and all in it; not what follows it."""
@@ -132,11 +139,13 @@ class _Page:
         text = "\n".join(plain(line) for line in "".join(self._line).split(_BREAK)).strip()
         self._line = []
         if text:
-            lead, self._lead = self._lead, ""
+            lead = self._lead
+            self._lead = ""
             self._write(lead + text, self._block in _LINES)
 
     def _inside(self, element: Any, tag: str) -> None:
-        around, is_block = (self._block, self._suspect, self._in_main), tag in _BLOCKS
+        around = (self._block, self._suspect, self._in_main)
+        is_block = tag in _BLOCKS
         if is_block:
             self.flush()
             self._block = tag

@@ -19,7 +19,8 @@ def cell_texts(file: Opened) -> Iterator[str]:
         # Notebooks before format 4 had sheets.
         cells = found["cells"] if "cells" in found else [c for sheet in found["worksheets"] for c in sheet["cells"]]
         language = found.get("metadata", {}).get("kernelspec", {}).get("language", "")
-        texts, lost = [], 0
+        texts = []
+        lost = 0
         for cell in cells:
             texts.append(_cell(cell, language))
             lost += sum(_is_picture(output) for output in cell.get("outputs", ()))

@@ -26,7 +26,8 @@ def write_notes_on(session: Session, documents: Iterable[Document], loaded: Load
 
     took: dict[str, Any] = dict.fromkeys(COSTS, 0)
     for source in [s for d in documents for s in parts(session.transcript.sources, d)]:
-        progress, name = None, short_name(source.name, (s.name for s in session.transcript.sources))
+        progress = None
+        name = short_name(source.name, (s.name for s in session.transcript.sources))
         with console.progress(f"notes on {name}", None, "notes") as advance:
             for progress in write_notes(session, source, loaded):
                 advance(progress.done, f"of {progress.total}, {progress.label}")

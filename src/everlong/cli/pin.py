@@ -38,7 +38,8 @@ def pin(
     from everlong.cli.model_setup import load_model
     from everlong.library.library import Library
 
-    console, what = Console(quiet, json), span.named(source, start, end, tokens)
+    console = Console(quiet, json)
+    what = span.named(source, start, end, tokens)
     own = options.own_model(ctx, Library(store, create=False), session)
     loaded = load_model(device=device, threads=threads, console=console, **own)
     with span.opened(loaded, store, session) as opened:
@@ -78,7 +79,8 @@ def unpin(
     from everlong.cli.model_setup import load_model
     from everlong.library.library import Library
 
-    console, what = Console(quiet, json), span.named(source, start, end, tokens)
+    console = Console(quiet, json)
+    what = span.named(source, start, end, tokens)
     own = options.own_model(ctx, Library(store, create=False), session)
     loaded = load_model(device=device, threads=threads, console=console, **own)
     with span.opened(loaded, store, session) as opened:

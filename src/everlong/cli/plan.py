@@ -46,7 +46,8 @@ class Reading:
             return {}
         plan = self.plan(documents)
         _check_room(plan)
-        disk, free = size(plan["bytes"]["disk"]), size(plan["free_disk_bytes"])
+        disk = size(plan["bytes"]["disk"])
+        free = size(plan["free_disk_bytes"])
         console.note(
             f"{plan['tokens']:,} tokens to read: about {duration(plan['seconds'])} or more on this machine, and {disk} "
             f"on the disk at most ({free} free)"
@@ -61,7 +62,8 @@ class Reading:
         from everlong.session.session import Session
         from everlong.text.inputs import id_pieces
 
-        loaded, chunk = self.loaded, self.chunk
+        loaded = self.loaded
+        chunk = self.chunk
         vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
 
         def counted(documents: Iterable[Document]) -> dict[str, int]:

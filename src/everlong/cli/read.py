@@ -76,7 +76,8 @@ def read(
     from everlong.cli.read_all import read_all
     from everlong.session.losses import losses
 
-    console, budgets = Console(quiet, json), options.budgets(ctx)
+    console = Console(quiet, json)
+    budgets = options.budgets(ctx)
     found = choose(files, encoding)
     if words := found.told():
         console.note(words)

@@ -26,7 +26,8 @@ def read_all(
     from everlong.text.source_names import short_names
 
     reset_peak()
-    start, before = time.perf_counter(), session.seen_tokens
+    start = time.perf_counter()
+    before = session.seen_tokens
     shown = short_names([d.name for d in documents] + [s.name for s in session.transcript.sources])
     for document in documents:
         name = shown[document.name]
@@ -63,12 +64,15 @@ def _read_one(session: Session, document: Document, name: str, total: int | None
         console.note(f"{name}: has changed; what it was is dropped, texts after it keep traces (--reread)")
     if total is None and console.shows_progress:
         total = tokens_of(session, document)
-    start, read, took = time.perf_counter(), 0, 0.0
+    start = time.perf_counter()
+    read = 0
+    took = 0.0
     with Stop() as stop, console.progress(name, total, begun=begun) as advance:
 
         def tell(done: int) -> None:
             nonlocal read, took
-            read, took = done - begun, time.perf_counter() - start
+            read = done - begun
+            took = time.perf_counter() - start
             advance(done, f"{read / took:,.0f} tokens/s")
 
         stop.through(read_document(session, document), tell)

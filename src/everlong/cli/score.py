@@ -124,7 +124,8 @@ def _read(session: Session, source: TextSource, limit: int | None, console: Cons
     from everlong.errors import InputError
     from everlong.report.stream import resident_bytes
 
-    tally, highest = StreamStats(), resident_bytes()
+    tally = StreamStats()
+    highest = resident_bytes()
     reset_peak()
     known = limit is None and source.total_bytes is not None
     total, unit = (source.total_bytes, "bytes") if known else (limit, "tokens")
@@ -189,9 +190,11 @@ def _write(tally: StreamStats, session: Session, csv: Path | None, plot: Path | 
     if plot is not None:
         from everlong.report.plot import plot_streams
 
-        curve, title = tally.curve(str(session.method)), f"{session.name}, {tally.tokens:,} tokens"
+        curve = tally.curve(str(session.method))
+        title = f"{session.name}, {tally.tokens:,} tokens"
         written.append(write_whole(plot, lambda draft: plot_streams([curve], draft, title)))
-    record, beside = _record(ctx, session), dict.fromkeys(map(_beside, written))
+    record = _record(ctx, session)
+    beside = dict.fromkeys(map(_beside, written))
     return written + [write_whole(path, lambda draft: draft.write_text(record, encoding="utf-8")) for path in beside]
 
 

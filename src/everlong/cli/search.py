@@ -58,7 +58,8 @@ def search(
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
-    where, asked = next_command.same_session(ctx, session, store), shlex.quote(words)
+    where = next_command.same_session(ctx, session, store)
+    asked = shlex.quote(words)
     console.note(f"Next: everlong ask {f'{where} -- {asked}' if words.startswith('-') else f'{asked} {where}'}")
 
 

@@ -12,7 +12,8 @@ from everlong.cli.table import aligned, when
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_INDENT, _WIDTH = "  ", 100
+_INDENT = "  "
+_WIDTH = 100
 
 
 def sessions_table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -16,7 +16,8 @@ _BLOCK_BYTES = 65536
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\b\x1b")) + b"\x7f"
 _CONTROL_CHARS = dict.fromkeys(_CONTROL)
 _CONTROL_SHARE = 0.05
-_MARK, _REPLACED = "\ufeff", "\N{REPLACEMENT CHARACTER}"
+_MARK = "\ufeff"
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 _GENUINE = _REPLACED.encode()
 
 
@@ -33,7 +34,8 @@ class TextSource(AbstractContextManager["TextSource"]):
         self, name: str, encoding: str | None = None, called: str | None = None, size: int | None = None
     ) -> None:
         self.name = called or ("stdin" if name == "-" else name)
-        self.replaced, self.read_bytes = 0, 0
+        self.replaced = 0
+        self.read_bytes = 0
         self._is_stdin = name == "-"
         self._left = sys.maxsize if size is None else size
         self._file, self.total_bytes = _open(name)
@@ -54,7 +56,9 @@ class TextSource(AbstractContextManager["TextSource"]):
 
     def __iter__(self) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder(self.charset.codec)("replace")
-        block, tail, begun = self._first, b"", False
+        block = self._first
+        tail = b""
+        begun = False
         while block:
             self._refuse_nul(block)
             self.read_bytes += len(block)
@@ -80,7 +84,8 @@ class TextSource(AbstractContextManager["TextSource"]):
     def chars(self, size: int) -> int:
         """How many characters the first `size` bytes of a file are, in this charset."""
         self._file.seek(0)
-        decoder, found = codecs.getincrementaldecoder(self.charset.codec)("replace"), 0
+        decoder = codecs.getincrementaldecoder(self.charset.codec)("replace")
+        found = 0
         begun = False
         while size and (block := self._file.read(min(_BLOCK_BYTES, size))):
             size -= len(block)

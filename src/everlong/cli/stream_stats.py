@@ -19,7 +19,10 @@ class StreamStats:
     """Sums of negative log-likelihood, time and memory over bins of 1,024 tokens by absolute index."""
 
     def __init__(self) -> None:
-        self.tokens, self.scored, self.nll, self.seconds = 0, 0, 0.0, 0.0
+        self.tokens = 0
+        self.scored = 0
+        self.nll = 0.0
+        self.seconds = 0.0
         self.rss_by_tokens: list[list[int]] = []
         self._bins: list[list[int | float]] = []
         self._samples: list[int] = []
@@ -27,7 +30,8 @@ class StreamStats:
     def add(self, logprobs: Tensor, seconds: float, resident_bytes: int) -> None:
         """Counts one chunk: the log-probabilities of its tokens (NaN: not scored), its time, memory after it."""
         nll = -logprobs.double().cpu()
-        before, count = self.tokens, len(nll)
+        before = self.tokens
+        count = len(nll)
         self.tokens, self.seconds = before + count, self.seconds + seconds
         at = 0
         while at < count:
@@ -61,9 +65,11 @@ class StreamStats:
     def csv(self) -> str:
         """A line for each bin: perplexity in it and up to its end, time per token and memory."""
         lines = ["start,end,perplexity,running_perplexity,ms_per_token,resident_bytes"]
-        total, count = 0.0, 0
+        total = 0.0
+        count = 0
         for start, end, nll, scored, seconds, resident in self._rows():
-            total, count = total + nll, count + scored
+            total = total + nll
+            count = count + scored
             here, running = (perplexity(n / s) if s else math.nan for n, s in ((nll, scored), (total, count)))
             lines.append(f"{start},{end},{here:.6g},{running:.6g},{1000 * seconds / (end - start):.6g},{resident}")
         return "\n".join(lines) + "\n"

@@ -31,7 +31,8 @@ class Budgets:
     """
 
     def __init__(self, budget: Budget, reader: StreamRunner, chunk: int) -> None:
-        self.budget, self._room = budget, None
+        self.budget = budget
+        self._room = None
         if reader.blocks is not None and budget:
             self._room = BlockBudget.of(reader.blocks, budget, min(chunk, reader.chunk_limit), reader.planned_bytes)
 
@@ -42,9 +43,11 @@ class Budgets:
 
         Text that is not `asked` (no prompt and no answer) leaves room for questions where nothing gives way.
         """
-        room, waits = self._room, False
+        room = self._room
+        waits = False
         while room is not None and reader.blocks is not None:
-            memory, spare = reader.blocks, 0 if asked else room.spare(reader.blocks)
+            memory = reader.blocks
+            spare = 0 if asked else room.spare(reader.blocks)
             fit = room.fitting(memory, reader.seen_tokens, len(ids), answering, spare)
             if fit and waits:
                 reuse()
@@ -62,7 +65,8 @@ class Budgets:
         """Let blocks that were restored give way until they fit the budgets; BudgetError if none may."""
         if self._room is None or reader.blocks is None or not reader.blocks.rows:
             return
-        memory, row = reader.blocks, reader.blocks.rows[0]
+        memory = reader.blocks
+        row = reader.blocks.rows[0]
         room = self._room = self._room.restored(memory)
         gone = len(row.gone)
         while (tier := room.over(row.store, room.held(memory), reader.seen_tokens)) is not None:

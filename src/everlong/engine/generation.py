@@ -45,11 +45,13 @@ class GenerationStream(Iterator[str]):
     """
 
     def __init__(self, session: Writable, sampling: Sampling) -> None:
-        self._session, self._sampling = session, sampling
+        self._session = session
+        self._sampling = sampling
         self._ends = end_tokens(session.model, session.tokenizer) | set(sampling.ends)
         self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stops)
         self._start = session.seen_tokens
-        self._drawn, self._decoded = -1, 0
+        self._drawn = -1
+        self._decoded = 0
         self._ids: list[int] = []
         self._texts: list[str] = []
         self._seconds: list[float] = []
@@ -97,7 +99,8 @@ class GenerationStream(Iterator[str]):
 
     def _tokens(self) -> Iterator[int]:
         """Tokens drawn and read back, one by one; sets why it ended."""
-        session, sampling = self._session, self._sampling
+        session = self._session
+        sampling = self._sampling
         generator = sampling.generator(device_of(session.model))
         while len(self._ids) < sampling.max_new_tokens:
             begun = time.perf_counter()

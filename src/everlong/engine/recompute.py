@@ -36,7 +36,8 @@ class RecomputeRunner:
             raise ConfigError(
                 f"window={method.window}: the model was trained on {trained} tokens; use at most {trained}"
             )
-        self._forward, self._method = forward, method
+        self._forward = forward
+        self._method = method
         self._seen_and_held: tuple[int, Tensor] = (0, torch.empty(0, dtype=torch.int64))
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everlong.cache.report import MemoryReport
 from everlong.cache.state import load_stream, stream_state
+from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.hooks.attach import attach
 from everlong.methods.base import Method
@@ -109,6 +110,15 @@ class Forward:
         logits = self.model(input_ids=ids.to(self.device), **extra).logits
         return logits if logits.shape[1] == keep else logits[:, -keep:].clone()
 
+    @torch.inference_mode()
+    def at(self, ids: Int[Tensor, "1 tokens"], places: Int[Tensor, " rows"], **extra: Any) -> Tensor:
+        """The logits [rows, vocabulary] behind these places of a single row."""
+        places = places.to(self.device)
+        if self._trims:
+            extra["logits_to_keep"] = places
+        logits = self.model(input_ids=ids.to(self.device), **extra).logits[0]
+        return logits if self._trims else logits[places]
+
 
 class CacheRunner:
     """Reads through the method's cache, attached to the model for as long as the reader lives."""
@@ -121,8 +131,11 @@ class CacheRunner:
         make_store: Callable[[], Store] = HostStore,
         make_recall: MakeRecall = no_recall,
     ) -> None:
-        self._forward, self._method, self._cache = forward, method, cache
-        self._make_store, self._make_recall = make_store, make_recall
+        self.forward = forward
+        self._method = method
+        self._cache = cache
+        self._make_store = make_store
+        self._make_recall = make_recall
 
     @classmethod
     def attached(
@@ -149,12 +162,22 @@ class CacheRunner:
         trained = self._cache.stream.plan.frame_length
         return trained if self.blocks is None else min(trained, self.blocks.chunk_limit)
 
-    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
-        """The logits after every token of `ids`, or after the last one."""
+    @property
+    def model(self) -> Any:
+        """The model that reads."""
+        return self.forward.model
+
+    def answering(self, answering: bool) -> CachedStream:
+        """The stream itself, told whether its next tokens answer."""
         if self.blocks is not None:
             self.blocks.answering = answering
+        return self._cache.stream
+
+    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
+        """The logits after every token of `ids`, or after the last one."""
+        self.answering(answering)
         keep = len(ids) if every else 1
-        return self._forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
+        return self.forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
 
     def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
         """The queries that `ids` would have at the layers of the recall index, by layer; the cache stays as it was.
@@ -169,7 +192,7 @@ class CacheRunner:
         scout = memory.scout = Scout(memory.rows[0].recall.layers)
         most = min(LONGEST, self.chunk_limit)
         try:
-            self._forward(ids[None, -most:], 1, past_key_values=self._cache, use_cache=True)
+            self.forward(ids[None, -most:], 1, past_key_values=self._cache, use_cache=True)
         except ScoutDone:
             pass
         finally:
@@ -187,12 +210,12 @@ class CacheRunner:
     @torch.inference_mode()
     def fork(self) -> CacheRunner:
         """A reader over a copy of the cache: as many bytes as the cache holds."""
-        return CacheRunner(self._forward, self._method, self._cache.fork())
+        return CacheRunner(self.forward, self._method, self._cache.fork())
 
     def fresh(self) -> CacheRunner:
         """A reader over a new cache."""
         chunk = self._cache.stream.chunk
-        return CacheRunner.attached(self._forward, self._method, chunk, self._make_store, self._make_recall)
+        return CacheRunner.attached(self.forward, self._method, chunk, self._make_store, self._make_recall)
 
     def report(self) -> MemoryReport:
         """The cache's own report."""
@@ -206,7 +229,7 @@ class CacheRunner:
     @torch.inference_mode()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Puts a state into the cache."""
-        load_stream(self._cache.stream, tensors, meta, self._forward.device)
+        load_stream(self._cache.stream, tensors, meta, self.forward.device)
 
     @property
     def blocks(self) -> BlockMemory | None:
@@ -216,7 +239,7 @@ class CacheRunner:
     @property
     def planned_bytes(self) -> int:
         """What the cache takes on the device, and a prediction."""
-        head = self._forward.model.get_input_embeddings().weight
+        head = self.forward.model.get_input_embeddings().weight
         return (self._cache.stream.planned_bytes() or 0) + len(head) * head.element_size()
 
     def close(self) -> None:

@@ -92,7 +92,8 @@ class Sampling:
             logits = penalised(logits, recent, self.repetition_penalty)
         if self.temperature == 0:
             return int(logits.argmax())
-        odds, order = ((logits - logits.max()) / self.temperature).softmax(-1), None
+        odds = ((logits - logits.max()) / self.temperature).softmax(-1)
+        order = None
         if self.top_k:
             odds, order = odds.topk(min(self.top_k, len(odds)))
             odds = odds / odds.sum()

@@ -21,7 +21,9 @@ class Snapshot:
         conversing: bool | None,
     ) -> None:
         self._runner: StreamRunner | None = reader
-        self._recent, self._last, self._transcript = recent, last, transcript
+        self._recent = recent
+        self._last = last
+        self._transcript = transcript
         self.conversing = conversing
 
     @property
@@ -41,6 +43,7 @@ class Snapshot:
 
     def close(self) -> None:
         """Frees the copy; the mark is of no use afterwards."""
-        runner, self._runner = self._runner, None
+        runner = self._runner
+        self._runner = None
         if runner is not None:
             runner.close()

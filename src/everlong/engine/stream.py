@@ -53,9 +53,12 @@ class TokenStream(AbstractContextManager["TokenStream"]):
 
     def _take(self, loaded: Loaded, method: Method, chunk: int, allow_special: bool) -> None:
         self.allow_special = allow_special
-        self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.name = loaded.name
         self.origin = loaded.origin
-        self.method, self.chunk = method, chunk
+        self.method = method
+        self.chunk = chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
 
     def _set_up(self, runner: StreamRunner, remembers: bool) -> None:
@@ -63,8 +66,9 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         method = self.method
         self._runner: StreamRunner | None = runner
         self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
-        self.remembers, self._source = method.answers or remembers, SOURCE
-        self._last: Tensor | None = None
+        self.remembers = method.answers or remembers
+        self._source = SOURCE
+        self.last: Tensor | None = None
         self._conversing: bool | None = False
         self._marks: weakref.WeakSet[Snapshot] = weakref.WeakSet()
         fields = method.as_dict()
@@ -89,9 +93,9 @@ class TokenStream(AbstractContextManager["TokenStream"]):
     def prediction(self) -> Float[Tensor, " vocabulary"] | None:
         """The logits of the next token; None before the first token (or when an interrupt lost them)."""
         runner = self.runner
-        if self._last is None and runner.seen_tokens:
-            self._last = runner.predict()
-        return self._last
+        if self.last is None and runner.seen_tokens:
+            self.last = runner.predict()
+        return self.last
 
     @property
     def conversing(self) -> bool:
@@ -112,7 +116,8 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         `source` is what citations will call the text.
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
         """
-        start, self._source = self.seen_tokens, source
+        start = self.seen_tokens
+        self._source = source
         if not answering:
             self.let_go()
         for ids in self._chunks(x):
@@ -161,25 +166,12 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _read_part(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
-        runner, before = self.runner, self._last
-        cuts = runner.blocks if runner.blocks is not None and runner.blocks.wants_surprisals else None
-        if cuts is not None:
-            cuts.tell_lost(runner.seen_tokens)
-            every = True
-        try:
-            logits = runner.read(ids, every, answering)
-            self._last = None
-            if cuts is not None:
-                cuts.tell(-logprobs(before, logits, ids)[None])
-            self._note(ids)
-            self._last = logits[-1].clone() if every else (logits[-1] if len(logits) else None)
-        finally:
-            if self.recent.seen < runner.seen_tokens:
-                self._last = None
-                self._note(ids)
+        with StreamPiece(self, ids, answering, every) as piece:
+            logits = self.runner.read(ids, piece.every, answering)
+            piece.took(logits)
         return logits
 
-    def _note(self, ids: Tensor) -> None:
+    def note(self, ids: Tensor) -> None:
         """Takes down what was read."""
         if self.remembers and len(self.transcript.ids) == self.recent.seen:
             self.transcript.add(ids.tolist(), self._source, self._awaited.rows(self.recent.seen, ids))
@@ -196,13 +188,16 @@ class TokenStream(AbstractContextManager["TokenStream"]):
 
     def close(self) -> None:
         """Frees the cache and the marks, and detaches the model if no other stream uses it; may be called twice."""
-        runner, self._runner, self._last = self._runner, None, None
+        runner = self._runner
+        self._runner = None
+        self.last = None
         for mark in list(self._marks):
             mark.close()
         self._marks.clear()
         if runner is not None:
             runner.close()
-        meaning, self._meaning = self._meaning, None
+        meaning = self._meaning
+        self._meaning = None
         if meaning is not None:
             meaning.close()
 
@@ -211,6 +206,46 @@ class TokenStream(AbstractContextManager["TokenStream"]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class StreamPiece(AbstractContextManager["StreamPiece"]):
+    """`ids` [n] (int64, CPU) that `stream` reads; the forward runs inside, and `took` is told what it gave.
+
+    Whatever happens inside, the stream then holds the piece wholly or not at all. `every`: the logits after each of
+    the tokens are wanted, not after the last alone; so they are where the text is cut by how surprising it is.
+    """
+
+    def __init__(self, stream: TokenStream, ids: Tensor, answering: bool = False, every: bool = False) -> None:
+        self.stream = stream
+        self.ids = ids
+        self.answering = answering
+        blocks = stream.runner.blocks
+        self._cuts = blocks if blocks is not None and blocks.wants_surprisals else None
+        self.every = every or self._cuts is not None
+        self._before = stream.last
+
+    def __enter__(self) -> StreamPiece:
+        if self._cuts is not None:
+            self._cuts.tell_lost(self.stream.runner.seen_tokens)
+        return self
+
+    def took(self, logits: Tensor) -> None:
+        """Take down what was read; `logits` [n, vocabulary] of every token, or [1 or 0, vocabulary]."""
+        stream = self.stream
+        stream.last = None
+        if self._cuts is not None:
+            self._cuts.tell(-logprobs(self._before, logits, self.ids)[None])
+        stream.note(self.ids)
+        if self.every:
+            stream.last = logits[-1].clone()
+        else:
+            stream.last = logits[-1] if len(logits) else None
+
+    def __exit__(self, *exc: object) -> None:
+        stream = self.stream
+        if stream.recent.seen < stream.runner.seen_tokens:
+            stream.last = None
+            stream.note(self.ids)
 
 
 def make_runner(

@@ -66,7 +66,9 @@ class WritingStream(TokenStream):
         found = list(self._chunks(x))
         device = device_of(self.model)
         total = sum(map(len, found))
-        scored, rows, start = torch.empty(total, device=device), None, 0
+        scored = torch.empty(total, device=device)
+        rows = None
+        start = 0
         for ids in found:
             end = start + len(ids)
             scored[start:end], after = self._score(ids)
@@ -152,7 +154,7 @@ class WritingStream(TokenStream):
         runner = self.runner
         if mark.closed or mark not in self._marks:
             raise SessionError("rewind: this mark is closed or of another session; use one of session.mark()")
-        self._runner, self.recent, self._last, self.transcript = mark.copy()
+        self._runner, self.recent, self.last, self.transcript = mark.copy()
         self._conversing = mark.conversing
         runner.close()
 
@@ -164,7 +166,7 @@ class WritingStream(TokenStream):
         runner = self.runner
         fresh = runner.fresh()
         self.transcript = Transcript(self.tokenizer)
-        self._runner, self.recent, self._last = fresh, TokenHistory(self.recent.size), None
+        self._runner, self.recent, self.last = fresh, TokenHistory(self.recent.size), None
         self._conversing = False
         runner.close()
 
@@ -173,7 +175,8 @@ class WritingStream(TokenStream):
 
         Not `sealed`: without the blocks and the ids that a store keeps.
         """
-        runner, last = self.runner, self.prediction
+        runner = self.runner
+        last = self.prediction
         tensors, meta = runner.state(sealed)
         kept = {f"cache.{name}": tensor for name, tensor in tensors.items()} | {"recent": self.recent.ids()}
         facts: dict[str, Any] = {"cache": meta, "seen_tokens": self.seen_tokens}
@@ -194,14 +197,15 @@ class WritingStream(TokenStream):
             self.transcript.load_state(tensors, meta["sources"])
         self._conversing = meta.get("conversing")
         last = tensors.get("prediction")
-        self._last = None if last is None else last.to(device_of(self.model))
+        self.last = None if last is None else last.to(device_of(self.model))
 
     def _ask(self, prompt: Input, recall: bool = True) -> None:
         """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart.
 
         `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
         """
-        tail, self._source = ANSWERING_TOKENS if self.method.answers else 0, PROMPT
+        tail = ANSWERING_TOKENS if self.method.answers else 0
+        self._source = PROMPT
         memory = self.runner.blocks
         for row in () if memory is None else memory.rows:
             row.forget_citations()

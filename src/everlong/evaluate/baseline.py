@@ -39,7 +39,10 @@ class PeerStream(Stream):
     session = None
 
     def __init__(self, loaded: Loaded, clock: Clock, chunk: int) -> None:
-        self.model, self.tokenizer, self.clock, self.chunk = loaded.model, loaded.tokenizer, clock, chunk
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.clock = clock
+        self.chunk = chunk
         self.limit = trained_length(self.model)
         self.ids: list[int] = []
         self._ends = end_tokens(self.model, self.tokenizer)
@@ -155,7 +158,10 @@ class PeerStream(Stream):
 
     def _written(self, logits: Tensor, max_new_tokens: int, stop: Sequence[str]) -> tuple[str, list[int]]:
         """Text and ids of a greedy answer, which the cache then holds."""
-        guard, decoder, texts, written = StopGuard(tuple(stop)), Decoder(self.tokenizer), [], []
+        guard = StopGuard(tuple(stop))
+        decoder = Decoder(self.tokenizer)
+        texts = []
+        written = []
         while len(written) < max_new_tokens and not guard.stopped:
             token = int(logits.argmax())
             if token in self._ends:

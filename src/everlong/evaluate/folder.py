@@ -16,7 +16,9 @@ from everlong.evaluate.summary import summarised
 from everlong.locks import lock
 from everlong.machine import commit, machine, versions
 
-CONFIG, RECORDS, SUMMARY = "config.json", "records.jsonl", "summary.json"
+CONFIG = "config.json"
+RECORDS = "records.jsonl"
+SUMMARY = "summary.json"
 
 
 class Folder(AbstractContextManager["Folder"]):

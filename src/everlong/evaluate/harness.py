@@ -75,7 +75,9 @@ class EverlongLM(TemplateLM):
         found = subjects([{"name": method, **fields}])
         if len(found) != 1:
             raise ConfigError(f"model_args: the fields of {method} name {len(found)} methods; give one value for each")
-        self.subject, self.chunk, self.max_gen_toks = found[0], chunk, max_gen_toks
+        self.subject = found[0]
+        self.chunk = chunk
+        self.max_gen_toks = max_gen_toks
         if str(batch_size) != "1" or max_batch_size is not None:
             logger.warning("batch_size=%s: no effect, everlong reads one stream at a time", batch_size)
         if threads is not None:
@@ -130,7 +132,8 @@ class EverlongLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers, before any of the texts in `until`."""
-        found, answers = [], []
+        found = []
+        answers = []
         for request in requests:
             context, given, *_ = request.args
             ids = self.tok_encode(context) or [self.prefix_token_id]
@@ -144,7 +147,8 @@ class EverlongLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts, each behind the prefix token, which is not scored itself."""
-        found, limit = [], self.max_length
+        found = []
+        limit = self.max_length
         with nullcontext() if isinstance(self.subject, Plain) else attach(self.loaded.model, Dense()):
             for (text,) in tqdm([request.args for request in requests], disable=disable_tqdm, desc=self.subject.name):
                 found.append(self._streamed(text) if limit is None else self._in_windows(text, limit))
@@ -186,7 +190,8 @@ class EverlongLM(TemplateLM):
 
     def _fitting(self, request: Request) -> list[int]:
         """The context, or as much of its end as fits; TooLongError where nothing fits, and for dense."""
-        ids, limit = request.context, self.max_length
+        ids = request.context
+        limit = self.max_length
         more = request.then.max_new_tokens if isinstance(request.then, Writing) else len(request.then) - 1
         if limit is None or len(ids) + more <= limit:
             return ids
@@ -213,7 +218,8 @@ class EverlongLM(TemplateLM):
 def writing(given: dict[str, Any], max_gen_toks: int) -> Writing:
     """lm-eval's generation arguments as ours; warns of those that have no effect here."""
     fields: dict[str, Any] = dict(normalize_gen_kwargs(given, max_gen_toks))
-    stop, tokens = tuple(text for text in fields.pop("until") if text), fields.pop("max_gen_toks")
+    stop = tuple(text for text in fields.pop("until") if text)
+    tokens = fields.pop("max_gen_toks")
     sampling = {name: fields.pop(name) for name in ("top_p", "top_k", "repetition_penalty") if name in fields}
     temperature = float(fields.pop("temperature", 0))
     if temperature:

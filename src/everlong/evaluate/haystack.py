@@ -82,11 +82,13 @@ def hay(source: Iterable[str], tokens: int, size: Size, hidden: Sequence[Hidden]
         raise ConfigError(
             f"lengths={tokens} without the question: too few tokens for the hidden facts; give {-left} more"
         )
-    taken, starts = [], [0]
+    taken = []
+    starts = [0]
     for piece, end in fitting(source, left, size):
         taken.append(piece)
         starts.append(end)
-    out, at = [opening], 0
+    out = [opening]
+    at = 0
     for fact in sorted(hidden, key=lambda h: h.depth):
         place = max(at, _nearest(starts, fact.depth * starts[-1]))
         out += [*taken[at:place], fact.text]
@@ -100,8 +102,12 @@ def longest(make: Callable[[int], str], tokens: int, count: Size) -> str:
     For texts whose parts all change with n, so that only the whole can be counted: a few counts suffice where its
     tokens are nearly a linear function of n. ConfigError if `make(1)` is too long.
     """
-    best, at, low, high = make(1), 1, 1, 2 * tokens
-    before, n = count(best), min(max(16, tokens // 64), high - 1)
+    best = make(1)
+    at = 1
+    low = 1
+    high = 2 * tokens
+    before = count(best)
+    n = min(max(16, tokens // 64), high - 1)
     if before > tokens:
         raise ConfigError(f"lengths={tokens} without the question: too few tokens; give {before - tokens} more")
     while low + 1 < high:
@@ -111,7 +117,8 @@ def longest(make: Callable[[int], str], tokens: int, count: Size) -> str:
         if _CLOSE * tokens <= got <= tokens:
             break
         slope = max(1e-3, (got - before) / (n - at)) if n != at else 1.0
-        at, before = n, got
+        at = n
+        before = got
         n = min(max(n + int(((1 + _CLOSE) / 2 * tokens - got) / slope), low + 1), high - 1)
     return best
 

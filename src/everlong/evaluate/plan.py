@@ -67,7 +67,8 @@ def entries(given: Sequence[Any], default: Sequence[Any]) -> tuple[Entry, ...]:
     """The tasks, by name or by a mapping of name and fields; `methods` among the fields is for this task alone."""
     found = []
     for name, spec in map(_named, given):
-        cls, fields = task_class(name), dict(spec)
+        cls = task_class(name)
+        fields = dict(spec)
         own = fields.pop("methods", default)
         several = {n for n, hint in get_type_hints(cls, include_extras=True).items() if "tuple" in str(hint)}
         tried = subjects(_several(own))

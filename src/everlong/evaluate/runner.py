@@ -42,7 +42,8 @@ class Work:
 
 def planned(plan: Plan, loaded: Loaded, data: Data) -> list[Work]:
     """All that the plan does, sample by sample, each on every method; reads and checks every file that is needed."""
-    setting, found = Setting(loaded.tokenizer, data, plan.seed), []
+    setting = Setting(loaded.tokenizer, data, plan.seed)
+    found = []
     for entry in plan.entries:
         taken: Counter[tuple[str, int | None, float | None]] = Counter()
         for sample in entry.task.make_samples(setting):
@@ -86,7 +87,9 @@ class Runner:
     """A loaded model, and a second one over the same weights for plain transformers."""
 
     def __init__(self, plan: Plan, loaded: Loaded, store: Path | None = None) -> None:
-        self.plan, self.loaded, self.store = plan, loaded, store
+        self.plan = plan
+        self.loaded = loaded
+        self.store = store
         self._stock: Loaded | None = None
 
     @contextmanager
@@ -119,15 +122,20 @@ class Runner:
 
     def records(self, work: Work, tick: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
         """What came of one sample on one method: a record for each question, and one more if it ended early."""
-        clock, found, status, note = Clock(), [], "ok", None
+        clock = Clock()
+        found = []
+        status = "ok"
+        note = None
         clock.tick = tick or clock.tick
-        reset, start = reset_peak_rss(), _Lap(clock)
+        reset = reset_peak_rss()
+        start = _Lap(clock)
         try:
             with self.stream(work.subject, clock) as stream:
                 for outcome in work.entry.task.run(stream, work.sample):
                     found += [self._record(work, outcome, start.lap(), stream.report())]
         except CapabilityError as error:
-            status, note = "too long" if isinstance(error, TooLongError) else "cannot", str(error)
+            status = "too long" if isinstance(error, TooLongError) else "cannot"
+            note = str(error)
         if status != "ok":
             empty = Outcome(None, None, list(work.sample.gold))
             found.append(self._record(work, empty, start.lap(), None) | {"status": status, "note": note})
@@ -161,12 +169,14 @@ class _Lap:
 
     def lap(self) -> dict[str, Any]:
         """What was spent since."""
-        now, clock = time.perf_counter(), self.clock
+        now = time.perf_counter()
+        clock = self.clock
         after = (clock.model_s, clock.new_tokens, clock.truncated_tokens)
         model_s, new, truncated = (b - a for a, b in zip(self.before, after, strict=True))
         spent = {"prompt_tokens": clock.prompt_tokens, "new_tokens": new, "truncated_tokens": truncated}
         spent |= {"seconds": now - self.start, "model_s": model_s}
-        self.start, self.before = now, after
+        self.start = now
+        self.before = after
         return spent
 
 
@@ -181,7 +191,8 @@ class Meter:
 
     def begins(self, work: Work) -> Callable[[int], None]:
         """What the stream of a sample tells its progress to."""
-        within, most = 0, _weight(work)
+        within = 0
+        most = _weight(work)
         words = f"{work.entry.task.name} {work.subject.name}, {self.done_samples}/{self.samples} samples"
 
         def tick(chars: int) -> None:

@@ -70,7 +70,8 @@ class SessionContexts(Contexts):
 
     def read(self, ids: list[int], following: list[int], several: bool) -> None:
         """Goes back to the marked beginning, or begins anew, and reads on."""
-        session, read_only = self._session, self._read_only(ids)
+        session = self._session
+        read_only = self._read_only(ids)
         self._go_back(ids[:read_only])
         stem = min(_common(ids, following), read_only, self._read_only(following))
         if stem - session.seen_tokens >= SHARED_TOKENS:
@@ -125,7 +126,8 @@ class SessionContexts(Contexts):
     def _let_go(self) -> None:
         if self._mark is not None:
             self._mark.close()
-        self._stem, self._mark = [], None
+        self._stem = []
+        self._mark = None
 
     def _rewind(self) -> None:
         if self._end is not None:
@@ -166,7 +168,9 @@ def judged(predictions: Iterable[Tensor], ids: list[int]) -> tuple[float, bool]:
 
     Without ids (0, True).
     """
-    total, greedy, at = 0.0, True, 0
+    total = 0.0
+    greedy = True
+    at = 0
     for logits in predictions if ids else ():
         wanted = torch.tensor(ids[at : at + len(logits)], device=logits.device)
         found = logits.float().log_softmax(-1).gather(1, wanted[:, None])

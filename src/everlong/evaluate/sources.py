@@ -25,7 +25,9 @@ class SourcePart(NamedTuple):
 
 def joined(texts: Iterable[tuple[str, str]]) -> tuple[str, tuple[SourcePart, ...]]:
     """The texts, given as (source, text), in one; and where in it each stands."""
-    found, at, parts = [], 0, []
+    found = []
+    at = 0
+    parts = []
     for source, text in texts:
         found.append(text)
         parts.append(SourcePart(source, at, at + len(text)))

@@ -97,7 +97,9 @@ class MethodStream(Stream):
     """A session of a method. Dense attention refuses what passes the trained length."""
 
     def __init__(self, loaded: Loaded, session: Session, clock: Clock) -> None:
-        self.loaded, self.clock, self._session = loaded, clock, session
+        self.loaded = loaded
+        self.clock = clock
+        self._session = session
         self._limit = trained_length(loaded.model) if session.method.name == "dense" else None
 
     @property

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 GROUPED = ("task", "version", "options", "method", "settings", "model", "group", "length", "depth")
-_RESAMPLES, _Z = 2000, 1.959964
+_RESAMPLES = 2000
+_Z = 1.959964
 
 
 def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,8 +53,10 @@ def interval(scores: Sequence[float | int]) -> tuple[float | None, float | None]
     if not n:
         return None, None
     if all(score in (0, 1) for score in scores):
-        mean, z2 = sum(scores) / n, _Z * _Z
-        centre, half = mean + z2 / (2 * n), _Z * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
+        mean = sum(scores) / n
+        z2 = _Z * _Z
+        centre = mean + z2 / (2 * n)
+        half = _Z * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
         return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
     draws = np.random.default_rng(0).integers(0, n, (_RESAMPLES, n))
     low, high = np.percentile(np.asarray(scores, dtype=float)[draws].mean(1), [2.5, 97.5])

@@ -122,4 +122,6 @@ class Task:
         return dataclasses.asdict(self)
 
 
-task_names, task_class, make_task = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make
+task_names = _REGISTRY.names
+task_class = _REGISTRY.find
+make_task = _REGISTRY.make

@@ -44,7 +44,8 @@ PLACES = (
     *("Athens", "Bogota", "Geneva", "Madrid", "Jakarta", "Riga", "Tunis", "Vienna", "Manila", "Boston", "Sofia"),
     "Bergen",
 )
-ADJECTIVES, NOUNS = tuple(_ADJECTIVES.split()), tuple(_NOUNS.split())
+ADJECTIVES = tuple(_ADJECTIVES.split())
+NOUNS = tuple(_NOUNS.split())
 _SYLLABLES = tuple(a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou"))
 
 

@@ -25,7 +25,9 @@ class Handle:
     """A model attached to a method: makes caches. Use with `with`, or call `detach`. `plug` is held for it."""
 
     def __init__(self, plug: ModelPatch, method: Method) -> None:
-        self.method, self._plug, self._attached = method, plug, True
+        self.method = method
+        self._plug = plug
+        self._attached = True
 
     @property
     def plan(self) -> ModelLayout:

@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from everlong.cache.packed import PackedPlan
 from everlong.cache.step import ForwardPlan
 from everlong.errors import CapabilityError
 
-_ACTIVE: ContextVar[ForwardPlan | None] = ContextVar("everlong_active_step", default=None)
+RunningStep = ForwardPlan | PackedPlan
+
+_ACTIVE: ContextVar[RunningStep | None] = ContextVar("everlong_active_step", default=None)
 
 _UNMASKED: ContextVar[bool] = ContextVar("everlong_unmasked", default=False)
 
 
-def active_step() -> ForwardPlan:
+def active_step() -> RunningStep:
     """The running step; CapabilityError outside a forward of an attached model."""
     step = _ACTIVE.get()
     if step is None:
@@ -22,7 +25,15 @@ def active_step() -> ForwardPlan:
     return step
 
 
-def running_step() -> ForwardPlan | None:
+def active_plan() -> ForwardPlan:
+    """The running step of one stream (or of a batch of streams of one length)."""
+    step = active_step()
+    if not isinstance(step, ForwardPlan):
+        raise CapabilityError("everlong attention: streams are packed where they cannot be; read them one by one")
+    return step
+
+
+def running_step() -> RunningStep | None:
     """The running step, if there is one."""
     return _ACTIVE.get()
 
@@ -42,6 +53,6 @@ def unmasked() -> Iterator[None]:
         _UNMASKED.reset(before)
 
 
-def activate(step: ForwardPlan | None) -> None:
+def activate(step: RunningStep | None) -> None:
     """Make `step` the running one; None ends it."""
     _ACTIVE.set(step)

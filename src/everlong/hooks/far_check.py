@@ -27,7 +27,8 @@ from everlong.ops.spans import Ints
 
 Floats = NDArray[np.float64]
 
-FAR, LARGEST = 4, 1 << 23
+FAR = 4
+LARGEST = 1 << 23
 """Far is this many times the largest number of the config, and the largest position that is tried."""
 
 ROUNDING = 1.2e-7

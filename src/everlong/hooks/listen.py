@@ -25,8 +25,8 @@ from everlong.hooks.current_step import activate
 from everlong.hooks.routes import AlibiMask, AttentionHook
 from everlong.models.internals import accepts, decoder_of, device_of, text_config
 from everlong.models.layout import LayerPlan, Pattern
-from everlong.ops.attend import Workspace
 from everlong.ops.spans import Ints
+from everlong.ops.workspace import Workspace
 
 HARMLESS = {"position_ids", "position_embeddings", "cache_position"}
 """What layers hand on to their attention that has no part in it."""
@@ -95,7 +95,8 @@ class Listening(ForwardPlan):
 
 def listen(model: PreTrainedModel, route: AttentionHook, positions: Ints, past: int = 0) -> Heard:
     """What each layer hands over for one token at `positions`, behind a cache that says it holds `past` tokens."""
-    decoder, recorder = decoder_of(model), Recorder(model.config, past)
+    decoder = decoder_of(model)
+    recorder = Recorder(model.config, past)
     at = torch.from_numpy(positions).to(device_of(model))[:, None]
     ids = torch.full_like(at, text_config(model).vocab_size // 2)
     where = {"position_ids": at} if accepts(decoder, "position_ids") else {}

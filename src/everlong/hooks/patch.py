@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from everlong.cache.packed import PackedCache
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
@@ -164,6 +165,8 @@ class ModelPatch:
         cache = given.get("past_key_values")
         if isinstance(cache, StreamCache):
             return self._step(cache.stream, given)
+        if isinstance(cache, PackedCache):
+            return self._packed(cache, given)
         self.route.restore()
         if self.training is not None:
             return self.training.forward(given)
@@ -176,9 +179,11 @@ class ModelPatch:
         rows, tokens = new.shape[:2]
         check_outputs(given, self.decoder.config)
         check_mode(self.decoder)
-        mask, positions = given.get("attention_mask"), given.get("position_ids")
+        mask = given.get("attention_mask")
+        positions = given.get("position_ids")
         if self._front is not None:
-            mask, positions = self._front.mask(mask), self._front.positions(positions)
+            mask = self._front.mask(mask)
+            positions = self._front.positions(positions)
         pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding)
         check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
         try:
@@ -195,6 +200,39 @@ class ModelPatch:
         finally:
             activate(None)
             stream.abandon()
+
+    @property
+    def unpackable(self) -> str | None:
+        """Why streams of this model cannot be packed into one row; None where they can."""
+        if not self.route.packs or self._front is not None or not self.takes_positions:
+            return "its attention is not asked through transformers' attention function alone"
+        if self.plan.alibi or self.plan.hard_length is not None:
+            return "its attention depends on how long a row is"
+        if any(p.latent or p.repeated for p in self.plan.layers):
+            return "its attention is given other keys than those that it caches"
+        return None
+
+    def _packed(self, cache: PackedCache, given: dict[str, Any]) -> Any:
+        """A forward over new tokens of several streams in one row."""
+        if self.unpackable is not None:
+            raise CapabilityError(f"PackedCache: {self.unpackable}; read the streams one by one")
+        if any(stream.plan is not self.plan for stream in cache.streams):
+            raise CapabilityError("PackedCache: a stream belongs to another model; pack those of one model")
+        check_mode(self.decoder)
+        new = new_tokens(given)
+        try:
+            step = cache.begin()
+            given["attention_mask"] = None
+            given["position_ids"] = step.positions(new.device)
+            activate(step)
+            with self.route.entered(step):
+                out = self.stock(**given)
+            self.route.check(step)
+            cache.commit()
+            return out
+        finally:
+            activate(None)
+            cache.abandon()
 
     @staticmethod
     def _positions(step: ForwardPlan, like: Tensor) -> Tensor:

@@ -153,7 +153,9 @@ def _layer(
     near: Heard,
     frequencies: list[Tensor],
 ) -> LayerPlan:
-    pattern, cached, positions = patterns[index], near.cached, near.positions
+    pattern = patterns[index]
+    cached = near.cached
+    positions = near.positions
     if index not in cached:
         source = _source(model, index, cached)
         return LayerPlan(index, source, patterns[source] or Pattern())

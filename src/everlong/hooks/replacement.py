@@ -19,7 +19,8 @@ class Replacement:
     """Calls `forward` with the arguments by name, until it is removed; then it is only a way to the stock forward."""
 
     def __init__(self, module: nn.Module, forward: Callable[[dict[str, Any]], Any]) -> None:
-        self.module, self._forward = module, forward
+        self.module = module
+        self._forward = forward
         self.__signature__ = signature_of(module)
         self._more = _keywords(self.__signature__)
         self._before = vars(module).get("forward")

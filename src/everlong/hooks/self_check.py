@@ -40,7 +40,8 @@ def check_equal_to_stock(model: PreTrainedModel, cache: StreamCache) -> None:
 
 def _stock(model: PreTrainedModel, ids: Tensor) -> tuple[nn.Module, Tensor]:
     """The module to check, and what it gives for `ids`: the one around the decoder, if text alone is enough for it."""
-    around, decoder = around_decoder(model), decoder_of(model)
+    around = around_decoder(model)
+    decoder = decoder_of(model)
     if around is not None:
         with suppress(Exception):
             return around, around(input_ids=ids, use_cache=False)[0].float()

@@ -30,7 +30,8 @@ from everlong.models.internals import attention_input, attention_modules, config
 from everlong.models.sharding import check_complete, check_not_wrapped_inside
 from everlong.ops.segments import NONE, aligned
 
-IMPLEMENTATION, ARGUMENT = "everlong_training", "everlong_step"
+IMPLEMENTATION = "everlong_training"
+ARGUMENT = "everlong_step"
 
 
 class Training(AbstractContextManager["Training"]):
@@ -43,7 +44,9 @@ class Training(AbstractContextManager["Training"]):
     """
 
     def __init__(self, plug: ModelPatch, method: Method, core: TrainableCore) -> None:
-        self.plug, self.method, self.core = plug, method, core
+        self.plug = plug
+        self.method = method
+        self.core = core
         decoder = plug.decoder
         self.latest: TrainStep | None = None
         self._configs = configs_of(decoder)
@@ -67,7 +70,8 @@ class Training(AbstractContextManager["Training"]):
             core = method.trainable(self.plug.plan)
             if core is None or method.name != self.method.name or self._shapes(method) != self._shapes(self.method):
                 raise CapabilityError(f"training: {method} cannot go on with what {self.method} trains")
-            self.method, self.core = method, core
+            self.method = method
+            self.core = core
 
     def _shapes(self, method: Method) -> dict[str, tuple[int, ...]]:
         fresh = method.parameters(self.plug.plan, self.plug.width)
@@ -103,13 +107,16 @@ class Training(AbstractContextManager["Training"]):
         new: Tensor = given[name]
         if given.get("past_key_values") is not None:
             raise CapabilityError("training: takes whole rows without a cache; detach it to read with a cache")
-        carried, weight = given.pop("carried", None), given.pop("write_weight", None)
+        carried = given.pop("carried", None)
+        weight = given.pop("write_weight", None)
         document = _documents(given.pop("documents", None), given.get("attention_mask"), new)
         text = aligned(document, self.core.segment)
-        before, seen = {}, 0
+        before = {}
+        seen = 0
         if carried is not None:
             carried.check(text)
-            before, seen = carried.states, carried.seen_tokens
+            before = carried.states
+            seen = carried.seen_tokens
         write = None if weight is None else text.align(weight.to(new.device))
         step = TrainStep(self.core, self.parameters, self.plug.plan, text, write, before, text.position + seen)
         check_outputs(given, self.plug.decoder.config)

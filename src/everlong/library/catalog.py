@@ -118,7 +118,8 @@ class Catalog:
     @contextmanager
     def locked(self, entry: SessionRecord) -> Iterator[None]:
         """The right to write, for one process at a time; SessionError if another has it."""
-        path, close = self.place(entry) / "lock", os.close
+        path = self.place(entry) / "lock"
+        close = os.close
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:

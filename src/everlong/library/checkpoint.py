@@ -41,7 +41,9 @@ class Checkpointer:
         self._take(library, entry, writable)
 
     def _take(self, library: Library, entry: SessionRecord, writable: bool) -> None:
-        self.library, self.entry, self.writable = library, entry, writable
+        self.library = library
+        self.entry = entry
+        self.writable = writable
         self._open = ExitStack()
         if writable:
             self._open.enter_context(library.locked(entry))
@@ -120,8 +122,11 @@ class Checkpointer:
 
     def _write_anew(self, session: KeptStream) -> None:
         """Keep a session that has gone back under its name, wholly or not at all: what it was is deleted."""
-        library, old, name = self.library, self.entry, self.entry.name
-        beside, aside = f"{name}~back", f"{name}~before"
+        library = self.library
+        old = self.entry
+        name = self.entry.name
+        beside = f"{name}~back"
+        aside = f"{name}~before"
         for leftover in (beside, aside):
             if library.find(leftover) is not None:
                 library.delete(leftover)
@@ -161,7 +166,8 @@ class Checkpointer:
         """Write a state and the new ids, and name them."""
         if not self.writable:
             raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
-        entry, folder = self.entry, self.library.place(self.entry)
+        entry = self.entry
+        folder = self.library.place(self.entry)
         self.store.flush()
         self.recall_files.flush()
         tensors, meta = session.state(sealed=False)
@@ -183,7 +189,9 @@ class Checkpointer:
 
     def _name(self, session: KeptStream, state: str, spans: Sequence[TokenRange], gone: Collection[int]) -> None:
         """Let the database name the new checkpoint, and (where nothing was forgotten) the one before it."""
-        entry, transcript, blocks = self.entry, session.transcript, self.store.blocks
+        entry = self.entry
+        transcript = session.transcript
+        blocks = self.store.blocks
         with self.library.database() as db:
             db.execute("DELETE FROM states WHERE session = ?", (entry.id,))
             if entry.state is not None and not spans:

@@ -43,7 +43,10 @@ def compact(catalog: Catalog, name: str) -> Compacted:
 def _compacted(catalog: Catalog, entry: SessionRecord) -> Compacted:
     """Write the session's files anew without its dropped blocks; new files first, then the names, then the old go."""
     erasing.erase(catalog, entry)
-    before, left, moved, locked = _bytes(catalog, entry), 0, {}, set[str]()
+    before = _bytes(catalog, entry)
+    left = 0
+    moved = {}
+    locked = set[str]()
     with ExitStack() as held:
         for path in sorted({v.path for v in catalog.volumes(entry)}):
             free, row_bytes = _unneeded(catalog, path)

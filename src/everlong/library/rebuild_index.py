@@ -72,7 +72,8 @@ class Rebuilder:
 
 def rebuild(catalog: Catalog, entry: SessionRecord, blocks: Iterable[int]) -> None:
     """Write the digests of these blocks, whose records are whole, anew; SaveError where that fails."""
-    rebuilder, wanted = Rebuilder(catalog, entry), set(blocks)
+    rebuilder = Rebuilder(catalog, entry)
+    wanted = set(blocks)
     for volume in catalog.volumes(entry):
         for block in sorted(wanted.intersection(range(volume.first, volume.end))):
             row = rebuilder.row(volume, block)

@@ -22,7 +22,8 @@ from everlong.storage.extent import damage
 
 def verify(catalog: Catalog, entry: SessionRecord, repair: bool) -> dict[str, Any]:
     """What is damaged; with `repair`, the session goes on without it."""
-    files, fallback = _damaged_files(catalog, entry), None
+    files = _damaged_files(catalog, entry)
+    fallback = None
     if files and repair:
         fallback = _previous(catalog, entry)
         if fallback is None:
@@ -33,7 +34,8 @@ def verify(catalog: Catalog, entry: SessionRecord, repair: bool) -> dict[str, An
         with catalog.locked(entry), catalog.database() as db:
             _go_back(db, fallback)
         entry = fallback
-    gone, width = set(kept_text.dropped(catalog, entry)), _digest_bytes(catalog, entry)
+    gone = set(kept_text.dropped(catalog, entry))
+    width = _digest_bytes(catalog, entry)
     found = [damage(v, entry.row_bytes, width, gone) for v in catalog.volumes(entry)]
     report = {
         "session": entry.name,
@@ -143,7 +145,8 @@ def _previous(catalog: Catalog, entry: SessionRecord) -> SessionRecord | None:
 
 def _go_back(db: sqlite3.Connection, entry: SessionRecord) -> None:
     """Let the database name the checkpoint of `entry`, and nothing that came after it."""
-    name, tokens = (entry.id,), (entry.id, entry.tokens)
+    name = (entry.id,)
+    tokens = (entry.id, entry.tokens)
     db.execute(
         "UPDATE sessions SET state = ?, tokens = ?, blocks = ? WHERE id = ?",
         (entry.state, entry.tokens, entry.blocks, entry.id),

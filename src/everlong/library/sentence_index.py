@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PIECES_AT_ONCE, PIECES_IN_A_BATCH = 128, 32
+PIECES_AT_ONCE = 128
+PIECES_IN_A_BATCH = 32
 """Pieces that are encoded between two signs of progress, sorted by length into batches: a second's work."""
 _PREFIX = "meaning-"
 
@@ -108,12 +109,15 @@ class Meaning:
         """
         # A question mark draws to the other questions of a text, and a dialogue has many.
         query = self.encoder.encode([question.strip().rstrip("?!. ")])[0]
-        votes, ends, keys = self.index.votes(query), self.index.ends, self.index.keys
+        votes = self.index.votes(query)
+        ends = self.index.ends
+        keys = self.index.keys
         found: list[Voted] = []
         for n in np.argsort(-votes, kind="stable").tolist():
             if len(found) == most or votes[n] <= 0:
                 break
-            first, end = int(ends[n - 1]) if n else 0, int(ends[n])
+            first = int(ends[n - 1]) if n else 0
+            end = int(ends[n])
             if keys[n] == _key(transcript, first, end):
                 found.append(Voted(first, end, float(votes[n])))
         return found
@@ -149,7 +153,8 @@ class Meaning:
 
     def _stale(self, transcript: Transcript) -> list[tuple[int, TokenRange]]:
         """The pieces that were encoded from other tokens than those that stand there now."""
-        found, first = [], 0
+        found = []
+        first = 0
         for n, (end, key) in enumerate(zip(self.index.ends.tolist(), self.index.keys.tolist(), strict=True)):
             if key != _key(transcript, first, end):
                 found.append((n, TokenRange(first, end)))

@@ -31,7 +31,8 @@ def create(
 ) -> SessionRecord:
     """A new, empty session; `origin` says where its model comes from (`Loaded.origin`)."""
     check_name(name)
-    now, identity = time.time(), secrets.token_hex(8)
+    now = time.time()
+    identity = secrets.token_hex(8)
     with catalog.database() as db:
         catalog.claim(db, name)
         db.execute(
@@ -57,7 +58,8 @@ def rename(catalog: Catalog, name: str, new: str) -> None:
 
 def swap(catalog: Catalog, name: str, by: str, aside: str) -> None:
     """Let the session `by` have the name of another, which is called `aside` from then on; at once."""
-    old, new = catalog.entry(name), catalog.entry(by)
+    old = catalog.entry(name)
+    new = catalog.entry(by)
     with catalog.locked(new), catalog.database() as db:
         db.execute("UPDATE sessions SET name = ? WHERE id = ?", (aside, old.id))
         db.execute("UPDATE sessions SET name = ? WHERE id = ?", (name, new.id))

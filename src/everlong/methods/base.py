@@ -106,4 +106,6 @@ def at_least(least: int, *, why: str, **field: Any) -> None:
         raise ConfigError(f"{name}={got}: must be at most {MOST} ({why})")
 
 
-method_names, method_class, make_method = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make
+method_names = _REGISTRY.names
+method_class = _REGISTRY.find
+make_method = _REGISTRY.make

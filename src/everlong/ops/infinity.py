@@ -171,10 +171,12 @@ def continuous_attention(
     [0.5, 0.6931471824645996]
     """
     B, H, T, D = q.shape
-    G, wide = k.shape[1], torch.promote_types(q.dtype, torch.float32)
+    G = k.shape[1]
+    wide = torch.promote_types(q.dtype, torch.float32)
     asked = k.to(wide).transpose(2, 3) @ torch.stack([w_mu, w_var], -1).to(wide)
     raw = q.to(wide).reshape(B, G, -1, D) @ asked / math.sqrt(D)
-    mu, var = raw[..., 0].sigmoid(), softplus(raw[..., 1]).clamp_min(VAR_FLOOR)
+    mu = raw[..., 0].sigmoid()
+    var = softplus(raw[..., 1]).clamp_min(VAR_FLOOR)
     basis = basis.to(mu)
     r = _normal(mu[..., None], basis.centres, var[..., None] + basis.widths.square())
     out = (r @ v.to(wide)).to(q.dtype)

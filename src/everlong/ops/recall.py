@@ -25,7 +25,8 @@ from torch import Tensor
 
 from everlong.ops.spans import Ints
 
-BM25_K1, BM25_B = 1.2, 0.75
+BM25_K1 = 1.2
+BM25_B = 0.75
 TINY = 1e-12
 RARE = 8
 """A word is rare that stands in at most one block of so many."""
@@ -143,7 +144,8 @@ class WordVotes:
 
     def rare_cover(self, block: int) -> float:
         """How much of the question's rare words, by weight, a block holds (0 to 1); 1 where none is rare."""
-        first, end = int(self._starts[block]), int(self._starts[block + 1])
+        first = int(self._starts[block])
+        end = int(self._starts[block + 1])
         total = sum(weight for _, weight in self._rare)
         held = sum(weight for at, weight in self._rare if ((at >= first) & (at < end)).any())
         return held / total if total else 1.0
@@ -151,7 +153,8 @@ class WordVotes:
     def shares(self) -> NDArray[np.float64]:
         """How much each block holds of the runs that stand somewhere, by weight [N]; 0 without a run of two ids."""
         blocks = len(self._starts) - 1
-        held, runs = np.zeros(blocks), np.zeros(blocks, bool)
+        held = np.zeros(blocks)
+        runs = np.zeros(blocks, bool)
         for at, weight, size in self._found:
             here = np.unique(np.searchsorted(self._starts, at, "right") - 1)
             held[here] += weight
@@ -160,7 +163,8 @@ class WordVotes:
 
     def peak(self, block: int) -> int:
         """The token of a block (counted from its first) around which most of the question's words stand."""
-        first, end = int(self._starts[block]), int(self._starts[block + 1])
+        first = int(self._starts[block])
+        end = int(self._starts[block + 1])
         weights = np.zeros(end - first)
         for at, weight, size in self._found:
             here = at[(at >= first) & (at < end)] - first

@@ -71,7 +71,8 @@ def relative_shift(scores: Float[Tensor, "*N T S1"]) -> Float[Tensor, "*N T S"]:
     >>> relative_shift(torch.tensor([[9.0, 2.0, 1.0, 0.0], [9.0, 2.0, 1.0, 0.0]])).tolist()
     [[1.0, 0.0, 9.0], [2.0, 1.0, 0.0]]
     """
-    tokens, columns = scores.shape[-2], scores.shape[-1] - 1
+    tokens = scores.shape[-2]
+    columns = scores.shape[-1] - 1
     return scores.flatten(-2)[..., tokens:].unflatten(-1, (tokens, columns))
 
 
@@ -98,7 +99,9 @@ def relative_attention(
     [1.0, 4.5]
     """
     B, H, T, D = q.shape
-    G, S, A = k.shape[1], k.shape[2], r.shape[1]
+    G = k.shape[1]
+    S = k.shape[2]
+    A = r.shape[1]
     wide = torch.promote_types(q.dtype, torch.float32)
     content = ((q + u.to(q.dtype)[:, None]).reshape(B, G, -1, D) @ k.transpose(2, 3)).to(wide)
     # One product per head of r over all rows of the batch, so that r is never copied; its row 0 is the spare column.
@@ -135,7 +138,9 @@ def relative_attention_naive(
     G, S, E = v.shape[1:]
     out = []
     for b, h, i in itertools.product(range(B), range(H), range(T)):
-        g, a, own = h * G // H, h * r.shape[1] // H, S - T + i
+        g = h * G // H
+        a = h * r.shape[1] // H
+        own = S - T + i
         seen = [j for j in range(int(first[b % len(first), i]), own + 1) if present is None or present[b, j]]
         scores = [(q[b, h, i] + u[h]) @ k[b, g, j] + (q[b, h, i] + w[h]) @ r[own - j, a] for j in seen]
         out.append((torch.stack(scores) * scale).softmax(0) @ v[b, g, seen] if seen else q.new_zeros(E))

@@ -77,9 +77,11 @@ def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: RotaryAngles) 
     out = q.to(turn.cos.dtype).clone(memory_format=torch.contiguous_format)
     part = out.narrow(-1, rotation.start % q.shape[-1], 2 * pairs)
     if rotation.interleaved:
-        a, b = part[..., 0::2], part[..., 1::2]
+        a = part[..., 0::2]
+        b = part[..., 1::2]
     else:
-        a, b = part[..., :pairs], part[..., pairs:]
+        a = part[..., :pairs]
+        b = part[..., pairs:]
     new_a = a * turn.cos - b * turn.sin
     b.mul_(turn.cos).add_(a * turn.sin)
     a.copy_(new_a)

@@ -125,7 +125,8 @@ def segment_attention(
     """
     B, H, _, D = q.shape
     G, N, P, E = past_v.shape[1:]
-    L, F = q.shape[2] // N, H // G
+    L = q.shape[2] // N
+    F = H // G
     folded = q.view(B, G, F, N, L, D).permute(0, 3, 1, 2, 4, 5).reshape(B * N, G, F * L, D)
     keys, values = (
         torch.cat([old, new.view(B, G, N, L, -1)], 3).transpose(1, 2).reshape(B * N, G, P + L, -1)

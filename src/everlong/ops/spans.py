@@ -37,7 +37,8 @@ class KeyIntervals:
 
     def limits(self, i0: int, i1: int) -> tuple[int, int, int, int]:
         """(first key any sees, first key all see, end of what all see, end of what any sees) for i0..i1-1."""
-        lo, hi = self.lo, self.hi
+        lo = self.lo
+        hi = self.hi
         if lo.shape[0] == 1:
             return int(lo[0, i0]), int(lo[0, i1 - 1]), int(hi[0, i0]), int(hi[0, i1 - 1])
         return int(lo[:, i0].min()), int(lo[:, i1 - 1].max()), int(hi[:, i0].min()), int(hi[:, i1 - 1].max())

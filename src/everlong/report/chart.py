@@ -9,8 +9,12 @@ from everlong.report import figures
 from everlong.report.curves import Curve, Point
 from everlong.report.markup import Html, element, joined
 
-WIDTH, HEIGHT = 360.0, 220.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 10.0, 34.0
+WIDTH = 360.0
+HEIGHT = 220.0
+_LEFT = 58.0
+_RIGHT = 12.0
+_TOP = 10.0
+_BOTTOM = 34.0
 COLOURS = 8
 _SHAPES = (
     "M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0z",
@@ -34,7 +38,8 @@ def chart(curve: Curve, numbers: dict[str, int]) -> Html:
     """The panel; `numbers` are those of the methods, by label."""
     drawn = {label: line for label, line in curve.lines.items() if line}
     points = [point for line in drawn.values() for point in line]
-    across, up = _Across(points, curve.along), _Up(curve, points)
+    across = _Across(points, curve.along)
+    up = _Up(curve, points)
     lines = [
         element("g", *_line(line, numbers[label], across, up, aside), class_=f"c{numbers[label] % COLOURS}")
         for aside, (label, line) in zip(_asides(len(drawn)), drawn.items(), strict=True)
@@ -57,9 +62,11 @@ class _Across:
 
     def __init__(self, points: Sequence[Point], along: bool) -> None:
         self.values = sorted({point.x for point in points})
-        first, last = self.values[0], self.values[-1]
+        first = self.values[0]
+        last = self.values[-1]
         self._log = not along and first > 0 and last / first > 4
-        low, high = self._scaled(first), self._scaled(last)
+        low = self._scaled(first)
+        high = self._scaled(last)
         pad = 0.04 * (high - low) or 1.0
         self._low, self._high = low - pad, high + pad
 
@@ -70,7 +77,8 @@ class _Across:
 
     def ticks(self) -> list[Html]:
         """The values that there are points for, as far as their names have room."""
-        found, free = [], -math.inf
+        found = []
+        free = -math.inf
         for x in self.values:
             at = self.at(x)
             if at >= free:

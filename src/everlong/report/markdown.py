@@ -57,7 +57,8 @@ def _run(run: Run) -> str:
 
 def _table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table whose first column is text and whose others are figures."""
-    head, rule = f"| {' | '.join(map(_plain, names))} |", f"|{'|'.join(['---', *('---:' for _ in names[1:])])}|"
+    head = f"| {' | '.join(map(_plain, names))} |"
+    rule = f"|{'|'.join(['---', *('---:' for _ in names[1:])])}|"
     return "\n".join([head, rule, *(f"| {' | '.join(map(_plain, line))} |" for line in lines)])
 
 

@@ -84,7 +84,9 @@ def recipe(run: Run) -> str:
 
 def facts_of(run: Run) -> dict[str, str]:
     """When, where and with what the run was made."""
-    config, plan, machine = run.config, run.config["plan"], run.config.get("machine", {})
+    config = run.config
+    plan = run.config["plan"]
+    machine = run.config.get("machine", {})
     place = [machine.get("processor") or machine.get("system"), machine.get("cuda")]
     place += [f"{machine[name]} {name}" for name in ("cores", "threads") if name in machine]
     place += [figures.bytes_text(machine["memory_bytes"])] if "memory_bytes" in machine else []

@@ -39,7 +39,8 @@ def refusals(table: Table) -> Html | None:
 
 def worst(table: Table) -> Html | None:
     """The samples with the lowest scores, folded; None where every sample has the full score."""
-    shown, below = [], 0
+    shown = []
+    below = 0
     for row in table.rows:
         found = [r for r in row.records if r["score"] is not None and r["score"] < 1]
         below += len(found)

@@ -43,7 +43,8 @@ def _heads(places: Sequence[Place], with_mean: bool) -> list[Html]:
     """One line of headings, or two where parts have lengths."""
     parts = grouped(places, lambda place: place[0])
     lengths = any(length is not None for _, length in places)
-    mean, first = [element("th", "mean")] if with_mean else [], "method"
+    mean = [element("th", "mean")] if with_mean else []
+    first = "method"
     if not lengths or list(parts) == [""]:
         names = [part or figures.tokens(length) or "all" for part, length in places]
         return [

@@ -51,7 +51,9 @@ class TableCell:
     def of(cls, records: Sequence[Record], perplexity: bool = False) -> TableCell:
         """The cell of these records, as a mean score 0..1 or as perplexity."""
         (row,) = summarised([record | _ONE for record in records])
-        value, low, high = row["score"], row["low"], row["high"]
+        value = row["score"]
+        low = row["low"]
+        high = row["high"]
         if perplexity:
             value, low, high = pooled_perplexity([record for record in records if record["score"] is not None])
         if value is not None and not math.isfinite(value):
@@ -119,7 +121,8 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     options = [{"version": members[0][2]["version"]} | _what(members[0][2]) for members in found]
     tasks = [members[0][2]["task"] for members in found]
     rows = [_rows(members) for members in found]
-    every, result = [row for own in rows for row in own], []
+    every = [row for own in rows for row in own]
+    result = []
     for task, chosen, own in zip(tasks, options, rows, strict=True):
         others = [other for name, other in zip(tasks, options, strict=True) if name == task]
         title = ", ".join(
@@ -208,7 +211,8 @@ def _rows(members: list[tuple[int, str, Record]]) -> list[TableRow]:
     """A row for each method, choice of its settings, model and batch of runs."""
     found = []
     for own in grouped(members, lambda member: (member[0], _subject(member[2]))).values():
-        first, runs = own[0][2], tuple(dict.fromkeys(name for _, name, _ in own))
+        first = own[0][2]
+        runs = tuple(dict.fromkeys(name for _, name, _ in own))
         found.append(
             TableRow("", first["method"], first["settings"], first["model"], runs, [record for *_, record in own])
         )

@@ -81,7 +81,9 @@ class AnsweringStream(WritingStream):
         """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
         for row in self.stored("forget").rows:
             row.drop(row.blocks_within(*self.transcript.bounds(source)))
-        source.digest, source.done, source.lines = GONE, False, ""
+        source.digest = GONE
+        source.done = False
+        source.lines = ""
 
     def _hold(self, question: list[int]) -> None:
         """Lets what is read next attend to what the question recalls."""

@@ -136,7 +136,8 @@ def _slots(session: WritingStream, candidates: Sequence[Candidate]) -> tuple[int
     """
     memory = session.stored("ask")
     row = memory.rows[0]
-    sealed, most = row.sealed, min(memory.settings.recall_slots, memory.settings.top_k)
+    sealed = row.sealed
+    most = min(memory.settings.recall_slots, memory.settings.top_k)
     near = [c for c in candidates if c.block < sealed and c.near]
     found: list[int] = []
     for c in near:
@@ -172,7 +173,8 @@ def _held(session: WritingStream, found: Found, begun: float) -> Recall:
 
     Blocks that are not sealed yet stand in the window or right behind it, where every query sees them.
     """
-    blocks, sealed = _slots(session, found.candidates), session.stored("ask").rows[0].sealed
+    blocks = _slots(session, found.candidates)
+    sealed = session.stored("ask").rows[0].sealed
     pairs = zip(found.passages, found.candidates, strict=True)
     shown = [p for p, c in pairs if c.block in blocks or (c.near and c.block >= sealed)]
     return found.recall("blocks", shown, blocks, begun)
@@ -197,7 +199,8 @@ def again_ids(session: WritingStream, question: str, passages: Sequence[Recalled
 
     With the chat template all of it is one user's turn, and the template's own words are the sinks.
     """
-    tokenizer, found = session.tokenizer, passage_ids(session, passages)
+    tokenizer = session.tokenizer
+    found = passage_ids(session, passages)
     if raw:
         sinks = content(session, 0, int(session.method.as_dict()["sinks"]))
         said = token_ids(tokenizer, question, allow_special=session.allow_special)

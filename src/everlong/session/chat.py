@@ -127,12 +127,14 @@ class Chat:
 
     def settle(self) -> None:
         """Reads what the template puts behind an answer, if that is still to be done; `save` a session after it."""
-        turn, self._turn = self._turn, None
+        turn = self._turn
+        self._turn = None
         if turn is not None:
             turn.hand_over()
         if self._answering:
             self.session.feed(self._template.closing(), source=PROMPT)
-            self.session.conversing, self._answering = True, False
+            self.session.conversing = True
+            self._answering = False
 
     def complete(self, turn: ChatTurn) -> None:
         """Ends a turn, unless that was done."""
@@ -153,7 +155,8 @@ class Chat:
         self.session.reset()
         while self._marks:
             self._marks.pop().close()
-        self.turns, self._answering = 0, False
+        self.turns = 0
+        self._answering = False
 
     def _remember(self, mark: Snapshot | None) -> None:
         if mark is not None:
@@ -175,7 +178,10 @@ class ChatTurn(Iterator[str]):
     def __init__(
         self, chat: Chat, answer: GenerationStream, twin: Session | None = None, exchange: Exchange | None = None
     ) -> None:
-        self._chat, self._answer, self._twin, self._exchange = chat, answer, twin, exchange
+        self._chat = chat
+        self._answer = answer
+        self._twin = twin
+        self._exchange = exchange
 
     def __next__(self) -> str:
         try:
@@ -191,7 +197,8 @@ class ChatTurn(Iterator[str]):
 
     def hand_over(self) -> None:
         """Lets the session read what a copy of it has written, if that is still to be done."""
-        twin, self._twin = self._twin, None
+        twin = self._twin
+        self._twin = None
         if twin is not None and self._exchange is not None:
             self._answer.close()
             written = self.result.token_ids

@@ -35,7 +35,8 @@ class Spot:
 def drawn_on(stream: WritingStream, top: int) -> list[Citation]:
     """The passages of stored blocks that the last answer attended to, by falling share of its attention."""
     rows = stream.stored("citations").rows
-    found, masses = [], rows[0].done.cited if rows else {}
+    found = []
+    masses = rows[0].done.cited if rows else {}
     total = sum(masses.values())
     for block, mass in masses.items():
         first, end = rows[0].block_range(block)
@@ -138,7 +139,8 @@ def _whole(transcript: Transcript, source: Source, passage: Passage, sentence: s
 
 def _best_line(begin: int, text: str, question: str) -> tuple[int, str]:
     """A sentence and where it begins; of a long text in lines, the line with most words of the question."""
-    asked, edges = words(question), [0]
+    asked = words(question)
+    edges = [0]
     if len(text) > LONGEST and not _is_prose(text):
         edges += [n + 1 for n, letter in enumerate(text) if letter == "\n"]
     pieces = [(a, text[a:b]) for a, b in pairwise([*edges, len(text)]) if text[a:b].strip()]

@@ -67,7 +67,8 @@ class Found:
         """What came back, and what of it is shown."""
         seconds = time.perf_counter() - begun
         passages = tuple(self.passages)
-        stands_out, among = self._ballot.stands_out(), self._ballot.among
+        stands_out = self._ballot.stands_out()
+        among = self._ballot.among
         return Recall(passages, stands_out, way, tuple(shown), tuple(blocks), seconds, among)
 
 

@@ -45,7 +45,8 @@ def next_hop(ballot: Ballot, sentence: str, span: TokenRange) -> tuple[int, int,
 
 def _added(ballot: Ballot, sentence: str) -> list[int]:
     """The words of a sentence, breaks in place of those of the question and of what is no word."""
-    tokenizer, classes = ballot.session.tokenizer, ballot.session.word_classes
+    tokenizer = ballot.session.tokenizer
+    classes = ballot.session.word_classes
     asked = {int(classes[n]) for n in ballot.question}
     found = []
     for number in token_ids(tokenizer, f" {sentence}"):

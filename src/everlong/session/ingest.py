@@ -109,7 +109,8 @@ class Checkpoints:
     """Keeps a session while it reads: after so many tokens or CHECKPOINT_S seconds, whichever comes first."""
 
     def __init__(self, session: Session, every: int) -> None:
-        self._session, self._every = session, every
+        self._session = session
+        self._every = every
         self._kept()
 
     @property
@@ -135,9 +136,12 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
     early between two chunks: the iterator is left, the budget is full, the text cannot be read further.
     """
     source = _part(session, document)
-    done, checkpoints = session.seen_tokens - source.first, Checkpoints(session, every)
-    begin, lines = source.marks[0][1], Lines()
-    texts, allowed = _behind(lines.through(document.texts), begin), document.allow_special or session.allow_special
+    done = session.seen_tokens - source.first
+    checkpoints = Checkpoints(session, every)
+    begin = source.marks[0][1]
+    lines = Lines()
+    texts = _behind(lines.through(document.texts), begin)
+    allowed = document.allow_special or session.allow_special
 
     def note() -> None:
         source.places = _sorted(document.places, begin)
@@ -222,7 +226,8 @@ def _part(session: Session, document: Document) -> Source:
     """The source that the document is read into: one that was cut off, or a new one for all of it or what was added."""
     if (part := _open_part(session, document)) is not None:
         return part
-    found, begin = parts(session.transcript.sources, document), _begin(session, document)
+    found = parts(session.transcript.sources, document)
+    begin = _begin(session, document)
     whole = [s for s in found if s.done]
     for source in found[found.index(whole[-1]) + 1 :] if begin else found:
         session.forget_source(source)

@@ -79,9 +79,11 @@ def tokens_of_place(transcript: Transcript, source: Source, place: Place) -> Tok
     first, after = transcript.bounds(source)
     if first == after:
         return None
-    low, high = transcript.chars(source, first), transcript.chars(source, after)
+    low = transcript.chars(source, first)
+    high = transcript.chars(source, after)
     end = end_of(source.places, place)
-    start, end = max(low, place.start), high if end is None else min(high, end)
+    start = max(low, place.start)
+    end = high if end is None else min(high, end)
     return transcript.tokens_of(source, start, end) if start < end else None
 
 

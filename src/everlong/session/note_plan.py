@@ -104,7 +104,9 @@ class _Plan:
     """Pieces as they are found, each with the names of the first and the last part of the source that it is about."""
 
     def __init__(self, transcript: Transcript, source: Source, settings: NoteSettings) -> None:
-        self._transcript, self._source, self._settings = transcript, source, settings
+        self._transcript = transcript
+        self._source = source
+        self._settings = settings
         self.pieces: list[NotePiece] = []
         self._names: list[Names] = []
 
@@ -133,7 +135,8 @@ class _Plan:
         return found[0]
 
     def _over(self, group: Sequence[int], title: str | None) -> int:
-        first, last = group[0], group[-1]
+        first = group[0]
+        last = group[-1]
         names = self._names[first][0], self._names[last][1]
         label = title or _from_to(names)
         tokens = TokenRange(self.pieces[first].tokens.first, self.pieces[last].tokens.end)
@@ -167,18 +170,21 @@ def _units(transcript: Transcript, source: Source, settings: NoteSettings) -> It
         return
     starts = [first, *(token for token, _ in places[1:] if token > first)]
     smallest = settings.piece_tokens // _SMALLEST[places[0][1].kind]
-    begin, titles = first, list[str]()
+    begin = first
+    titles = list[str]()
     for token, after in zip(starts, [*starts[1:], end], strict=True):
         titles += [p.title[:_LABEL_CHARS] for t, p in places if t == token or (token == first and t <= first)]
         if after - begin >= smallest or after == end:
             yield _names(titles, places[0][1]), TokenRange(begin, after)
-            begin, titles = after, []
+            begin = after
+            titles = []
 
 
 def _divisions(transcript: Transcript, source: Source) -> list[tuple[int, Place]]:
     """The places that divide a source, by their first token; what stands before the first of them is a part too."""
     first, after = transcript.bounds(source)
-    low, high = transcript.chars(source, first), transcript.chars(source, after)
+    low = transcript.chars(source, first)
+    high = transcript.chars(source, after)
     for kind in ("chapter", "heading", "page"):
         chosen = [p for p in without_contents(source.places, source.places) if p.kind == kind and low <= p.start < high]
         found = [(transcript.tokens_of(source, p.start, p.start + 1).first, p) for p in chosen]

@@ -66,7 +66,9 @@ def write_notes(
 def _write(session: Session, source: Source, writer: NoteWriter, shelf: _Shelf) -> Generator[NoteProgress, None, None]:
     plan = plan_notes(session.transcript, source, writer.settings)
     texts = [session.transcript.text(*piece.tokens) if not piece.made_of else "" for piece in plan]
-    known, begun, kept = shelf.known(), time.perf_counter(), 0
+    known = shelf.known()
+    begun = time.perf_counter()
+    kept = 0
     notes: list[str] = []
     for n, piece in enumerate(plan):
         text = known.get(_head(source.name, piece))
@@ -89,7 +91,9 @@ class _Shelf:
     """The source that holds the notes on another, in its session."""
 
     def __init__(self, session: Session, source: Source, settings: NoteSettings) -> None:
-        self._session, self._source, self._settings = session, source, settings
+        self._session = session
+        self._source = source
+        self._settings = settings
         self._name = notes_name(source.name)
         self._digest = _digest(session, source, settings)
         self._parts = [s for s in self._every() if s.digest == self._digest]
@@ -101,7 +105,8 @@ class _Shelf:
 
     def known(self) -> dict[str, str]:
         """The notes that are there, by what stands in front of them; those on another text are forgotten first."""
-        transcript, settings = self._session.transcript, self._settings
+        transcript = self._session.transcript
+        settings = self._settings
         parts = [s for s in transcript.sources if s.name == self._source.name and s.digest != GONE]
         current = {_digest(self._session, s, settings) for s in parts}
         for old in self._every():
@@ -113,7 +118,8 @@ class _Shelf:
 
     def add(self, piece: NotePiece, text: str) -> int:
         """Read a note into the session, and keep it there; the number of its tokens."""
-        session, transcript = self._session, self._session.transcript
+        session = self._session
+        transcript = self._session.transcript
         before = session.seen_tokens
         if not self._parts or self._parts[-1] is not transcript.sources[-1]:
             self._parts.append(transcript.begin(self._name, self._digest))
@@ -160,4 +166,5 @@ def _forget(session: Session, source: Source) -> None:
     """Let notes on what a source was before never come back."""
     if session.method.answers:
         session.forget_source(source)
-    source.digest, source.done = GONE, False
+    source.digest = GONE
+    source.done = False

@@ -56,7 +56,8 @@ def pin(
     session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None, always: bool, keep: bool
 ) -> Pin:
     """Pins a span of `session`."""
-    memory, found = session.stored("pin"), span(session, what, start, end)
+    memory = session.stored("pin")
+    found = span(session, what, start, end)
     new = Pin(found.first, found.end, always, keep)
     memory.rows[0].pin(new)
     return new
@@ -64,7 +65,8 @@ def pin(
 
 def unpin(session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None) -> int:
     """Takes away the pins that meet a span; how many."""
-    memory, found = session.stored("unpin"), span(session, what, start, end)
+    memory = session.stored("unpin")
+    found = span(session, what, start, end)
     kept = [p for p in session.pins if not p.meets(*found)]
     gone = len(session.pins) - len(kept)
     if gone:

@@ -57,10 +57,8 @@ def _checked(transcript: Transcript, text: str) -> Quotation:
     parts = [_pattern(part) for part in _GAP.split(text) if re.search(r"\w", part)]
     for source in transcript.sources:
         if is_read_text(source) and (found := _find(transcript, source, parts)) is not None:
-            where, name = (
-                spot(transcript, source, found[0]),
-                short_name(source.name, (s.name for s in transcript.sources)),
-            )
+            where = spot(transcript, source, found[0])
+            name = short_name(source.name, (s.name for s in transcript.sources))
             place = {"page": where.page, "chapter": where.chapter, "heading": where.heading, "line": where.line}
             return Quotation(text, True, source.name, name, *found, **place)
     return Quotation(text, False)

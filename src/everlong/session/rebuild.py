@@ -159,7 +159,9 @@ class _Rebuild:
     """Reads the parts of an old stream into a new session, from where that stands."""
 
     def __init__(self, new: Session, old: Transcript, parts: list[RereadPart]) -> None:
-        self.new, self.old, self.parts = new, old, parts
+        self.new = new
+        self.old = old
+        self.parts = parts
         self.places: list[tuple[int, int, int]] = []
         self._checkpoints = Checkpoints(new, CHECKPOINT_TOKENS)
 
@@ -206,14 +208,16 @@ class _Rebuild:
         return before if part.first and self.old.ids[: len(before)].tolist() == before else []
 
     def _read_part(self, part: RereadPart, rows: torch.Tensor, at: int) -> Iterator[RebuildProgress]:
-        transcript, seen = self.new.transcript, self.new.seen_tokens
+        transcript = self.new.transcript
+        seen = self.new.seen_tokens
         if seen <= at:
             source = transcript.begin(part.source.name)
             chars = 0 if self.new.tokenizer is None else self.old.chars(part.source, part.first)
             source.marks = [(source.first, chars)]
         else:
             source = next(s for s in transcript.sources if s.first == at and transcript.bounds(s)[1] > at)
-        source.places, source.lines = self._places(part), part.source.lines
+        source.places = self._places(part)
+        source.lines = part.source.lines
         for piece, answering in self._cut(part, rows, max(0, seen - at)):
             self.new.feed(Tokens(piece), answering, source.name)
             yield self._noted()

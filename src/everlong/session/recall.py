@@ -93,7 +93,8 @@ class Ballot:
 
     def __init__(self, session: WritingStream, question: list[int], text: str = "") -> None:
         self.session, self._memory = session, session.stored("recall")
-        self.question, self.text = question, text
+        self.question = question
+        self.text = text
         self.starts = _starts(self._memory, session.seen_tokens)
         row = self._memory.rows[0]
         self.places = [s for s in named_spans(session.transcript, text) if s.end > self.starts[0]]
@@ -189,7 +190,8 @@ class Ballot:
         """The token, or where it lies in none of the places that were named the nearest of its block that does."""
         if not self.places or any(span.first <= token < span.end for span in self.places):
             return token
-        first, end = int(self.starts[block]), int(self.starts[block + 1])
+        first = int(self.starts[block])
+        end = int(self.starts[block + 1])
         edges = [edge for span in self.places for edge in (max(span.first, first), min(span.end, end) - 1)]
         inside = [edge for edge in edges if first <= edge < end and any(s.first <= edge < s.end for s in self.places)]
         return min(inside, key=lambda edge: abs(edge - token))
@@ -207,7 +209,8 @@ class Ballot:
             token = (piece.first + piece.end) // 2
             block = self._block(token)
             near = piece.similarity >= MEANING_NEAR * self.meaning[0].similarity
-            said, cosine = TokenRange(piece.first, piece.end), piece.similarity
+            said = TokenRange(piece.first, piece.end)
+            cosine = piece.similarity
             found.setdefault(block, Candidate(block, token, cosine, "meaning", cosine, near, said=said))
         return list(found.values())
 
@@ -237,7 +240,8 @@ class Ballot:
 
 def in_turn(first: list[Candidate], second: list[Candidate]) -> list[Candidate]:
     """Two of the first list, then one of the second, then by turns; each block once."""
-    heads, tails = iter(first[2:]), iter(second)
+    heads = iter(first[2:])
+    tails = iter(second)
     mixed = [c for pair in zip_longest(tails, heads) for c in pair if c is not None]
     found: dict[int, Candidate] = {}
     for candidate in [*first[:2], *mixed]:
@@ -247,7 +251,8 @@ def in_turn(first: list[Candidate], second: list[Candidate]) -> list[Candidate]:
 
 def _starts(memory: BlockMemory, seen: int) -> Ints:
     """First token of each block, and the one after the last: sealed blocks, then what is in none yet."""
-    row, sealed = memory.rows[0], memory.rows[0].sealed
+    row = memory.rows[0]
+    sealed = memory.rows[0].sealed
     found = [row.cuts.start(n) for n in range(sealed + 1)]
     found += range(found[-1] + memory.settings.block, seen, memory.settings.block)
     return np.array([*found, seen] if found[-1] < seen else found, dtype=np.int64)

@@ -30,8 +30,11 @@ class Reply(Iterator[str]):
     def __init__(
         self, session: WritingStream, posed: Posed, question: str, raw: bool, keep: bool, **sampling: Any
     ) -> None:
-        self._session, self._posed, self._keep = session, posed, keep
-        self._question, self._raw = question, raw
+        self._session = session
+        self._posed = posed
+        self._keep = keep
+        self._question = question
+        self._raw = raw
         self.recall = posed.recall
         ends = {} if raw else {"ends": asking.template(session).end_tokens()}
         self._answer: GenerationStream = posed.session.stream(None, **ends | sampling)
@@ -122,7 +125,8 @@ class Reply(Iterator[str]):
 
     def _remember(self) -> None:
         """Let the session read question and reply as a turn of a conversation, as far as it has not."""
-        session, written = self._session, self.result.token_ids
+        session = self._session
+        written = self.result.token_ids
         if self._raw:
             if self._posed.owned:
                 session.feed(self._question, source=PROMPT)

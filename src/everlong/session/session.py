@@ -210,7 +210,8 @@ class Session(AnsweringStream):
     def close(self) -> None:
         """Frees the cache and the marks, and detaches the model if no other session uses it; may be called twice."""
         super().close()
-        checkpointer, self._checkpointer = self._checkpointer, None
+        checkpointer = self._checkpointer
+        self._checkpointer = None
         if checkpointer is not None:
             checkpointer.close()
 

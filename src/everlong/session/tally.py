@@ -28,7 +28,9 @@ NEAR = 0.65
 By words, measured: .65 to 1 for another passage about the same thing, .07 to .73 (median .4) for one of the same form.
 """
 LIKE_OTHERS = 4
-WORDS_PEAK, WORDS_CLEAR, WORDS_FAR = 1.3, 1.8, 3.0
+WORDS_PEAK = 1.3
+WORDS_CLEAR = 1.8
+WORDS_FAR = 3.0
 """How many times the words' vote of the fourth block the best one has where it stands out.
 
 WORDS_FAR is enough. With WORDS_CLEAR it must hold some of the question's rare words too, with WORDS_PEAK heads must
@@ -49,7 +51,8 @@ HEADS_PEAK = 0.35
 """So much is enough whatever the words say; measured .31 at most where the text does not answer."""
 RARE_COVER = 0.17
 """In place of heads that agree, where the model has none: so much of the rare words."""
-MEANING_PEAK, MEANING_AHEAD = 0.3, 1.25
+MEANING_PEAK = 0.3
+MEANING_AHEAD = 1.25
 """It stands out by its meaning with so large a cosine that is so many times the next one.
 
 Measured on 24 questions without a word of their fact: 11 of the 12 that are so are right, 4 of the other 12.

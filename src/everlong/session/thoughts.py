@@ -36,8 +36,10 @@ class Exchange:
     """
 
     def __init__(self, template: Template, text: str, conversing: bool, begun: bool) -> None:
-        self._template, self._text = template, text
-        self._conversing, self._begun = conversing, begun
+        self._template = template
+        self._text = text
+        self._conversing = conversing
+        self._begun = begun
         self._read = 0
 
     @cached_property
@@ -72,7 +74,8 @@ class Exchange:
 
     def earlier(self, written: Sequence[int]) -> tuple[list[int], list[int]]:
         """What is read behind the `lasting` tokens of the prompt: up to the answer, and what is shown of the answer."""
-        tokenizer, text = self._template.tokenizer, self._text
+        tokenizer = self._template.tokenizer
+        text = self._text
         separator = control.separator(text + self._template.system + Detokenizer(tokenizer).text([*written], []))
         answer = _spelt(tokenizer, written, separator)
         header = (_header(self._template) or "").strip()
@@ -112,8 +115,10 @@ class Exchange:
 
 def _spelt(tokenizer: Any, written: Sequence[int], separator: str) -> str:
     """What was written, with `separator` inside what spells a control token and is none."""
-    known, detokenizer = control.of(tokenizer), Detokenizer(tokenizer)
-    text, at = "", 0
+    known = control.of(tokenizer)
+    detokenizer = Detokenizer(tokenizer)
+    text = ""
+    at = 0
     for is_control, run in groupby(written, known.ids.__contains__):
         ids = list(run)
         said = detokenizer.text(ids, list(written[max(0, at - 8) : at]))

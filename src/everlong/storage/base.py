@@ -15,7 +15,8 @@ from everlong.storage.codecs import Codec
 from everlong.storage.growable_rows import GrowableRows
 from everlong.storage.record_cache import RecordCache
 
-FIRST_SLAB, LARGEST_SLAB = 4, 16
+FIRST_SLAB = 4
+LARGEST_SLAB = 16
 
 
 @dataclass

@@ -65,7 +65,8 @@ class Codec:
         return -(-size // ALIGNMENT) * ALIGNMENT
 
     def _views(self, records: Tensor) -> list[Tensor]:
-        views, at = [], 0
+        views = []
+        at = 0
         for shape, dtype in self._fields():
             size = math.prod(shape) * dtype.itemsize
             views.append(records[..., at : at + size].view(dtype).unflatten(-1, shape))
@@ -104,7 +105,8 @@ def _padded(size: int) -> int:
 
 def quantised(x: Tensor, axis: int, bits: int, scale: Tensor, low: Tensor) -> Tensor:
     """Codes of `x` in uint8 (two to a byte for 4 bits); fills `scale` and `low`."""
-    least, most = x.amin(axis, keepdim=True), x.amax(axis, keepdim=True)
+    least = x.amin(axis, keepdim=True)
+    most = x.amax(axis, keepdim=True)
     top = (1 << bits) - 1
     low.copy_(least)
     scale.copy_((most - least) / top)

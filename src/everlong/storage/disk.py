@@ -36,10 +36,13 @@ class DiskStore:
     lies_on_disk: ClassVar[bool] = True
 
     def __init__(self, volumes: list[Volume], writable: bool = True, dropped: frozenset[int] = frozenset()) -> None:
-        self.volumes, self.writable, self.dropped = volumes, writable, dropped
+        self.volumes = volumes
+        self.writable = writable
+        self.dropped = dropped
         self.blocks = volumes[-1].end if volumes else 0
         self.resident, self.traffic = RecordCache(), Traffic()
-        self.digest_bytes, self.other_bytes = 0, 0
+        self.digest_bytes = 0
+        self.other_bytes = 0
         self._gone = 0
         self._rows = StoredRows(volumes, RowLayout(), self.traffic)
         self._staged: dict[int, Tensor] = {}
@@ -187,7 +190,9 @@ class DiskStore:
         other = DiskStore(list(self.volumes), writable=False, dropped=self.dropped)
         other.blocks, other._own.waiting = self.blocks, dict(self._own.waiting)
         other._rows.layout = self._rows.layout.copy()
-        other.digest_bytes, other._gone, other._family = self.digest_bytes, self._gone, self._family
+        other.digest_bytes = self.digest_bytes
+        other._gone = self._gone
+        other._family = self._family
         other.resident = self.resident.fresh()
         self._family.add(other)
         return other

@@ -124,10 +124,8 @@ def digest_width(path: Path, row_bytes: int) -> int:
     digests = path.with_suffix(".digests")
     if not row_bytes or not path.exists() or not digests.exists():
         return 0
-    rows, data = (
-        -(-path.stat().st_size // row_bytes),
-        np.memmap(digests, np.uint8, "r") if digests.stat().st_size else b"",
-    )
+    rows = -(-path.stat().st_size // row_bytes)
+    data = np.memmap(digests, np.uint8, "r") if digests.stat().st_size else b""
     for count in range(rows, max(0, rows - QUEUED_ROWS - 2), -1):
         width = len(data) // count
         if width > 4 and any(_is_whole(np.asarray(data[n * width : (n + 1) * width])) for n in range(count)):
@@ -148,7 +146,8 @@ def damage(volume: Volume, row_bytes: int, width: int, dropped: Collection[int] 
 
     `width` is how many bytes the digests of a block take; 0 (an older store): as `digest_width` finds.
     """
-    count, found = volume.end - volume.first, Damage([], [])
+    count = volume.end - volume.first
+    found = Damage([], [])
     width = width or (digest_width(volume.path, row_bytes) if count else 0)
     for n in range(count):
         block = volume.first + n

@@ -16,9 +16,11 @@ NONE = np.empty(0, np.int64)
 
 def allocated_rows(rows: int, first: int, largest: int) -> int:
     """How many rows a `GrowableRows` makes room for when it holds `rows`."""
-    total, slabs = 0, 0
+    total = 0
+    slabs = 0
     while total < rows and first << slabs < largest:
-        total, slabs = total + (first << slabs), slabs + 1
+        total = total + (first << slabs)
+        slabs = slabs + 1
     return total + max(0, -(-(rows - total) // largest)) * largest
 
 
@@ -31,7 +33,10 @@ class GrowableRows:
     """
 
     def __init__(self, columns: int, dtype: torch.dtype, first: int, largest: int) -> None:
-        self.columns, self.dtype, self.first, self.largest = columns, dtype, first, largest
+        self.columns = columns
+        self.dtype = dtype
+        self.first = first
+        self.largest = largest
         self._starts: list[int] = []
         self._slabs: list[Tensor] = []
         self._shared = 0
@@ -103,7 +108,8 @@ class GrowableRows:
 
     def restore(self, rows: Tensor, gone: Ints = NONE) -> None:
         """Take saved rows, those that are `gone` left out; for a fresh object."""
-        at, self.gone = 0, gone
+        at = 0
+        self.gone = gone
         while at < len(rows):
             self._room(at)
             slab = self._slabs[-1][: len(rows) - at]
@@ -112,7 +118,8 @@ class GrowableRows:
 
     def promise(self, count: int, load: Callable[[], Tensor], gone: Ints = NONE) -> None:
         """Like `restore` with what `load` gives, `count` rows, which is asked for when a row is first needed."""
-        self._promised, self.gone = (count, load), gone
+        self._promised = (count, load)
+        self.gone = gone
 
     def without(self, gone: Ints, count: int) -> None:
         """Let these of the first `count` rows be gone, ascending, those that already were included.

@@ -26,7 +26,8 @@ class OwnFile:
 
     def write(self, volumes: list[Volume], block: int, row: Tensor, digests: Tensor) -> None:
         """Queue a row for the next free place, and let `volumes` say where it will be."""
-        last, place = volumes[-1], self._free[0]
+        last = volumes[-1]
+        place = self._free[0]
         self._writer = self._writer or WriteBehind(last.path)
         self._writer.write(block, place, row, digests)
         self._free[:] = self._free[1:] or [place + 1]
@@ -50,6 +51,7 @@ class OwnFile:
 
     def close(self) -> None:
         """End the writer."""
-        writer, self._writer = self._writer, None
+        writer = self._writer
+        self._writer = None
         if writer is not None:
             writer.close()

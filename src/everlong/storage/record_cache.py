@@ -27,7 +27,8 @@ class RecordCache:
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
-        self.limit, self.record_bytes = limit, 0
+        self.limit = limit
+        self.record_bytes = 0
         self.rule(None, "lru", 0.9)
         self._held: dict[int, int] = {}
         self._slots: dict[Key, int] = {}
@@ -40,7 +41,9 @@ class RecordCache:
 
     def rule(self, per_layer: int | None, evict: Evict, decay: float) -> None:
         """How many of a layer stay, and which of them leaves first; before anything is here."""
-        self.per_layer, self.evict, self.decay = per_layer, evict, decay
+        self.per_layer = per_layer
+        self.evict = evict
+        self.decay = decay
 
     def fresh(self) -> RecordCache:
         """An empty one with the same rules."""

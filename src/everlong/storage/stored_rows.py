@@ -36,7 +36,9 @@ class StoredRows:
     """The rows of the blocks in `volumes`, a list that its owner changes as rows are written and given up."""
 
     def __init__(self, volumes: list[Volume], layout: RowLayout, traffic: Traffic) -> None:
-        self.volumes, self.layout, self._traffic = volumes, layout, traffic
+        self.volumes = volumes
+        self.layout = layout
+        self._traffic = traffic
         self._files: dict[Path, int] = {}
 
     def __len__(self) -> int:
@@ -51,7 +53,8 @@ class StoredRows:
         with torch.inference_mode(False):
             record = torch.empty(size, dtype=torch.uint8) if record is None else record[:size]
         path, start = self._place(layer, block)
-        header, payload = bytearray(HEADER_BYTES), record.numpy().data
+        header = bytearray(HEADER_BYTES)
+        payload = record.numpy().data
         got = os.preadv(self._open(path), [header, payload], start)
         self._traffic.read_bytes += got
         where = f"{path}: block {block} of layer {layer}"
@@ -137,7 +140,8 @@ class StoredRows:
 
     def close(self) -> None:
         """Close the files."""
-        files, self._files = self._files, {}
+        files = self._files
+        self._files = {}
         for descriptor in files.values():
             os.close(descriptor)
 

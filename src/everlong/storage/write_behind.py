@@ -35,7 +35,8 @@ class WriteBehind:
 
     def finished(self) -> list[int]:
         """Blocks written since this was last asked."""
-        done, self._done = self._done, []
+        done = self._done
+        self._done = []
         return done
 
     def flush(self) -> None:
@@ -87,4 +88,5 @@ def _write_all(descriptor: int, data: memoryview, at: int) -> None:
     data = data.cast("B")
     while data:
         written = os.pwrite(descriptor, data, at)
-        data, at = data[written:], at + written
+        data = data[written:]
+        at = at + written

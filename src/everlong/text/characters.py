@@ -86,7 +86,8 @@ class Characters:
                 text = self._behind(token, end)
                 if not text.endswith("\N{REPLACEMENT CHARACTER}"):
                     break
-            token, chars = end, chars + len(text)
+            token = end
+            chars = chars + len(text)
             yield token, chars
 
     def _mark(self, token: int) -> int:
@@ -112,7 +113,8 @@ class Characters:
 
     def _between(self, first: int, end: int) -> str:
         """The text of tokens with whole characters; where it is not as long as it should be, character by character."""
-        text, ids = self._behind(first, end), self._visible(first, end)
+        text = self._behind(first, end)
+        ids = self._visible(first, end)
         # A space that decoding leaves out at a beginning, and one that it puts in later, would make the length right.
         bare = not self._before(first) and bool(ids) and self.detokenizer.begins_with_space(ids[0])
         if len(text) == self.at(end).chars - self.at(first).chars and not bare:
@@ -124,7 +126,8 @@ class Characters:
 
     def _fitted(self, first: int, end: int, chars: int) -> str:
         """The text of a few tokens, which are `chars` characters, with as many spaces in front as there were."""
-        text, ids = self._behind(first, end), self._visible(first, end)
+        text = self._behind(first, end)
+        ids = self._visible(first, end)
         if len(text) == chars - 1 and ids and self.detokenizer.begins_with_space(ids[0]):
             return " " + text
         # Some tokenizers put a space between what was fed apart.

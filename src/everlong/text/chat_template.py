@@ -15,7 +15,9 @@ from everlong.text import control_tokens as control
 from everlong.text.rendered import Rendered, common_ids
 from everlong.text.tokenize import special_ids, token_ids
 
-ASKED, OTHER, ANSWERED = "Everlong asks.", "Who knows it?", "Everlong answers."
+ASKED = "Everlong asks."
+OTHER = "Who knows it?"
+ANSWERED = "Everlong answers."
 """Stand-ins for messages; a template may trim them but must show them."""
 Message = dict[str, str]
 
@@ -72,7 +74,8 @@ class Template:
         """The ids before the first user message, system prompt included, and those behind it, start of the answer."""
         whole = self.render([message("user", ASKED)])
         before, _, after = whole.text.partition(ASKED)
-        front, back = Rendered(before, whole.separator), Rendered(after, whole.separator)
+        front = Rendered(before, whole.separator)
+        back = Rendered(after, whole.separator)
         return front.ids(self.tokenizer), back.ids(self.tokenizer, ASKED)
 
     def turn(self, text: str) -> list[int]:

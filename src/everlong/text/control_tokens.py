@@ -50,7 +50,8 @@ class Control:
         CapabilityError for a tokenizer that cannot spell one out.
         """
         if self._plain is None:
-            ids, encoding = self._split(text), None
+            ids = self._split(text)
+            encoding = None
             if not self.ids.isdisjoint(ids):
                 ids = [n for part in self.broken(text, _SEPARATORS[0]).split(_SEPARATORS[0]) for n in self._split(part)]
         else:
@@ -89,7 +90,8 @@ class Control:
             return None
         from tokenizers import Tokenizer
 
-        backend, salt = self._tokenizer.backend_tokenizer, secrets.token_hex(8)
+        backend = self._tokenizer.backend_tokenizer
+        salt = secrets.token_hex(8)
         names = {name: f"{_SEPARATORS[0]}{salt} {n}{_SEPARATORS[0]}" for n, name in enumerate(self.tokens)}
         copy = Tokenizer.from_str(json.dumps(_renamed(json.loads(backend.to_str()), names)))
         copy.no_truncation()

@@ -25,7 +25,8 @@ class Decoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._given, self._waiting = 0, 0
+        self._given = 0
+        self._waiting = 0
         self._special = frozenset() if tokenizer is None else Detokenizer(tokenizer).special
 
     def spelt(self, token: int) -> str:
@@ -44,7 +45,8 @@ class Decoder:
             whole = text[:-1]
         new = whole[self._given :]
         if new:
-            self._given, self._waiting = len(whole), 0
+            self._given = len(whole)
+            self._waiting = 0
         if whole == text and len(self._ids) > 4 * _KEPT_TOKENS:
             self._forget(text)
         return new
@@ -90,7 +92,8 @@ class StopGuard:
         held = self._held + text + name
         at = min((i for i in map(held.find, self._stop) if i >= 0), default=-1)
         if at >= 0:
-            self.stopped, self._held = True, ""
+            self.stopped = True
+            self._held = ""
             return self._shown(held[:at])
         sure = len(held) - self._overlap(held)
         shown = self._shown(held[:sure])
@@ -100,7 +103,8 @@ class StopGuard:
 
     def flush(self) -> str:
         """What was held back."""
-        held, self._held = self._shown(self._held), ""
+        held = self._shown(self._held)
+        self._held = ""
         self._names = []
         return held
 

@@ -96,7 +96,8 @@ def as_ids(x: Any, vocabulary: int) -> Tensor:
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise InputError(f"ids of type {ids.dtype}: {_FLOATING}")
     ids = ids.to("cpu", torch.int64)
-    low, high = int(ids.min()), int(ids.max())
+    low = int(ids.min())
+    high = int(ids.max())
     if low < 0 or high >= vocabulary:
         wrong = low if low < 0 else high
         raise InputError(
@@ -119,7 +120,8 @@ def chunks(found: Iterable[Tensor], tokens: int) -> Iterator[Tensor]:
 
 def with_tail(found: Iterable[Tensor], tokens: int) -> Iterator[tuple[Tensor, bool]]:
     """The same ids as (ids, False), and the last `tokens` of all as (ids, True); no tensor longer than those found."""
-    held, longest = torch.empty(0, dtype=torch.int64), 1
+    held = torch.empty(0, dtype=torch.int64)
+    longest = 1
     for ids in found:
         longest = max(longest, len(ids))
         held = torch.cat([held, ids])

@@ -21,7 +21,8 @@ class Lines:
 
     def __init__(self) -> None:
         self._starts = array("q")
-        self._chars, self._has_feeds = 0, False
+        self._chars = 0
+        self._has_feeds = False
 
     def through(self, texts: Iterable[str]) -> Iterator[str]:
         """The same texts; where their lines begin is noted as they go by."""

@@ -92,7 +92,8 @@ def _found(tokenizer: Any, ids: Sequence[int], text: str) -> Spans:
         place = lower.find(folded, at, at + len(said) + _LOOK_AHEAD_CHARS)
         end = at if place < 0 else place + len(said)
         spans[held : n + 1] = (at, end)
-        at, held = end, n + 1
+        at = end
+        held = n + 1
     spans[held:] = at
     return spans
 

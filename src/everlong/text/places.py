@@ -109,9 +109,13 @@ class _Finder:
     """Looks at a text line by line, with one line held back."""
 
     def __init__(self, places: list[Place], markdown: bool) -> None:
-        self._places, self._markdown = places, markdown
-        self._line, self._length, self._start = "", 0, 0
-        self._after_blank, self._fenced = True, False
+        self._places = places
+        self._markdown = markdown
+        self._line = ""
+        self._length = 0
+        self._start = 0
+        self._after_blank = True
+        self._fenced = False
         self._candidate: _Candidate | None = None
         self._last: dict[str, tuple[int, ...]] = {}
 
@@ -140,11 +144,13 @@ class _Finder:
             self._look(line, self._start + len(whole) - len(whole.lstrip()))
         self._after_blank = not line
         self._start += length + 1
-        self._line, self._length = "", 0
+        self._line = ""
+        self._length = 0
 
     def _settle(self, following: str) -> None:
         """Decide on the line before, now that the one after it is known."""
-        candidate, self._candidate = self._candidate, None
+        candidate = self._candidate
+        self._candidate = None
         if candidate is None:
             return
         place = candidate.place
@@ -165,7 +171,8 @@ class _Finder:
         found = _DIVISION.fullmatch(line)
         if found is None or not line[0].isupper() or number_of(found[2]) is None:
             return None
-        word, rest = found[1], found[4]
+        word = found[1]
+        rest = found[4]
         separated = bool(found[3].strip())
         if not (rest[:1].isupper() or not rest[:1].isalpha() if separated else _is_title(rest)):
             return None

@@ -53,7 +53,8 @@ def _ids_inside(tokenizer: Any, text: str) -> list[int]:
         return token_ids(tokenizer, text)
     # The beginning of a text is treated in its own way: it is put behind something that it does not join.
     for context in ("\n", ".", "a", "0"):
-        before, whole = token_ids(tokenizer, context), token_ids(tokenizer, context + text)
+        before = token_ids(tokenizer, context)
+        whole = token_ids(tokenizer, context + text)
         if whole[: len(before)] == before:
             return whole[len(before) :]
     return token_ids(tokenizer, text)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from everlong.text.transcript import TokenRange, Transcript
 
-LEAST_TOKENS, MOST_TOKENS = 8, 48
+LEAST_TOKENS = 8
+MOST_TOKENS = 48
 """A piece ends with the first sentence that ends behind so many tokens, and after so many at the latest."""
 _ENDS = tuple(".!?…。！？؟।")
 _CLOSING = " \"'”’»)]}*_"

@@ -178,7 +178,8 @@ def _cut_pieces(
     texts: Iterable[str], tokenizer: Any, piece_chars: int, margin_chars: int, allow_special: bool
 ) -> Iterator[TextPiece]:
     """The pieces of a text."""
-    context, waiting = "", ""
+    context = ""
+    waiting = ""
     for part in _parts(texts, piece_chars):
         waiting += part
         while len(waiting) >= piece_chars + margin_chars:

@@ -17,7 +17,9 @@ from everlong.text.detokenize import Detokenizer
 from everlong.text.offsets import UNKNOWN, WIDE, Rows, packed, plain_rows, shared_of, width_of
 from everlong.text.places import Place
 
-SOURCE, PROMPT, ANSWER = "text", "prompt", "answer"
+SOURCE = "text"
+PROMPT = "prompt"
+ANSWER = "answer"
 """What citations call a text without a name, a prompt, and what was written."""
 GONE = "gone"
 """Stands for the digest of a source that was forgotten, or read anew since."""
@@ -162,7 +164,8 @@ class Transcript:
 
     def rows(self, source: Source, first: int, end: int) -> Rows:
         """The tokens `first` .. `end - 1` of a source with their characters, as `add` takes them."""
-        rows, characters = plain_rows(self.ids[first:end]), self._characters(source)
+        rows = plain_rows(self.ids[first:end])
+        characters = self._characters(source)
         for n, code in enumerate(self.lengths[first:end]):
             rows[n, 1:] = (-1, 0) if code == UNKNOWN else (width_of(code), shared_of(code))
             if rows[n, 1] == WIDE:
@@ -179,10 +182,12 @@ class Transcript:
         ends = [s.first for s in self.sources[1:]] + [len(self.ids)]
         found = []
         for source, after in zip(self.sources, ends, strict=True):
-            a, b = max(first, source.first), min(end, after)
+            a = max(first, source.first)
+            b = min(end, after)
             if a < b:
                 characters = self._characters(source, after)
-                start, stop = characters.at(a).begins, characters.at(b).chars
+                start = characters.at(a).begins
+                stop = characters.at(b).chars
                 found.append(Passage(source.name, start, stop, characters.text(a, b, start, stop)))
         return found
 
@@ -200,7 +205,8 @@ class Transcript:
         if self._tokenizer is None:
             raise CapabilityError("characters: this session has no tokenizer to count them with; give tokens")
         characters = self._characters(source)
-        low, high = source.marks[0][1], characters.at(characters.after).chars
+        low = source.marks[0][1]
+        high = characters.at(characters.after).chars
         if not low <= start < end <= high:
             raise InputError(
                 f"source {source.name!r}: characters {start}:{end}, expected a start and a later end in {low}:{high}"
@@ -218,13 +224,16 @@ class Transcript:
             begin, after = self.bounds(source)
             if begin >= end or after <= first or begin == after:
                 continue
-            gone, characters = TokenRange(max(begin, first), min(end, after)), self._characters(source, after)
+            gone = TokenRange(max(begin, first), min(end, after))
+            characters = self._characters(source, after)
             if source.places:
                 source.places = self._places_left(source.places, gone, characters)
             if self._tokenizer is not None:
                 source.marks = sorted({*source.marks, *((t, characters.at(t).chars) for t in gone)})
             if first <= begin and after <= end:
-                source.digest, source.done, source.lines = GONE, False, ""
+                source.digest = GONE
+                source.done = False
+                source.lines = ""
         self.ids[first:end] = array("i", [self.filler()]) * (end - first)
         self.lengths[first:end] = bytes(end - first)
 
@@ -233,7 +242,8 @@ class Transcript:
         if self._tokenizer is None:
             # Where titles stand cannot be told here, and none of what is forgotten may stay.
             return ()
-        low, high = characters.at(gone.first).begins, characters.at(gone.end).chars
+        low = characters.at(gone.first).begins
+        high = characters.at(gone.end).chars
         return tuple(p for p in places if not _meets(p, low, high))
 
 

@@ -53,7 +53,8 @@ def controls(method: Method) -> list[str]:
 @torch.inference_mode()
 def _measured(model: Any, method: Method, samples: list[Example]) -> dict[str, float]:
     nll = weight = 0.0
-    digits, answers = list[bool](), list[bool]()
+    digits = list[bool]()
+    answers = list[bool]()
     with attach(model, method) as handle:
         for one in samples:
             logits = _logits(model, handle.new_cache(CHUNK_TOKENS), torch.from_numpy(one.ids).to(model.device))

@@ -18,7 +18,8 @@ class Rows(Dataset[Example]):
     """Sample number i of a run: of the stage and task that the recipe gives for it."""
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
-        self.recipe, self.tokenizer = recipe, tokenizer
+        self.recipe = recipe
+        self.tokenizer = tokenizer
         self.sizes = [stage.steps * stage.batch for stage in recipe.stages]
         self.tasks = [stage.tasks() for stage in recipe.stages]
 

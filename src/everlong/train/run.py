@@ -38,7 +38,11 @@ from everlong.train.ablation import ablation, held_out
 from everlong.train.build import built
 from everlong.train.recipe import GATES, Recipe
 
-RECIPE, RUN, METRICS, RESULT, MODEL = "recipe.yaml", "run.json", "metrics.jsonl", "result.json", "model"
+RECIPE = "recipe.yaml"
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+MODEL = "model"
 Tell = Callable[[str], None]
 
 
@@ -171,7 +175,9 @@ class _Metrics:
     """Lines of metrics.jsonl, from the checkpoint on; and one line of progress for each."""
 
     def __init__(self, path: Path, steps: int, checkpoint: Path | None, tell: Tell) -> None:
-        self.path, self.steps, self.tell = path, steps, tell
+        self.path = path
+        self.steps = steps
+        self.tell = tell
         self.at = time.perf_counter()
         self.start = 0 if checkpoint is None else _number(checkpoint)
         kept = []

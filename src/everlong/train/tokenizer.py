@@ -18,7 +18,8 @@ from everlong.train.data.corpus import book_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-END, UNKNOWN = "<|endoftext|>", "<unk>"
+END = "<|endoftext|>"
+UNKNOWN = "<unk>"
 PIECES = r" ?[A-Za-z]+|\s|[^A-Za-z\s]"
 """A word with the space before it, or one other character: a digit, a mark, white space that stands alone."""
 ALWAYS = "a.\n 0123456789"

@@ -51,7 +51,8 @@ def arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     if recipe.checkpointing:
         names = {f.name for f in dataclasses.fields(TrainingArguments)}
         own["activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"] = True
-    given, gpus = dict(recipe.trainer), torch.cuda.is_available()
+    given = dict(recipe.trainer)
+    gpus = torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     check_trainer(given, own, processes, cpu=bool(given.get("use_cpu")) or not gpus)
     own["use_cpu"] = not gpus
@@ -74,7 +75,9 @@ class MemoryTrainer(Trainer):
     def __init__(
         self, recipe: Recipe, model: Any, training: Training, tokenizer: Any, folder: Path, tell: Callable[[dict], None]
     ) -> None:
-        self.recipe, self.memory, self.tell = recipe, training, tell
+        self.recipe = recipe
+        self.memory = training
+        self.tell = tell
         self._tokens, self._norms = 0, list[float]()
         super().__init__(model, arguments(recipe, folder), collate, Rows(recipe, tokenizer))
 
@@ -90,7 +93,8 @@ class MemoryTrainer(Trainer):
         """AdamW over three groups: gates, what is decayed, and the rest."""
         if self.optimizer is None:
             trained: Any = model or self.model
-            how, decayed = self.recipe.optimiser, set(self.get_decay_parameter_names(trained))
+            how = self.recipe.optimiser
+            decayed = set(self.get_decay_parameter_names(trained))
             groups: dict[str, list[Tensor]] = {"decayed": [], "rest": [], "gates": []}
             for name, x in trained.named_parameters():
                 if x.requires_grad:
@@ -109,7 +113,8 @@ class MemoryTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The recipe's schedule, times the stage's own factor."""
         if self.lr_scheduler is None:
-            recipe, scaled = self.recipe, optimizer or self.optimizer
+            recipe = self.recipe
+            scaled = optimizer or self.optimizer
             assert scaled is not None
 
             def factor(step: int) -> float:
@@ -132,7 +137,8 @@ class MemoryTrainer(Trainer):
         parts = [{name: x[a : a + size] for name, x in inputs.items()} for a in range(0, len(inputs["ids"]), size)]
         left = count = sum(1 for part in parts for _ in self._pieces(part, stage))
         for part in parts:
-            carried, alone = Carried(), count == len(parts)
+            carried = Carried()
+            alone = count == len(parts)
             for piece in self._pieces(part, stage):
                 left -= 1
                 with self.accelerator.no_sync(model) if left else nullcontext(), self.compute_loss_context_manager():
@@ -159,7 +165,8 @@ class MemoryTrainer(Trainer):
         """The Trainer's own log, and a line of metrics."""
         super().log(logs, start_time)
         if "loss" in logs:
-            tokens, self._tokens = self._tokens, 0
+            tokens = self._tokens
+            self._tokens = 0
             gates = {n: getattr(self.memory.parameters, n) for n in GATES if hasattr(self.memory.parameters, n)}
             self.tell(
                 {

@@ -21,7 +21,8 @@ def classification(prediction: str, gold: str, classes: Sequence[str]) -> float:
     >>> classification("Sport or Food", "Food", ["Food", "Sport", "Date"]), classification("Date", "Food", ["Food"])
     (0.5, 0.0)
     """
-    named, at = [name for name in classes if name in prediction], 0
+    named = [name for name in classes if name in prediction]
+    at = 0
     while at < len(named):
         if named[at] in gold and named[at] != gold:
             named.remove(named[at])

@@ -62,7 +62,8 @@ def number(prediction: str, answer: Any) -> float:
     >>> number("It is 89.", 89), number("0.50", 0.5), number("89.5", 89)
     (1.0, 1.0, 0.0)
     """
-    found, wanted = _NUMBER.search(prediction), _one(answer)
+    found = _NUMBER.search(prediction)
+    wanted = _one(answer)
     kind = int if isinstance(wanted, int) or str(wanted).isdecimal() else float
     try:
         return float(found is not None and kind(found[0]) == kind(wanted))

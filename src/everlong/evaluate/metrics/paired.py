@@ -39,7 +39,8 @@ def paired(ours: Sequence[float], theirs: Sequence[float], texts: Sequence[Hasha
     difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     if not len(difference):
         return Paired(0, math.nan, math.nan, math.nan, 0, 0, 1.0)
-    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+    better = int((difference > 0).sum())
+    worse = int((difference < 0).sum())
     low, high = _interval(difference, list(range(len(difference))) if texts is None else list(texts))
     return Paired(len(difference), float(difference.mean()), low, high, better, worse, sign_test(better, worse))
 

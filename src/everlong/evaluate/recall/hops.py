@@ -14,7 +14,8 @@ _OWNERS = """
 """
 _ROOMS = "pantry cellar attic scullery library nursery larder washroom"
 _BUILDINGS = "mill brewery rectory tavern smithy granary boathouse customs-house"
-COLOURS, OWNERS = tuple(_COLOURS.split()), tuple(_OWNERS.split())
+COLOURS = tuple(_COLOURS.split())
+OWNERS = tuple(_OWNERS.split())
 PLACES = tuple(f"{room} of the {building}" for room in _ROOMS.split() for building in _BUILDINGS.split())
 THINGS = ("seal", "ring", "diary", "compass", "whistle")
 BOXES = ("box", "chest", "trunk", "basket")

@@ -67,7 +67,8 @@ def _absent(asked: AskedModel, question: Question) -> Outcome:
 
 def _recalled(asked: AskedModel, cited: Sequence[Cited]) -> dict[str, Any]:
     """What came back, as records hold it: numbers of blocks, or where passages begin where no vote was held."""
-    recall, places = asked.recall, {"citations": _places(_near(asked, cited))}
+    recall = asked.recall
+    places = {"citations": _places(_near(asked, cited))}
     if recall is None:
         return places | {"recalled": sorted(one.start for one in cited[:_SHOWN])}
     return places | {"recalled": list(recall.blocks), "way": recall.way}

@@ -41,7 +41,8 @@ def changed(cell: RecallCell) -> RecallText:
     questions: list[Question] = []
     met: set[str] = set()
     for name in shuffled(cell.rng, [*names, *names]):
-        what, value = form.format(name), next(values)
+        what = form.format(name)
+        value = next(values)
         if name not in met:
             sentences.append(_fact(what, value))
         else:

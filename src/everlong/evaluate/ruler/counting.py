@@ -12,8 +12,11 @@ from everlong.evaluate.haystack import longest
 from everlong.evaluate.ruler.cell import RulerCell, RulerText
 from everlong.evaluate.words import made_up
 
-COMMON, FREQUENT = 10, 3
-OFTEN, RARELY, SHARE = 30, 3, 0.6
+COMMON = 10
+FREQUENT = 3
+OFTEN = 30
+RARELY = 3
+SHARE = 0.6
 """How often common and other words come; where common ones would fill a larger share, less often, the others once."""
 ALPHA = 2.0
 _ASKED = "\n\nWhich {n} words come most often in this {what}? The {n} words are:"
@@ -21,8 +24,10 @@ _ASKED = "\n\nWhich {n} words come most often in this {what}? The {n} words are:
 
 def common_words(cell: RulerCell) -> RulerText:
     """cwe: a numbered list where ten words come far more often than all others, after a worked example."""
-    rng, words = cell.rng, made_up(cell.rng)
-    shown, gold = list(itertools.islice(words, COMMON)), list(itertools.islice(words, COMMON))
+    rng = cell.rng
+    words = made_up(cell.rng)
+    shown = list(itertools.islice(words, COMMON))
+    gold = list(itertools.islice(words, COMMON))
     question = _ASKED.format(n=COMMON, what="list")
     example = f"{_listed(shown * 2 + list(itertools.islice(words, 5)), rng)}{question} {_numbered(shown)}\n\n"
     left = cell.tokens - cell.count(example + question)
@@ -30,7 +35,8 @@ def common_words(cell: RulerCell) -> RulerText:
     if often < RARELY:
         raise ConfigError(f"lengths={cell.tokens}: too few tokens for common words; give longer ones")
     rarely = RARELY if often == OFTEN else 1
-    others, seed = list[str](), rng.getrandbits(64)
+    others = list[str]()
+    seed = rng.getrandbits(64)
 
     def text(n: int) -> str:
         others.extend(itertools.islice(words, max(0, n - len(others))))
@@ -45,7 +51,8 @@ def frequent_words(cell: RulerCell) -> RulerText:
 
     Rank k comes n / (k ** ALPHA * zeta(ALPHA)) times.
     """
-    words, seed = made_up(cell.rng), cell.rng.getrandbits(64)
+    words = made_up(cell.rng)
+    seed = cell.rng.getrandbits(64)
     ranked = ["...", *itertools.islice(words, 2 * math.isqrt(cell.tokens) + 2)]
     question = _ASKED.format(n=FREQUENT, what="text in code, the dots aside")
 

@@ -46,13 +46,15 @@ FORMS = {
 
 def made(form: RulerForm, cell: RulerCell) -> RulerText:
     """A text with the needles at random places."""
-    rng, kind = cell.rng, form.value
+    rng = cell.rng
+    kind = form.value
     keys = (identifier(rng) for _ in itertools.count()) if form.key == "code" else names(rng)
     asked = {next(keys): [_value(kind, rng) for _ in range(form.values)] for _ in range(form.asked)}
     others = [_needle(kind, next(keys), _value(kind, rng)) for _ in range(form.keys - form.asked)]
     needles = others + [_needle(kind, key, value) for key, values in asked.items() for value in values]
     gold = tuple(value for values in asked.values() for value in values)
-    opening, question = f"Magic {kind}s are hidden in this text. Keep them in mind.", _question(kind, list(asked), gold)
+    opening = f"Magic {kind}s are hidden in this text. Keep them in mind."
+    question = _question(kind, list(asked), gold)
     hidden = [Hidden(needle, rng.random()) for needle in needles]
     source = {"noise": noise(), "essay": cell.essay, "needles": _more(kind, keys, rng)}[form.haystack]
     context = hay(source, cell.tokens - cell.count(question), cell.size, hidden, opening)

@@ -8,16 +8,19 @@ import string
 from everlong.evaluate.haystack import NOISE, Hidden, hay, noise
 from everlong.evaluate.ruler.cell import RulerCell, RulerText
 
-HOPS, LETTERS = 4, 5
+HOPS = 4
+LETTERS = 5
 OPENING = "Follow which variables get which value.\n\n"
 
 
 def made(cell: RulerCell) -> RulerText:
     """A worked example, then a chain of assignments in their order at random places of the noise."""
     rng = cell.rng
-    shown, chain = _chain(rng), _chain(rng)
+    shown = _chain(rng)
+    chain = _chain(rng)
     example = "Text:" + NOISE.join(_assignments(*shown)) + _question(*shown) + f" {', '.join(shown[1])}\n\n"
-    question, depths = _question(*chain), sorted(rng.random() for _ in chain[1])
+    question = _question(*chain)
+    depths = sorted(rng.random() for _ in chain[1])
     hidden = [Hidden(text, depth) for text, depth in zip(_assignments(*chain), depths, strict=True)]
     context = hay(noise(), cell.tokens - cell.count(question), cell.size, hidden, f"{OPENING}{example}Text:")
     return RulerText(context, question, tuple(chain[1]), 48)

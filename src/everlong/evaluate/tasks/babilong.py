@@ -67,7 +67,8 @@ class BabiLong(Task):
         for subset in self.subsets:
             file = setting.data.files("babi", f"{subset}_*_test.txt")[0]
             every = sorted(stories(file), key=lambda story: len(story.facts))
-            opening, asked = _opening(every[: self.examples]), every[self.examples :]
+            opening = _opening(every[: self.examples])
+            asked = every[self.examples :]
             words = sorted({word.lower() for story in every for word in story.answer.split(",")})
             setting.rng(self.name, subset).shuffle(asked)
             for length in self.lengths:
@@ -85,7 +86,8 @@ class BabiLong(Task):
 
     def score(self, prediction: str, sample: Sample) -> float:
         """1 if the first sentence names the words of the answer, and none else that the question does not name."""
-        first, words = re.split(r"[.\n]", prediction.strip())[0], sample.facts["words"]
+        first = re.split(r"[.\n]", prediction.strip())[0]
+        words = sample.facts["words"]
         named = words_named(first, words) - words_named(sample.question, words)
         return float(named == set(sample.gold[0].lower().split(",")))
 
@@ -99,7 +101,8 @@ class BabiLong(Task):
         words: list[str],
     ) -> Sample:
         subset, length, n = place
-        rng, question = setting.rng(self.name, *place), QUESTION.format(question=story.question)
+        rng = setting.rng(self.name, *place)
+        question = QUESTION.format(question=story.question)
         depths = sorted(rng.random() for _ in story.facts)
         hidden = [Hidden(f" {fact}", depth) for fact, depth in zip(story.facts, depths, strict=True)]
         source = pieces(self.filler, setting.data, n)
@@ -119,7 +122,8 @@ class BabiLong(Task):
 
 def stories(file: Path) -> list[Story]:
     """A story for each question in a file of bAbI; InputError for a line that is not in its layout."""
-    found, facts = [], list[str]()
+    found = []
+    facts = list[str]()
     for number, line in enumerate(text(file).split("\n"), start=1):
         if not line.strip():
             continue

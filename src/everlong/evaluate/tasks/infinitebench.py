@@ -41,7 +41,8 @@ NEW_TOKENS: Mapping[str, int] = {
     "code_debug": 5,
 }
 """Tokens of an answer to each subset at most (official)."""
-PROMPTS, CHOICES = "prompts.json", ("longbook_choice_eng", "code_debug")
+PROMPTS = "prompts.json"
+CHOICES = ("longbook_choice_eng", "code_debug")
 _FILE = re.compile(rf"(?P<subset>{'|'.join(NEW_TOKENS)})(?:_(?P<tokens>\d+))?")
 _CALL = re.compile(r"(func_\d+)\(-?\d+\)")
 _WANTED = re.compile(r"The (.+?) of the list")
@@ -94,7 +95,8 @@ class Infinitebench(Task):
             answer = _answer(subset, row, where)
             prompt = filled(template, _fields(subset, row, where), where)
             most = min(NEW_TOKENS[subset], self.max_new_tokens)
-            name, facts = f"{file.stem}/{row.get('id', n)}", {"answer": answer}
+            name = f"{file.stem}/{row.get('id', n)}"
+            facts = {"answer": answer}
             sample = Sample(name, *prompt, _gold(subset, answer), most, (), file.stem, tokens or None, facts=facts)
             if not n:
                 self.score("", sample)  # so that a missing package shows before anything is read

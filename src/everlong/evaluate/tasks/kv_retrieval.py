@@ -23,9 +23,11 @@ from everlong.evaluate.task import Outcome, Sample, Setting, Task
 from everlong.evaluate.words import identifier
 
 OPENING = "Here is a JSON object. Keep in mind which value belongs to which key.\n\n{"
-JOINT, END = ",\n ", "}"
+JOINT = ",\n "
+END = "}"
 TOKENS_OF_A_VALUE = 48
-_LENGTHS, _DEPTHS = (4096, 7680), (0.1, 0.5, 0.9)
+_LENGTHS = (4096, 7680)
+_DEPTHS = (0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class KvRetrieval(Task):
 
     def _generated(self, setting: Setting, size: Any, length: int, depth: float, n: int) -> Sample:
         rng = setting.rng(self.name, length, depth, n)
-        key, value = identifier(rng), identifier(rng)
+        key = identifier(rng)
+        value = identifier(rng)
         example = _pair(identifier(rng), identifier(rng))
         question = _question(example, key)
         hidden = [Hidden(_pair(key, value) + JOINT, depth), Hidden(example + JOINT, (depth + 0.5) % 1)]
@@ -95,7 +98,8 @@ class KvRetrieval(Task):
             raise InputError(f"{file}: sample {n}: the asked pair is not among its pairs; use the official file")
         kept = Records(tuple(_pair(*pair) for pair in pairs), pairs.index(asked)).trimmed(keys=self.keys)
         context = OPENING + JOINT.join(kept.records) + END
-        question, facts = _question(kept.example, row["key"]), {"keys": len(kept.records), "depth": kept.depth}
+        question = _question(kept.example, row["key"])
+        facts = {"keys": len(kept.records), "depth": kept.depth}
         group = file.stem.removeprefix("kv-retrieval-")
         return Sample(f"{group}-{n}", context, question, (row["value"],), TOKENS_OF_A_VALUE, ('"',), group, facts=facts)
 

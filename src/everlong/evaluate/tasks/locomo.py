@@ -71,7 +71,8 @@ class Locomo(Task):
                 name = str(row.get("sample_id", f"{file.stem}-{n}"))
                 context, parts = sources.joined(_sessions(row["conversation"], file, name))
                 asked = tuple(self._chosen(_asked(one, setting, file, name, at) for at, one in enumerate(row["qa"])))
-                facts, most = {"parts": parts, "asked": asked}, self.max_new_tokens
+                facts = {"parts": parts, "asked": asked}
+                most = self.max_new_tokens
                 if asked:
                     gold = (asked[0].gold,)
                     yield Sample(name, context, gold=gold, max_new_tokens=most, stop=("\n",), facts=facts)
@@ -152,7 +153,8 @@ def _line(turn: Mapping[str, Any]) -> str:
 def _asked(one: Any, setting: Setting, file: Path, name: str, at: int) -> LocomoQuestion:
     """A question of the file as it is asked here."""
     try:
-        category, question = int(one["category"]), str(one["question"])
+        category = int(one["category"])
+        question = str(one["question"])
         wrong = one.get("adversarial_answer", one.get("answer"))
         said = CATEGORIES[category]
         gold = NOTHING if category == 5 else str(one["answer"])

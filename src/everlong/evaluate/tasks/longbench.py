@@ -28,7 +28,8 @@ from everlong.evaluate.task import Outcome, Sample, Setting, Task
 from everlong.evaluate.template import cut, filled
 
 MINI = "minilongbench"
-PROMPTS, MAXLENS = "dataset2prompt.json", "dataset2maxlen.json"
+PROMPTS = "dataset2prompt.json"
+MAXLENS = "dataset2maxlen.json"
 SCORERS: Mapping[str, Callable[..., float]] = {
     "narrativeqa": f1,
     "qasper": f1,
@@ -85,7 +86,8 @@ class Longbench(Task):
             yield sample
         missing = [name for name in self.subsets if name not in tried]
         if missing or not tried:
-            place, what = next(iter(files.values())).parent, missing[0] if missing else "any subset"
+            place = next(iter(files.values())).parent
+            what = missing[0] if missing else "any subset"
             raise InputError(f"{place}: has no samples of {what}; give its file, or other subsets")
 
     def judged(self, answer: str, sample: Sample) -> Outcome:
@@ -139,7 +141,8 @@ def _sample(
 ) -> Sample:
     """The sample of benchmark, subset and number; InputError for answers or classes that are none."""
     name, (benchmark, subset, _) = "/".join(named), named
-    answers, classes = row["answers"], row.get("all_classes")
+    answers = row["answers"]
+    classes = row.get("all_classes")
     for what in ("answers", "all_classes") if SCORERS[subset] is classification else ("answers",):
         given = row.get(what)
         if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):

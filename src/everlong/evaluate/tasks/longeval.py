@@ -74,7 +74,8 @@ class LongEval(Task):
 def read(file: Path) -> Iterator[NumberedLines]:
     """The samples of a file; InputError for one that is not in the official layout."""
     for n, row in enumerate(rows(file, "random_idx", "expected_number", "correct_line", "prompt")):
-        parts, correct = _parts(row), str(row["correct_line"]).rstrip("\n")
+        parts = _parts(row)
+        correct = str(row["correct_line"]).rstrip("\n")
         if parts is None or correct not in parts[1]:
             raise InputError(f"{file}: sample {n}: `prompt` does not have `correct_line`; use the official file")
         head, lines, question = parts

@@ -107,7 +107,8 @@ def _says_nothing(answer: str) -> bool:
 def _sessions(row: Mapping[str, Any], file: Path, name: str) -> Iterator[tuple[str, str]]:
     """(source, text) of each session, oldest first; InputError if it is not of the layout."""
     try:
-        dates, sessions = row["haystack_dates"], row["haystack_sessions"]
+        dates = row["haystack_dates"]
+        sessions = row["haystack_sessions"]
         names = row.get("haystack_session_ids") or [f"session_{n}" for n in range(len(sessions))]
         got = f"{len(dates)} dates, {len(sessions)} sessions and {len(names)} ids"
         if not len(dates) == len(sessions) == len(names):

@@ -30,7 +30,9 @@ KINDS = (
 )
 OPENING = "Here is a list of numbers: ["
 QUESTION = "\n\nWhich is the {kind} number in the list? The {kind} number in the list is"
-MARGIN, SPAN, FEWEST = 20, 60, 5
+MARGIN = 20
+SPAN = 60
+FEWEST = 5
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from everlong.evaluate.stream import Stream
 from everlong.evaluate.task import Outcome, Sample, Setting, Task
 from everlong.text.tokenize import special_ids
 
-_SAID, _ANSWERED, _SAID_NEXT = "Everlong asks.", "Everlong answers.", "Who knows it?"
+_SAID = "Everlong asks."
+_ANSWERED = "Everlong answers."
+_SAID_NEXT = "Who knows it?"
 """Stand-ins for messages."""
 
 
@@ -97,7 +99,8 @@ class MtbenchStream(Task):
     def _outcome(
         self, turn: TalkTurn, logprobs: torch.Tensor, answer: str, ended: bool, facts: dict[str, Any]
     ) -> Outcome:
-        nll, n = -float(logprobs.sum()), len(logprobs)
+        nll = -float(logprobs.sum())
+        n = len(logprobs)
         scores = {"ended": float(ended)}
         if (share := distinct(answer)) is not None:
             scores["distinct"] = share

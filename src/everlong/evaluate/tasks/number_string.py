@@ -41,7 +41,8 @@ class NumberString(Task):
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
         """One string for each length, depth and number."""
-        size, asked = measured(setting.count), setting.count(QUESTION)
+        size = measured(setting.count)
+        asked = setting.count(QUESTION)
         for length, depth, n in itertools.product(self.lengths, self.depths, range(self.samples)):
             digits = in_runs(setting.rng(self.name, length, depth, n))
             fact = Hidden(f" The string of digits is {digits}. Remember it. {digits} is the string of digits.", depth)

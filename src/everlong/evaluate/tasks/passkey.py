@@ -50,7 +50,8 @@ class Passkey(Task):
             for depth in self.depths:
                 for n in range(self.samples):
                     facts, asked, key = self._hidden(setting.rng(self.name, length, depth, n), depth)
-                    source, left = pieces(self.filler, setting.data, n), length - setting.count(asked)
+                    source = pieces(self.filler, setting.data, n)
+                    left = length - setting.count(asked)
                     context = hay(source, left, size, facts, OPENING)
                     yield Sample(f"{length}-{depth}-{n}", context, asked, (key,), 8, length=length, depth=depth)
 

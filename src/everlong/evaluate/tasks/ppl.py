@@ -60,7 +60,8 @@ class Ppl(Task):
 
     def run(self, stream: Stream, sample: Sample) -> Iterator[Outcome]:
         """The score of the text, with perplexity by position among the facts."""
-        ids, parts = sample.facts["ids"], []
+        ids = sample.facts["ids"]
+        parts = []
         more_chars = len(sample.context) / len(ids) - 1
         for part in stream.score(ids):
             parts.append(part.double().cpu())
@@ -80,7 +81,8 @@ def _figures(logprobs: Tensor, start: int, end: int) -> dict[str, Any]:
     """Sum of nats, tokens and perplexity of the places `start` .. `end - 1`."""
     nats = -logprobs[start:end]
     nats = nats[~nats.isnan()]
-    total, n = float(nats.sum()), len(nats)
+    total = float(nats.sum())
+    n = len(nats)
     perplexity = math.exp(total / n) if n else None
     return {"start": start, "end": min(end, len(logprobs)), "nll_sum": total, "tokens": n, "perplexity": perplexity}
 

@@ -51,7 +51,8 @@ class Ruler(Task):
 
     def make_samples(self, setting: Setting) -> Iterator[Sample]:
         """One sample for each subset, length and number."""
-        size, filler = measured(setting.count), self.filler
+        size = measured(setting.count)
+        filler = self.filler
         if filler == "auto":
             filler = "noise" if setting.data.path is None else "books"
         for subset, length, n in itertools.product(self.subsets, self.lengths, range(self.samples)):

@@ -124,11 +124,13 @@ class Sessions(Task):
         facts: list[PlantedFact],
     ) -> list[tuple[str, str]]:
         """(source, text) of the opening, of each document, and of the newer one."""
-        source, size = pieces(self.filler, setting.data, n), measured(setting.count)
+        source = pieces(self.filler, setting.data, n)
+        size = measured(setting.count)
         room = length - max(setting.count(fact.question) for fact in facts) - setting.count(_OPENING)
         texts = [("opening", _OPENING)]
         for at, (name, fact) in enumerate(zip(names, hidden, strict=True)):
-            heading, share = f"\n\nA file of the {name}.\n", room // (len(names) - at)
+            heading = f"\n\nA file of the {name}.\n"
+            share = room // (len(names) - at)
             if setting.count(heading + fact.text) + _SPARE_TOKENS > share:
                 raise ConfigError(f"lengths={length}: too few tokens for {self.documents} documents; give more")
             texts.append((name, hay(source, share, size, [fact], heading)))
@@ -151,7 +153,8 @@ def _asked(stream: Stream, fact: PlantedFact, code: str, group: str, n: int) -> 
 
 def _forgotten(stream: Stream, fact: PlantedFact, known: bool, n: int) -> Outcome:
     """What comes of asking for a code whose source was forgotten: no score where it was not known before."""
-    part, session = f"forgotten {n}", stream.session
+    part = f"forgotten {n}"
+    session = stream.session
     if session is None or not sources.cites(stream):
         note = {"place": fact.source, "note": "this method stores nothing that could be forgotten"}
         return Outcome(None, None, None, facts=note, part=part, group="forgotten")

@@ -121,7 +121,9 @@ def rotated(lines: Sequence[str], rng: random.Random) -> Iterator[str]:
 
 def fitted(source: Iterator[str], tokens: int, distance: int, size: Size) -> tuple[list[str], list[int]]:
     """As many lines, in tens, as fit together with their questions and answers; and which are asked for."""
-    lines, asked, left = list[str](), list[int](), tokens - size(OPENING)
+    lines = list[str]()
+    asked = list[int]()
+    left = tokens - size(OPENING)
     while True:
         lines += itertools.islice(source, EVERY)
         left -= sum(map(size, lines[-EVERY:]))

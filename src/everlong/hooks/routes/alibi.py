@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import AttentionMaskInterface
 
 from everlong.cache.step import ForwardPlan
-from everlong.hooks.current_step import active_step
+from everlong.hooks.current_step import active_plan
 from everlong.hooks.routes.base import AttentionHook
 from everlong.models.internals import device_of
 
@@ -59,16 +59,16 @@ class AlibiMask(AttentionHook):
         yield
 
     def _biases(self, num_heads: int, sequence_length: int, alibi_bias_max: int = 8, device: Any = None) -> Tensor:
-        return active_step().alibi(self.slopes.to(device))
+        return active_plan().alibi(self.slopes.to(device))
 
     def _none(self, attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
-        step = active_step()
+        step = active_plan()
         return torch.zeros(step.rows * num_heads, 1, attention_mask.shape[1], dtype=dtype, device=attention_mask.device)
 
 
 def _mask(*args: Any, dtype: torch.dtype = torch.float32, device: Any = "cpu", **kwargs: Any) -> Tensor:
     """Float mask [1, 1, T, M] (with ALiBi: [1, H, T, M]): the least number where a key is hidden."""
-    step = active_step()
+    step = active_plan()
     for plan in step.plans:
         step.calls[plan.index] = step.calls.get(plan.index, 0) + 1
     bias = torch.zeros(1, 1, 1, device=device) if step.slopes is None else step.alibi(step.slopes.to(device))

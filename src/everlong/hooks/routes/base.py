@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from everlong.cache.step import ForwardPlan
 from everlong.errors import SelfCheckError
-from everlong.hooks.current_step import unmasked
+from everlong.hooks.current_step import RunningStep, unmasked
 from everlong.models.internals import configs_of
 
 
@@ -20,6 +20,8 @@ class AttentionHook:
     title: ClassVar[str]
     implementation: ClassVar[str]
     per_row_padding: ClassVar[bool] = True
+    packs: ClassVar[bool] = False
+    """Whether several streams may be packed into one row."""
 
     def __init__(self, decoder: nn.Module) -> None:
         self.decoder = decoder
@@ -48,12 +50,12 @@ class AttentionHook:
             self.restore()
 
     @contextmanager
-    def entered(self, step: ForwardPlan) -> Iterator[None]:
+    def entered(self, step: RunningStep) -> Iterator[None]:
         """Redirect attention while inside."""
         self.restore()
         try:
             self._name()
-            with self.redirected(step):
+            with self.redirected(step) if isinstance(step, ForwardPlan) else nullcontext():
                 yield
         finally:
             self.restore()
@@ -90,7 +92,7 @@ class AttentionHook:
         """What else is changed while inside."""
         return nullcontext()
 
-    def check(self, step: ForwardPlan) -> None:
+    def check(self, step: RunningStep) -> None:
         """SelfCheckError unless attention ran once in each layer during `step`."""
         calls = {p.index: step.calls.get(p.index, 0) for p in step.plans}
         if any(n != 1 for n in calls.values()):

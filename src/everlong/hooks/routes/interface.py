@@ -24,6 +24,7 @@ class Interface(AttentionHook):
 
     title = "the attention function"
     implementation = NAME
+    packs = True
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__(decoder)

@@ -159,14 +159,18 @@ class SurpriseBoundaries:
 
     def tell(self, surprisals: NDArray[np.float64]) -> None:
         """Take -log p of the tokens that were read next, in nats."""
-        s, told = self.settings, self._told
-        known, surprisals = told.known + len(surprisals), surprisals[max(0, -told.known) :]
+        s = self.settings
+        told = self._told
+        known = told.known + len(surprisals)
+        surprisals = surprisals[max(0, -told.known) :]
         if not len(surprisals):
             self._told = replace(told, known=known)
             return
         seen = np.concatenate((np.full(s.surprise_window, np.nan), told.recent, surprisals))
         high = surprisals > _thresholds(seen, len(surprisals), s.surprise_window, s.surprise_gamma)
-        least, first, start = shortest_block(s), known - len(surprisals), int(told.starts[-1])
+        least = shortest_block(s)
+        first = known - len(surprisals)
+        start = int(told.starts[-1])
         found = []
         for token in range(max(first, start + least), known):
             if token - start >= s.block or (token - start >= least and high[token - first]):

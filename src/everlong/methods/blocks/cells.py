@@ -56,7 +56,8 @@ def cells(
     """The cells of the tokens `first` .. `end - 1`, in order."""
     changes = begins_run(cursor, first, answering)
     start = first if changes else cursor.start
-    sealed, token = cursor.sealed, first
+    sealed = cursor.sealed
+    token = first
     while token < end:
         size, origin = (settings.choose_every, start) if answering else (settings.exec_chunk, 0)
         into = (token - origin) % size

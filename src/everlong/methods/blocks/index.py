@@ -17,7 +17,8 @@ from everlong.models.ranks import Ranks
 from everlong.ops.spans import Ints
 from everlong.storage.growable_rows import GrowableRows
 
-FIRST_SLAB, LARGEST_SLAB = 32, 1024
+FIRST_SLAB = 32
+LARGEST_SLAB = 1024
 
 
 class Index:
@@ -38,7 +39,11 @@ class Index:
         dtype: torch.dtype = torch.bfloat16,
         ranks: Ranks | None = None,
     ) -> None:
-        self.settings, self.heads, self.kv_heads, self.dim, self.ranks = settings, heads, kv_heads, dim, ranks
+        self.settings = settings
+        self.heads = heads
+        self.kv_heads = kv_heads
+        self.dim = dim
+        self.ranks = ranks
         self.bounds = settings.digest == "bounds"
         self.groups = kv_heads if settings.per_head else 1
         self.digests = GrowableRows(2 * kv_heads * dim if self.bounds else heads * dim, dtype, FIRST_SLAB, LARGEST_SLAB)
@@ -93,7 +98,8 @@ class Index:
 
         The `pinned` among them are chosen in any case.
         """
-        most, gone = self.settings.top_k, [n for n in dropped if n < blocks]
+        most = self.settings.top_k
+        gone = [n for n in dropped if n < blocks]
         if blocks - len(gone) <= most or q_HD is None:
             kept = np.setdiff1d(np.arange(blocks, dtype=np.int64), gone)
             return np.broadcast_to(kept, (self.groups, len(kept)))

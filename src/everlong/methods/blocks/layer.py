@@ -39,7 +39,11 @@ class LayerMemory:
         cuts: BlockBoundaries,
         recall: RecallIndex | None = None,
     ) -> None:
-        self.settings, self.layer, self.shape, self.store, self.cuts = settings, layer, shape, store, cuts
+        self.settings = settings
+        self.layer = layer
+        self.shape = shape
+        self.store = store
+        self.cuts = cuts
         self.recall = recall if recall is not None and layer in recall.layers else None
         self.index = Index(settings, shape.heads, shape.kv_heads, shape.key_dim, shape.digests, shape.ranks)
         self.slots = Slots(settings, layer, shape, store, cuts, self.index.groups)
@@ -77,10 +81,12 @@ class LayerMemory:
 
     def begin(self, done: LayerProgress, tokens: int) -> None:
         """Go on from `done`, with room for `tokens` more: what is pending moves to a fresh tail when it must."""
-        self.now, used = done, done.pending_tokens
+        self.now = done
+        used = done.pending_tokens
         if done.at + used + tokens <= done.tail.mass.shape[1]:
             return
-        fresh, live = self._tail(tokens), slice(done.at, done.at + used)
+        fresh = self._tail(tokens)
+        live = slice(done.at, done.at + used)
         for new, old in ((fresh.k, done.tail.k), (fresh.v, done.tail.v)):
             new[:, :, :used] = old[:, :, live]
         fresh.mass[:, :used] = done.tail.mass[:, live]
@@ -88,7 +94,9 @@ class LayerMemory:
 
     def hold(self, k: Float[Tensor, "1 G n D"], v: Float[Tensor, "1 G n E"]) -> None:
         """Take the raw keys and the values of the tokens that leave the window next."""
-        S, now, n = self.settings.sinks, self.now, k.shape[2]
+        S = self.settings.sinks
+        now = self.now
+        n = k.shape[2]
         early = min(max(0, S - now.held), n)
         if early:
             first = now.held + self.raw_sink
@@ -102,7 +110,9 @@ class LayerMemory:
 
     def weigh(self, mass: Float[Tensor, "H n"]) -> None:
         """Take the final mass of the tokens that have left the window of every query."""
-        S, now, n = self.settings.sinks, self.now, mass.shape[1]
+        S = self.settings.sinks
+        now = self.now
+        n = mass.shape[1]
         early = min(max(0, S - now.weighed), n)
         column = now.at + max(now.weighed, S) - now.pending
         now.tail.mass[:, column : column + n - early] = mass[:, early:]
@@ -112,7 +122,8 @@ class LayerMemory:
         """Move pending tokens to the store until there are `blocks` blocks."""
         lengths = (self.cuts.start(n + 1) - self.cuts.start(n) for n in range(self.sealed, blocks))
         for length, equal in itertools.groupby(lengths):
-            n, first = len(list(equal)), self.sealed
+            n = len(list(equal))
+            first = self.sealed
             columns = slice(self.now.at, self.now.at + n * length)
             k, v = (x[0, :, columns].unflatten(1, (n, length)).transpose(0, 1) for x in self.now.tail[:2])
             if self.settings.keep == "blocks":
@@ -147,7 +158,8 @@ class LayerMemory:
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""
-        pool, old = self.settings.pool, self.now.queries
+        pool = self.settings.pool
+        old = self.now.queries
         kept = [] if old is None or q.shape[1] >= pool else [old[:, max(0, old.shape[1] + q.shape[1] - pool) :]]
         self.now = replace(self.now, queries=torch.cat([*kept, q[:, -pool:]], 1))
 
@@ -173,7 +185,8 @@ class LayerMemory:
         """An independent memory that has come as far as `done`; `store`, `cuts` and `recall` are the fork's."""
         other = LayerMemory(self.settings, self.layer, self.shape, store, cuts, recall)
         other.index = self.index.fork()
-        S, first = self.settings.sinks, self.raw_sink
+        S = self.settings.sinks
+        first = self.raw_sink
         for mine, theirs in zip(self.raw_sinks, other.raw_sinks, strict=True):
             theirs[:, :, first : first + S] = mine[:, :, first : first + S]
         tail = Tail(done.tail.k.clone(), done.tail.v.clone(), done.tail.mass.clone())

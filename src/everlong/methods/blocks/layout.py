@@ -53,7 +53,8 @@ def codecs(settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype) -> di
     """What makes the records of each layer, in the layers' order."""
     found = {}
     for index in sorted(served_layers(plan)):
-        key, value = plan.layers[index].key, plan.layers[index].value
+        key = plan.layers[index].key
+        value = plan.layers[index].value
         assert key is not None
         assert value is not None
         found[index] = Codec(settings.codec, key[0], settings.block, key[1], value[1], dtype)
@@ -70,7 +71,10 @@ def prepare(store: Store, settings: BlockSettings, plan: ModelLayout, dtype: tor
 
 def planned_bytes(settings: BlockSettings, plan: ModelLayout, chunk: int) -> int:
     """Bytes of sinks, slots, pending tokens, masses and queries of one stream that reads chunks of `chunk`."""
-    s, total, size, served = settings, 0, plan.dtype.itemsize, served_layers(plan)
+    s = settings
+    total = 0
+    size = plan.dtype.itemsize
+    served = served_layers(plan)
     tail = s.block + max(s.exec_chunk, s.choose_every) + chunk
     columns = s.top_k * s.block + s.sinks * (1 if s.positions == "far" else 2) + tail
     for layer in (p for p in plan.layers if p.index in served):

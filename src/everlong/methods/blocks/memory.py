@@ -50,8 +50,10 @@ class BlockMemory:
         make_recall: MakeRecall = no_recall,
     ) -> None:
         layout.check_model(settings, plan)
-        self.settings, self.plan = settings, plan
-        self.make_store, self.make_recall = make_store, make_recall
+        self.settings = settings
+        self.plan = plan
+        self.make_store = make_store
+        self.make_recall = make_recall
         self.keeps_inputs = False
         self.layers = layout.served_layers(plan)
         self.chunk_limit = longest_forward(settings)
@@ -229,7 +231,8 @@ class BlockMemory:
     def fork(self, rows: list[int] | None = None) -> BlockMemory:
         """An independent memory of the same rows, or of `rows` in this order; sealed blocks are shared."""
         other = BlockMemory(self.settings, self.plan)
-        other.answering, other.digest_dtype = self.answering, self.digest_dtype
+        other.answering = self.answering
+        other.digest_dtype = self.digest_dtype
         other.rows = [self.rows[n].fork() for n in (range(len(self.rows)) if rows is None else rows)]
         return other
 

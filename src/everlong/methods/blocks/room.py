@@ -28,7 +28,9 @@ ASKING_CELLS = 3
 """Under `refuse`, reading leaves room for so many cells of `exec_chunk` tokens to questions and answers."""
 STATES = 3
 """Two checkpoints are kept, and one may be on its way."""
-STATE_BYTES, STATE_BYTES_PER_LAYER, STATE_BYTES_PER_BLOCK = 48 * 2**10, 2**12, 24
+STATE_BYTES = 48 * 2**10
+STATE_BYTES_PER_LAYER = 2**12
+STATE_BYTES_PER_BLOCK = 24
 """What a saved state takes beside its tensors of bounded size, and for each block, dropped ones included."""
 
 
@@ -106,7 +108,8 @@ class BlockBudget:
 
     def over(self, store: Store, blocks: int, tokens: int) -> str | None:
         """The tier whose budget so many blocks and tokens would pass."""
-        host, disk = self.budget.host, self.budget.disk
+        host = self.budget.host
+        disk = self.budget.disk
         if host is not None and self.host_bytes(store, blocks, tokens) > host:
             return "host"
         return "disk" if disk is not None and self.disk_bytes(store, blocks, tokens) > disk else None
@@ -114,11 +117,19 @@ class BlockBudget:
     def fitting(self, memory: BlockMemory, seen: int, tokens: int, answering: bool, spare: int = 0) -> int:
         """How many of the next `tokens` tokens can be read, with `spare` blocks to go, before some must be given up."""
         held = self.held(memory)
-        s, wanted, fit = memory.settings, held, tokens
-        store, gone, cuts, cursor = memory.make_store(), 0, make_cuts(s), Cursor()
+        s = memory.settings
+        wanted = held
+        fit = tokens
+        store = memory.make_store()
+        gone = 0
+        cuts = make_cuts(s)
+        cursor = Cursor()
         if memory.rows:
             row = memory.rows[0]
-            store, gone, cuts, cursor = row.store, len(row.gone), row.cuts, row.done.cursor
+            store = row.store
+            gone = len(row.gone)
+            cuts = row.cuts
+            cursor = row.done.cursor
         for cell in cells(s, cuts, cursor, seen, seen + tokens, answering):
             longest = s.choose_every if answering else s.exec_chunk
             more = cell.sealed - gone
@@ -161,7 +172,8 @@ class BlockBudget:
 
     def _victims(self, memory: BlockMemory) -> list[int]:
         """The oldest blocks; or of the older half those that were chosen least often, the oldest of these first."""
-        row, count = memory.rows[0], max(1, self.held(memory) // BATCH)
+        row = memory.rows[0]
+        count = max(1, self.held(memory) // BATCH)
         if self.budget.when_full == "refuse":
             return []
         spared = row.dropped | row.kept | row.pinned | row.bare
@@ -174,12 +186,14 @@ class BlockBudget:
     def refusal(self, memory: BlockMemory, seen: int, tokens: int) -> BudgetError:
         """Why `tokens` more cannot be read; 0: why what is stored cannot be held."""
         store = memory.rows[0].store if memory.rows else memory.make_store()
-        held, s = self.held(memory), memory.settings
+        held = self.held(memory)
+        s = memory.settings
         more = (
             self.spare(memory) - (-(tokens + max(s.exec_chunk, s.choose_every)) // shortest_block(s)) if tokens else 0
         )
         tier = self.over(store, held + more, seen + tokens) or "host"
-        limit, stored = self.budget.as_dict().get(tier, 0), f"the {held * self.block_tokens:,} tokens that are stored"
+        limit = self.budget.as_dict().get(tier, 0)
+        stored = f"the {held * self.block_tokens:,} tokens that are stored"
         what = f"no room for {tokens:,} more beside {stored}" if tokens else f"no room for {stored}"
         hint = "when_full=oldest or least-used" if self.budget.when_full == "refuse" else "keep and pin less"
         return BudgetError(f"{tier}_budget={limit:,}: {what}; give a larger {tier}_budget, or {hint}")

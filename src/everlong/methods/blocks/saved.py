@@ -49,7 +49,8 @@ def state(stream: BlockStream, sealed: bool = True) -> State:
 
 
 def _layer_state(part: LayerMemory, sealed: bool, dropped: Collection[int]) -> State:
-    now, S = part.now, part.settings.sinks
+    now = part.now
+    S = part.settings.sinks
     live = slice(now.at, now.at + now.pending_tokens)
     first = part.raw_sink
     held = min(S, now.held)
@@ -139,10 +140,12 @@ def _by_layer(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def _restore_layer(stream: BlockStream, layer: int, found: dict[str, Tensor], counts: dict[str, int]) -> None:
-    k, v = found["tail_k"], found["tail_v"]
+    k = found["tail_k"]
+    v = found["tail_v"]
     stream.add_layer(layer, counts["heads"], k, v)
     part = stream.layers[layer]
-    tail, used = part.now.tail, k.shape[2]
+    tail = part.now.tail
+    used = k.shape[2]
     mass = found["tail_mass"][: len(tail.mass)]
     tail.k[:, :, :used], tail.v[:, :, :used], tail.mass[:, :used] = k, v, mass
     first = part.raw_sink

@@ -24,8 +24,12 @@ class Slots:
     def __init__(
         self, settings: BlockSettings, layer: int, shape: Shape, store: Store, cuts: BlockBoundaries, groups: int
     ) -> None:
-        self._count, self._sinks, self._layer, self._device = settings.top_k, settings.sinks, layer, shape.device
-        self._store, self._cuts = store, cuts
+        self._count = settings.top_k
+        self._sinks = settings.sinks
+        self._layer = layer
+        self._device = shape.device
+        self._store = store
+        self._cuts = cuts
         self.first_sink = settings.top_k * settings.block
         """The column in which the sinks begin; slots lie before it."""
         self.pair = shape.pair(self.first_sink + settings.sinks)
@@ -54,7 +58,8 @@ class Slots:
         """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
         if self.filled:
             return
-        chosen, slots = now.chosen, now.slots
+        chosen = now.chosen
+        slots = now.slots
         assert chosen is not None
         assert slots is not None
         columns = self.first_sink - self._cuts.behind(slots)
@@ -87,7 +92,8 @@ class Slots:
     def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], rotation: Rotation | None) -> None:
         heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
         k, v = stored(self._store, self._layer, [block for block, *_ in tags], self._device)
-        k, v = k[:, heads], v[:, heads]
+        k = k[:, heads]
+        v = v[:, heads]
         if rotation is not None and tags[0][1] is not None:
             at = torch.tensor([place for _, place, _ in tags])[:, None] + torch.arange(k.shape[2])
             k = turned(k, rotation, turn_by(rotation, at, k))
@@ -98,5 +104,6 @@ class Slots:
 
     def empty(self) -> None:
         """Forget what lies in the slots and where the sinks stand: after a step that was not committed."""
-        self._sink_place, self.filled = None, False
+        self._sink_place = None
+        self.filled = False
         self.tags = [[None] * self._count for _ in self.tags]

@@ -30,7 +30,10 @@ class BlockStep:
     """What the layers of one step share: cells, turns and spans."""
 
     def __init__(self, settings: BlockSettings, answering: bool, step: ForwardPlan, pads: Ints | None) -> None:
-        self.settings, self.answering, self.step, self.pads = settings, answering, step, pads
+        self.settings = settings
+        self.answering = answering
+        self.step = step
+        self.pads = pads
         self.cited: list[dict[int, float]] = [{} for _ in range(step.rows)]
         self.used: list[Counter[int]] = [Counter() for _ in range(step.rows)]
         self._turns: dict[tuple[int, ...], RotaryAngles] = {}
@@ -76,8 +79,10 @@ class View:
     def __init__(
         self, block_step: BlockStep, n: int, row: BlockStream, lane: WindowLayout, cell: RetrievalChunk
     ) -> None:
-        s, step = block_step.settings, block_step.step
-        self.cell, self.pad = cell, row.pad
+        s = block_step.settings
+        step = block_step.step
+        self.cell = cell
+        self.pad = row.pad
         self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
         t = np.arange(cell.first, cell.end, dtype=np.int64)[None]
         self.pending = row.cuts.start(cell.sealed)
@@ -88,7 +93,8 @@ class View:
         self.tail = KeyIntervals(np.zeros_like(t), np.maximum(t - s.window + 1 - self.pending, 0))
         self.behind: list[KeyIntervals] = []
         if s.positions != "far":
-            lo, hi = np.full_like(t, self.pending), np.maximum(t - s.window + 1, self.pending)
+            lo = np.full_like(t, self.pending)
+            hi = np.maximum(t - s.window + 1, self.pending)
             for piece in step.pieces(lane):
                 first = piece.start + lane.shift
                 begin, end = (np.clip(x + row.pad - first, 0, piece.end - piece.start) for x in (lo, hi))
@@ -119,8 +125,11 @@ class LayerCall:
     def __init__(
         self, block_step: BlockStep, plan: LayerPlan, scale: float, softcap: float | None, s_aux: Tensor | None
     ) -> None:
-        self.shared, self.step, self.plan = block_step, block_step.step, plan
-        self.settings, self.rotation = block_step.settings, plan.rotation
+        self.shared = block_step
+        self.step = block_step.step
+        self.plan = plan
+        self.settings = block_step.settings
+        self.rotation = plan.rotation
         self.lane = self.step.arenas[plan.index].lane
         self.how = (scale, softcap, s_aux, self.step.scratch)
 
@@ -129,7 +138,8 @@ class LayerCall:
         first, end = self.shared.bounds(row)
         q_far = self._far(q, first + row.pad)
         scout.take(self.plan.index, q_far, *self.how[:2])
-        memory, window = row.layers[self.plan.index], self.settings.window
+        memory = row.layers[self.plan.index]
+        window = self.settings.window
         done = row.done.progress.get(self.plan.index) or memory.now
         parts = [
             AttentionPart(p.turned(q, self.rotation, 0), k, v, p.span, p.start) for p in self.step.pieces(self.lane)
@@ -172,8 +182,10 @@ class LayerCall:
         v: Tensor,
         mass: Tensor | None,
     ) -> Tensor:
-        s, view = self.settings, self.shared.view(n, row, self.lane, at)
-        cell, q = view.cell, q[:, :, view.queries]
+        s = self.settings
+        view = self.shared.view(n, row, self.lane, at)
+        cell = view.cell
+        q = q[:, :, view.queries]
         q_far = self._far(q, cell.first + row.pad)
         if cell.opens:
             self._open(memory, view, q_far, row)
@@ -187,7 +199,8 @@ class LayerCall:
         window = [AttentionPart(x, k, v, span, start, mass) for (x, start), span in zip(near, spans, strict=True)]
         parts: list[AttentionPart] = []
         chosen_tokens = memory.chosen_tokens
-        front, front_mass = view.front(chosen_tokens), None
+        front = view.front(chosen_tokens)
+        front_mass = None
         if cell.answering and chosen_tokens:
             front_mass = torch.zeros(1, memory.shape.heads, memory.slots.pair[0].shape[2], device=k.device)
         if s.positions == "far":
@@ -224,7 +237,8 @@ class LayerCall:
         return turned(q, self.rotation, self.shared.turn(self.rotation, by, by + 1, 1, q))
 
     def _open(self, memory: LayerMemory, view: View, q_far: Tensor, row: BlockStream) -> None:
-        s, cell = self.settings, view.cell
+        s = self.settings
+        cell = view.cell
         memory.seal(cell.sealed)
         query = None
         if s.choice == "paper":
@@ -237,7 +251,9 @@ class LayerCall:
 
     def _places(self, memory: LayerMemory, view: View) -> Ints | None:
         """Positions in their frame of the chosen blocks' first tokens; None where all memory is at one place."""
-        s, chosen, shift = self.settings, memory.now.chosen, view.pad - memory.now.base
+        s = self.settings
+        chosen = memory.now.chosen
+        shift = view.pad - memory.now.base
         assert chosen is not None
         if s.positions == "far":
             return None

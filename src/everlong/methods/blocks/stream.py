@@ -116,7 +116,8 @@ class BlockStream:
 
     def sink_keys(self, layer: int) -> Float[Tensor, "G n D"]:
         """The raw keys of the sinks that have left the window."""
-        part, done = self.layers[layer], self.done.progress.get(layer)
+        part = self.layers[layer]
+        done = self.done.progress.get(layer)
         first = part.raw_sink
         held = 0 if done is None else min(self.settings.sinks, done.held)
         return part.raw_sinks[0][0, :, first : first + held]
@@ -185,7 +186,9 @@ class BlockStream:
         pins = tuple(pins)
         pinned, kept = held(pins, partial(touching, self.cuts), self.dropped)
         check(pinned, self.settings.top_k)
-        self.pins, self.pinned, self.kept = pins, pinned, kept
+        self.pins = pins
+        self.pinned = pinned
+        self.kept = kept
         self._choose_anew()
 
     def hold_recalled(self, blocks: Iterable[int]) -> tuple[int, ...]:
@@ -234,7 +237,8 @@ class BlockStream:
 
     def fork(self) -> BlockStream:
         """An independent stream that has come as far; sealed blocks are shared."""
-        store, cuts = self.store.fork(), self.cuts.copy()
+        store = self.store.fork()
+        cuts = self.cuts.copy()
         recall = None if self.recall is None else self.recall.fork()
         layers = {i: m.fork(self.done.progress[i], store, cuts, recall) for i, m in self.layers.items()}
         done = Done({i: m.now for i, m in layers.items()}, self.done.cursor, dict(self.done.cited))

@@ -77,11 +77,13 @@ class InfiniCore:
     def attend(self, call: RecurrentCall, state: State) -> tuple[Float[Tensor, "B T H E"], State]:
         """The window's output, mixed with what M answers from the first token on that has something behind it."""
         local = call.local()
-        start, T = max(0, call.start), local.shape[1]
+        start = max(0, call.start)
+        T = local.shape[1]
         end = call.start + T
         if not self.reads or end <= 0:
             return local, state
-        first, last = self._folds(start), self._folds(end)
+        first = self._folds(start)
+        last = self._folds(end)
         Ms, zs = self._folded(call, state, first, last)
         known = max(self.segment + self.back, call.start)
         if known < end:
@@ -98,7 +100,8 @@ class InfiniCore:
         if first == last:
             return state["M"][:, :, None], state["z"][:, :, None]
         L = self.segment
-        k, v = call.raw_k(first * L, last * L), call.values(first * L, last * L)
+        k = call.raw_k(first * L, last * L)
+        v = call.values(first * L, last * L)
         k, v = (x.unflatten(2, (last - first, L)) for x in (k, v))
         return fold_all(k, v, state["M"], state["z"], self.update)
 
@@ -106,7 +109,8 @@ class InfiniCore:
         """The new tokens from place `known` on: equation 10."""
         q = call.raw_q()[:, :, known - call.start :]
         T = q.shape[2]
-        L, n = self.segment, known // self.segment
+        L = self.segment
+        n = known // self.segment
         N = (known + T - 1) // L - n + 1
         at = self._folds(known) - first
         if N == 1:

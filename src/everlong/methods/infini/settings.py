@@ -84,11 +84,9 @@ class Infini(Method):
 
         assert parameters is not None
         gates = {p.index: parameters(p.index)["beta"].detach().float().sigmoid() for p in plan.layers}
-        dtype, on, zeroed = (
-            torch.promote_types(plan.dtype, torch.float32),
-            self.memory != "off",
-            self.memory == "zeroed",
-        )
+        dtype = torch.promote_types(plan.dtype, torch.float32)
+        on = self.memory != "off"
+        zeroed = self.memory == "zeroed"
         core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, dtype, on, zeroed)
         return RecurrentMemory(core, plan)
 

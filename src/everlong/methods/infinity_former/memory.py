@@ -63,7 +63,9 @@ class InfinityCore:
         if not self.reads:
             return {}
         given, (G, D), (_, E) = self.given[layer.index], layer.key or (0, 0), layer.value or (0, 0)
-        N, W, H = len(given["w_mu"]), given["W_K"].shape[1], len(given["W_O"]) // E
+        N = len(given["w_mu"])
+        W = given["W_K"].shape[1]
+        H = len(given["W_O"]) // E
         shapes = {"B": (N, W), "K": (G, N, D), "V": (G, N, E), "hidden": (self.segment + self.back, W)}
         if self.signal.sticky:
             shapes |= {"mu": (H, self.segment), "var": (H, self.segment)}
@@ -78,7 +80,8 @@ class InfinityCore:
             return local, state
         assert call.hidden is not None
         state = dict(state) | {n: state[n].clone() for n in ("hidden", "mu", "var") if n in state}
-        q, found = call.raw_q(), [local[:, : call.padding]]
+        q = call.raw_q()
+        found = [local[:, : call.padding]]
         for a, b in call.pieces(self.segment):
             new = slice(a - call.start, b - call.start)
             out = local[:, new]
@@ -100,7 +103,8 @@ class InfinityCore:
 
     def _fold(self, layer: LayerPlan, state: State, end: int) -> None:
         """Fit the segment that leaves when the one before `end` is complete."""
-        given, L = self.given[layer.index], self.segment
+        given = self.given[layer.index]
+        L = self.segment
         at = (end - L - self.back) % (L + self.back)
         hidden = state["hidden"][:, at : at + L]
         if end == L + self.back:
@@ -125,7 +129,8 @@ class InfinityState:
     @classmethod
     def empty(cls, call: TrainCall, hidden: Float[Tensor, "B NL W"], gaussians: int, tokens: int) -> InfinityState:
         """The state before the first token; P = `tokens`."""
-        B, W = len(hidden), hidden.shape[2]
+        B = len(hidden)
+        W = hidden.shape[2]
         none = torch.full((B,), NONE, dtype=torch.long, device=hidden.device)
         k, v = (x.new_zeros(*x.shape[:2], tokens, x.shape[3]) for x in (call.k, call.v))
         b = hidden.new_zeros(B, gaussians, W, dtype=torch.promote_types(hidden.dtype, torch.float32))
@@ -160,7 +165,10 @@ class InfinityTraining:
         """The attention of a layer, and what it carries on."""
         check_unweighted(call, self.name)
         assert call.hidden is not None
-        hidden, text, P, L = call.hidden.detach(), call.text, self.back, self.segment
+        hidden = call.hidden.detach()
+        text = call.text
+        P = self.back
+        L = self.segment
         state = call.state or InfinityState.empty(call, hidden, len(self.signal.basis.centres), P)
         seen = past_seen(text.document, text.valid, state.of, L)
         before = past(call.k, state.k, L), past(call.v, state.v, L)
@@ -179,13 +187,16 @@ class _Reading:
     """The signal of one layer under training, from segment to segment."""
 
     def __init__(self, core: InfinityTraining, call: TrainCall, hidden: Tensor, state: InfinityState) -> None:
-        self.core, self.call, self.b = core, call, state.b
+        self.core = core
+        self.call = call
+        self.b = state.b
         self.every = torch.cat([state.hidden, hidden], 1)
         self.penalties: list[tuple[Tensor, Tensor]] = []
         of = call.text.document
         leaving = torch.cat([state.of[:, :1], of[:, :-1]], 1) if core.back else of
         self.known = last_known(torch.cat([state.document[:, None], leaving], 1))
-        before, real = self.known[:, :-1], leaving != NONE
+        before = self.known[:, :-1]
+        real = leaving != NONE
         self.held = (before == of) & (of != NONE)
         self.begins, self.goes_on = (before != leaving) & real, (before == leaving) & real
         kinds = torch.stack([self.held, self.begins, self.goes_on])
@@ -193,8 +204,12 @@ class _Reading:
 
     def segment(self, n: int) -> Float[Tensor, "B H L E"]:
         """What segment `n` reads; then the segment that leaves is fitted."""
-        L, text, signal, given = self.core.segment, self.call.text, self.core.signal, self.call.parameters
-        held, density = self.held[:, n], None
+        L = self.core.segment
+        text = self.call.text
+        signal = self.core.signal
+        given = self.call.parameters
+        held = self.held[:, n]
+        density = None
         q = self.call.raw_q[:, :, n * L : (n + 1) * L]
         out = self.call.v.new_zeros(*q.shape[:3], self.call.v.shape[3])
         if self.any[0][n]:
@@ -208,7 +223,10 @@ class _Reading:
 
     def _fold(self, n: int, density: Density | None) -> None:
         """Fit the segment that leaves after segment `n`; rows in which none does stay as they are."""
-        signal, given, L, old = self.core.signal, self.call.parameters, self.core.segment, self.b
+        signal = self.core.signal
+        given = self.call.parameters
+        L = self.core.segment
+        old = self.b
         hidden = self.every[:, n * L : (n + 1) * L]
         if self.any[1][n]:
             b = signal.begun(hidden, given)

@@ -77,7 +77,8 @@ class RecurrentCall:
 
     def pieces(self, length: int) -> list[tuple[int, int]]:
         """The places (first, end) of the new tokens, cut where segments of `length` begin; padding is left out."""
-        start, end = self.start + self.padding, self.start + self.q.shape[2]
+        start = self.start + self.padding
+        end = self.start + self.q.shape[2]
         cuts = [start, *range((start // length + 1) * length, end, length), end]
         return list(itertools.pairwise(cuts)) if start < end else []
 
@@ -87,7 +88,8 @@ class RecurrentCall:
 
     def raw_k(self, first: int, end: int) -> Float[Tensor, "B G L D"]:
         """The keys of the places `first` .. `end - 1` without rotation."""
-        a, b = first - self.offset, end - self.offset
+        a = first - self.offset
+        b = end - self.offset
         return self.turns.back(self.k[:, :, a:b], self.plan, a, b)
 
     def values(self, first: int, end: int) -> Float[Tensor, "B G L E"]:

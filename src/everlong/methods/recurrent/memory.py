@@ -34,7 +34,8 @@ class RecurrentMemory:
     retrieves: ClassVar[bool] = False
 
     def __init__(self, core: Core, plan: ModelLayout) -> None:
-        self.core, self.plan = core, plan
+        self.core = core
+        self.plan = plan
         check_layers(core.name, plan)
         core.check(plan)
         self.layers = {p.index for p in plan.layers}
@@ -53,7 +54,8 @@ class RecurrentMemory:
 
     def begin(self, step: ForwardPlan, pads: Ints | None) -> None:
         """Prepare a step."""
-        self._step, self._next = step, {}
+        self._step = step
+        self._next = {}
         self._turns = Turns(step)
 
     def attend(
@@ -99,20 +101,25 @@ class RecurrentMemory:
 
         A step that begins or ends inside a segment is filled up to whole ones; what fills it is seen by nobody.
         """
-        L, back, lane = self.core.segment, self.core.back, step.arenas[layer.source].lane
+        L = self.core.segment
+        back = self.core.back
+        lane = step.arenas[layer.source].lane
         pieces = step.pieces(lane)
         one_frame = len(pieces) == 1 and pieces[0].turn is None and lane.pads is None
         plain = softcap is None and s_aux is None and (q.element_size() > 2 or native_half(q))
         if not (one_frame and plain) or step.tokens < 2 * L:
             return step.near(layer, q, k, v, scale, softcap, s_aux)
-        lead, end = step.seen % L, step.seen + step.tokens
-        first, tail = step.seen - lead, -end % L
+        lead = step.seen % L
+        end = step.seen + step.tokens
+        first = step.seen - lead
+        tail = -end % L
         at = first - lane.shift
         new_k, new_v = (nn.functional.pad(x[:, :, at : end - lane.shift], (0, 0, 0, tail)) for x in (k, v))
         old_k, old_v = (_before(x, at, back) for x in (k, v))
         places = torch.arange(first, end, L, device=q.device)[:, None] + torch.arange(-back, 0, device=q.device)
         seen = (places >= 0).expand(len(q), -1, -1)
-        past_k, past_v = past(new_k, old_k, L), past(new_v, old_v, L)
+        past_k = past(new_k, old_k, L)
+        past_v = past(new_v, old_v, L)
         filled = nn.functional.pad(q, (0, 0, lead, tail))
         out = segment_attention(filled, new_k, new_v, past_k, past_v, seen, scale)
         return out[:, :, lead : lead + step.tokens].transpose(1, 2)
@@ -120,11 +127,13 @@ class RecurrentMemory:
     def commit(self) -> None:
         """Make the step's changes part of the stream."""
         self.states |= self._next
-        self._step, self._next = None, {}
+        self._step = None
+        self._next = {}
 
     def abandon(self) -> None:
         """Forget a step that failed."""
-        self._step, self._next = None, {}
+        self._step = None
+        self._next = {}
 
     def folded(self, seen: int) -> int:
         """Tokens of a row that have left the window, when its next token is number `seen`."""

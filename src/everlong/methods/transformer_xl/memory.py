@@ -129,8 +129,11 @@ class WindowTraining:
     def train(self, call: TrainCall) -> tuple[Float[Tensor, "B H NL E"], WindowState]:
         """The attention of a layer, and the tokens that the next piece sees."""
         check_unweighted(call, self.name)
-        text, P, L = call.text, self.back, self.segment
-        k, v = call.k.detach(), call.v.detach()
+        text = call.text
+        P = self.back
+        L = self.segment
+        k = call.k.detach()
+        v = call.v.detach()
         state = call.state or WindowState.empty(k, v, P)
         seen = past_seen(text.document, text.valid, state.of, L)
         before = past(k, state.k, L), past(v, state.v, L)
@@ -181,10 +184,14 @@ class RelativeTraining:
         """The attention of a layer, and the tokens that the next piece sees."""
         check_unweighted(call, self.name)
         assert call.hidden is not None
-        text, P, L, hidden = call.text, self.back, self.segment, call.hidden.detach()
+        text = call.text
+        P = self.back
+        L = self.segment
+        hidden = call.hidden.detach()
         state = call.state or HiddenState.empty(hidden, P)
         every = torch.cat([state.hidden, hidden], 1)
-        k, v = _projected(call, "k_proj", call.k, every), _projected(call, "v_proj", call.v, every)
+        k = _projected(call, "k_proj", call.k, every)
+        v = _projected(call, "v_proj", call.v, every)
         self._check(call, k[:, :, P:], v[:, :, P:])
         seen = past_seen(text.document, text.valid, state.of, L)
         before = past(k[:, :, P:], k[:, :, :P], L), past(v[:, :, P:], v[:, :, :P], L)
@@ -202,7 +209,9 @@ class RelativeTraining:
         own = torch.ones(B, N, L, dtype=torch.bool, device=seen.device)
         present = torch.cat([seen, own], -1).flatten(0, 1)
         r = relative_keys(call.parameters["W_R"], P + L, q.shape[-1], self.clamp).to(q.dtype)
-        u, w, first = call.parameters["u"], call.parameters["w"], first_seen(L, P, self.keys, q.device)
+        u = call.parameters["u"]
+        w = call.parameters["w"]
+        first = first_seen(L, P, self.keys, q.device)
         out = relative_attention(q, k, v, r, u, w, first, call.scale, present)
         return out.unflatten(0, (B, N)).transpose(1, 2).flatten(2, 3)
 

@@ -117,9 +117,11 @@ class TransformerXL(Method):
             return RecurrentMemory(xl.WindowCore(segment, self.past), plan)
         length = self.keys or self.segment
         held = {p.index: {name: x.detach() for name, x in parameters(p.index).items()} for p in plan.layers}
-        dim, reach = held[0]["u"].shape[-1], length + self.past
+        dim = held[0]["u"].shape[-1]
+        reach = length + self.past
         relative = {i: xl.relative_keys(x["W_R"], reach, dim, self.clamp_len) for i, x in held.items()}
-        u, w = held[0]["u"], held[0]["w"]
+        u = held[0]["u"]
+        w = held[0]["w"]
         return RecurrentMemory(xl.RelativeCore(segment, self.past, length, self.keys, u, w, relative), plan)
 
     def trainable(self, plan: ModelLayout) -> TrainableCore:

@@ -27,7 +27,8 @@ from everlong.text.tokenize import pieces
 from everlong.train.data.task import Progress
 
 CACHE_HELP = "folder for the tokenised books (empty: books in EVERLONG_CACHE, else in ~/.cache/everlong)"
-TOKENS, STARTS = "tokens.npy", "starts.npy"
+TOKENS = "tokens.npy"
+STARTS = "starts.npy"
 _FORM = 1
 """Raised whenever the same files would give other tokens."""
 _PIECE_CHARS = 1 << 16
@@ -174,7 +175,8 @@ def _write(out: IO[bytes], files: Sequence[Path], tokenizer: Any, flat: bool, pr
         total = unknown = 0
         for ids in pieces([" ".join(content.split()) if flat else content], tokenizer, piece_chars=_PIECE_CHARS):
             out.write(np.array(ids, dtype).tobytes())
-            total, unknown = total + len(ids), unknown + ids.count(tokenizer.unk_token_id)
+            total = total + len(ids)
+            unknown = unknown + ids.count(tokenizer.unk_token_id)
         if unknown > _UNKNOWN * total:
             raise InputError(
                 f"{file}: {unknown} of its {total} tokens are unknown to the tokenizer; take one trained on books"

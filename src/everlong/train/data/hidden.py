@@ -99,7 +99,8 @@ class HiddenKeys(TrainingTask):
     ) -> tuple[list[EncodedPiece], list[EncodedPiece], EncodedPiece, Span]:
         """What stands before the filler, the needles (the asked one first), question with answer, where that is."""
         names = rng.sample(self.needle_names, self.needle_count)
-        low, high = 10 ** (self.digits - 1), 10**self.digits
+        low = 10 ** (self.digits - 1)
+        high = 10**self.digits
         keys = [str(key) for key in rng.sample(range(low, high), len(names))]
         (opening,) = standing(tokenizer, rng.choice(OPENINGS[self.opening]), begin=True)
         asked = key_question(names[0]) + " "
@@ -116,7 +117,8 @@ class HiddenKeys(TrainingTask):
 
     def _places(self, filler: Filler, needles: Sequence[EncodedPiece], rng: random.Random) -> list[int]:
         """The place of each needle in the filler; all needles may stand behind the first one and it still is near."""
-        tokens, room = len(filler.ids), self.near_tokens - sum(map(len, needles))
+        tokens = len(filler.ids)
+        room = self.near_tokens - sum(map(len, needles))
         first = 0
         if rng.random() < self.near:
             if room < 0:
@@ -130,7 +132,8 @@ class HiddenKeys(TrainingTask):
 def sentences(tokenizer: Any, texts: Sequence[str], tokens: int, rng: random.Random) -> Filler:
     """`tokens` of the texts, over and over; one of them, drawn by chance, is the last, and the first may be cut."""
     parts = [part.ids for part in standing(tokenizer, *texts)]
-    cycle, ends = np.concatenate(parts), np.array(list(itertools.accumulate(map(len, parts))))
+    cycle = np.concatenate(parts)
+    ends = np.array(list(itertools.accumulate(map(len, parts))))
     start = int(rng.choice(ends)) - tokens
     at = np.arange(start, start + tokens + 1) % len(cycle)
     return Filler(cycle[at[:-1]], np.isin(at, ends % len(cycle)).nonzero()[0])

@@ -27,7 +27,8 @@ class Filler:
 
     def around(self, needles: Sequence[tuple[int, EncodedPiece]]) -> list[EncodedPiece]:
         """The filler in pieces, with needles at their places; equal places keep their order."""
-        out, at = list[EncodedPiece](), 0
+        out = list[EncodedPiece]()
+        at = 0
         for place, needle in sorted(needles, key=lambda pair: pair[0]):
             out += [self._part(at, place), needle]
             at = place
@@ -62,7 +63,8 @@ def repeats(
     for one whose length is log-uniform too. Every other segment has weight 1.
     """
     dull = np.concatenate([np.full(tokens, filler) for tokens, filler in lengths])
-    write, weight = np.ones(len(dull), np.float32), most ** rng.random()
+    write = np.ones(len(dull), np.float32)
+    weight = most ** rng.random()
     for start in range(0, len(dull), segment):
         if dull[start : start + segment].all():
             write[start : start + segment] = weight

@@ -75,4 +75,6 @@ def check_range(low: int | float, high: int | float, why: str, **field: int | fl
         raise ConfigError(f"{name}={got}: {wanted} ({why})")
 
 
-task_names, task_class, make_task = _REGISTRY.names, _REGISTRY.find, _REGISTRY.make
+task_names = _REGISTRY.names
+task_class = _REGISTRY.find
+make_task = _REGISTRY.make

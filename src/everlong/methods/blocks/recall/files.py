@@ -37,7 +37,8 @@ class RecallFiles:
     """The rows of one stream in its extents; the last takes more if `writable`. `row_bytes` is set by the index."""
 
     def __init__(self, extents: Iterable[Extent], writable: bool = False) -> None:
-        self.extents, self.writable = list(extents), writable
+        self.extents = list(extents)
+        self.writable = writable
         self.row_bytes = 0
         self._whole: set[tuple[Path, int]] = set()
         self._files: dict[Path, int] = {}
@@ -74,7 +75,8 @@ class RecallFiles:
         """The rows of the blocks `first` .. `end` - 1, each checked once; DamagedError for one that was changed."""
         found = np.empty((end - first, self._width), np.uint8)
         for extent in self.extents:
-            a, b = max(first, extent.first), min(end, extent.end)
+            a = max(first, extent.first)
+            b = min(end, extent.end)
             if a < b:
                 self._read(extent, a, b, found[a - first : b - first])
         return torch.from_numpy(found)[:, : self.row_bytes]
@@ -110,7 +112,8 @@ class RecallFiles:
     def reader(self) -> RecallFiles:
         """The same rows, to be read only."""
         other = RecallFiles(self.extents)
-        other.row_bytes, other._whole = self.row_bytes, self._whole
+        other.row_bytes = self.row_bytes
+        other._whole = self._whole
         return other
 
     @property

@@ -21,7 +21,8 @@ from everlong.models.layout import ModelLayout
 from everlong.storage.codecs import quantised
 from everlong.storage.growable_rows import GrowableRows
 
-FIRST_SLAB, LARGEST_SLAB = 4, 64
+FIRST_SLAB = 4
+LARGEST_SLAB = 64
 ROWS_AT_ONCE = 32
 """Rows that are looked at together: what fits into the cache of a core."""
 BITS = 8
@@ -53,7 +54,9 @@ class RecallIndex:
     """Rows of blocks 0 .. `blocks` - 1, in `files` as far as these go, the rest in host memory."""
 
     def __init__(self, pairs: Sequence[KeyPair], tokens: int, files: RecallFiles | None = None) -> None:
-        self.pairs, self.tokens, self.files = tuple(pairs), tokens, files
+        self.pairs = tuple(pairs)
+        self.tokens = tokens
+        self.files = files
         self.row_bytes = sum((tokens + 4) * pair.dim for pair in self.pairs)
         self._base = 0
         if files is not None:

@@ -33,7 +33,9 @@ class MeaningIndex:
     """
 
     def __init__(self, dim: int, file: PieceFile | None = None) -> None:
-        self.dim, self.pieces, self._file = dim, 0, file
+        self.dim = dim
+        self.pieces = 0
+        self._file = file
         self._type = row_type(dim)
         self._slabs: list[np.ndarray] = []
         self._owned: list[bool] = []
@@ -95,7 +97,8 @@ class MeaningIndex:
         """Keep the first `pieces` only; the others are overwritten with zeros and cut off the file."""
         if pieces >= self.pieces:
             return
-        before, self.pieces = self.pieces, pieces
+        before = self.pieces
+        self.pieces = pieces
         if self._file is not None:
             self._file.truncate(pieces)
         self._place(pieces, np.zeros(before - pieces, self._type))
@@ -149,7 +152,8 @@ class MeaningIndex:
 
     def close(self) -> None:
         """Give the file back; the pieces stay in memory."""
-        file, self._file = self._file, None
+        file = self._file
+        self._file = None
         if file is not None:
             file.close()
 

@@ -50,7 +50,8 @@ class PieceFile:
 
     def read(self, rows_at_once: int) -> Iterator[np.ndarray]:
         """The rows up to the first that is not whole, some at a time."""
-        width, done = self._type.itemsize, 0
+        width = self._type.itemsize
+        done = 0
         while data := os.pread(self._file, rows_at_once * width, HEADER_BYTES + done * width):
             rows = np.frombuffer(data, self._type, len(data) // width)
             sums = _checksums(rows, done)
@@ -93,7 +94,8 @@ class PieceFile:
 
     def close(self) -> None:
         """Close the file."""
-        file, self._file = self._file, -1
+        file = self._file
+        self._file = -1
         if file >= 0:
             os.close(file)
 

@@ -41,7 +41,9 @@ class HeadVotes:
         lengths: Lengths | None = None,
     ) -> None:
         self._weights = torch.from_numpy(weights)
-        self._index, self._queries, self._lengths = index, queries, lengths
+        self._index = index
+        self._queries = queries
+        self._lengths = lengths
         self._dropped = [n for n in dropped if n < index.blocks]
         masses = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
         self._totals: list[Tensor] = []

@@ -55,7 +55,8 @@ class Books(TrainingTask):
         if 2 * self.documents > length:
             raise ConfigError(f"documents={self.documents}: too many for length={length}; give at most {length // 2}")
         corpus = opened(tokenizer, self.data, self.cache, part=self.part, held_out=self.held_out)
-        rng, parts = self.rng(seed, index), list[np.ndarray]()
+        rng = self.rng(seed, index)
+        parts = list[np.ndarray]()
         for n, size in enumerate(_sizes(length, self.documents, rng)):
             window = self._window(corpus, length, seed, index * self.documents + n)
             start = rng.randint(0, max(0, len(window) - size))

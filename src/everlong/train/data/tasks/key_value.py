@@ -44,7 +44,8 @@ class KeyValue(TrainingTask):
     def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Example:
         """Pairs, question and answer: at most a random number of tokens between half of `length` and `length`."""
         check_sizes(segment, length)
-        rng, begin = self.rng(seed, index), beginning(tokenizer)
+        rng = self.rng(seed, index)
+        begin = beginning(tokenizer)
         asked = (_number(rng, self.key_digits), _number(rng, self.value_digits))
         question, known = _question(*asked)
         pair, end = encoded(tokenizer, [PAIR.format(key=asked[0], value=asked[1]), question])
@@ -63,7 +64,8 @@ class KeyValue(TrainingTask):
 
     def _pairs(self, tokenizer: Any, asked: tuple[str, str], count: int, room: int, rng: random.Random) -> EncodedRow:
         """The asked pair among at most `count` others with other keys, in at most `room` tokens."""
-        low, high = 10 ** (self.key_digits - 1), 10**self.key_digits
+        low = 10 ** (self.key_digits - 1)
+        high = 10**self.key_digits
         if count >= high - low:
             raise ConfigError(f"key_digits={self.key_digits}: too few for {count + 1} different keys; give more")
         keys = [key for key in map(str, rng.sample(range(low, high), count + 1)) if key != asked[0]][:count]

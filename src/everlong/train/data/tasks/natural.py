@@ -59,7 +59,8 @@ class Natural(HiddenKeys):
     def filler(self, tokenizer: Any, tokens: int, rng: random.Random) -> Filler:
         """The tokens before a random end of a sentence, from the last book again where the first one has no more."""
         corpus: Corpus = opened(tokenizer, self.data, self.cache, flat=True)
-        ends, at = _sentence_ends(tokenizer), rng.randrange(len(corpus.tokens))
+        ends = _sentence_ends(tokenizer)
+        at = rng.randrange(len(corpus.tokens))
         found = ends[corpus.around(at, SENTENCE_TOKENS)].nonzero()[0]
         end = at + (int(found[0]) + 1 if len(found) else 0)
         ids = corpus.around(end - tokens, tokens)
