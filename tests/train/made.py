@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from everlong.train.data import Sample, Task
+from everlong.train.data import Example, TrainingTask
 from everlong.train.tokenizer import bpe_tokenizer, closed_tokenizer
 from tests.models.tiny import byte_tokenizer
 
@@ -27,12 +27,12 @@ def books(folder: Path, count: int = 3, sentences: int = SENTENCES) -> Path:
 
 
 @functools.lru_cache(maxsize=16)
-def closed(task: Task) -> Any:
+def closed(task: TrainingTask) -> Any:
     """The closed tokenizer of a task."""
     return closed_tokenizer(task.texts())
 
 
-def tokenizers(task: Task, folder: Path) -> dict[str, Any]:
+def tokenizers(task: TrainingTask, folder: Path) -> dict[str, Any]:
     """One of each kind: closed, BPE with single digits, bytes with a few pairs."""
     return {
         "closed": closed(task),
@@ -41,14 +41,14 @@ def tokenizers(task: Task, folder: Path) -> dict[str, Any]:
     }
 
 
-def text(tokenizer: Any, sample: Sample) -> str:
+def text(tokenizer: Any, sample: Example) -> str:
     return tokenizer.decode(sample.ids.tolist())
 
 
-def answer(tokenizer: Any, sample: Sample) -> str:
+def answer(tokenizer: Any, sample: Example) -> str:
     return tokenizer.decode(sample.ids[slice(*sample.answer)].tolist()).strip()
 
 
-def same(a: Sample, b: Sample) -> bool:
+def same(a: Example, b: Example) -> bool:
     names = ("ids", "loss_weight", "write_weight", "document")
     return a.answer == b.answer and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in names)

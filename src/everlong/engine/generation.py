@@ -50,8 +50,10 @@ class GenerationStream(Iterator[str]):
         self._ends = end_tokens(session.model, session.tokenizer) | set(sampling.ends)
         self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stops)
         self._start = session.seen_tokens
+        self._generator = sampling.generator(device_of(session.model))
         self._drawn = -1
-        self._decoded = 0
+        self._decoded = self._given = 0
+        self._begun = 0.0
         self._ids: list[int] = []
         self._texts: list[str] = []
         self._seconds: list[float] = []
@@ -82,41 +84,49 @@ class GenerationStream(Iterator[str]):
 
     def _write(self) -> Generator[str, None, None]:
         """The pieces of text, and at the end what was held back."""
-        given = 0
         try:
-            for _ in self._tokens():
-                self._decode()
-                if piece := "".join(self._texts[given:]):
+            while (token := self.draw()) is not None:
+                self._session.feed([token], answering=True, source=ANSWER)
+                if piece := self.took():
                     yield piece
-                given = len(self._texts)
-                if self._guard.stopped:
-                    self._finish = "stop"
-                    break
         finally:
             self._end()
-        if rest := "".join(self._texts[given:]):
+        if rest := self._new_text():
             yield rest
 
-    def _tokens(self) -> Iterator[int]:
-        """Tokens drawn and read back, one by one; sets why it ended."""
-        session = self._session
-        sampling = self._sampling
-        generator = sampling.generator(device_of(session.model))
-        while len(self._ids) < sampling.max_new_tokens:
-            begun = time.perf_counter()
+    def draw(self) -> int | None:
+        """The next token, to be read back by the session; None where the answer has ended, which sets why."""
+        self._begun = time.perf_counter()
+        if self._guard.stopped:
+            self._finish = "stop"
+        elif len(self._ids) >= self._sampling.max_new_tokens:
+            self._finish = "length"
+        else:
             self._paused()
-            prediction = session.prediction
-            if prediction is None or session.seen_tokens != self._start + len(self._ids):
-                raise SessionError("the session read something else while it answered; finish the answer first")
-            self._drawn = sampling.pick(prediction, session.recent.ids(), generator)
-            if self._drawn in self._ends:
-                self._finish = "end"
-                return
-            session.feed([self._drawn], answering=True, source=ANSWER)
-            self._ids.append(self._drawn)
-            self._seconds.append(time.perf_counter() - begun)
-            yield self._drawn
-        self._finish = "length"
+            self._drawn = self._pick()
+            if self._drawn not in self._ends:
+                return self._drawn
+            self._finish = "end"
+        return None
+
+    def _pick(self) -> int:
+        session = self._session
+        prediction = session.prediction
+        if prediction is None or session.seen_tokens != self._start + len(self._ids):
+            raise SessionError("the session read something else while it answered; finish the answer first")
+        return self._sampling.pick(prediction, session.recent.ids(), self._generator)
+
+    def took(self) -> str:
+        """Take down the drawn token, which was read back; the text that is decided by it."""
+        self._ids.append(self._drawn)
+        self._seconds.append(time.perf_counter() - self._begun)
+        self._decode()
+        return self._new_text()
+
+    def _new_text(self) -> str:
+        given = self._given
+        self._given = len(self._texts)
+        return "".join(self._texts[given:])
 
     def _paused(self) -> None:
         if self._pause is not None:

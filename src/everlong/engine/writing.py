@@ -100,17 +100,10 @@ class WritingStream(TokenStream):
         session then holds the tokens in `result.token_ids`. InputError where there is nothing to go on from.
         """
         settings = Sampling(**sampling)
-        if not self.method.streams:
-            raise CapabilityError(f"generate: {self.method} can only score; use everlong.Sinks or Window to generate")
-        if settings.stops and self.tokenizer is None:
-            raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
-        check_draw(self.model, settings)
+        check_writes(self, settings)
         if prompt is not None:
-            self._ask(prompt)
-        if self.prediction is None:
-            lost = "the last prediction was lost by an interrupt" if self.seen_tokens else "the session is empty"
-            raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
-        return GenerationStream(self, settings)
+            self.read_prompt(prompt)
+        return begin_answer(self, settings)
 
     @property
     def word_classes(self) -> Ints:
@@ -118,10 +111,6 @@ class WritingStream(TokenStream):
         if self._word_classes is None:
             self._word_classes = word_classes(self.tokenizer, self.vocabulary)
         return self._word_classes
-
-    def ask_prompt(self, prompt: Input) -> None:
-        """Reads a prompt whose last tokens choose for themselves what they remember; what is recalled stays."""
-        self._ask(prompt, recall=False)
 
     @property
     def pins(self) -> tuple[Pin, ...]:
@@ -199,11 +188,16 @@ class WritingStream(TokenStream):
         last = tensors.get("prediction")
         self.last = None if last is None else last.to(device_of(self.model))
 
-    def _ask(self, prompt: Input, recall: bool = True) -> None:
+    def read_prompt(self, prompt: Input, recall: bool = True) -> None:
         """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart.
 
         `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
         """
+        for ids, answering in self.prompt_pieces(prompt, recall):
+            self._read(ids, every=False, answering=answering)
+
+    def prompt_pieces(self, prompt: Input, recall: bool = True) -> Iterator[tuple[Tensor, bool]]:
+        """The ids of a prompt as (ids, answering), to be read in this order while nothing else is."""
         tail = ANSWERING_TOKENS if self.method.answers else 0
         self._source = PROMPT
         memory = self.runner.blocks
@@ -214,11 +208,11 @@ class WritingStream(TokenStream):
             if answering:
                 question.append(ids)
             else:
-                self._read(ids, every=False)
+                yield ids, False
         if recall and question:
             self._hold(torch.cat(question).tolist())
         for ids in question:
-            self._read(ids, every=False, answering=True)
+            yield ids, True
 
     def _score(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Reads one chunk; its log-probabilities and the logits after each of its tokens."""
@@ -233,3 +227,20 @@ class WritingStream(TokenStream):
     def beside(self, method: Method) -> WritingStream:
         """An empty stream over the same model, read with another method."""
         return WritingStream(Loaded(self.model, self.tokenizer, self.name), method, self.chunk)
+
+
+def check_writes(stream: WritingStream, settings: Sampling) -> None:
+    """CapabilityError where an answer cannot be written on a stream with these settings."""
+    if not stream.method.streams:
+        raise CapabilityError(f"generate: {stream.method} can only score; use everlong.Sinks or Window to generate")
+    if settings.stops and stream.tokenizer is None:
+        raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
+    check_draw(stream.model, settings)
+
+
+def begin_answer(stream: WritingStream, settings: Sampling) -> GenerationStream:
+    """An answer behind what was read; InputError where there is nothing to go on from."""
+    if stream.prediction is None:
+        lost = "the last prediction was lost by an interrupt" if stream.seen_tokens else "the session is empty"
+        raise InputError(f"generate: {lost} and there is no prompt; give a prompt of at least one token")
+    return GenerationStream(stream, settings)

@@ -160,7 +160,7 @@ def _put(
     target = session if keep else session.fork()
     try:
         recall = None if found is None else _held(target, found, begun)
-        target.ask_prompt(question if asked is None else asked.prompt)
+        target.read_prompt(question if asked is None else asked.prompt, recall=False)
     except BaseException:
         if not keep:
             target.close()

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from everlong.ops.segments import NONE
-from everlong.train.data import Sample, collate
+from everlong.train.data import Example, collate
 
 
-def sample(tokens: int) -> Sample:
+def sample(tokens: int) -> Example:
     weights = np.arange(tokens, dtype=np.float32) + 1
-    return Sample(np.arange(tokens) + 5, weights, weights * 2, np.arange(tokens) // 2, (0, 1))
+    return Example(np.arange(tokens) + 5, weights, weights * 2, np.arange(tokens) // 2, (0, 1))
 
 
 def test_a_batch_by_hand():

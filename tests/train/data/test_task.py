@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from everlong.errors import ConfigError
-from everlong.train.data import Task, make_task, task_class, task_names
+from everlong.train.data import TrainingTask, make_task, task_class, task_names
 from tests.models.tiny import byte_tokenizer
 from tests.train import made
 
@@ -18,7 +18,7 @@ TOKENIZER = byte_tokenizer()
 
 
 @pytest.fixture(params=task_names())
-def task(request, tmp_path) -> Task:
+def task(request, tmp_path) -> TrainingTask:
     """Each task, on books of our own where it reads any."""
     needs_data = "data" in {field.name for field in dataclasses.fields(task_class(request.param))}
     data = {"data": str(made.books(tmp_path / "books")), "cache": str(tmp_path / "cache")} if needs_data else {}
