@@ -74,6 +74,11 @@ class GenerationStream(Iterator[str]):
         self._pieces.close()
         self._end()
 
+    def finish(self) -> str:
+        """End the answer where it has been drawn to; the text that was held back."""
+        self._end()
+        return self._new_text()
+
     @property
     def result(self) -> GenerationResult:
         """What was written so far; when it was left early, all tokens that the session read."""

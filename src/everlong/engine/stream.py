@@ -67,7 +67,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         self._runner: StreamRunner | None = runner
         self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
         self.remembers = method.answers or remembers
-        self._source = SOURCE
+        self.source = SOURCE
         self.last: Tensor | None = None
         self._conversing: bool | None = False
         self._marks: weakref.WeakSet[Snapshot] = weakref.WeakSet()
@@ -117,7 +117,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
         """
         start = self.seen_tokens
-        self._source = source
+        self.source = source
         if not answering:
             self.let_go()
         for ids in self._chunks(x):
@@ -160,21 +160,22 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         Where stored blocks must give way inside the chunk, it is read in parts, each by itself wholly or not at all.
         """
         found: list[Tensor] = []
-        asked = self._source in (PROMPT, ANSWER)
-        for part in self._budgets.parts(self.runner, ids, answering, asked, self._reuse):
-            found[:] = [*(found if every else []), self._read_part(part, every, answering)]
+        for part in self.parts(ids, answering):
+            with StreamPiece(self, part, answering, every) as piece:
+                logits = self.runner.read(part, piece.every, answering)
+                piece.took(logits)
+            found[:] = [*(found if every else []), logits]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _read_part(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
-        with StreamPiece(self, ids, answering, every) as piece:
-            logits = self.runner.read(ids, piece.every, answering)
-            piece.took(logits)
-        return logits
+    def parts(self, ids: Tensor, answering: bool) -> Iterator[Tensor]:
+        """The ids, cut where stored blocks must give way before more is read; BudgetError where none may."""
+        asked = self.source in (PROMPT, ANSWER)
+        return self._budgets.parts(self.runner, ids, answering, asked, self._reuse)
 
     def note(self, ids: Tensor) -> None:
         """Takes down what was read."""
         if self.remembers and len(self.transcript.ids) == self.recent.seen:
-            self.transcript.add(ids.tolist(), self._source, self._awaited.rows(self.recent.seen, ids))
+            self.transcript.add(ids.tolist(), self.source, self._awaited.rows(self.recent.seen, ids))
         self.recent.add(ids)
 
     def let_go(self) -> None:

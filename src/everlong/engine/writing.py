@@ -199,7 +199,7 @@ class WritingStream(TokenStream):
     def prompt_pieces(self, prompt: Input, recall: bool = True) -> Iterator[tuple[Tensor, bool]]:
         """The ids of a prompt as (ids, answering), to be read in this order while nothing else is."""
         tail = ANSWERING_TOKENS if self.method.answers else 0
-        self._source = PROMPT
+        self.source = PROMPT
         memory = self.runner.blocks
         for row in () if memory is None else memory.rows:
             row.forget_citations()

@@ -1,0 +1,155 @@
+"""Many streams of one model read and written together: each step is one forward over what is next of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everlong.engine import batch
+from everlong.engine.generation import GenerationResult, GenerationStream
+from everlong.engine.sampling import Sampling
+from everlong.engine.scheduler import TOKENS, Need, Scheduler
+from everlong.engine.stream import StreamPiece
+from everlong.engine.writing import WritingStream, begin_answer, check_writes
+from everlong.errors import EverlongError, SessionError
+from everlong.text.inputs import Input
+from everlong.text.transcript import ANSWER
+
+Told = Callable[[str], None]
+"""Told each piece of text as soon as it is decided."""
+
+
+@dataclass(eq=False)
+class GenerationRequest:
+    """An answer that an engine writes; `result` is there when it is `done`, or `error` says why there is none."""
+
+    stream: WritingStream
+    settings: Sampling
+    told: Told
+    key: int
+    result: GenerationResult | None = None
+    error: EverlongError | None = None
+    _pieces: Iterator[tuple[Tensor, bool]] | None = None
+    _next: tuple[Tensor, bool] | None = None
+    _answer: GenerationStream | None = field(default=None, repr=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self.result is not None or self.error is not None
+
+    def cancel(self) -> None:
+        """End it here: the stream keeps what it has read, and `result` what was written."""
+        if not self.done:
+            self._end()
+
+    def need(self) -> Need:
+        """What is to be read next. Draws a token where the prompt is read; an error ends the request alone."""
+        try:
+            self._prepare()
+        except EverlongError as error:
+            self.error = error
+        tokens = 0 if self.done or self._next is None else len(self._next[0])
+        return Need(self.key, tokens, writes=self._answer is not None)
+
+    def _prepare(self) -> None:
+        if self.done or self._next is not None:
+            return
+        if self._pieces is not None:
+            self._next = next(self._pieces, None)
+            if self._next is not None:
+                return
+            self._pieces = None
+        if self._answer is None:
+            self._answer = begin_answer(self.stream, self.settings)
+        token = self._answer.draw()
+        if token is None:
+            self._end()
+        else:
+            self.stream.source = ANSWER
+            self._next = torch.tensor([token]), True
+
+    def piece(self, tokens: int) -> StreamPiece | None:
+        """The next tokens, at most so many; None where a budget has no room for them, which ends the request."""
+        assert self._next is not None
+        ids, answering = self._next
+        try:
+            return StreamPiece(self.stream, next(self.stream.parts(ids[:tokens], answering)), answering)
+        except EverlongError as error:
+            self.error = error
+            return None
+
+    def took(self, tokens: int) -> None:
+        """The stream has read so many tokens of what was next."""
+        assert self._next is not None
+        ids, answering = self._next
+        self._next = (ids[tokens:], answering) if tokens < len(ids) else None
+        if self._answer is not None and self._next is None and (text := self._answer.took()):
+            self.told(text)
+
+    def _end(self) -> None:
+        if self._answer is None:
+            self.error = SessionError("the request was cancelled before anything was written; submit it again")
+            return
+        if rest := self._answer.finish():
+            self.told(rest)
+        self.result = self._answer.result
+
+
+class Engine:
+    """Writes many answers at once, each on a stream of its own; all of one model.
+
+    A step packs the next tokens of all streams, at most `tokens` in all, into one forward where the model allows it
+    (`batch.why_not` says why it does not); what a stream computes does not depend on its neighbours (beyond rounding).
+    """
+
+    def __init__(self, tokens: int = TOKENS) -> None:
+        self.requests: dict[int, GenerationRequest] = {}
+        self._scheduler = Scheduler(tokens)
+        self._submitted = 0
+
+    def submit(
+        self, stream: WritingStream, prompt: Input | None = None, told: Told = lambda text: None, **sampling: Any
+    ) -> GenerationRequest:
+        """Write an answer to `prompt` on `stream`, as its `generate` would, together with others.
+
+        SessionError for a stream that another request writes on.
+        """
+        settings = Sampling(**sampling)
+        check_writes(stream, settings)
+        if any(request.stream is stream for request in self.requests.values()):
+            raise SessionError("engine: another request writes on this stream; wait for its end, or fork the stream")
+        key = self._submitted
+        self._submitted += 1
+        pieces = None if prompt is None else stream.prompt_pieces(prompt)
+        self.requests[key] = GenerationRequest(stream, settings, told, key, _pieces=pieces)
+        return self.requests[key]
+
+    def step(self) -> bool:
+        """One forward; False where there was nothing to do. What fails in it leaves each stream as it was."""
+        needs = [request.need() for request in self.requests.values()]
+        self._forget_done()
+        plan = self._scheduler.plan(need for need in needs if need.key in self.requests)
+        pieces = {key: self.requests[key].piece(tokens) for key, tokens in plan.items()}
+        reading = {key: piece for key, piece in pieces.items() if piece is not None}
+        if reading:
+            batch.read(list(reading.values()))
+        for key, piece in reading.items():
+            self.requests[key].took(len(piece.ids))
+        self._forget_done()
+        return bool(plan)
+
+    def run(self) -> None:
+        """Until all requests are done."""
+        while self.step():
+            pass
+
+    def _forget_done(self) -> None:
+        for key in [key for key, request in self.requests.items() if request.done]:
+            with suppress(KeyError):
+                del self.requests[key]
