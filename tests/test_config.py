@@ -143,7 +143,7 @@ def test_one_line_cuts_and_joins() -> None:
 
 REGISTRIES = [
     (base._REGISTRY, Method),
-    (benchmark._REGISTRY, benchmark.TrainingTask),
+    (benchmark._REGISTRY, benchmark.Task),
     (training._REGISTRY, training.TrainingTask),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -17,11 +18,15 @@ class Registry(Generic[T]):
     """Dataclasses by name: those that options, recipes and command lines may ask for.
 
     `what` is what messages call one of them. `fill` is called before a name is looked up, to import the files that
-    register them.
+    register them. Other packages register theirs by an entry point of the group `everlong.<what>s` (spaces as _), which
+    is imported then too.
     """
 
     def __init__(self, what: str, fill: Callable[[], object] = lambda: None) -> None:
-        self.what, self._fill, self._classes = what, fill, dict[str, type[T]]()
+        self.what = what
+        self._fill_own = fill
+        self._classes: dict[str, type[T]] = {}
+        self._elsewhere: list[str] | None = None
 
     def add(self, cls: type[T]) -> None:
         """Register `cls` under its own `name`; a class without one, or that only inherits it, cannot be asked for.
@@ -49,6 +54,18 @@ class Registry(Generic[T]):
             f"`name = ...` into the class"
         )
 
+    def _fill(self) -> None:
+        """Import all that register themselves; what another package cannot give is said where a name is missed."""
+        self._fill_own()
+        if self._elsewhere is not None:
+            return
+        self._elsewhere = []
+        for entry in entry_points(group=f"everlong.{self.what.replace(' ', '_')}s"):
+            try:
+                entry.load()
+            except Exception as error:  # noqa: BLE001 (of a stranger's package)
+                self._elsewhere.append(f"{entry.name} ({entry.value}) cannot be imported: {one_line(error, 120)}")
+
     def names(self) -> list[str]:
         """The registered names, sorted."""
         self._fill()
@@ -58,7 +75,8 @@ class Registry(Generic[T]):
         """The class registered as `name`; ConfigError names the nearest if there is none."""
         self._fill()
         if name not in self._classes:
-            raise ConfigError(f"{self.what} {name!r}: does not exist; {nearest(name, self._classes)}")
+            broken = "".join(f"; {what}" for what in self._elsewhere or ())
+            raise ConfigError(f"{self.what} {name!r}: does not exist; {nearest(name, self._classes)}{broken}")
         return self._classes[name]
 
     def make(self, name: str, options: Mapping[str, Any] | None = None) -> T:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from everlong.hooks.adapter import load
@@ -98,3 +100,32 @@ def test_what_cannot_work_is_one_line_and_exit_2(everlong, tiny, stories, option
     assert ended.code == 2
     assert message in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+def test_many_prompts_are_written_together_each_as_if_alone(everlong, tiny, tmp_path):
+    lines = ["It was the best", "Gulls cried over", "the tide", "one more line that is longer", "a"]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) + "\n")
+    options = ["--model", tiny, *SHORT, "--method", "sinks", "-o", "window=24"]
+    alone = [everlong("generate", "--prompt", line, *options, "--json").json for line in lines]
+    done = everlong("generate", "--prompts", tmp_path / "prompts.txt", "--batch", 3, *options, "--json")
+    assert done.code == 0, done.err
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [(row["number"], row["prompt"]) for row in found] == list(enumerate(lines, 1))
+    assert [row["token_ids"] for row in found] == [row["token_ids"] for row in alone]
+    assert [row["report"]["seen_tokens"] for row in found] == [row["report"]["seen_tokens"] for row in alone]
+    said = everlong("generate", "--prompts", "-", *options, stdin="\n".join(lines).encode()).out
+    assert [text in said for text in (f"1. {lines[0]}{alone[0]['text']}", f"5. {lines[4]}{alone[4]['text']}")] == [
+        True
+    ] * 2
+
+
+def test_prompts_that_are_none_or_twice_are_one_line(everlong, tiny, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    for arguments, message in (
+        (["--prompts", tmp_path / "empty.txt"], "has no prompts; give one on each line"),
+        (["--prompts", tmp_path / "empty.txt", "--prompt", "a"], "got --prompts FILE and another prompt"),
+    ):
+        ended = everlong("generate", *arguments, "--model", tiny)
+        assert ended.code == 2
+        assert message in ended.err
+        assert len(ended.err.splitlines()) == 1

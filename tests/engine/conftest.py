@@ -1,4 +1,5 @@
 """The tiny model with a tokenizer that the tests of sessions use."""
 
-from tests.session.conftest import tiny as tiny
-from tests.session.conftest import tokenizer as tokenizer
+from tests.session.conftest import tiny, tokenizer
+
+__all__ = ["tiny", "tokenizer"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,11 @@ def generate(
     prompt_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="A file with that text, of any length; - for stdin.")
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A file of texts, one a line, all written on together; - for stdin."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="With --prompts: how many at once.")] = 8,
     encoding: options.Encoding = None,
     template: Annotated[
         bool, typer.Option("--chat", help="Put the text as a question, through the model's chat template.")
@@ -51,7 +56,8 @@ def generate(
     """Write what comes after a text, token by token.
 
     The text is taken as it is; --chat puts it through the model's template. --json prints one object: text,
-    token_ids, seconds_per_token (median) and the memory report.
+    token_ids, seconds_per_token (median) and the memory report. With --prompts each line is written on by itself, many
+    in one forward of the model, and --json prints one such object a line, with number and prompt (or error).
     """
     from everlong.cli.console import Console
     from everlong.cli.model_setup import load_model
@@ -60,18 +66,73 @@ def generate(
     console = Console(quiet, json)
     chosen = options.chosen_method(ctx, method, option)
     sampling = options.sampling(ctx)
-    with (
-        _prompt(prompt, prompt_file, encoding, console) as text,
-        Session(
-            load_model(model, dtype, device, threads, console, memory), chosen, chunk, allow_special=allow_special
-        ) as session,
-    ):
-        begin = _chat_prompt(session, "".join(text), sampling) if template else text
-        with closing(session.stream(begin, **sampling)) as answer:
-            for piece in answer:
-                if not json:
-                    print(piece, end="", flush=True)
-        _tell(answer.result, session, ctx, console)
+
+    def opened() -> Session:
+        return Session(loaded, chosen, chunk, allow_special=allow_special)
+
+    if prompts is not None:
+        texts = _prompts(prompts, prompt, prompt_file, encoding, console)
+        loaded = load_model(model, dtype, device, threads, console, memory)
+        _write_many(texts, opened, template, sampling, batch, console)
+        return
+    with _prompt(prompt, prompt_file, encoding, console) as text:
+        loaded = load_model(model, dtype, device, threads, console, memory)
+        with opened() as session:
+            _write_one(ctx, session, text, template, sampling, console)
+
+
+def _write_one(
+    ctx: typer.Context,
+    session: Session,
+    text: Iterator[str],
+    template: bool,
+    sampling: dict[str, Any],
+    console: Console,
+) -> None:
+    begin = _chat_prompt(session, "".join(text), sampling) if template else text
+    with closing(session.stream(begin, **sampling)) as answer:
+        for piece in answer:
+            if not console.json:
+                print(piece, end="", flush=True)
+    _tell(answer.result, session, ctx, console)
+
+
+def _prompts(file: str, text: str | None, text_file: str | None, encoding: str | None, console: Console) -> list[str]:
+    """The lines of a file of prompts; InputError where another prompt is given too."""
+    from everlong.cli.many import prompts_of
+    from everlong.errors import InputError
+
+    if text is not None or text_file is not None:
+        raise InputError("prompt: got --prompts FILE and another prompt, expected one of them")
+    with _prompt(None, file, encoding, console) as pieces:
+        return prompts_of("".join(pieces), file)
+
+
+def _write_many(
+    texts: list[str],
+    opened: Callable[[], Session],
+    template: bool,
+    sampling: dict[str, Any],
+    batch: int,
+    console: Console,
+) -> None:
+    from everlong.cli import many
+    from everlong.engine.engine import Engine, GenerationRequest
+
+    def submit(engine: Engine, session: Session, text: str) -> GenerationRequest:
+        own = dict(sampling)
+        return engine.submit(session, _chat_prompt(session, text, own) if template else text, **own)
+
+    for written in many.write(texts, opened, submit, batch, console):
+        result = written.request.result
+        if console.json:
+            head = {"number": written.number + 1, "prompt": written.prompt}
+            answer = {"error": str(written.request.error)} if result is None else as_json(result, written.session)
+            console.result(head | answer)
+        elif result is None:
+            console.warn(f"line {written.number + 1}: {written.request.error}")
+        else:
+            print(f"{written.number + 1}. {written.prompt}{result.text}\n", flush=True)
 
 
 @contextmanager
