@@ -16,6 +16,7 @@ import yaml
 
 import everlong
 from tests.conftest import ROOT, tiny_random_llama
+from tests.models.tiny import save_folder
 from tests.train.made import books
 
 
@@ -128,3 +129,17 @@ def test_converted_perplexity_reads_before_and_after(script: Any, tmp_path: Path
     assert record["perplexity"]["before"] == record["perplexity"]["after"]  # one model is both here
     assert record["ratios"]["after, off / before, off"]["math"] == {"ratio": 1.0, "error": 0.0}
     assert record["ratios"]["after / after, off"]["math"]["ratio"] != 1
+
+
+def test_packed_streams_are_timed_beside_single_ones(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    packed = script("packed")
+    small = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "exec_chunk": 32, "pool": 8, "recall": "layer"}
+    methods = {"sinks": (everlong.Sinks(sinks=2, window=20), 1), "blocks": (everlong.Blocks(**small), 2)}
+    monkeypatch.setattr(packed, "METHODS", methods)
+    out = tmp_path / "packed.json"
+    arguments = ["--model", str(save_folder(tmp_path / "m")), "--tokens", "40", "--streams", "3", "--repeats", "2"]
+    monkeypatch.setattr(sys, "argv", ["packed.py", *arguments, "--out", str(out)])
+    packed.main()
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [row["read_before"] for row in rows] == [40, 80]
+    assert all(row["alone_ms"] > 0 and row["packed_ms"] > 0 and row["ratio"] > 0 for row in rows)
