@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from everlong import Blocks, Dense, Infini, Session, Sinks, Window
+from everlong.cache.stream import CachedStream
 from everlong.engine.engine import Engine
 from everlong.errors import InputError, SessionError
 
@@ -97,6 +98,28 @@ def test_an_interrupt_loses_no_stream(tiny, monkeypatch):
         for request, method, text in zip(requests, (Dense(), Sinks(sinks=2, window=30)), ("a b c", "d e"), strict=True):
             with Session(tiny, method) as alone:
                 assert request.result.token_ids == alone.generate(text, max_new_tokens=12).token_ids
+
+
+def test_a_stream_that_was_committed_before_a_failure_does_not_read_its_piece_again(tiny, monkeypatch):
+    with Session(tiny, Dense()) as one, Session(tiny, Dense()) as other:
+        engine = Engine()
+        requests = [engine.submit(session, [5, 6, 7], max_new_tokens=4) for session in (one, other)]
+        commit = CachedStream.commit
+
+        def fails(stream):
+            if stream.seen_tokens == 0 and one.seen_tokens:
+                raise KeyboardInterrupt
+            commit(stream)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CachedStream, "commit", fails)
+            with pytest.raises(KeyboardInterrupt):
+                engine.step()
+        assert (one.seen_tokens, other.seen_tokens) == (3, 0)
+        engine.run()
+        assert (one.seen_tokens, other.seen_tokens) == (3, 3 + 4)
+        assert "prediction was lost by an interrupt" in str(requests[0].error)
+        assert requests[1].result.finish == "length"
 
 
 def test_a_stream_is_written_by_one_request_at_a_time(tiny):

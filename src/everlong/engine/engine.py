@@ -131,16 +131,21 @@ class Engine:
         return self.requests[key]
 
     def step(self) -> bool:
-        """One forward; False where there was nothing to do. What fails in it leaves each stream as it was."""
+        """One forward; False where there was nothing to do. What fails in it leaves each piece wholly read or not."""
         needs = [request.need() for request in self.requests.values()]
         self._forget_done()
         plan = self._scheduler.plan(need for need in needs if need.key in self.requests)
         pieces = {key: self.requests[key].piece(tokens) for key, tokens in plan.items()}
         reading = {key: piece for key, piece in pieces.items() if piece is not None}
-        if reading:
-            batch.read(list(reading.values()))
-        for key, piece in reading.items():
-            self.requests[key].took(len(piece.ids))
+        before = {key: piece.stream.seen_tokens for key, piece in reading.items()}
+        try:
+            if reading:
+                batch.read(list(reading.values()))
+        finally:
+            # What fails between two streams' commits has been read by the first of them.
+            for key, piece in reading.items():
+                if read := piece.stream.seen_tokens - before[key]:
+                    self.requests[key].took(read)
         self._forget_done()
         return bool(plan)
 
