@@ -129,3 +129,24 @@ def test_prompts_that_are_none_or_twice_are_one_line(everlong, tiny, tmp_path):
         assert ended.code == 2
         assert message in ended.err
         assert len(ended.err.splitlines()) == 1
+
+
+def test_a_line_that_fails_is_named_and_the_others_are_written(everlong, tiny, tmp_path, monkeypatch):
+    from everlong.engine import engine
+    from everlong.errors import InputError
+
+    begin = engine.begin_answer
+
+    def fails(stream, settings):
+        if stream.seen_tokens > 30:
+            raise InputError("too long")
+        return begin(stream, settings)
+
+    monkeypatch.setattr(engine, "begin_answer", fails)
+    (tmp_path / "prompts.txt").write_text("short\n" + "long " * 40 + "\nshort too\n")
+    ended = everlong("generate", "--prompts", tmp_path / "prompts.txt", "--model", tiny, *SHORT)
+    assert ended.code == 2
+    assert "line 2: too long" in ended.err
+    assert "1 of 3 lines could not be written on" in ended.err.splitlines()[-1]
+    assert ended.out.startswith("1. short")
+    assert "3. short too" in ended.out

@@ -118,13 +118,16 @@ def _write_many(
 ) -> None:
     from everlong.cli import many
     from everlong.engine.engine import Engine, GenerationRequest
+    from everlong.errors import InputError
 
     def submit(engine: Engine, session: Session, text: str) -> GenerationRequest:
         own = dict(sampling)
         return engine.submit(session, _chat_prompt(session, text, own) if template else text, **own)
 
+    failed = 0
     for written in many.write(texts, opened, submit, batch, console):
         result = written.request.result
+        failed += result is None
         if console.json:
             head = {"number": written.number + 1, "prompt": written.prompt}
             answer = {"error": str(written.request.error)} if result is None else as_json(result, written.session)
@@ -133,6 +136,8 @@ def _write_many(
             console.warn(f"line {written.number + 1}: {written.request.error}")
         else:
             print(f"{written.number + 1}. {written.prompt}{result.text}\n", flush=True)
+    if failed:
+        raise InputError(f"prompts: {failed} of {len(texts)} lines could not be written on; mend those that are named")
 
 
 @contextmanager

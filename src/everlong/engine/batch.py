@@ -25,7 +25,7 @@ def read(pieces: Sequence[StreamPiece]) -> None:
     """Let each stream read its piece: in one forward where the model allows it, else one after the other.
 
     The streams must be different ones, of one model. What fails leaves each stream with its piece wholly read or not
-    at all; after a packed forward that fails none has read it.
+    at all: none has read it where the forward fails, and some may have where a commit behind it does.
     """
     runners = [piece.stream.runner for piece in pieces]
     packed = [runner for runner in runners if isinstance(runner, CacheRunner)]

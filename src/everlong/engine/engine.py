@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,5 +155,4 @@ class Engine:
 
     def _forget_done(self) -> None:
         for key in [key for key, request in self.requests.items() if request.done]:
-            with suppress(KeyError):
-                del self.requests[key]
+            del self.requests[key]
