@@ -160,7 +160,8 @@ class CacheRunner:
     def chunk_limit(self) -> int:
         """A chunk never passes the length that the model was trained on, nor what the blocks can take at once."""
         trained = self._cache.stream.plan.frame_length
-        return trained if self.blocks is None else min(trained, self.blocks.chunk_limit)
+        memory = self.blocks
+        return trained if memory is None else min(trained, memory.chunk_limit)
 
     @property
     def model(self) -> Any:
@@ -169,8 +170,9 @@ class CacheRunner:
 
     def answering(self, answering: bool) -> CachedStream:
         """The stream itself, told whether its next tokens answer."""
-        if self.blocks is not None:
-            self.blocks.answering = answering
+        memory = self.blocks
+        if memory is not None:
+            memory.answering = answering
         return self._cache.stream
 
     def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
@@ -234,7 +236,8 @@ class CacheRunner:
     @property
     def blocks(self) -> BlockMemory | None:
         """The block memory of the cache, if the method has one."""
-        return cast("BlockMemory | None", self._cache.blocks)
+        memory = self._cache.stream.memory
+        return cast("BlockMemory", memory) if memory is not None and memory.retrieves else None
 
     @property
     def planned_bytes(self) -> int:

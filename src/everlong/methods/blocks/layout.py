@@ -69,6 +69,11 @@ def prepare(store: Store, settings: BlockSettings, plan: ModelLayout, dtype: tor
         store.resident.rule(settings.resident, settings.evict, settings.score_decay)
 
 
+def spare_queries(pool: int) -> int:
+    """Room kept behind the newest `pool` queries, so that one more is written and not all of them again."""
+    return pool // 4 + 1
+
+
 def planned_bytes(settings: BlockSettings, plan: ModelLayout, chunk: int) -> int:
     """Bytes of sinks, slots, pending tokens, masses and queries of one stream that reads chunks of `chunk`."""
     s = settings
@@ -79,7 +84,7 @@ def planned_bytes(settings: BlockSettings, plan: ModelLayout, chunk: int) -> int
     columns = s.top_k * s.block + s.sinks * (1 if s.positions == "far" else 2) + tail
     for layer in (p for p in plan.layers if p.index in served):
         masses = 0 if s.digest == "bounds" else tail + (lane(s, layer.pattern, chunk).capacity or 0)
-        queries = s.pool * (layer.key or (0, 0))[1]
+        queries = (s.pool + spare_queries(s.pool)) * (layer.key or (0, 0))[1]
         total += columns * layer.numbers_per_token * size + plan.heads * (masses * 4 + queries * size)
     return total
 

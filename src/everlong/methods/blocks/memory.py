@@ -20,12 +20,14 @@ from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError
 from everlong.methods.blocks import layout, saved
 from everlong.methods.blocks.boundaries import SurpriseBoundaries, longest_forward, make_cuts
+from everlong.methods.blocks.decode import TokenStep, decodes
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.index import KeyPair, MakeRecall, no_recall
 from everlong.methods.blocks.recall.scout import Scout
 from everlong.methods.blocks.step import BlockStep, LayerCall
 from everlong.methods.blocks.stream import BlockStream, Done
 from everlong.models.layout import LayerPlan, ModelLayout, Pattern
+from everlong.ops.attend_token import takes
 from everlong.ops.spans import Ints
 from everlong.storage.base import HostStore, Store, Traffic
 
@@ -64,6 +66,7 @@ class BlockMemory:
         self.answering = False
         self.scout: Scout | None = None
         self._step: BlockStep | None = None
+        self._token: TokenStep | None = None
 
     def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """How the arenas of layers with this native pattern are laid out."""
@@ -98,12 +101,18 @@ class BlockMemory:
                 row.pad, row.cuts = pad, make_cuts(self.settings, pad - step.seen)
         for part in (part for row in self.rows for part in row.layers.values() if not part.slots.filled):
             part.prefetch()
+        self._token = None
+        if self.scout is None and len(self.rows) == 1 and decodes(self._step, self.rows[0]):
+            lane = step.arenas[min(self.layers)].lane
+            self._token = TokenStep(self._step, self.rows[0], lane)
 
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
     ) -> Float[Tensor, "B T H E"]:
         """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
         assert self._step is not None
+        if self._token is not None and takes(q, k, v, softcap):
+            return self._token.attend(layer, q, k, v, scale, s_aux)
         call = LayerCall(self._step, layer, scale, softcap, s_aux)
         if self.scout is not None:
             return call.scouted(self.scout, self.rows[0], q, k, v)
@@ -127,6 +136,8 @@ class BlockMemory:
         assert step is not None
         for row in self.rows:
             row.keep_sealed()
+        if self._token is not None:
+            self._token.cite(step.cited[0])
         found = []
         for n, row in enumerate(self.rows):
             cited = _added(row.done.cited, self._of_all(step.cited[n]))
@@ -134,7 +145,7 @@ class BlockMemory:
         for row, done, used in zip(self.rows, found, step.used, strict=True):
             row.done = done
             row.used.update(used)
-        self._step = None
+        self._step = self._token = None
 
     def _of_all(self, mass: dict[int, float]) -> dict[int, float]:
         """The mass that blocks got from the heads of all ranks, without those that got none."""
@@ -146,7 +157,7 @@ class BlockMemory:
 
     def abandon(self) -> None:
         """Forget a step that failed: counters go back, and slots that may hold blocks of it are emptied."""
-        self._step = None
+        self._step = self._token = None
         if not any(row.done.progress for row in self.rows):
             self.rows = []
         for row in self.rows if self.scout is None else ():
