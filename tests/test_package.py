@@ -61,6 +61,8 @@ WRONG = {
     "e.Window(window=True)": "window=True: expected a whole number",
     "e.Blocks(top_k=2.5)": "top_k=2.5: expected a whole number",
     "e.Blocks(score_decay='x')": "score_decay='x': must be above 0",
+    "e.Blocks(codec=8)": "codec 8: does not exist; known: bfloat16, int4, int8, native",
+    "e.Blocks(codec=['int8'])": "codec ['int8']: does not exist; did you mean 'int8'?",
     "e.load(None)": "model None: expected a folder, a GGUF file, a hub id such as ",
     "e.load(3)": "model 3: expected a folder",
     "e.load([])": "model []: expected a folder",

@@ -12,7 +12,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
+from everlong.errors import ConfigError, DamagedError, ForeignError, SaveError, SessionError
 from everlong.library import adopt as adopting
 from everlong.library import erase as erasing
 from everlong.library import kept_facts, kept_text, recall_files
@@ -78,8 +78,14 @@ class Checkpointer:
         kept_facts.note_encoder(self.library, self.entry, name)
 
     def method(self) -> Method:
-        """The method that the session was made with."""
-        return make_method(self.entry.method["name"], self.entry.method["fields"])
+        """The method that the session was made with; ForeignError where it, or its codec, is not here."""
+        try:
+            return make_method(self.entry.method["name"], self.entry.method["fields"])
+        except ConfigError as error:
+            raise ForeignError(
+                f"session {self.entry.name!r}: kept with a method that this version does not have ({error}); install "
+                "the version, or the package, that kept it"
+            ) from error
 
     def check(self, session: KeptStream) -> None:
         """ForeignError unless this model and tokenizer wrote the session; DamagedError for missing bytes."""

@@ -19,7 +19,7 @@ from everlong.methods.base import make_method
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.index import Index
 from everlong.methods.blocks.saved import DIGESTS
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec, codec_class
 from everlong.storage.extent import HEADER, HEADER_BYTES, Volume
 
 
@@ -43,7 +43,7 @@ class Rebuilder:
 
     def _codec(self, tensors: dict[str, Tensor], layer: str) -> Codec:
         k, v = (tensors[f"cache.row0.layer{layer}.tail_{x}"] for x in "kv")
-        return Codec(self._settings.codec, k.shape[1], self._settings.block, k.shape[3], v.shape[3], k.dtype)
+        return codec_class(self._settings.codec)(k.shape[1], self._settings.block, k.shape[3], v.shape[3], k.dtype)
 
     def row(self, volume: Volume, block: int) -> bytes:
         """The digests of a block whose record is whole, with their checksum."""

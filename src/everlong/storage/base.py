@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from everlong.ops.spans import Ints
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec
 from everlong.storage.growable_rows import GrowableRows
 from everlong.storage.record_cache import RecordCache
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from everlong.errors import CapabilityError, DamagedError
 from everlong.ops.spans import Ints
 from everlong.storage.base import KeptDigests, Traffic
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec
 from everlong.storage.extent import RowLayout, Volume, parts
 from everlong.storage.own_file import OwnFile
 from everlong.storage.record_cache import RecordCache

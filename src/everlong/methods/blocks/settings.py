@@ -20,6 +20,7 @@ from everlong.errors import ConfigError
 from everlong.methods.base import Method, at_least, check_choices
 from everlong.methods.sinks import SINKS_HELP
 from everlong.methods.window import WINDOW_HELP
+from everlong.storage.known import CODECS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ HELP = {
     "recall_slots": "of the top_k blocks, those that the vote for the question fills",
     "keep": "what is kept of what left the window: blocks, or ids (and the recall index) only: far smaller; questions"
     " are then answered by reading passages again",
-    "codec": "how blocks are stored: native, bfloat16, int8 or int4",
+    "codec": "how blocks are stored: native, bfloat16, int8, int4, or a codec of another package",
     "cut": "where blocks begin: even (each of block tokens) or surprise (before a token that surprises the model; block"
     " is then the longest, a quarter of it the shortest)",
     "surprise_gamma": "standard deviations above the mean from which a token surprises",
@@ -84,7 +85,7 @@ class Blocks(Method):
     recall_heads: int = field(default=8, metadata={"help": HELP["recall_heads"]})
     recall_slots: int = field(default=4, metadata={"help": HELP["recall_slots"]})
     keep: Literal["blocks", "ids"] = field(default="blocks", metadata={"help": HELP["keep"]})
-    codec: Literal["native", "bfloat16", "int8", "int4"] = field(default="int8", metadata={"help": HELP["codec"]})
+    codec: str = field(default="int8", metadata={"help": HELP["codec"]})
     cut: Literal["even", "surprise"] = field(default="even", metadata={"help": HELP["cut"]})
     surprise_gamma: float = field(default=1.0, metadata={"help": HELP["surprise_gamma"]})
     surprise_window: int = field(default=128, metadata={"help": HELP["surprise_window"]})
@@ -107,6 +108,7 @@ class Blocks(Method):
                 f"score_decay={self.score_decay!r}: must be above 0 and at most 1 ({HELP['score_decay']})"
             )
         check_choices(self)
+        CODECS.check(self.codec)
         if self.evict == "lru" and self.score_decay != type(self).score_decay:
             raise ConfigError(f"score_decay={self.score_decay}: has no effect with evict=lru; add evict=score")
         self._check_recall()
