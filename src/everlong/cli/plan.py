@@ -76,7 +76,7 @@ class Reading:
         library, entry = self._kept
         held_bytes = 0 if library is None or entry is None else library.bytes(entry)
         method = self.method if entry is None else make_method(entry.method["name"], entry.method["fields"])
-        with Session(loaded, method, chunk) as trial:
+        with Session(loaded, method.in_memory(), chunk) as trial:
             trial.feed([0] * chunk)
             start = time.perf_counter()
             trial.feed([0] * chunk)

@@ -25,7 +25,7 @@ from everlong.library.repair import check_sizes
 from everlong.methods.base import Method, make_method
 from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.models.fingerprint import fingerprint
-from everlong.storage.disk import DiskStore
+from everlong.storage.kept import kept_store
 from everlong.text.transcript import TokenRange
 
 if TYPE_CHECKING:
@@ -44,13 +44,14 @@ class Checkpointer:
         self.library = library
         self.entry = entry
         self.writable = writable
+        make_store = kept_store(self.method().kept_store)
         self._open = ExitStack()
         if writable:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
             erasing.erase(library, self.entry)
             erasing.tidy(library, self.entry)
-        self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
+        self.store = make_store(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
         self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
         self._reuse()
@@ -64,6 +65,7 @@ class Checkpointer:
     def created(cls, folder: str | Path | None, name: str, session: KeptStream) -> Checkpointer:
         """The checkpointer of a new session."""
         method = session.method.recipe()
+        kept_store(session.method.kept_store)
         library = Library(folder)
         identity = fingerprint(session.model, session.tokenizer)
         return cls(library, library.create(name, session.name, identity, method, session.origin))

@@ -9,10 +9,11 @@ from typing import ClassVar
 from jaxtyping import UInt8
 from torch import Tensor
 
-from everlong.errors import CapabilityError
+from everlong.errors import CapabilityError, ConfigError
 from everlong.ops.spans import Ints
 from everlong.storage.base import Store
 from everlong.storage.extent import Volume
+from everlong.storage.known import STORES
 
 
 class KeptStore(Store):
@@ -68,3 +69,13 @@ class KeptStore(Store):
             f"load_state: the state holds {len(records)} blocks of layer {layer}, and a store in files takes none "
             "from a state; load it into a session without a store"
         )
+
+
+def kept_store(name: str) -> type[KeptStore]:
+    """The store `name`; ConfigError for one that keeps nothing in files."""
+    cls = STORES.find(name)
+    if not issubclass(cls, KeptStore):
+        raise ConfigError(
+            f"stored_in={name}: keeps no blocks in files, as a kept session needs; leave it out, or keep no session"
+        )
+    return cls
