@@ -109,6 +109,7 @@ def test_a_codec_is_read_with_kept_and_opened_again(small, tmp_path, monkeypatch
         ForeignError, match=r"session 'one': kept .*codec 'float8': does not exist; .*int4, int8.*instal"
     ):
         Session.open(tmp_path / "kept", "one", small)
+    assert run(["sessions", "list", "--store", str(tmp_path / "kept")]) == 0
     assert library.entry("one") == before
     with library.locked(before):
         pass
@@ -150,6 +151,14 @@ def test_a_store_gives_back_what_it_took(elsewhere, small, tmp_path):
     with Session.load(tmp_path / "saved", small, chunk=16) as session:
         assert session.stored("test").rows[0].store.name == "squeezed"
         assert answer(session) == wanted
+
+
+def test_what_is_written_of_a_method_names_a_store_only_where_one_was_given():
+    assert "stored_in" not in Blocks().recipe()["fields"]
+    assert str(Blocks()) == "blocks(sinks=64, window=1024, block=128, top_k=8)"
+    host = Blocks(stored_in="host")
+    assert methods.make_method(host.name, host.recipe()["fields"]) == host
+    assert str(host).endswith("stored_in=host)")
 
 
 def test_an_empty_fork_has_the_store_too(elsewhere, small):

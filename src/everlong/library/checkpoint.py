@@ -12,7 +12,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlong.errors import ConfigError, DamagedError, ForeignError, SaveError, SessionError
+from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
 from everlong.library import adopt as adopting
 from everlong.library import erase as erasing
 from everlong.library import kept_facts, kept_text, recall_files
@@ -22,7 +22,6 @@ from everlong.library.database import check_format
 from everlong.library.library import Library
 from everlong.library.portable import FORMATS, differences, format_of
 from everlong.library.repair import check_sizes
-from everlong.methods.base import Method, make_method
 from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.models.fingerprint import fingerprint
 from everlong.storage.kept import kept_store
@@ -44,7 +43,7 @@ class Checkpointer:
         self.library = library
         self.entry = entry
         self.writable = writable
-        make_store = kept_store(self.method().kept_store)
+        make_store = kept_store(entry.made_method().kept_store)
         self._open = ExitStack()
         if writable:
             self._open.enter_context(library.locked(entry))
@@ -78,16 +77,6 @@ class Checkpointer:
     def note_encoder(self, name: str) -> None:
         """Note down which sentence encoder the session's vectors are of."""
         kept_facts.note_encoder(self.library, self.entry, name)
-
-    def method(self) -> Method:
-        """The method that the session was made with; ForeignError where it, or its codec, is not here."""
-        try:
-            return make_method(self.entry.method["name"], self.entry.method["fields"])
-        except ConfigError as error:
-            raise ForeignError(
-                f"session {self.entry.name!r}: kept with a method that this version does not have ({error}); install "
-                "the version, or the package, that kept it"
-            ) from error
 
     def check(self, session: KeptStream) -> None:
         """ForeignError unless this model and tokenizer wrote the session; DamagedError for missing bytes."""

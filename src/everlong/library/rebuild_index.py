@@ -15,7 +15,6 @@ from torch import Tensor
 from everlong.errors import SaveError
 from everlong.library import state_file as sealed
 from everlong.library.catalog import Catalog, SessionRecord
-from everlong.methods.base import make_method
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.index import Index
 from everlong.methods.blocks.saved import DIGESTS
@@ -36,7 +35,7 @@ class Rebuilder:
         memory = document["state"]["cache"]["memory"]
         self._dtype = DIGESTS[memory.get("digests", "float32")]
         self._row_bytes, self._layers = entry.row_bytes, memory["rows"][0]["layers"]
-        method = make_method(entry.method["name"], entry.method["fields"])
+        method = entry.made_method()
         assert isinstance(method, BlockSettings)
         self._settings = method
         self._shapes = {int(n): self._codec(tensors, n) for n in sorted(self._layers, key=int)}

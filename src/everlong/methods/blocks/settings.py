@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlong.errors import ConfigError
 from everlong.methods.base import Method
@@ -36,6 +36,13 @@ class Blocks(BlockSettings, Method):
 
     name = "blocks"
     answers = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name; `stored_in` only where it was given, so that what was written without it goes on."""
+        fields = super().as_dict()
+        if self.stored_in == "auto":
+            del fields["stored_in"]
+        return fields
 
     def __str__(self) -> str:
         """The sizes, and what is not as it is by default."""
