@@ -64,7 +64,6 @@ def ask(
     from everlong.errors import InputError
     from everlong.hooks.attach import attach
     from everlong.library.library import Library
-    from everlong.methods import make_method
     from everlong.session.session import Session
 
     console = Console(quiet, json)
@@ -80,11 +79,10 @@ def ask(
             f"session {session!r}: holds nothing to ask about; read into it first: everlong read FILE "
             f"{next_command.same_session(ctx, session, store)}"
         )
-    kept = entry.method
     own = options.own_model(ctx, library, session)
     loaded = load_model(device=device, threads=threads, console=console, **own)
     with ExitStack() as stack:
-        stack.enter_context(attach(loaded.model, make_method(kept["name"], kept["fields"])))
+        stack.enter_context(attach(loaded.model, entry.made_method()))
         start = time.perf_counter()
         opened = Session.open(store, session, loaded, read_only=not keep, allow_special=allow_special, **budgets)
         stack.enter_context(opened)

@@ -33,12 +33,10 @@ class Chats:
 
     def check(self, name: str | None, method: Method | None, pin_system: bool) -> None:
         """ConfigError if the session of this name was begun with another method than the one that was asked for."""
-        from everlong.methods import make_method
-
         entry = self._find(name) if name is not None else None
         if entry is None or method is None:
             return
-        kept = make_method(entry.method["name"], entry.method["fields"])
+        kept = entry.made_method()
         if pin_system or kept != method:
             got = "--pin-system" if pin_system else str(method)
             raise ConfigError(

@@ -58,7 +58,6 @@ class Reading:
         """Tokens, bytes by tier and seconds that it would take, with what the session holds already."""
         from everlong.cli.notes import estimated
         from everlong.engine.budgets import planned_bytes
-        from everlong.methods import make_method
         from everlong.session.session import Session
         from everlong.text.inputs import id_pieces
 
@@ -75,8 +74,8 @@ class Reading:
         tokens = counted(d for d, _ in self._unread(documents))
         library, entry = self._kept
         held_bytes = 0 if library is None or entry is None else library.bytes(entry)
-        method = self.method if entry is None else make_method(entry.method["name"], entry.method["fields"])
-        with Session(loaded, method, chunk) as trial:
+        method = self.method if entry is None else entry.made_method()
+        with Session(loaded, method.in_memory(), chunk) as trial:
             trial.feed([0] * chunk)
             start = time.perf_counter()
             trial.feed([0] * chunk)

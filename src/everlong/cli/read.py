@@ -153,7 +153,7 @@ def _opened(
     entry = library.find(name)
     if entry is None:
         return Session(loaded, method, chunk, library.folder, name, **budgets)
-    kept = make_method(entry.method["name"], entry.method["fields"])
+    kept = entry.made_method()
     plain = None if wanted is None else make_method(wanted.name, {})
     if wanted not in (None, kept) and (wanted != plain or wanted.name != kept.name):
         raise ConfigError(

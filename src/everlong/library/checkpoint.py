@@ -22,10 +22,9 @@ from everlong.library.database import check_format
 from everlong.library.library import Library
 from everlong.library.portable import FORMATS, differences, format_of
 from everlong.library.repair import check_sizes
-from everlong.methods.base import Method, make_method
 from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.models.fingerprint import fingerprint
-from everlong.storage.disk import DiskStore
+from everlong.storage.kept import kept_store
 from everlong.text.transcript import TokenRange
 
 if TYPE_CHECKING:
@@ -44,13 +43,14 @@ class Checkpointer:
         self.library = library
         self.entry = entry
         self.writable = writable
+        make_store = kept_store(entry.made_method().kept_store)
         self._open = ExitStack()
         if writable:
             self._open.enter_context(library.locked(entry))
             self.entry = library.entry(entry.name)
             erasing.erase(library, self.entry)
             erasing.tidy(library, self.entry)
-        self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
+        self.store = make_store(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
         self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
         self._reuse()
@@ -64,6 +64,7 @@ class Checkpointer:
     def created(cls, folder: str | Path | None, name: str, session: KeptStream) -> Checkpointer:
         """The checkpointer of a new session."""
         method = session.method.recipe()
+        kept_store(session.method.kept_store)
         library = Library(folder)
         identity = fingerprint(session.model, session.tokenizer)
         return cls(library, library.create(name, session.name, identity, method, session.origin))
@@ -76,10 +77,6 @@ class Checkpointer:
     def note_encoder(self, name: str) -> None:
         """Note down which sentence encoder the session's vectors are of."""
         kept_facts.note_encoder(self.library, self.entry, name)
-
-    def method(self) -> Method:
-        """The method that the session was made with."""
-        return make_method(self.entry.method["name"], self.entry.method["fields"])
 
     def check(self, session: KeptStream) -> None:
         """ForeignError unless this model and tokenizer wrote the session; DamagedError for missing bytes."""

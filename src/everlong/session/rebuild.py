@@ -110,12 +110,9 @@ def _plan(old: Transcript, gone: Sequence[TokenRange], documents: Iterable[Docum
 
 def _beside(library: Library, entry: SessionRecord, loaded: Loaded, chunk: int, plan: str) -> Session:
     """The new session: begun now, or gone on with."""
-    from everlong.methods import make_method
-
     name = _beside_name(entry.name)
     if library.find(name) is None:
-        method = make_method(entry.method["name"], entry.method["fields"])
-        new = Session(loaded, method, chunk, library.folder, name)
+        new = Session(loaded, entry.made_method(), chunk, library.folder, name)
         library.note(_fact(library.entry(name)), plan)
         return new
     if library.noted(_fact(library.entry(name))) not in (plan, None):

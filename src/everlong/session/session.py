@@ -153,7 +153,7 @@ class Session(AnsweringStream):
         try:
             session = cls.__new__(cls)
             loaded = _loaded(model)
-            session._take(loaded, checkpointer.method(), chunk, allow_special)
+            session._take(loaded, checkpointer.entry.made_method(), chunk, allow_special)
             check_ranks(session.model, session.method, stored=True)
             session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
             session._checkpointer = checkpointer

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everlong.errors import DamagedError
 from everlong.ops.spans import Ints
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec
 from everlong.storage.write_behind import QUEUED_ROWS
 
 HEADER = struct.Struct("<8sIIIIQ")

@@ -9,7 +9,7 @@ from everlong.errors import CapabilityError
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.models.layout import ModelLayout, Pattern
 from everlong.storage.base import Store
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec, codec_class
 from everlong.storage.extent import HEADER_BYTES
 
 
@@ -57,7 +57,7 @@ def codecs(settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype) -> di
         value = plan.layers[index].value
         assert key is not None
         assert value is not None
-        found[index] = Codec(settings.codec, key[0], settings.block, key[1], value[1], dtype)
+        found[index] = codec_class(settings.codec)(key[0], settings.block, key[1], value[1], dtype)
     return found
 
 

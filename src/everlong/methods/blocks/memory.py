@@ -241,7 +241,8 @@ class BlockMemory:
 
     def fork(self, rows: list[int] | None = None) -> BlockMemory:
         """An independent memory of the same rows, or of `rows` in this order; sealed blocks are shared."""
-        other = BlockMemory(self.settings, self.plan)
+        make_store = HostStore if self.make_store().lies_on_disk else self.make_store
+        other = BlockMemory(self.settings, self.plan, make_store)
         other.answering = self.answering
         other.digest_dtype = self.digest_dtype
         other.rows = [self.rows[n].fork() for n in (range(len(self.rows)) if rows is None else rows)]
