@@ -14,6 +14,7 @@ from everlong.cache.report import MemoryReport
 from everlong.cache.state import load_stream, stream_state
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
+from everlong.engine.recall_index import index_maker
 from everlong.hooks.attach import attach
 from everlong.methods.base import Method
 from everlong.methods.blocks.memory import BlockMemory
@@ -212,7 +213,8 @@ class CacheRunner:
     @torch.inference_mode()
     def fork(self) -> CacheRunner:
         """A reader over a copy of the cache: as many bytes as the cache holds."""
-        return CacheRunner(self.forward, self._method, self._cache.fork())
+        recall = index_maker(self.model, self._method, None)
+        return CacheRunner(self.forward, self._method, self._cache.fork(), make_recall=recall)
 
     def fresh(self) -> CacheRunner:
         """A reader over a new cache."""
