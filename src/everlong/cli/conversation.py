@@ -7,16 +7,20 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from everlong.cli.account import account, lost
+from everlong.cli.amounts import several
+from everlong.cli.cite import quotation_lines
+from everlong.cli.console import Console
 from everlong.cli.generate import as_json
+from everlong.cli.kept_chats import Chats
 from everlong.errors import EverlongError, InputError, nearest
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.cli.kept_chats import Chats
-    from everlong.models.load import Loaded
-    from everlong.session.session import Session
+from everlong.models.load import Loaded
+from everlong.session.chat import Chat
+from everlong.session.losses import losses
+from everlong.session.quotations import quotations
+from everlong.session.session import Session
 
 _HELP = """/report      what the session remembers, and in how many bytes
 /save FILE   keep the conversation in a file too
@@ -75,10 +79,6 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def _tell_memory(self) -> None:
         """What the session has lost; the whole report where it is wanted."""
-        from everlong.cli.account import lost
-        from everlong.cli.amounts import several
-        from everlong.session.losses import losses
-
         report = self._session.report()
         self._console.note(f"{several(report.seen_tokens, 'token')} seen; {lost(losses(self._session))}")
         if self._tells_report:
@@ -105,8 +105,6 @@ class Conversation(AbstractContextManager["Conversation"]):
             self._chats.delete(name)
 
     def _begin(self, session: Session) -> None:
-        from everlong.session.chat import Chat
-
         stays = session.kept and session.method.answers
         if session.conversing and self._system is not None:
             self._console.warn("system: this conversation was begun before; it goes on with its own system prompt")
@@ -146,10 +144,6 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def _account(self, answer: str, question: str) -> None:
         """What was looked at for the answer and what it quotes, where passages came back for it."""
-        from everlong.cli.account import account
-        from everlong.cli.cite import quotation_lines
-        from everlong.session.quotations import quotations
-
         if self._chat.recall is None:
             return
         for line in quotation_lines(quotations(self._session.transcript, answer, question)):
@@ -209,8 +203,6 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def _load(self, path: str) -> None:
         """Goes on with the conversation in the file; the one so far is left only when that is read."""
-        from everlong.session.session import Session
-
         old = self._session
         loaded = Session.load(path, self._loaded, chunk=old.chunk, allow_special=old.allow_special)
         self._leave()

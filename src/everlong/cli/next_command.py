@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import typer
 
 from everlong.cli import options
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import typer
-
-    from everlong.session.session import Session
+from everlong.session.session import Session
 
 
 def same_session(ctx: typer.Context, session: str, store: Path | None) -> str:

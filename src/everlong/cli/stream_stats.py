@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
-    from everlong.report.stream import StreamCurve
+from everlong.report.stream import Bin, StreamCurve
 
 BIN_TOKENS = 1024
 _SAMPLE_TOKENS = 4096
@@ -58,8 +57,6 @@ class StreamStats:
 
     def curve(self, label: str) -> StreamCurve:
         """The bins, as the plots take them."""
-        from everlong.report.stream import Bin, StreamCurve
-
         return StreamCurve(label, tuple(Bin(*row) for row in self._rows()))
 
     def csv(self) -> str:
