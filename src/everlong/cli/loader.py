@@ -87,10 +87,22 @@ class LazyGroup(ContextGroup):
         commands: Any = LazyCommands(self.verbs)
         self.commands = commands
 
+    def _listed(self) -> ContextGroup:
+        """A group with the names and lines of the commands, and nothing else of them."""
+        return ContextGroup(
+            name=self.name,
+            params=self.params,
+            commands=[LoadedCommand(name=verb.name, help=verb.line, callback=None) for verb in self.verbs],
+        )
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb.name, verb.line) for verb in self.verbs])
+        self._listed().format_commands(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Complete the names of commands without importing them."""
+        listed = self._listed()
+        return listed.shell_complete(typer.Context(listed, info_name=ctx.info_name), incomplete)
 
 
 def loaded(verb: Verb | VerbGroup) -> Any:
