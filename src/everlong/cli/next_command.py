@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from everlong.cli import options
-from everlong.session.session import Session
+
+if TYPE_CHECKING:  # `everlong search` says what to do next and needs no session: half the time without
+    from everlong.session.session import Session
 
 
 def same_session(ctx: typer.Context, session: str, store: Path | None) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from everlong.errors import ConfigError, LoadError, one_line
 from everlong.hooks.attach import attach
@@ -73,8 +75,6 @@ def put_memory(model: Any, folder: str | Path) -> Method:
 
 def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
     """Writes the memory that `model` carries to `folder`: the two files' paths. LoadError if it carries none."""
-    from safetensors.torch import save_file
-
     parameters = getattr(decoder_of(model), NAME, None)
     if parameters is None:
         raise LoadError("memory: this model carries none; train one, or load one with memory=FOLDER")
@@ -127,9 +127,6 @@ def _guard(folder: Path) -> None:
 
 def _fill(parameters: MemoryParameters, folder: Path) -> None:
     """Every parameter from the file, of its shape; nothing is left as it was."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / WEIGHTS
     try:
         tensors = load_file(path)

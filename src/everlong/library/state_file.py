@@ -13,6 +13,8 @@ import secrets
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from everlong.errors import DamagedError, InputError, SaveError, one_line
@@ -30,9 +32,6 @@ def write(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> N
     SaveError on a full disk, a missing or read-only folder; then, and after an interrupt at any moment,
     `path` is as it was before and no other file is left.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -55,8 +54,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     InputError for a file that is missing or cannot be opened, DamagedError if a byte is not the one written.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with path.open("rb") as file:
             digest, stated, _ = _digest(file)

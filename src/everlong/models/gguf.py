@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from everlong.environment import cache
 from everlong.errors import LoadError, one_line
 
@@ -94,7 +96,6 @@ def read(path: Path, dtype: Any) -> tuple[Any, Any]:
 
 def _convert(path: Path, folder: Path) -> None:
     """Writes the float32 model, its tokenizer and the listing into `folder`."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model, tokenizer = read(path, torch.float32)

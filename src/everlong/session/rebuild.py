@@ -21,6 +21,7 @@ from everlong.library.catalog import SessionRecord
 from everlong.library.kept_text import kept_transcript
 from everlong.library.library import Library
 from everlong.library.naming import BESIDE
+from everlong.methods import make_method
 from everlong.methods.blocks.pins import Pin
 from everlong.models.load import Loaded
 from everlong.session.ingest import CHECKPOINT_TOKENS, Checkpoints, Document, is_read, known, parts, read_document
@@ -110,8 +111,6 @@ def _plan(old: Transcript, gone: Sequence[TokenRange], documents: Iterable[Docum
 
 def _beside(library: Library, entry: SessionRecord, loaded: Loaded, chunk: int, plan: str) -> Session:
     """The new session: begun now, or gone on with."""
-    from everlong.methods import make_method
-
     name = _beside_name(entry.name)
     if library.find(name) is None:
         method = make_method(entry.method["name"], entry.method["fields"])
