@@ -141,6 +141,7 @@ class GenerationStream(Iterator[str]):
 
     def _decode(self) -> None:
         """Adds the text of the tokens that were not decoded yet."""
+        # More than one only where an interrupt came between taking a token down and decoding it.
         for token in self._ids[self._decoded :]:
             self._decoded += 1
             self._texts.append(self._guard.push(self._decoder.push(token), self._decoder.spelt(token)))

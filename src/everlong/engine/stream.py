@@ -238,12 +238,14 @@ class StreamPiece(AbstractContextManager["StreamPiece"]):
             self._cuts.tell(-logprobs(self._before, logits, self.ids)[None])
         stream.note(self.ids)
         if self.every:
+            # A view would hold the logits of all tokens for as long as the last are wanted.
             stream.last = logits[-1].clone()
         else:
             stream.last = logits[-1] if len(logits) else None
 
     def __exit__(self, *exc: object) -> None:
         stream = self.stream
+        # An interrupt can come when the cache has committed and nothing was taken down yet: then the piece was read.
         if stream.recent.seen < stream.runner.seen_tokens:
             stream.last = None
             stream.note(self.ids)

@@ -32,6 +32,7 @@ def write(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> N
     SaveError on a full disk, a missing or read-only folder; then, and after an interrupt at any moment,
     `path` is as it was before and no other file is left.
     """
+    # Clones: safetensors refuses tensors that share memory, as views of one cache do.
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -39,6 +40,7 @@ def write(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> N
         save_file(apart, temporary, {"digest": _BLANK.decode(), "document": text})
         _seal(temporary)
         temporary.replace(path)
+        # The new name is on the disk only when the folder is.
         _sync_folder(path.parent)
     except (OSError, SafetensorError, ValueError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)

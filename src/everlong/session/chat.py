@@ -116,6 +116,7 @@ class Chat:
 
     def _turn_beside(self, exchange: Exchange, settings: dict[str, Any]) -> ChatTurn:
         """The answer of a copy, behind what is to stay of the prompt; the session then reads what is shown of it."""
+        # What no answer changes is read once by the session itself, and the copy has it from there.
         exchange.read_lasting(self.session)
         twin = self.session.fork()
         try:
@@ -127,6 +128,7 @@ class Chat:
 
     def settle(self) -> None:
         """Reads what the template puts behind an answer, if that is still to be done; `save` a session after it."""
+        # Let go of before it is read: an interrupt in between must not have the session read it twice.
         turn = self._turn
         self._turn = None
         if turn is not None:

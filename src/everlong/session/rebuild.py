@@ -66,6 +66,7 @@ def reread(
     """
     delete_leftover(library, name)
     entry = library.entry(name)
+    # Held to the end: what another process read into the old session meanwhile would be lost with it.
     with library.locked(entry):
         old = kept_transcript(library, entry, loaded.tokenizer)
         gone = [*spans, *library.forgotten(entry)]
@@ -138,6 +139,7 @@ def _parts(old: Transcript, gone: Sequence[TokenRange], documents: Iterable[Docu
         document = changed.get(id(source))
         if source.digest == GONE or begin == end:
             continue
+        # A document that was read in parts is read again as one, where its first part stood.
         if document is not None and document not in [p.document for p in found]:
             found.append(RereadPart(source, begin, end, document))
         elif document is None:
