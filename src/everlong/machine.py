@@ -66,7 +66,7 @@ def _memory_bytes() -> int | None:
 
 
 def reset_peak_rss() -> bool:
-    """Begins a new measurement of `peak_rss_bytes`; False where the system offers none (not Linux, no permission)."""
+    """Begin a new measurement of `peak_rss_bytes`; False where the system offers none (not Linux, no permission)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

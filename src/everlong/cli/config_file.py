@@ -16,7 +16,7 @@ FIELDS = "everlong.method"
 
 
 def from_file(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Makes what the YAML file says the defaults of the command's options."""
+    """Make what the YAML file says the defaults of the command's options."""
     if path is not None:
         content = load_yaml(path)
         chosen = content.get("method")
@@ -28,7 +28,7 @@ def from_file(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def defaults(ctx: typer.Context, content: dict[str, Any], path: Path) -> None:
-    """Makes `content` of a YAML file the defaults; ConfigError for a key that is no option of this command."""
+    """Make `content` of a YAML file the defaults; ConfigError for a key that is no option of this command."""
     command: Any = ctx.command
     options = [p for p in command.params if p.param_type_name == "option" and p.name not in ("config", "help")]
     known = {str(p.opts[0]).lstrip("-").replace("-", "_"): p for p in options}

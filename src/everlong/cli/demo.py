@@ -150,7 +150,7 @@ def _recall(answer: dict[str, Any], hidden: tuple[int, int], length: int) -> Rec
 
 
 def _check_folder(out: Path) -> None:
-    """Makes the folder; SaveError or CapabilityError if the plot could not be drawn into it, before the work."""
+    """Make the folder; SaveError or CapabilityError if the plot could not be drawn into it, before the work."""
     check_matplotlib()
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def read_again(
     documents: Sequence[Document],
     console: Console,
 ) -> RebuildProgress:
-    """Builds a session anew, showing how far it is."""
+    """Build a session anew, showing how far it is."""
     library = Library(store, create=False)
     done = RebuildProgress(0)
     begun = time.perf_counter()

@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _leave(code: int) -> None:
-    """Ends the process with `code`.
+    """End the process with `code`.
 
     Python itself would end by the signal instead if the interrupt came while text was executed as code, as
     imports of dataclasses do (CPython keeps a note of it even when the interrupt is handled).

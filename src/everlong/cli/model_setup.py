@@ -24,7 +24,7 @@ def load_model(model: ModelChoice, hardware: Hardware, console: Console) -> Load
 
 
 def prepare(threads: int | None, console: Console) -> None:
-    """Gives torch its threads and turns the libraries' own words off."""
+    """Give torch its threads and turn the libraries' own words off."""
     if threads is not None:
         _check_threads(threads)
         torch.set_num_threads(threads)
@@ -42,7 +42,7 @@ def _check_threads(threads: int) -> None:
 
 
 def _hush(console: Console) -> None:
-    """Turns off the bars and logs of the libraries; everlong's own log goes to stderr unless quiet."""
+    """Turn off the bars and logs of the libraries; everlong's own log goes to stderr unless quiet."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(transformers|torch|huggingface_hub|tokenizers)\b")
     transformers.logging.set_verbosity_error()

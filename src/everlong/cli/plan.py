@@ -129,7 +129,7 @@ def _check_room(plan: dict[str, Any]) -> None:
 
 
 def tell(plan: dict[str, Any], console: Console) -> None:
-    """Prints the plan; an error where it does not fit the disk or the budgets."""
+    """Print the plan; an error where it does not fit the disk or the budgets."""
     _check_room(plan)
     for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
         raise BudgetError(

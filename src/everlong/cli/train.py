@@ -61,7 +61,7 @@ def merge(ctx: typer.Context, given: MergeOptions) -> None:
 
 
 def _picture(metrics: Path, path: Path, console: Console) -> list[str]:
-    """Draws the metrics; the name of the picture, none without matplotlib."""
+    """Draw the metrics; the name of the picture, none without matplotlib."""
     try:
         plot(metrics, path)
     except CapabilityError as error:

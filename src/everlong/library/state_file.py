@@ -27,7 +27,7 @@ _HEADER_BYTES = 10**8
 
 
 def write(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-    """Writes tensors and document to `path`, replacing what stood there only once all is on the disk.
+    """Write tensors and document to `path`, replacing what stood there only once all is on the disk.
 
     SaveError on a full disk, a missing or read-only folder; then, and after an interrupt at any moment,
     `path` is as it was before and no other file is left.
@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _seal(path: Path) -> None:
-    """Puts the digest in its place and waits for the disk."""
+    """Put the digest in its place and wait for the disk."""
     with path.open("r+b") as file:
         digest, _, place = _digest(file)
         file.seek(place)
@@ -97,7 +97,7 @@ def _digest(file: BinaryIO) -> tuple[str, str, int]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Waits until the folder's new entry is on the disk, where the system can do that."""
+    """Wait until the folder's new entry is on the disk, where the system can do that."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -111,7 +111,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove(temporary: Path) -> None:
-    """Removes the temporary file if it is still there."""
+    """Remove the temporary file if it is still there."""
     try:
         temporary.unlink(missing_ok=True)
     except OSError:

@@ -128,7 +128,7 @@ class Checkpoints:
 
 
 def read_document(session: Session, document: Document, every: int = CHECKPOINT_TOKENS) -> Generator[int, None, None]:
-    """Reads a document to its end, giving the number of its tokens read so far after each chunk.
+    """Read a document to its end, giving the number of its tokens read so far after each chunk.
 
     A document whose reading was cut off goes on where it stopped; of one that has grown what was added is read, as a
     part of its own. One that has changed is read anew, and the blocks of what it was are dropped (tokens read after it

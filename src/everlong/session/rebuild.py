@@ -59,7 +59,7 @@ def reread(
     spans: Sequence[TokenRange],
     documents: Sequence[Document] = (),
 ) -> Generator[RebuildProgress, None, None]:
-    """Builds the session `name` anew without `spans`, and with `documents` in the place of the sources of their name.
+    """Build the session `name` anew without `spans`, and with `documents` in the place of the sources of their name.
 
     Every token of the stream is read again; where the iterator is left early, what was read is kept. SessionError if
     such a reread, of something else, was begun before.
@@ -167,7 +167,7 @@ class _Rebuild:
         self._checkpoints = Checkpoints(new, CHECKPOINT_TOKENS)
 
     def read(self) -> Iterator[RebuildProgress]:
-        """Reads what is still to be read, with checkpoints; what the new session holds after each piece."""
+        """Read what is still to be read, with checkpoints; what the new session holds after each piece."""
         try:
             yield from self._read()
         except GeneratorExit:
@@ -189,7 +189,7 @@ class _Rebuild:
             at += len(rows)
 
     def pin(self, pins: Iterable[Pin]) -> int:
-        """Pins the same text as before; how many pins have no text, or found no room, any more."""
+        """Pin the same text as before; how many pins have no text, or found no room, any more."""
         lost = 0
         for pin in pins:
             spans = [(max(a, pin.first) - a + at, min(b, pin.end) - a + at) for a, b, at in self.places]

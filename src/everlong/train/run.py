@@ -50,7 +50,7 @@ Tell = Callable[[str], None]
 
 
 def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = lambda _: None) -> dict[str, Any]:
-    """Trains by `recipe` into the folder `out`; what stands in its result.json.
+    """Train by `recipe` into the folder `out`; what stands in its result.json.
 
     `resume` goes on from the last whole checkpoint, with the same losses as if it had not stopped. ConfigError for a
     folder of another recipe, one that holds a run and `resume` is not said, or one that another process trains in.
@@ -204,7 +204,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _quietly(trainer: Any, checkpoint: str | None) -> None:
-    """Trains; transformers' advice about names that its own models have does not hold for ours."""
+    """Train; transformers' advice about names that its own models have does not hold for ours."""
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(transformers|torch|accelerate)\b")
