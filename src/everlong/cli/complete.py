@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from everlong.environment import home
+from everlong.errors import EverlongError
+
 METHODS = ("blocks", "dense", "infini", "infinity_former", "recompute", "sinks", "transformer_xl", "window")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -24,9 +27,7 @@ def one_of(words: Iterable[str]) -> Completion:
 
 def sessions(ctx: Any, incomplete: str) -> list[str]:
     """The sessions in the store that was given, or in the default one."""
-    from everlong.environment import home
-    from everlong.errors import EverlongError
-    from everlong.library.database import Database
+    from everlong.library.database import Database  # SQLite, which help has no use for
 
     given = ctx.params.get("store")
     path = (home() if given is None else Path(given).expanduser()) / "everlong.db"
@@ -42,7 +43,7 @@ def models(incomplete: str) -> list[str]:
 
     Where none begins so, the shell completes paths.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants  # takes longer than all that help needs
 
     shipped = Path(__file__).parents[1] / "shipped"
     own = [f"everlong/{path.parent.name}" for path in sorted(shipped.glob("*/config.json"))]

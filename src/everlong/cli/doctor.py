@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from everlong.cli import next_command, options
+from everlong.cli import next_command
+from everlong.cli.console import Console
+from everlong.cli.families import EXACT, REFUSED
+from everlong.cli.model_setup import load_model
+from everlong.cli.verbs.doctor import DoctorOptions
+from everlong.config import parse_options
+from everlong.errors import AttachError, CapabilityError, ConfigError, LoadError, nearest
+from everlong.hooks.attach import attach
+from everlong.machine import machine, versions
+from everlong.methods import Method, make_method, method_class, method_names
+from everlong.models.load import Loaded
+from everlong.models.retrieval_heads import BEST, find
 
-if TYPE_CHECKING:
-    from everlong.methods import Method
-    from everlong.models.load import Loaded
 
-
-def doctor(
-    ctx: typer.Context,
-    model: options.Model = "smollm2",
-    memory: options.Memory = None,
-    option: options.Fields = None,
-    chunk: options.Chunk = 512,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Show what there is, what works and what it costs.
-
-    The machine, the versions, the model, and which methods work on it: each is attached to the model, which checks
-    itself; -o fields go to the methods that have them. A cost is what the cache takes from the first token on,
-    however long the stream.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.families import EXACT, REFUSED
-    from everlong.cli.model_setup import load_model
-    from everlong.config import parse_options
-    from everlong.machine import machine, versions
-
-    console = Console(quiet, json)
-    methods = _methods(parse_options(option or []))
-    loaded = load_model(model, dtype, device, threads, console, memory)
+def doctor(ctx: typer.Context, given: DoctorOptions) -> None:
+    """Look at everything, and show it."""
+    console = Console.of(given.output)
+    methods = _methods(parse_options(given.option or []))
+    loaded = load_model(given.model, given.hardware, console)
     found = {
         "machine": machine(),
         "versions": versions(),
         "model": _model_facts(loaded),
-        "methods": [_try(loaded, method, chunk) for method in methods],
+        "methods": [_try(loaded, method, given.chunk) for method in methods],
         "families": {"exact": EXACT, "refused": REFUSED},
     }
-    if json:
+    if given.output.json:
         console.result(found)
     else:
         _tell(found)
@@ -60,11 +44,6 @@ def doctor(
 
 def _methods(fields: dict[str, Any]) -> list[Method]:
     """Every method with those of `fields` that it has; ConfigError for one that none has."""
-    import dataclasses
-
-    from everlong.errors import ConfigError, nearest
-    from everlong.methods import make_method, method_class, method_names
-
     known = {name: {f.name for f in dataclasses.fields(method_class(name))} for name in method_names()}
     every = set().union(*known.values())
     for field, value in fields.items():
@@ -98,9 +77,6 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
 
 def _heads_line(loaded: Loaded) -> str:
     """Whether the model's retrieval heads are known, and what their vote is worth."""
-    from everlong.errors import LoadError
-    from everlong.models.retrieval_heads import BEST, find
-
     try:
         heads = find(loaded.model)
     except LoadError as error:
@@ -113,9 +89,6 @@ def _heads_line(loaded: Loaded) -> str:
 
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
-    from everlong.errors import AttachError, CapabilityError
-    from everlong.hooks.attach import attach
-
     row: dict[str, Any] = {
         "method": str(method),
         "works": False,

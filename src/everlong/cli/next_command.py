@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from everlong.cli import options
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import typer
-
+if TYPE_CHECKING:  # `everlong search` says what to do next and needs no session: half the time without
     from everlong.session.session import Session
 
 

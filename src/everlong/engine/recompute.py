@@ -101,7 +101,7 @@ class RecomputeRunner:
         return {"held": held}, {"seen_tokens": seen}
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Go on from a state."""
         self._seen_and_held = (int(meta["seen_tokens"]), tensors["held"].to("cpu", torch.int64))
 
     @property

@@ -42,7 +42,7 @@ class StreamRunner(Protocol):
         ...
 
     def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
-        """Reads `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none.
+        """Read `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none.
 
         `answering`: as part of an answer, each token choosing for itself what it remembers.
         """
@@ -69,7 +69,7 @@ class StreamRunner(Protocol):
         ...
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Goes on from a state of the same model and method; only for a reader that has read nothing."""
+        """Go on from a state of the same model and method; only for a reader that has read nothing."""
         ...
 
     @property
@@ -91,7 +91,7 @@ class StreamRunner(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives memory and the hold on the model back."""
+        """Give memory and the hold on the model back."""
         ...
 
 
@@ -232,7 +232,7 @@ class CacheRunner:
 
     @torch.inference_mode()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Puts a state into the cache."""
+        """Put a state into the cache."""
         load_stream(self._cache.stream, tensors, meta, self.forward.device)
 
     @property
@@ -248,5 +248,5 @@ class CacheRunner:
         return (self._cache.stream.planned_bytes() or 0) + len(head) * head.element_size()
 
     def close(self) -> None:
-        """Closes the cache; the last one that is closed, or collected, restores the model."""
+        """Close the cache; the last one that is closed, or collected, restores the model."""
         self._cache.close()

@@ -110,7 +110,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         self._conversing = value
 
     def feed(self, x: Input, answering: bool = False, source: str = SOURCE) -> int:
-        """Reads `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
+        """Read `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
 
         With `answering` each token chooses for itself what it remembers, as those of an answer do (blocks; slower).
         `source` is what citations will call the text.
@@ -173,22 +173,22 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         return self._budgets.parts(self.runner, ids, answering, asked, self._reuse)
 
     def note(self, ids: Tensor) -> None:
-        """Takes down what was read."""
+        """Take down what was read."""
         if self.remembers and len(self.transcript.ids) == self.recent.seen:
             self.transcript.add(ids.tolist(), self.source, self._awaited.rows(self.recent.seen, ids))
         self.recent.add(ids)
 
     def let_go(self) -> None:
-        """Holds no recalled blocks any more: other text is read."""
+        """Hold no recalled blocks any more: other text is read."""
         memory = self.runner.blocks
         if memory is not None and memory.rows:
             memory.rows[0].hold_recalled(())
 
     def _reuse(self) -> None:
-        """Lets the room of blocks that were given up be used again; a stream that is not kept has none on the disk."""
+        """Let the room of blocks that were given up be used again; a stream that is not kept has none on the disk."""
 
     def close(self) -> None:
-        """Frees the cache and the marks, and detaches the model if no other stream uses it; may be called twice."""
+        """Free the cache and the marks, and detach the model if no other stream uses it; may be called twice."""
         runner = self._runner
         self._runner = None
         self.last = None
@@ -238,12 +238,14 @@ class StreamPiece(AbstractContextManager["StreamPiece"]):
             self._cuts.tell(-logprobs(self._before, logits, self.ids)[None])
         stream.note(self.ids)
         if self.every:
+            # A view would hold the logits of all tokens for as long as the last are wanted.
             stream.last = logits[-1].clone()
         else:
             stream.last = logits[-1] if len(logits) else None
 
     def __exit__(self, *exc: object) -> None:
         stream = self.stream
+        # An interrupt can come when the cache has committed and nothing was taken down yet: then the piece was read.
         if stream.recent.seen < stream.runner.seen_tokens:
             stream.last = None
             stream.note(self.ids)

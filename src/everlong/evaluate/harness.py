@@ -233,7 +233,7 @@ def writing(given: dict[str, Any], max_gen_toks: int) -> Writing:
 
 
 def main() -> None:
-    """Runs lm-eval's own command line, with the model `everlong` where no other is named."""
+    """Run lm-eval's own command line, with the model `everlong` where no other is named."""
     from lm_eval.__main__ import cli_evaluate
 
     given = sys.argv[1:]

@@ -62,7 +62,7 @@ def evaluate(
     progress: Callable[[int], Any] | None = None,
     store: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs what `out` does not have yet; the rows of the summary.
+    """Run what `out` does not have yet; the rows of the summary.
 
     With `store` (a folder) methods that store blocks do so on the disk, and each sample's are deleted after it.
     `progress(total)` is a context manager that gives an `Advance`. An interrupt loses the sample that was being read,
@@ -94,7 +94,7 @@ class Runner:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Keeps the model attached between sessions."""
+        """Keep the model attached between sessions."""
         if not any(not isinstance(s, Plain) for entry in self.plan.entries for s in entry.subjects):
             yield
             return

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from everlong.errors import ConfigError, LoadError, one_line
 from everlong.hooks.attach import attach
@@ -47,7 +49,7 @@ def load(
 
 
 def put_memory(model: Any, folder: str | Path) -> Method:
-    """Puts the memory in `folder` on `model`; the method that it was trained for.
+    """Put the memory in `folder` on `model`; the method that it was trained for.
 
     LoadError for a folder without one, damaged files, or a memory of another model.
     """
@@ -72,9 +74,7 @@ def put_memory(model: Any, folder: str | Path) -> Method:
 
 
 def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
-    """Writes the memory that `model` carries to `folder`: the two files' paths. LoadError if it carries none."""
-    from safetensors.torch import save_file
-
+    """Write the memory that `model` carries to `folder`: the two files' paths. LoadError if it carries none."""
     parameters = getattr(decoder_of(model), NAME, None)
     if parameters is None:
         raise LoadError("memory: this model carries none; train one, or load one with memory=FOLDER")
@@ -97,7 +97,7 @@ def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
 
 
 def write_model(loaded: Loaded, folder: str | Path, merged: bool = False) -> Path:
-    """Writes a model, its tokenizer and its memory into one folder.
+    """Write a model, its tokenizer and its memory into one folder.
 
     `merged`: so that only everlong can load it, for folders that are given away: transformers would read it as the
     plain model, without its memory and without a word.
@@ -114,7 +114,7 @@ def write_model(loaded: Loaded, folder: str | Path, merged: bool = False) -> Pat
 
 
 def _guard(folder: Path) -> None:
-    """Puts the model's configuration where only everlong finds it."""
+    """Put the model's configuration where only everlong finds it."""
     path = folder / "config.json"
     base = json.loads(path.read_text(encoding="utf-8"))
     guarded = {
@@ -127,9 +127,6 @@ def _guard(folder: Path) -> None:
 
 def _fill(parameters: MemoryParameters, folder: Path) -> None:
     """Every parameter from the file, of its shape; nothing is left as it was."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / WEIGHTS
     try:
         tensors = load_file(path)

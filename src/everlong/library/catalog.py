@@ -124,6 +124,7 @@ class Catalog:
         db.execute("BEGIN IMMEDIATE")
         if db.execute("SELECT 1 FROM sessions WHERE name = ?", (name,)).fetchone() is not None:
             raise SessionError(f"session {name!r}: exists already in {self.folder}; open it, or give another name")
+        # The store may now come to hold what a version that knows the older format alone would misread.
         db.execute("UPDATE facts SET value = ? WHERE name = 'format'", (str(FORMAT),))
 
     @contextmanager

@@ -47,6 +47,7 @@ class Checkpointer:
         self._open = ExitStack()
         if writable:
             self._open.enter_context(library.locked(entry))
+            # Looked up again: another process may have written until the lock was had.
             self.entry = library.entry(entry.name)
             erasing.erase(library, self.entry)
             erasing.tidy(library, self.entry)
@@ -109,6 +110,8 @@ class Checkpointer:
         if self.rewound:
             self._write_anew(session)
             return
+        # Two states stay: the last, and the one before, to which repair can go back. An older one goes only when the
+        # new one is named: until then it is the one before.
         older = erasing.previous_state(self.library, self.entry)
         before = self.entry.state
         self._write(session)
@@ -127,6 +130,8 @@ class Checkpointer:
         for leftover in (beside, aside):
             if library.find(leftover) is not None:
                 library.delete(leftover)
+        # Not in its place: the new ids would be written over those that its last checkpoint names. So the session is
+        # written anew beside itself, and the two names are exchanged in one transaction.
         new = Checkpointer(library, library.create(beside, old.model, old.fingerprint, old.method))
         try:
             new._write(session)
@@ -165,15 +170,18 @@ class Checkpointer:
             raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
         entry = self.entry
         folder = self.library.place(self.entry)
+        # From here on the order matters: what the database is to name is on the disk before it names it.
         self.store.flush()
         self.recall_files.flush()
         tensors, meta = session.state(sealed=False)
+        # A new name each time: the state that the database names is never written over.
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
         document = {"format": format_of(meta), "state": meta, "ids": zlib.crc32(ids.tobytes())}
         sealed.write(folder / name, tensors, document | {"digest_bytes": self.store.digest_bytes})
         try:
             with (folder / "ids").open("r+b" if (folder / "ids").exists() else "w+b") as file:
+                # What stands behind the last checkpoint is of a process that was killed.
                 file.seek(4 * entry.tokens)
                 file.write(ids[entry.tokens :].tobytes())
                 file.flush()
@@ -191,6 +199,7 @@ class Checkpointer:
         blocks = self.store.blocks
         with self.library.database() as db:
             db.execute("DELETE FROM states WHERE session = ?", (entry.id,))
+            # After a span was forgotten nothing may go back to the state before, which knows it.
             if entry.state is not None and not spans:
                 db.execute(
                     "INSERT INTO states VALUES (?, ?, ?, ?)", (entry.id, entry.state, entry.tokens, entry.blocks)

@@ -25,7 +25,7 @@ FORMATS = (2, FORMAT)
 
 
 def save(session: KeptStream, path: str | Path, kept: tuple[str, Path] | None = None) -> Path:
-    """Writes `session` to the file `path`; SaveError if it cannot be, and then nothing is written.
+    """Write `session` to the file `path`; SaveError if it cannot be, and then nothing is written.
 
     SessionError for one whose blocks lie in a store; `kept` is its name there and the folder (None: a fork of one).
     """

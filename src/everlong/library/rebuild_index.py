@@ -58,6 +58,7 @@ class Rebuilder:
             tokens = HEADER.unpack_from(record, at)[3]
             start = at + HEADER_BYTES
             at = start + codec.record_bytes
+            # Behind the tokens of a short block the codec has repeated the last one, which a digest must not count.
             keys = codec.decode(torch.frombuffer(record[start:at], dtype=torch.uint8))[0][:, :tokens]
             heads = self._layers[str(layer)]["heads"]
             index = Index(self._of_all(tokens), heads, codec.heads, codec.key_dim, self._dtype)

@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from everlong.environment import cache
 from everlong.errors import LoadError, one_line
 
@@ -93,8 +95,7 @@ def read(path: Path, dtype: Any) -> tuple[Any, Any]:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    """Writes the float32 model, its tokenizer and the listing into `folder`."""
-    import torch
+    """Write the float32 model, its tokenizer and the listing into `folder`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model, tokenizer = read(path, torch.float32)
@@ -116,7 +117,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Renames the new folder into place; a damaged one goes away, one that another process made stays."""
+    """Rename the new folder into place; a damaged one goes away, one that another process made stays."""
     if folder.exists() and not _is_whole(folder):
         folder.rename(partial / "damaged")
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from everlong.errors import ConfigError, LoadError, nearest, one_line
 from everlong.models import gguf
@@ -127,8 +130,6 @@ def _from_folder(path: Path, dtype: Any) -> tuple[Any, Any]:
 
 def _guarded(path: Path) -> dict[str, Any]:
     """The configuration of a merged folder, whose own file transformers would refuse."""
-    import json
-
     from transformers import AutoConfig
 
     try:
@@ -181,8 +182,6 @@ def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tup
 
 
 def _device(device: Any) -> Any:
-    import torch
-
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -196,8 +195,6 @@ def _device(device: Any) -> Any:
 
 def _dtype(dtype: Any, device: Any) -> Any:
     """The torch dtype to load in ("auto": let transformers take the checkpoint's)."""
-    import torch
-
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

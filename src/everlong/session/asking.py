@@ -183,6 +183,7 @@ def _held(session: WritingStream, found: Found, begun: float) -> Recall:
 def _read_again(session: WritingStream, question: str, passages: Sequence[Recalled], raw: bool) -> WritingStream:
     """A new short stream: the first tokens of the old one, the passages by rising vote, the question."""
     ids = again_ids(session, question, passages, raw)
+    # Nothing of it leaves the window until ROOM_TOKENS are written behind it, where the model was trained on so many.
     sinks = min(int(session.method.as_dict()["sinks"]), len(ids))
     window = max(1, min(len(ids) + ROOM_TOKENS, trained_length(session) - sinks))
     fresh = session.beside(Sinks(sinks=sinks, window=window))

@@ -115,7 +115,7 @@ class Session(AnsweringStream):
         return [] if self._checkpointer is None else self._checkpointer.library.forgotten(self._checkpointer.entry)
 
     def forget(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> Forgotten:
-        """Forgets a source, its characters `start` .. `end - 1`, or the tokens (first, end); says what went.
+        """Forget a source, its characters `start` .. `end - 1`, or the tokens (first, end); say what went.
 
         The blocks that touch the span are dropped, with what of its neighbours they hold; in a kept session they are
         overwritten on the disk, unless a fork still needs them. Tokens read later keep traces of the span.
@@ -124,7 +124,7 @@ class Session(AnsweringStream):
         return forgetting.forget(self, forgetting.stretches(self, what, start, end), self._checkpointer)
 
     def checkpoint(self) -> None:
-        """Keeps the session in its store as it is now; SaveError leaves the checkpoint before it."""
+        """Keep the session in its store as it is now; SaveError leaves the checkpoint before it."""
         _ = self.runner  # a SessionError where it is closed
         if self._checkpointer is None:
             raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
@@ -171,7 +171,7 @@ class Session(AnsweringStream):
             raise SessionError(f"{what}: a session that is kept in a store only goes forward; use a fork of it")
 
     def save(self, path: str | Path) -> Path:
-        """Writes the session to one file, wholly or not at all; the path written. SaveError says why it failed.
+        """Write the session to one file, wholly or not at all; the path written. SaveError says why it failed.
 
         The file is bound to the model, the tokenizer and the method, and checksummed. SessionError for a session whose
         blocks lie in a store: `checkpoint` keeps it there, and `everlong sessions export` writes it to one file.
@@ -208,7 +208,7 @@ class Session(AnsweringStream):
         return session
 
     def close(self) -> None:
-        """Frees the cache and the marks, and detaches the model if no other session uses it; may be called twice."""
+        """Free the cache and the marks, and detach the model if no other session uses it; may be called twice."""
         super().close()
         checkpointer = self._checkpointer
         self._checkpointer = None
@@ -238,7 +238,7 @@ class Session(AnsweringStream):
         return twin
 
     def rewind(self, mark: Snapshot) -> None:
-        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark.
+        """Go back to `mark`, which stays good for further rewinds; SessionError for another session's mark.
 
         A session that is kept in a store goes back only if its method stores no blocks; the next checkpoint keeps that.
         """
@@ -250,7 +250,7 @@ class Session(AnsweringStream):
             self._checkpointer.rewound = True
 
     def reset(self) -> None:
-        """Forgets everything read; marks stay good."""
+        """Forget everything read; marks stay good."""
         self._refuse_kept("reset")
         super().reset()
 

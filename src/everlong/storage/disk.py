@@ -78,6 +78,7 @@ class DiskStore(KeptStore):
         """Stage blocks; those that were staged under their numbers before, and not committed, are replaced."""
         for block, payload in enumerate(self.codecs[layer].encode(k, v).cpu(), first):
             if block not in self._staged:
+                # A tensor that was made in inference mode could not be written outside of it.
                 with torch.inference_mode(False):
                     self._staged[block] = torch.zeros(self.row_bytes, dtype=torch.uint8)
             self._rows.layout.put(self._staged[block], layer, block, k.shape[2], payload)
@@ -86,6 +87,7 @@ class DiskStore(KeptStore):
         """A block's record; DamagedError if its bytes were changed. Good until the next one is asked for."""
         if block in self.dropped:
             raise DamagedError(f"block {block} of layer {layer} was dropped and can not come back; ask without it")
+        # A row that is staged, or waits for the writer, is not yet where the file would be read.
         row = self._staged.get(block)
         row = self._own.waiting.get(block) if row is None else row
         record = self._resident.get((layer, block)) if row is None else self._rows.layout.record(row, layer)
@@ -122,6 +124,7 @@ class DiskStore(KeptStore):
                 self.digest_bytes = summary.nbytes + 4
                 self.traffic.written_bytes += row.nbytes + self.digest_bytes
             self.blocks = block + 1
+        # What is left is of a step that was abandoned.
         self._staged.clear()
         self._own.take_back()
 
@@ -138,10 +141,12 @@ class DiskStore(KeptStore):
             del self._own.waiting[block]
         self._resident.without(absent)
         kept = [part for v in self.volumes for part in parts(v, gone)]
+        # The last volume stays, though empty: it names the file that new rows go to.
         last = self.volumes[-1]
         if not kept or kept[-1].path != last.path or kept[-1].end < self.blocks:
             kept.append(Volume(last.path, self.blocks, self.blocks))
-        self.volumes[:], self._gone = kept, len(gone)
+        self.volumes[:] = kept  # in place: `_rows` looks into the same list
+        self._gone = len(gone)
 
     def reuse(self, taken: Iterable[int] = ()) -> None:
         """Use the places in this stream's own file that hold none of its blocks, nor those of others (`taken`).
@@ -150,6 +155,7 @@ class DiskStore(KeptStore):
         """
         used = set(taken)
         own = self.volumes[-1].path if self.volumes else None
+        # Forks in memory read this file too, and are in no database.
         for v in [v for store in self._family for v in store.volumes if v.path == own]:
             used.update(range(v.at, v.at + v.end - v.first))
         self._own.use_all_but(used)
@@ -177,6 +183,7 @@ class DiskStore(KeptStore):
 
     def fork(self) -> DiskStore:
         """A store that reads the same blocks and cannot be written; a new volume makes it writable."""
+        # The fork reads the files, and has no writer whose end it could wait for.
         self.flush()
         other = type(self)(list(self.volumes), writable=False, dropped=self.dropped)
         other.blocks, other._own.waiting = self.blocks, dict(self._own.waiting)
