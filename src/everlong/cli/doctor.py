@@ -32,7 +32,8 @@ def doctor(
     """Show what there is, what works and what it costs.
 
     The machine, the versions, the model, and which methods work on it: each is attached to the model, which checks
-    itself; -o fields go to the methods that have them. A cost is what the cache takes from the first token on,
+    itself; -o fields go to the methods that have them. Many streams are read in one forward where the model can be
+    packed. A cost is what the cache takes from the first token on,
     however long the stream.
     """
     from everlong.cli.console import Console
@@ -48,6 +49,7 @@ def doctor(
         "machine": machine(),
         "versions": versions(),
         "model": _model_facts(loaded),
+        "packing": _packing(loaded),
         "methods": [_try(loaded, method, chunk) for method in methods],
         "families": {"exact": EXACT, "refused": REFUSED},
     }
@@ -111,6 +113,21 @@ def _heads_line(loaded: Loaded) -> str:
     return f"calibrated, {min(BEST, len(heads.heads))} heads{worth}{' (shipped)' if heads.shipped else ''}"
 
 
+def _packing(loaded: Loaded) -> dict[str, Any]:
+    """Whether one forward reads many streams of the model, and why it does not."""
+    from everlong.errors import AttachError
+    from everlong.hooks.attach import attach
+    from everlong.hooks.packed_check import unpackable
+    from everlong.methods.dense import Dense
+
+    try:
+        with attach(loaded.model, Dense()):
+            reason = unpackable(loaded.model)
+    except AttachError as error:
+        reason = str(error)
+    return {"packs": reason is None, "reason": reason}
+
+
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
     from everlong.errors import AttachError, CapabilityError
@@ -145,6 +162,8 @@ def _tell(found: dict[str, Any]) -> None:
         for name, value in found[title].items():
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
             print(f"  {name.replace('_', ' '):<16}{shown}")
+    reason = found["packing"]["reason"]
+    print(f"  {'many streams':<16}{'packed into one forward' if reason is None else f'one by one: {reason}'}")
     print("methods")
     for row in found["methods"]:
         works = "works" if row["works"] else "refused"

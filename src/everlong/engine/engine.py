@@ -104,7 +104,7 @@ class Engine:
     """Writes many answers at once, each on a stream of its own; all of one model.
 
     A step packs the next tokens of all streams, at most `tokens` in all, into one forward where the model allows it
-    (`batch.why_not` says why it does not); what a stream computes does not depend on its neighbours (beyond rounding).
+    (`unpackable` says why it does not); what a stream computes does not depend on its neighbours (beyond rounding).
     """
 
     def __init__(self, tokens: int = TOKENS) -> None:
