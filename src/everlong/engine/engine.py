@@ -12,7 +12,7 @@ from torch import Tensor
 from everlong.engine import batch
 from everlong.engine.generation import GenerationResult, GenerationStream
 from everlong.engine.sampling import Sampling
-from everlong.engine.scheduler import TOKENS, Need, Scheduler
+from everlong.engine.scheduler import TOKENS, TURN, Need, Scheduler
 from everlong.engine.stream import StreamPiece
 from everlong.engine.writing import WritingStream, begin_answer, check_writes
 from everlong.errors import EverlongError, SessionError
@@ -46,6 +46,13 @@ class GenerationRequest:
         """End it here: the stream keeps what it has read, and `result` what was written."""
         if not self.done:
             self._end()
+
+    def offload(self) -> None:
+        """Free the cache of its stream, which waits; what cannot be kept ends this request alone."""
+        try:
+            self.stream.offload()
+        except EverlongError as error:
+            self.error = error
 
     def need(self) -> Need:
         """What is to be read next. Draws a token where the prompt is read; an error ends the request alone."""
@@ -105,11 +112,15 @@ class Engine:
 
     A step packs the next tokens of all streams, at most `tokens` in all, into one forward where the model allows it
     (`unpackable` says why it does not); what a stream computes does not depend on its neighbours (beyond rounding).
+
+    At most `streams` of them (None: all) have their cache on the model's device; the others wait in line. One that has
+    read in `turn` steps gives way: its cache is offloaded (a session that is kept in a store is checkpointed) and comes
+    back by itself. A stream whose request has ended is its owner's again, as it is then.
     """
 
-    def __init__(self, tokens: int = TOKENS) -> None:
+    def __init__(self, tokens: int = TOKENS, streams: int | None = None, turn: int = TURN) -> None:
         self.requests: dict[int, GenerationRequest] = {}
-        self._scheduler = Scheduler(tokens)
+        self._scheduler = Scheduler(tokens, streams, turn)
         self._submitted = 0
 
     def submit(
@@ -131,7 +142,9 @@ class Engine:
 
     def step(self) -> bool:
         """One forward; False where there was nothing to do. What fails in it leaves each piece wholly read or not."""
-        needs = [request.need() for request in self.requests.values()]
+        self._forget_done()
+        there = bool(self.requests)
+        needs = [request.need() for request in self._admitted()]
         self._forget_done()
         plan = self._scheduler.plan(need for need in needs if need.key in self.requests)
         pieces = {key: self.requests[key].piece(tokens) for key, tokens in plan.items()}
@@ -146,12 +159,19 @@ class Engine:
                 if read := piece.stream.seen_tokens - before[key]:
                     self.requests[key].took(read)
         self._forget_done()
-        return bool(plan)
+        return there
 
     def run(self) -> None:
         """Until all requests are done."""
         while self.step():
             pass
+
+    def _admitted(self) -> list[GenerationRequest]:
+        """The requests whose streams are open in this step; those of the others are offloaded first."""
+        admitted = self._scheduler.admit(self.requests)
+        for key in self.requests.keys() - admitted:
+            self.requests[key].offload()
+        return [self.requests[key] for key in admitted]
 
     def _forget_done(self) -> None:
         for key in [key for key, request in self.requests.items() if request.done]:
