@@ -16,7 +16,6 @@ METHODS = [
     Window(window=20),
     Sinks(sinks=3, window=17),
     Blocks(**SMALL, recall="layer"),
-    Blocks(**SMALL, recall="layer", codec="int8"),
     Blocks(**SMALL, recall="layer", cut="surprise", surprise_window=16),
     Infini(segment=16),
     TransformerXL(segment=16),

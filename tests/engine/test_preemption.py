@@ -11,7 +11,7 @@ from everlong.library.library import Library
 from tests.engine.test_engine import METHODS, TEXTS, settings
 from tests.engine.test_offload import columns
 
-MANY = METHODS[1:6]
+MANY = METHODS[2:6]
 
 
 def test_answers_that_give_way_are_those_of_single_runs(tiny):
