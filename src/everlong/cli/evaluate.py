@@ -72,6 +72,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep stored blocks there while a sample runs; in memory if not given."),
     ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples at once, where answers are asked for.")] = 1,
     model: options.Model = "smollm2",
     memory: options.Memory = None,
     chunk: options.Chunk = 512,
@@ -88,6 +89,8 @@ def evaluate(
     `everlong eval list` names the tasks and their options. A run writes config.json, records.jsonl and summary.json
     into --out; the same command goes on where it was interrupted. --json prints the rows of the summary: task, version,
     method, model, group, length, depth, n, score (0 to 1), its 95 % interval (low, high), seconds, peak_rss_bytes.
+    With --batch many samples are read and answered in one forward; plain transformers, and tasks that ask for more than
+    an answer, run one at a time and are named.
     """
     from everlong.cli.console import Console
 
@@ -107,7 +110,7 @@ def evaluate(
     out = out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     loaded = load_model(model, dtype, device, threads, console, memory)
     console.note(f"Writing to {out}: the same command with --out {out} goes on after an interrupt.")
-    rows = run(plan, loaded, out, found, _progress(console), store)
+    rows = run(plan, loaded, out, found, _progress(console), store, batch, console.note)
     if json:
         console.result(rows)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,14 @@ from everlong.engine.sampling import Sampling
 from everlong.engine.scheduler import TOKENS, TURN, Need, Scheduler
 from everlong.engine.stream import StreamPiece
 from everlong.engine.writing import WritingStream, begin_answer, check_writes
-from everlong.errors import EverlongError, SessionError
+from everlong.errors import ConfigError, EverlongError, SessionError
 from everlong.text.inputs import Input
 from everlong.text.transcript import ANSWER
 
 Told = Callable[[str], None]
 """Told each piece of text as soon as it is decided."""
+Pieces = Iterator[tuple[Tensor, bool]]
+"""Ids that are to be read one after the other, each with whether they answer."""
 
 
 @dataclass(eq=False)
@@ -33,7 +36,9 @@ class GenerationRequest:
     key: int
     result: GenerationResult | None = None
     error: EverlongError | None = None
-    _pieces: Iterator[tuple[Tensor, bool]] | None = None
+    seconds: float = 0.0
+    """Its share of the time that forwards took, by its tokens in them, and what preparing it took."""
+    _pieces: Pieces | None = None
     _next: tuple[Tensor, bool] | None = None
     _answer: GenerationStream | None = field(default=None, repr=False)
 
@@ -56,10 +61,12 @@ class GenerationRequest:
 
     def need(self) -> Need:
         """What is to be read next. Draws a token where the prompt is read; an error ends the request alone."""
+        start = time.perf_counter()
         try:
             self._prepare()
         except EverlongError as error:
             self.error = error
+        self.seconds += time.perf_counter() - start
         tokens = 0 if self.done or self._next is None else len(self._next[0])
         return Need(self.key, tokens, writes=self._answer is not None)
 
@@ -124,19 +131,28 @@ class Engine:
         self._submitted = 0
 
     def submit(
-        self, stream: WritingStream, prompt: Input | None = None, told: Told = lambda text: None, **sampling: Any
+        self,
+        stream: WritingStream,
+        prompt: Input | None = None,
+        told: Told = lambda text: None,
+        pieces: Pieces | None = None,
+        **sampling: Any,
     ) -> GenerationRequest:
         """Write an answer to `prompt` on `stream`, as its `generate` would, together with others.
 
-        SessionError for a stream that another request writes on.
+        `pieces`, in the place of a prompt: what is read first, as the stream's `feed_pieces` and `prompt_pieces` give
+        it. SessionError for a stream that another request writes on.
         """
+        if prompt is not None and pieces is not None:
+            raise ConfigError("submit: got a prompt and pieces; give one of them")
         settings = Sampling(**sampling)
         check_writes(stream, settings)
         if any(request.stream is stream for request in self.requests.values()):
             raise SessionError("engine: another request writes on this stream; wait for its end, or fork the stream")
         key = self._submitted
         self._submitted += 1
-        pieces = None if prompt is None else stream.prompt_pieces(prompt)
+        if prompt is not None:
+            pieces = stream.prompt_pieces(prompt)
         self.requests[key] = GenerationRequest(stream, settings, told, key, _pieces=pieces)
         return self.requests[key]
 
@@ -150,12 +166,15 @@ class Engine:
         pieces = {key: self.requests[key].piece(tokens) for key, tokens in plan.items()}
         reading = {key: piece for key, piece in pieces.items() if piece is not None}
         before = {key: piece.stream.seen_tokens for key, piece in reading.items()}
+        start = time.perf_counter()
         try:
             if reading:
                 batch.read(list(reading.values()))
         finally:
+            per_token_s = (time.perf_counter() - start) / max(1, sum(len(piece.ids) for piece in reading.values()))
             # What fails between two streams' commits has been read by the first of them.
             for key, piece in reading.items():
+                self.requests[key].seconds += per_token_s * len(piece.ids)
                 if read := piece.stream.seen_tokens - before[key]:
                     self.requests[key].took(read)
         self._forget_done()
