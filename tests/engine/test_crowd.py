@@ -32,8 +32,8 @@ WIDER = [
     Dense(),
     Window(window=80),
     Sinks(sinks=4, window=60),
+    Blocks(**WIDE, recall="layer", codec="native"),
     Blocks(**WIDE, recall="layer"),
-    Blocks(**WIDE, recall="layer", codec="int8"),
     Infini(segment=64),
     TransformerXL(segment=64),
 ]

@@ -74,7 +74,7 @@ class GenerationRequest:
         if self.done or self._next is not None:
             return
         if self._pieces is not None:
-            self._next = next(self._pieces, None)
+            self._next = self._next_piece(self._pieces)
             if self._next is not None:
                 return
             self._pieces = None
@@ -86,6 +86,15 @@ class GenerationRequest:
         else:
             self.stream.source = ANSWER
             self._next = torch.tensor([token]), True
+
+    def _next_piece(self, pieces: Pieces) -> tuple[Tensor, bool] | None:
+        try:
+            return next(pieces, None)
+        except BaseException:
+            # A generator that has raised is at its end: asked again, it would cut the prompt off without a word.
+            seen = self.stream.seen_tokens
+            self.error = SessionError(f"the prompt was interrupted after {seen} tokens of the stream; submit the rest")
+            raise
 
     def piece(self, tokens: int) -> StreamPiece | None:
         """The next tokens, at most so many; None where a budget has no room for them, which ends the request."""
