@@ -163,5 +163,7 @@ def test_each_of_a_crowd_of_the_default_model_writes_the_same_greedy_tokens(smol
     crowd = Crowd(smollm2, WIDER, prompt, [{}], seed=1)
     for _ in range(300):
         crowd.step()
-    assert crowd.compared(atol=2e-3) > 600
+    # Of logits up to 42: codes of int8 and the quotients of infini round otherwise, as those of two single runs do that
+    # are cut in chunks of 9 and of 32 (5e-3). All others differ by at most 1.3e-4.
+    assert crowd.compared(atol=1e-2) > 600
     crowd.close()
