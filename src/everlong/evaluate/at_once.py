@@ -46,7 +46,8 @@ class RunningSample:
     def begin(self, opened: Opened, engine: Engine) -> None:
         """Open a stream, and let the engine write on it."""
         start = time.perf_counter()
-        method, sample = self.work.subject, self.work.sample
+        method = self.work.subject
+        sample = self.work.sample
         assert isinstance(method, Method)
         try:
             self._stream = self._open.enter_context(opened(method, self._clock))
