@@ -167,6 +167,7 @@ class CachedStream:
     def reset(self) -> None:
         """Forget everything."""
         self.seen_tokens, self.segments, self.pads = 0, [Frame(0, 0)], None
+        self._scratch = Workspace()
         for lane in self.lanes.values():
             lane.shift = 0
             lane.pads = None

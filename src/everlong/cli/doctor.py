@@ -17,8 +17,10 @@ from everlong.cli.verbs.doctor import DoctorOptions
 from everlong.config import parse_options
 from everlong.errors import AttachError, CapabilityError, ConfigError, LoadError, nearest
 from everlong.hooks.attach import attach
+from everlong.hooks.packed_check import unpackable
 from everlong.machine import machine, versions
 from everlong.methods import Method, make_method, method_class, method_names
+from everlong.methods.dense import Dense
 from everlong.models.load import Loaded
 from everlong.models.retrieval_heads import BEST, find
 
@@ -32,6 +34,7 @@ def doctor(ctx: typer.Context, given: DoctorOptions) -> None:
         "machine": machine(),
         "versions": versions(),
         "model": _model_facts(loaded),
+        "packing": _packing(loaded),
         "methods": [_try(loaded, method, given.chunk) for method in methods],
         "families": {"exact": EXACT, "refused": REFUSED},
     }
@@ -87,6 +90,16 @@ def _heads_line(loaded: Loaded) -> str:
     return f"calibrated, {min(BEST, len(heads.heads))} heads{worth}{' (shipped)' if heads.shipped else ''}"
 
 
+def _packing(loaded: Loaded) -> dict[str, Any]:
+    """Whether one forward reads many streams of the model, and why it does not."""
+    try:
+        with attach(loaded.model, Dense()):
+            reason = unpackable(loaded.model)
+    except AttachError as error:
+        reason = str(error)
+    return {"packs": reason is None, "reason": reason}
+
+
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
     row: dict[str, Any] = {
@@ -118,6 +131,8 @@ def _tell(found: dict[str, Any]) -> None:
         for name, value in found[title].items():
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
             print(f"  {name.replace('_', ' '):<16}{shown}")
+    reason = found["packing"]["reason"]
+    print(f"  {'many streams':<16}{'packed into one forward' if reason is None else f'one by one: {reason}'}")
     print("methods")
     for row in found["methods"]:
         works = "works" if row["works"] else "refused"

@@ -14,6 +14,7 @@ from everlong.cache.report import MemoryReport
 from everlong.cache.state import load_stream, stream_state
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
+from everlong.engine.offload import OffloadedCache, State
 from everlong.engine.recall_index import index_maker
 from everlong.hooks.attach import attach
 from everlong.methods.base import Method
@@ -23,13 +24,13 @@ from everlong.methods.blocks.recall.scout import LONGEST, Queries, Scout, ScoutD
 from everlong.models.internals import device_of
 from everlong.storage.base import HostStore, Store
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors by name and JSON-able values: all that is needed to go on."""
-
 
 @runtime_checkable
 class StreamRunner(Protocol):
     """What has read a stream and can read on; `read` either happens wholly or not at all."""
+
+    away: OffloadedCache | None
+    """What was offloaded and is not back yet; until then only `seen_tokens`, `reload` and `close` may be asked for."""
 
     @property
     def seen_tokens(self) -> int:
@@ -70,6 +71,14 @@ class StreamRunner(Protocol):
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go on from a state of the same model and method; only for a reader that has read nothing."""
+        ...
+
+    def offload(self, load: Callable[[], State] | None = None) -> None:
+        """Frees the cache; `load` gives its unsealed state when it comes back, which is else kept in host memory."""
+        ...
+
+    def reload(self) -> None:
+        """Brings an offloaded cache back."""
         ...
 
     @property
@@ -135,6 +144,7 @@ class CacheRunner:
         self.forward = forward
         self._method = method
         self._cache = cache
+        self.away: OffloadedCache | None = None
         self._make_store = make_store
         self._make_recall = make_recall
 
@@ -155,7 +165,7 @@ class CacheRunner:
     @property
     def seen_tokens(self) -> int:
         """Tokens read so far."""
-        return self._cache.stream.seen_tokens
+        return self._cache.stream.seen_tokens if self.away is None else self.away.seen_tokens
 
     @property
     def chunk_limit(self) -> int:
@@ -235,6 +245,20 @@ class CacheRunner:
         """Put a state into the cache."""
         load_stream(self._cache.stream, tensors, meta, self.forward.device)
 
+    def offload(self, load: Callable[[], State] | None = None) -> None:
+        """Frees the cache; the model stays attached. Nothing happens to one that is empty, or away."""
+        stream = self._cache.stream
+        if self.away is None and stream.seen_tokens:
+            # From here on the state counts: what an interrupt leaves to be freed is freed when it comes back.
+            self.away = OffloadedCache.of(stream, load)
+            stream.reset()
+
+    def reload(self) -> None:
+        """Brings an offloaded cache back."""
+        if self.away is not None:
+            self.away.restore(self._cache.stream, self.forward.device)
+            self.away = None
+
     @property
     def blocks(self) -> BlockMemory | None:
         """The block memory of the cache, if the method has one."""
@@ -249,4 +273,5 @@ class CacheRunner:
 
     def close(self) -> None:
         """Close the cache; the last one that is closed, or collected, restores the model."""
+        self.away = None
         self._cache.close()

@@ -15,7 +15,7 @@ from everlong.engine.parallel import check_draw
 from everlong.engine.runner import State
 from everlong.engine.sampling import Sampling
 from everlong.engine.snapshot import Snapshot
-from everlong.engine.stream import TokenStream
+from everlong.engine.stream import TokenStream, let_go
 from everlong.errors import CapabilityError, InputError, SessionError
 from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
@@ -179,8 +179,7 @@ class WritingStream(TokenStream):
         """Go on from the `state` of a session of the same model and method, forgetting what was read here."""
         self._forget()
         runner = self.runner
-        cache = {name.removeprefix("cache."): part for name, part in tensors.items() if name.startswith("cache.")}
-        runner.load_state(cache, meta["cache"])
+        runner.load_state(*cache_state(tensors, meta))
         self.recent = TokenHistory.restored(self.recent.size, tensors["recent"], meta["seen_tokens"])
         if "sources" in meta:
             self.transcript.load_state(tensors, meta["sources"])
@@ -222,11 +221,17 @@ class WritingStream(TokenStream):
 
     def _hold(self, question: list[int]) -> None:
         """Let what is read next attend to what a question recalls; here to nothing."""
-        self.let_go()
+        let_go(self.runner)
 
     def beside(self, method: Method) -> WritingStream:
         """An empty stream over the same model, read with another method."""
         return WritingStream(Loaded(self.model, self.tokenizer, self.name), method, self.chunk)
+
+
+def cache_state(tensors: dict[str, Tensor], meta: dict[str, Any]) -> State:
+    """What of a stream's state is its cache's."""
+    found = {name.removeprefix("cache."): part for name, part in tensors.items() if name.startswith("cache.")}
+    return found, meta["cache"]
 
 
 def check_writes(stream: WritingStream, settings: Sampling) -> None:

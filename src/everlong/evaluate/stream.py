@@ -134,6 +134,13 @@ class MethodStream(Stream):
         self.clock.tick(len(question))
         return found.text
 
+    def pieces(self, text: str, question: str, max_new_tokens: int) -> Iterator[tuple[Tensor, bool]]:
+        """What `feed(text)` and then `ask(question)` read, as an engine takes it, which then writes the answer."""
+        self._fits(text)
+        yield from self._session.feed_pieces(self._pieces(text))
+        self._fits(question, max_new_tokens)
+        yield from self._session.prompt_pieces(question)
+
     @contextmanager
     def forked(self) -> Iterator[Stream]:
         """A fork of the session; it shares what is stored."""

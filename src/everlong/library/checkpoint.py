@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
 from everlong.library import adopt as adopting
@@ -28,6 +28,8 @@ from everlong.storage.kept import kept_store
 from everlong.text.transcript import TokenRange
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from everlong.library.stream import KeptStream
 
 
@@ -93,9 +95,7 @@ class Checkpointer:
         """Bring `session`, which has read nothing, to the last checkpoint."""
         if self.entry.state is None:
             return
-        path = self.library.place(self.entry) / self.entry.state
-        tensors, document = sealed.read(path)
-        check_format(str(path), "a state", document.get("format", FORMATS[0]), FORMATS)
+        tensors, document = self.read_state()
         session.load_state(tensors, document["state"])
         if self.store.dropped:
             session.drop_blocks(self.store.dropped)
@@ -104,6 +104,14 @@ class Checkpointer:
             raise DamagedError(
                 f"{self.library.place(self.entry) / 'ids'}: not the ids that were written; restore the file"
             )
+
+    def read_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors of the last checkpoint, and its document; there must be one."""
+        assert self.entry.state is not None
+        path = self.library.place(self.entry) / self.entry.state
+        tensors, document = sealed.read(path)
+        check_format(str(path), "a state", document.get("format", FORMATS[0]), FORMATS)
+        return tensors, document
 
     def checkpoint(self, session: KeptStream) -> None:
         """Keep the session as it is now; SaveError leaves the checkpoint before it, which stays beside the new one."""

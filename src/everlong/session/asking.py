@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from everlong.engine.stream import let_go
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
 from everlong.session.found import MOST_PASSAGES, Found, trained_length
@@ -96,7 +97,7 @@ def keeps_ids(session: WritingStream) -> bool:
 
 def hold(session: WritingStream, question: list[int]) -> None:
     """Let a prompt that is read next, and what is written behind it, attend to the blocks that the vote chooses."""
-    session.let_go()
+    let_go(session.runner)
     if recalls(session):
         memory = session.stored("ask")
         if memory.rows and memory.rows[0].sealed > memory.settings.top_k:

@@ -10,9 +10,10 @@ import torch
 
 from everlong.engine import budgets
 from everlong.engine.parallel import check_ranks
-from everlong.engine.runner import StreamRunner
+from everlong.engine.runner import State, StreamRunner
 from everlong.engine.snapshot import Snapshot
 from everlong.engine.stream import make_runner
+from everlong.engine.writing import cache_state
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
 from everlong.library.checkpoint import Checkpointer
 from everlong.library.library import Library
@@ -207,6 +208,15 @@ class Session(AnsweringStream):
             raise
         return session
 
+    def offload(self) -> None:
+        """Frees the cache until the session is next used; one that is kept in a store is checkpointed for it."""
+        kept = self._checkpointer
+        if kept is None or not kept.writable:
+            super().offload()
+        elif self._runner is not None and self._runner.away is None and self.seen_tokens:
+            self.checkpoint()
+            self.runner.offload(lambda: _kept_cache(kept))
+
     def close(self) -> None:
         """Free the cache and the marks, and detach the model if no other session uses it; may be called twice."""
         super().close()
@@ -267,6 +277,12 @@ def _loaded(model: Any) -> Loaded:
             f"model: got {got}, expected what everlong.load gave, a transformers model, or it and its tokenizer"
         )
     return found
+
+
+def _kept_cache(checkpointer: Checkpointer) -> State:
+    """The cache as the last checkpoint keeps it."""
+    tensors, document = checkpointer.read_state()
+    return cache_state(tensors, document["state"])
 
 
 def _reader(model: Any, method: Method, chunk: int, checkpointer: Checkpointer | None) -> StreamRunner:

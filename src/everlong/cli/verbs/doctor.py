@@ -12,8 +12,8 @@ class DoctorOptions:
     """Show what there is, what works and what it costs.
 
     The machine, the versions, the model, and which methods work on it: each is attached to the model, which checks
-    itself; -o fields go to the methods that have them. A cost is what the cache takes from the first token on,
-    however long the stream.
+    itself; -o fields go to the methods that have them. Many streams are read in one forward where the model can be
+    packed. A cost is what the cache takes from the first token on, however long the stream.
     """
 
     model: groups.ModelChoice

@@ -40,6 +40,8 @@ class EvalOptions:
     `everlong eval list` names the tasks and their options. A run writes config.json, records.jsonl and summary.json
     into --out; the same command goes on where it was interrupted. --json prints the rows of the summary: task, version,
     method, model, group, length, depth, n, score (0 to 1), its 95 % interval (low, high), seconds, peak_rss_bytes.
+    With --batch many samples are read and answered in one forward; plain transformers, and tasks that ask for more than
+    an answer, run one at a time and are named.
     """
 
     tasks: Annotated[str, typer.Argument(metavar="TASK[,TASK]", help="Names of tasks, or `list`.")] = ""
@@ -71,6 +73,7 @@ class EvalOptions:
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep stored blocks there while a sample runs; in memory if not given."),
     ] = None
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples at once, where answers are asked for.")] = 1
     model: groups.ModelChoice
     chunk: groups.Chunk = 512
     hardware: groups.Hardware

@@ -24,9 +24,11 @@ from everlong.methods.blocks.decode import TokenStep, decodes
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.index import KeyPair, MakeRecall, no_recall
 from everlong.methods.blocks.recall.scout import Scout
+from everlong.methods.blocks.saved import StoredBlocks
 from everlong.methods.blocks.step import BlockStep, LayerCall
 from everlong.methods.blocks.stream import BlockStream, Done
 from everlong.models.layout import LayerPlan, ModelLayout, Pattern
+from everlong.models.ranks import Ranks
 from everlong.ops.attend_token import takes
 from everlong.ops.spans import Ints
 from everlong.storage.base import HostStore, Store, Traffic
@@ -117,18 +119,21 @@ class BlockMemory:
         if self.scout is not None:
             return call.scouted(self.scout, self.rows[0], q, k, v)
         while len(self.rows) < len(q):
-            row = self._empty_row(None, self._step.pad(len(self.rows)))
+            row = self._empty_row(self._new_store(None), self._step.pad(len(self.rows)))
             if row.recall is not None and self.plan.ranks is not None:
                 raise CapabilityError(RECALL_ON_RANKS)
             self.rows.append(row)
         out = [call.row(n, row, q[n : n + 1], k[n : n + 1], v[n : n + 1]) for n, row in enumerate(self.rows)]
         return out[0] if len(out) == 1 else torch.cat(out)
 
-    def _empty_row(self, pairs: Sequence[KeyPair] | None, pad: int) -> BlockStream:
-        """A stream that holds nothing, behind `pad` tokens of padding; its recall index is one of these pairs."""
-        recall = self.make_recall(self.settings, self.plan, pairs)
+    def _new_store(self, pairs: Sequence[KeyPair] | None) -> StoredBlocks:
+        """An empty store, with a recall index of these pairs."""
+        return StoredBlocks(self.make_store(), self.make_recall(self.settings, self.plan, pairs))
+
+    def _empty_row(self, stored: StoredBlocks, pad: int) -> BlockStream:
+        """A stream that has read nothing but `pad` tokens of padding, over this store."""
         cuts = make_cuts(self.settings, pad)
-        return BlockStream(self.settings, self.plan, self.digest_dtype, self.make_store(), cuts, recall, pad)
+        return BlockStream(self.settings, self.plan, self.digest_dtype, stored.store, cuts, stored.recall, pad)
 
     def commit(self) -> None:
         """Make the step's changes part of the stream."""
@@ -140,20 +145,12 @@ class BlockMemory:
             self._token.cite(step.cited[0])
         found = []
         for n, row in enumerate(self.rows):
-            cited = _added(row.done.cited, self._of_all(step.cited[n]))
+            cited = _added(row.done.cited, _of_all(self.plan.ranks, step.cited[n]))
             found.append(Done({i: m.now for i, m in row.layers.items()}, step.cursor(row), cited))
         for row, done, used in zip(self.rows, found, step.used, strict=True):
             row.done = done
             row.used.update(used)
         self._step = self._token = None
-
-    def _of_all(self, mass: dict[int, float]) -> dict[int, float]:
-        """The mass that blocks got from the heads of all ranks, without those that got none."""
-        if self.plan.ranks is not None and mass:
-            blocks = sorted(mass)
-            total = self.plan.ranks.sum(torch.tensor([mass[n] for n in blocks], dtype=torch.float64))
-            mass = dict(zip(blocks, total.tolist(), strict=True))
-        return {block: got for block, got in mass.items() if got}
 
     def abandon(self) -> None:
         """Forget a step that failed: counters go back, and slots that may hold blocks of it are emptied."""
@@ -222,14 +219,24 @@ class BlockMemory:
             rows.append(facts)
         return tensors, {"answering": self.answering, "digests": saved.name_of(self.digest_dtype), "rows": rows}
 
-    def restored(self, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device) -> BlockMemory:
-        """A memory of the same settings with this state; blocks that it lacks are in the store."""
+    def restored(
+        self,
+        tensors: dict[str, Tensor],
+        facts: dict[str, Any],
+        device: torch.device,
+        stored: Sequence[StoredBlocks] = (),
+    ) -> BlockMemory:
+        """A memory of the same settings with this state; blocks that it lacks are in the store.
+
+        `stored`: those of its rows, where they were offloaded and their stores are as they left them.
+        """
         other = self.fresh()
         other.answering = facts["answering"]
         other.digest_dtype = saved.DIGESTS[facts.get("digests", "float32")]
         for n, kept in enumerate(facts["rows"]):
-            row = other._empty_row(saved.pairs(kept.get("recall")), 0)
-            saved.restore(row, saved.named(tensors, f"row{n}."), kept, device)
+            over = stored[n] if stored else None
+            row = other._empty_row(over or other._new_store(saved.pairs(kept.get("recall"))), 0)
+            saved.restore(row, saved.named(tensors, f"row{n}."), kept, device, over)
             other.rows.append(row)
         return other
 
@@ -247,6 +254,15 @@ class BlockMemory:
         other.digest_dtype = self.digest_dtype
         other.rows = [self.rows[n].fork() for n in (range(len(self.rows)) if rows is None else rows)]
         return other
+
+
+def _of_all(ranks: Ranks | None, mass: dict[int, float]) -> dict[int, float]:
+    """The mass that blocks got from the heads of all ranks, without those that got none."""
+    if ranks is not None and mass:
+        blocks = sorted(mass)
+        total = ranks.sum(torch.tensor([mass[n] for n in blocks], dtype=torch.float64))
+        mass = dict(zip(blocks, total.tolist(), strict=True))
+    return {block: got for block, got in mass.items() if got}
 
 
 def _added(old: dict[int, float], new: dict[int, float]) -> dict[int, float]:
