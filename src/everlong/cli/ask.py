@@ -41,6 +41,7 @@ def ask(
     stop: options.Stop = None,
     seed: options.Seed = None,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,

@@ -26,6 +26,7 @@ def bench(
     model: options.Model = "smollm2",
     memory: options.Memory = None,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
@@ -54,7 +55,7 @@ def bench(
         for size in sizes
         for w in whats
     ]
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    loaded = load_model(model, dtype, device, threads, console, memory, weights)
     stock = stock_copy(loaded.model)
     rows = []
     with console.progress("measuring", len(runs), "rows") as advance:

@@ -48,6 +48,7 @@ def chat(
     undo: Annotated[int, typer.Option(min=0, help="Turns that /undo can take back; each costs a cache.")] = 4,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,

@@ -22,6 +22,7 @@ def doctor(
     option: options.Fields = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
@@ -40,12 +41,13 @@ def doctor(
     from everlong.cli.model_setup import load_model
     from everlong.config import parse_options
     from everlong.machine import machine, versions
+    from everlong.ops.native import description
 
     console = Console(quiet, json)
     methods = _methods(parse_options(option or []))
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    loaded = load_model(model, dtype, device, threads, console, memory, weights)
     found = {
-        "machine": machine(),
+        "machine": machine() | {"kernels": description()},
         "versions": versions(),
         "model": _model_facts(loaded),
         "methods": [_try(loaded, method, chunk) for method in methods],
@@ -74,7 +76,9 @@ def _methods(fields: dict[str, Any]) -> list[Method]:
 
 
 def _model_facts(loaded: Loaded) -> dict[str, Any]:
-    """What the model's configuration says."""
+    """What the model's configuration says, and how its weights are held."""
+    from everlong.models.packed_linear import parameters_of, weight_bytes, weights_of
+
     config = loaded.model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_attention_heads", None)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -82,8 +86,10 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
         "name": loaded.name,
         "architecture": type(loaded.model).__name__,
         "family": config.model_type,
-        "parameters": loaded.model.num_parameters(),
+        "parameters": parameters_of(loaded.model),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "weights": weights_of(loaded.model),
+        "weight_bytes": weight_bytes(loaded.model),
         "device": str(loaded.model.device),
         "layers": config.num_hidden_layers,
         "query_heads": heads,

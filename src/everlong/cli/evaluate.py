@@ -76,6 +76,7 @@ def evaluate(
     memory: options.Memory = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: Recipe = None,
@@ -105,7 +106,7 @@ def evaluate(
     plan = Plan(_entries(ctx), **shared)
     found = Data.given(data)
     out = out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    loaded = load_model(model, dtype, device, threads, console, memory, weights)
     console.note(f"Writing to {out}: the same command with --out {out} goes on after an interrupt.")
     rows = run(plan, loaded, out, found, _progress(console), store)
     if json:

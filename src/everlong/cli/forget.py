@@ -36,6 +36,7 @@ def forget(
     memory: options.Memory = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     quiet: options.Quiet = False,

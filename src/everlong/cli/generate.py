@@ -46,6 +46,7 @@ def generate(
     seed: options.Seed = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
@@ -72,11 +73,11 @@ def generate(
 
     if prompts is not None:
         texts = _prompts(prompts, prompt, prompt_file, encoding, console)
-        loaded = load_model(model, dtype, device, threads, console, memory)
+        loaded = load_model(model, dtype, device, threads, console, memory, weights)
         _write_many(texts, opened, template, sampling, batch, console)
         return
     with _prompt(prompt, prompt_file, encoding, console) as text:
-        loaded = load_model(model, dtype, device, threads, console, memory)
+        loaded = load_model(model, dtype, device, threads, console, memory, weights)
         with opened() as session:
             _write_one(ctx, session, text, template, sampling, console)
 

@@ -15,14 +15,20 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    model: str, dtype: str, device: str, threads: int | None, console: Console, memory: Path | None = None
+    model: str,
+    dtype: str,
+    device: str,
+    threads: int | None,
+    console: Console,
+    memory: Path | None = None,
+    weights: str = "full",
 ) -> Loaded:
     """The model that the shared options name, with its memory if it has one, after torch got its threads."""
     from everlong.hooks.adapter import load
 
     prepare(threads, console)
     console.fleeting(f"Loading {model} ...")
-    return load(model, dtype, device, memory)
+    return load(model, dtype, device, memory, weights)
 
 
 def prepare(threads: int | None, console: Console) -> None:

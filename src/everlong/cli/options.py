@@ -95,6 +95,14 @@ Dtype = Annotated[
         autocompletion=complete.one_of(complete.DTYPES),
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="int8 or int4: the weights of linear layers in so many bits; full: as --dtype says.",
+        autocompletion=complete.one_of(complete.WEIGHTS),
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -227,11 +235,11 @@ def trained(ctx: typer.Context, own: Any = None) -> tuple[str, dict[str, Any]] |
 
 
 def own_model(ctx: typer.Context, library: Library, session: str) -> dict[str, Any]:
-    """Model, dtype and memory for a kept session: those that it was made with, where no model was given.
+    """Model, dtype, weights and memory for a kept session: those that it was made with, where no model was given.
 
     InputError for a session that is not there.
     """
-    given = {name: ctx.params[name] for name in ("model", "dtype", "memory") if name in ctx.params}
+    given = {name: ctx.params[name] for name in ("model", "dtype", "weights", "memory") if name in ctx.params}
     if not is_default(ctx, "model"):
         return given
     own = library.origin(library.entry(session))
@@ -239,14 +247,14 @@ def own_model(ctx: typer.Context, library: Library, session: str) -> dict[str, A
 
 
 def kept_model(ctx: typer.Context, store: Path | None, session: str | None) -> dict[str, Any]:
-    """Model, dtype and memory: those of the kept session where it is there and none were given."""
+    """Model, dtype, weights and memory: those of the kept session where it is there and none were given."""
     from everlong.environment import home
     from everlong.library.library import Library
 
     folder = home() if store is None else store
     if (folder / "everlong.db").is_file() and (library := Library(folder)).find(session or "") is not None:
         return own_model(ctx, library, session or "")
-    return {option: ctx.params[option] for option in ("model", "dtype", "memory")}
+    return {option: ctx.params[option] for option in ("model", "dtype", "weights", "memory")}
 
 
 def is_default(ctx: typer.Context, name: str) -> bool:

@@ -41,6 +41,7 @@ def read(
     option: options.Fields = None,
     chunk: options.Chunk = 512,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,

@@ -39,6 +39,7 @@ def score(
     ] = None,
     force: options.Force = False,
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "full",
     device: options.Device = "auto",
     threads: options.Threads = None,
     config: options.Config = None,
@@ -62,7 +63,7 @@ def score(
     _check_places(csv, plot, force)
     _check_plot(plot)
     with TextSource(file, encoding) as source:
-        loaded = load_model(model, dtype, device, threads, console, memory)
+        loaded = load_model(model, dtype, device, threads, console, memory, weights)
         _need_tokenizer(loaded)
         with Session(loaded, chosen, chunk, allow_special=allow_special) as session:
             tally, peak_bytes = _read(session, source, max_tokens, console)

@@ -10,6 +10,7 @@ from typing import Any
 
 from everlong.errors import ConfigError, LoadError, nearest, one_line
 from everlong.models import gguf
+from everlong.models.weights import FULL, check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +40,24 @@ class Loaded:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What `everlong.load` makes the same from, in any folder: model, dtype, and memory if one was given."""
+        """What `everlong.load` makes the same from, in any folder: model, dtype, packed weights, memory if given."""
+        from everlong.models.packed_linear import weights_of
+
         place = Path(self.name).expanduser()
         found = {"model": str(place.resolve()) if place.exists() and self.name != DEFAULT else self.name}
         found["dtype"] = str(self.model.dtype).removeprefix("torch.")
+        if (weights := weights_of(self.model)) != FULL:
+            found["weights"] = weights
         return found | ({} if self.memory is None else {"memory": str(self.memory.resolve())})
 
 
-def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:
+def load_base(
+    name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto", weights: str = FULL
+) -> Loaded:
     """The model without its memory, if it has one: what `everlong.load` (hooks/adapter.py) begins with."""
+    from everlong.models.packed_linear import pack_model
+
+    check_weights(weights)
     target = _device(device)
     wanted = _dtype(dtype, target)
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
@@ -60,6 +70,7 @@ def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: A
         raise LoadError(
             f"{one_line(name_or_path, 100)}: cannot be read ({error.strerror or one_line(error, 100)}); check the path"
         ) from error
+    pack_model(model, weights)
     return Loaded(model.to(target).eval().requires_grad_(False), tokenizer, str(name_or_path))
 
 

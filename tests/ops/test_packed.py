@@ -1,0 +1,201 @@
+"""Packed weights: what they stand for, and every kernel against the same product in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from everlong.errors import ConfigError
+from everlong.ops import native, packed
+
+LEVELS = ("scalar", "avx2", "avx512", "vnni")
+SHAPES = ((1, 1), (16, 32), (37, 45), (63, 100), (100, 63), (129, 256))
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
+"""Of the largest output; in bfloat16 that is its own rounding."""
+
+
+@pytest.fixture(params=LEVELS)
+def level(request):
+    """Each set of instructions that this processor has, in turn."""
+    found = native.extension()
+    if found is None:
+        pytest.skip("needs the C extension: install a compiler, then run python native/build.py")
+    if request.param not in found.levels():
+        pytest.skip(f"this processor has no {request.param}")
+    before = found.level()
+    found.set_level(request.param)
+    yield request.param
+    found.set_level(before)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """No extension."""
+    monkeypatch.setenv(native.SWITCH, "0")
+    native.extension.cache_clear()
+    yield
+    native.extension.cache_clear()
+
+
+def weights(outputs, inputs, seed=0):
+    return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(y, x, w, bias):
+    want = F.linear(x.double(), w.double(), None if bias is None else bias.double())
+    assert y.shape == want.shape
+    assert y.dtype == x.dtype
+    assert (y.double() - want).abs().max() <= TOLERANCE[x.dtype] * want.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", ["q4", "q8"])
+@pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
+def test_kernels_equal_the_product_with_unpacked_weights(level, form, outputs, inputs, dtype):
+    data = packed.quantise(weights(outputs, inputs), form)
+    w = packed.unpack(data, form, outputs, inputs)
+    for rows in (1, 2, 3, 4, 5, 8, 17):
+        x = weights(rows, inputs, seed=rows).to(dtype)
+        bias = weights(1, outputs, seed=9)[0].to(dtype) if rows % 2 else None
+        assert_close(packed.linear(x, data, form, outputs, bias), x, w, bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
+def test_kernels_of_plain_weights_equal_the_product(level, held, outputs, inputs, dtype):
+    w = weights(outputs, inputs).to(held)
+    for rows in (1, 2, 3, 4, 5, 8):
+        x = weights(rows, inputs, seed=rows).to(dtype)
+        bias = weights(1, outputs, seed=9)[0].to(dtype) if rows % 2 else None
+        assert_close(packed.plain_linear(x, w, bias), x, w, bias)
+
+
+@pytest.mark.parametrize("form", ["q4", "q8"])
+def test_a_row_is_the_same_bits_among_any_others(level, form):
+    data = packed.quantise(weights(48, 96), form)
+    x = weights(9, 96, seed=1)
+    together = packed.linear(x, data, form, 48)
+    for row in range(9):
+        assert torch.equal(packed.linear(x[row : row + 1], data, form, 48)[0], together[row])
+
+
+@pytest.mark.parametrize("form", ["q4", "q8"])
+def test_any_threads_give_the_same_bits(level, form):
+    data = packed.quantise(weights(100, 96), form)
+    x = weights(3, 96, seed=1)
+    one = packed.linear(x, data, form, 100)
+    torch.set_num_threads(2)
+    assert torch.equal(packed.linear(x, data, form, 100), one)
+
+
+@pytest.mark.parametrize("form", ["q4", "q8"])
+def test_extreme_inputs(level, form):
+    """Zeros, one large value among small ones, tiny and huge ones; what is not finite spoils its own row alone."""
+    data = packed.quantise(weights(20, 64), form)
+    w = packed.unpack(data, form, 20, 64)
+    x = weights(6, 64, seed=1)
+    x[0] = 0
+    x[1, 3] = 1e4
+    x[2] *= 1e-20
+    x[3] *= 1e20
+    x[4, 40] = torch.nan
+    x[5, 2] = torch.inf
+    y = packed.linear(x, data, form, 20)
+    for row in range(4):
+        assert_close(y[row : row + 1], x[row : row + 1], w, None)
+    assert y[4:].isnan().all()
+
+
+def test_codes_at_their_limits(level):
+    """All codes and digits at their largest, where sums of 16 bits would overflow."""
+    for form, low, high in (("q4", 0, 15), ("q8", -127, 127)):
+        codes = torch.full((16, 4, 32), high, dtype=torch.int8)
+        codes[::2] = low
+        scale = torch.ones(16, 4)
+        data = packed.pack(codes.to(torch.uint8) if form == "q4" else codes, scale, -scale if form == "q4" else None)
+        w = packed.unpack(data, form, 16, 128)
+        for x in (torch.ones(2, 128), -torch.ones(2, 128), torch.full((2, 128), 3.0).bfloat16()):
+            assert_close(packed.linear(x, data, form, 16), x, w, None)
+
+
+def test_any_axes_and_strides(level):
+    data = packed.quantise(weights(40, 64), "q4")
+    x = weights(64, 6, seed=1).t().reshape(2, 3, 64)
+    assert not weights(64, 6).t().is_contiguous()
+    got = packed.linear(x, data, "q4", 40)
+    assert_close(got, x, packed.unpack(data, "q4", 40, 64), None)
+    strided = packed.linear(weights(64, 6, seed=1).t(), data, "q4", 40)
+    assert torch.equal(strided, got.reshape(6, 40))
+    assert packed.linear(x[:0], data, "q4", 40).shape == (0, 3, 40)
+
+
+@pytest.mark.parametrize(("form", "most"), [("q4", 0.08), ("q8", 0.006)])
+def test_rounding_costs_what_its_bits_cost(form, most):
+    w = weights(64, 96)
+    found = packed.unpack(packed.quantise(w, form), form, 64, 96)
+    assert (found - w).norm() <= most * w.norm()
+
+
+def test_what_was_rounded_stays_as_it_is():
+    w = weights(48, 64)
+    for form in ("q4", "q8"):
+        once = packed.unpack(packed.quantise(w, form), form, 48, 64)
+        again = packed.unpack(packed.quantise(once, form), form, 48, 64)
+        assert (again - once).abs().max() <= 1e-3 * once.abs().max()
+
+
+@pytest.mark.parametrize("form", ["q4", "q8"])
+def test_constant_and_zero_groups(form):
+    w = torch.zeros(17, 64)
+    w[3] = 0.5
+    w[4] = -2.0
+    assert torch.equal(packed.unpack(packed.quantise(w, form), form, 17, 64)[:3], w[:3])
+    found = packed.unpack(packed.quantise(w, form), form, 17, 64)
+    assert torch.allclose(found, w, rtol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["q4", "q8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_torch_alone_gives_the_same(without, form, dtype):
+    assert native.extension() is None
+    data = packed.quantise(weights(37, 45), form)
+    x, bias = weights(3, 45, seed=1).to(dtype), weights(1, 37, seed=2)[0].to(dtype)
+    want = F.linear(x.float(), packed.unpack(data, form, 37, 45), bias.float())
+    got = packed.linear(x, data, form, 37, bias)
+    assert got.dtype == dtype
+    assert (got.float() - want).abs().max() <= (1e-5 if dtype == torch.float32 else 0.02) * want.abs().max()
+
+
+def test_torchs_own_product_of_four_bits_gives_the_same_within_its_rounded_scales():
+    data = packed.quantise(weights(37, 45), "q4")
+    x, bias = weights(3, 45, seed=1).bfloat16(), weights(1, 37, seed=2)[0].bfloat16()
+    want = F.linear(x.float(), packed.unpack(data, "q4", 37, 45), bias.float())
+    got = packed.int4pack_linear(x, *packed.as_int4pack(data, 45), 37, bias)
+    assert (got.float() - want).abs().max() <= 0.02 * want.abs().max()
+
+
+@pytest.mark.parametrize("form", ["q4", "q8"])
+def test_inputs_get_their_gradient(form):
+    data = packed.quantise(weights(37, 45), form)
+    x = weights(3, 45, seed=1).requires_grad_()
+    packed.linear(x, data, form, 37).sum().backward()
+    assert torch.allclose(x.grad, packed.unpack(data, form, 37, 45).sum(0).expand(3, -1), atol=1e-5)
+
+
+def test_the_switch_takes_what_the_processor_has_and_refuses_the_rest(monkeypatch):
+    if native.extension() is None:
+        pytest.skip("needs the C extension: install a compiler, then run python native/build.py")
+    best = native.extension().level()
+    monkeypatch.setenv(native.SWITCH, "scalar")
+    native.extension.cache_clear()
+    assert native.extension().level() == "scalar"
+    assert native.description() == "C, scalar"
+    native.extension().set_level(best)
+    monkeypatch.setenv(native.SWITCH, "sse9")
+    native.extension.cache_clear()
+    with pytest.raises(ConfigError, match="EVERLONG_NATIVE=sse9: expected 0, 1 or one of scalar"):
+        native.extension()
+    monkeypatch.undo()
+    native.extension.cache_clear()
