@@ -71,6 +71,7 @@ static inline float float16_of(uint16_t half) {
 typedef float floats_scalar __attribute__((vector_size(16)));
 typedef int32_t ints_scalar __attribute__((vector_size(16)));
 typedef uint32_t words_scalar __attribute__((vector_size(16)));
+typedef uint16_t shorts_scalar __attribute__((vector_size(8)));
 
 static inline ints_scalar dot8_scalar(ints_scalar sums, words_scalar codes, const int8_t *x) {
     sums += (ints_scalar)(codes & 255) * x[0];
@@ -83,6 +84,10 @@ static inline ints_scalar dot4_scalar(ints_scalar sums, words_scalar codes, cons
     return dot8_scalar(sums, codes, x);
 }
 
+static inline ints_scalar whole4_scalar(ints_scalar sums) {
+    return sums;
+}
+
 static inline floats_scalar halves_scalar(const uint16_t *from) {
     return (floats_scalar){float16_of(from[0]), float16_of(from[1]), float16_of(from[2]), float16_of(from[3])};
 }
@@ -90,7 +95,6 @@ static inline floats_scalar halves_scalar(const uint16_t *from) {
 #define NAME(x) x##_scalar
 #define TARGET
 #define BYTES 16
-#define OFFSET 128
 #include "linear_kernels.h"
 
 #if defined(__x86_64__)
@@ -100,6 +104,7 @@ static inline floats_scalar halves_scalar(const uint16_t *from) {
 typedef float floats_avx2 __attribute__((vector_size(32)));
 typedef int32_t ints_avx2 __attribute__((vector_size(32)));
 typedef uint32_t words_avx2 __attribute__((vector_size(32)));
+typedef uint16_t shorts_avx2 __attribute__((vector_size(16)));
 
 ON_AVX2 static inline __m256i word_avx2(const int8_t *x) {
     int32_t four;
@@ -108,15 +113,15 @@ ON_AVX2 static inline __m256i word_avx2(const int8_t *x) {
 }
 
 ON_AVX2 static inline ints_avx2 dot4_avx2(ints_avx2 sums, words_avx2 codes, const int8_t *x) {
-    __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, word_avx2(x));
-    return sums + (ints_avx2)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return (ints_avx2)_mm256_add_epi16((__m256i)sums, _mm256_maddubs_epi16((__m256i)codes, word_avx2(x)));
+}
+
+ON_AVX2 static inline ints_avx2 whole4_avx2(ints_avx2 sums) {
+    return (ints_avx2)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1));
 }
 
 ON_AVX2 static inline ints_avx2 dot8_avx2(ints_avx2 sums, words_avx2 codes, const int8_t *x) {
-    __m256i value = _mm256_xor_si256((__m256i)codes, _mm256_set1_epi8(-128));
-    __m256i signed_x = _mm256_sign_epi8(word_avx2(x), value);
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(value), signed_x);
-    return sums + (ints_avx2)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return sums + whole4_avx2((ints_avx2)_mm256_maddubs_epi16((__m256i)codes, word_avx2(x)));
 }
 
 ON_AVX2 static inline floats_avx2 halves_avx2(const uint16_t *from) {
@@ -126,13 +131,13 @@ ON_AVX2 static inline floats_avx2 halves_avx2(const uint16_t *from) {
 #define NAME(x) x##_avx2
 #define TARGET ON_AVX2
 #define BYTES 32
-#define OFFSET 0
 #include "linear_kernels.h"
 
 #define ON_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
 typedef float floats_avx512 __attribute__((vector_size(64)));
 typedef int32_t ints_avx512 __attribute__((vector_size(64)));
 typedef uint32_t words_avx512 __attribute__((vector_size(64)));
+typedef uint16_t shorts_avx512 __attribute__((vector_size(32)));
 
 ON_AVX512 static inline __m512i word_avx512(const int8_t *x) {
     int32_t four;
@@ -141,16 +146,15 @@ ON_AVX512 static inline __m512i word_avx512(const int8_t *x) {
 }
 
 ON_AVX512 static inline ints_avx512 dot4_avx512(ints_avx512 sums, words_avx512 codes, const int8_t *x) {
-    __m512i pairs = _mm512_maddubs_epi16((__m512i)codes, word_avx512(x));
-    return sums + (ints_avx512)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+    return (ints_avx512)_mm512_add_epi16((__m512i)sums, _mm512_maddubs_epi16((__m512i)codes, word_avx512(x)));
+}
+
+ON_AVX512 static inline ints_avx512 whole4_avx512(ints_avx512 sums) {
+    return (ints_avx512)_mm512_madd_epi16((__m512i)sums, _mm512_set1_epi16(1));
 }
 
 ON_AVX512 static inline ints_avx512 dot8_avx512(ints_avx512 sums, words_avx512 codes, const int8_t *x) {
-    __m512i value = _mm512_xor_si512((__m512i)codes, _mm512_set1_epi8(-128));
-    __m512i four = word_avx512(x);
-    __m512i signed_x = _mm512_mask_sub_epi8(four, _mm512_movepi8_mask(value), _mm512_setzero_si512(), four);
-    __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(value), signed_x);
-    return sums + (ints_avx512)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+    return sums + whole4_avx512((ints_avx512)_mm512_maddubs_epi16((__m512i)codes, word_avx512(x)));
 }
 
 ON_AVX512 static inline floats_avx512 halves_avx512(const uint16_t *from) {
@@ -160,13 +164,13 @@ ON_AVX512 static inline floats_avx512 halves_avx512(const uint16_t *from) {
 #define NAME(x) x##_avx512
 #define TARGET ON_AVX512
 #define BYTES 64
-#define OFFSET 0
 #include "linear_kernels.h"
 
 #define ON_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 typedef floats_avx512 floats_vnni;
 typedef ints_avx512 ints_vnni;
 typedef words_avx512 words_vnni;
+typedef shorts_avx512 shorts_vnni;
 
 ON_VNNI static inline ints_vnni dot8_vnni(ints_vnni sums, words_vnni codes, const int8_t *x) {
     int32_t four;
@@ -178,6 +182,10 @@ ON_VNNI static inline ints_vnni dot4_vnni(ints_vnni sums, words_vnni codes, cons
     return dot8_vnni(sums, codes, x);
 }
 
+ON_VNNI static inline ints_vnni whole4_vnni(ints_vnni sums) {
+    return sums;
+}
+
 ON_VNNI static inline floats_vnni halves_vnni(const uint16_t *from) {
     return (floats_vnni)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 }
@@ -185,24 +193,25 @@ ON_VNNI static inline floats_vnni halves_vnni(const uint16_t *from) {
 #define NAME(x) x##_vnni
 #define TARGET ON_VNNI
 #define BYTES 64
-#define OFFSET 128
 #include "linear_kernels.h"
 #endif
 
 typedef void (*quantise_fn)(const float *, int64_t, const struct rows *);
 typedef void (*panel_fn)(int, int, const struct rows *, int64_t, const uint8_t *, float (*)[PANEL]);
 typedef void (*plain_fn)(int, int, const float *, int64_t, const uint8_t *, int, float (*)[PANEL]);
+typedef void (*unpack_fn)(int, int, const uint8_t *, int64_t, int64_t, uint8_t *);
 
 static const struct kernels {
     quantise_fn quantise;
     panel_fn panel;
     plain_fn plain;
+    unpack_fn unpack;
 } kernels[] = {
-    [SCALAR] = {quantise_scalar, panel_scalar, plain_panel_scalar},
+    [SCALAR] = {quantise_scalar, panel_scalar, plain_panel_scalar, unpack_panel_scalar},
 #if defined(__x86_64__)
-    [AVX2] = {quantise_avx2, panel_avx2, plain_panel_avx2},
-    [AVX512] = {quantise_avx512, panel_avx512, plain_panel_avx512},
-    [VNNI] = {quantise_vnni, panel_vnni, plain_panel_vnni},
+    [AVX2] = {quantise_avx2, panel_avx2, plain_panel_avx2, unpack_panel_avx2},
+    [AVX512] = {quantise_avx512, panel_avx512, plain_panel_avx512, unpack_panel_avx512},
+    [VNNI] = {quantise_vnni, panel_vnni, plain_panel_vnni, unpack_panel_vnni},
 #endif
 };
 
@@ -321,4 +330,17 @@ int linear(const struct linear *call) {
     }
     free(memory);
     return 0;
+}
+
+static void unpack_part(void *data, int number, int parts) {
+    const struct unpacking *call = data;
+    int64_t stride = panel_bytes(call->format, call->inputs);
+    for (int64_t p = call->panels * number / parts; p < call->panels * (number + 1) / parts; p++)
+        kernels[call->level].unpack(call->format == Q8, call->half, (const uint8_t *)call->weight + p * stride,
+                                    call->inputs, call->panels * PANEL,
+                                    (uint8_t *)call->out + p * PANEL * (call->half ? 2 : 4));
+}
+
+void unpack(const struct unpacking *call) {
+    in_parallel(unpack_part, (void *)call, call->threads);
 }

@@ -25,3 +25,15 @@ int linear(const struct linear *call);
 
 /* Bytes of a panel of Q4 or Q8 weights. */
 int64_t panel_bytes(enum format format, int64_t inputs);
+
+struct unpacking {
+    const void *weight; /* panels of Q4 or Q8 */
+    void *out;          /* [inputs, 16 panels], float32 or bfloat16 */
+    int64_t panels, inputs;
+    enum format format;
+    int half, threads;
+    enum level level;
+};
+
+/* The weights of panels, transposed. */
+void unpack(const struct unpacking *call);

@@ -3,8 +3,9 @@
    NAME(x)               x with the set's suffix
    TARGET                the attribute that allows its instructions
    BYTES                 of a register
-   NAME(dot4)(s, c, x)   s + four products for each lane: c are codes 0..15, x is one int8[4] for all lanes
-   NAME(dot8)(s, c, x)   the same for codes 0..255, or for what they are less 128 where OFFSET is 0
+   NAME(dot4)(s, c, x)   s + products of each lane's four codes 0..15 with x, int8[4] for all lanes and -64..64; a group
+                         of them may be summed in 16 bits, which NAME(whole4)(s) then adds up to 32
+   NAME(dot8)(s, c, x)   s + four products for each lane in 32 bits, codes 0..255
    NAME(halves)(p)       LANES float16 at p as float32 */
 
 #define LANES (BYTES / 4)
@@ -26,7 +27,7 @@ INLINE NAME(floats) NAME(all)(float x) {
     return x - (NAME(floats)){0};
 }
 
-/* One group of one row as `planes` digits of 7 bits with a common scale. */
+/* One group of one row as `planes` digits of -64..64 with a common scale. */
 TARGET static void NAME(quantise_group)(const float *x, int planes, int8_t *digits, struct scaled *to) {
     int32_t largest = 0;
     for (int i = 0; i < GROUP; i++) {
@@ -34,7 +35,7 @@ TARGET static void NAME(quantise_group)(const float *x, int planes, int8_t *digi
         largest = bits > largest ? bits : largest;
     }
     float most = float_of(largest);
-    float top = planes == 3 ? 127.0f * 128 * 128 : 127.0f * 128;
+    float top = planes == 3 ? 64.0f * 128 * 128 : 64.0f * 128;
     int finite = most <= 3.4e38f;
     float inverse = most > 1e-30f && finite ? top / most : 0;
     int32_t sums[3] = {0, 0, 0};
@@ -56,7 +57,7 @@ TARGET static void NAME(quantise_group)(const float *x, int planes, int8_t *digi
     to->scale = finite ? most / top : __builtin_nanf("");
     to->sum = to->scale * ((float)sums[2] * 16384 + (float)sums[1] * 128 + (float)sums[0]);
     for (int p = 0; p < 3; p++)
-        to->offset[p] = -OFFSET * sums[p];
+        to->offset[p] = -128 * sums[p];
 }
 
 TARGET static void NAME(quantise)(const float *x, int64_t inputs, const struct rows *to) {
@@ -106,6 +107,8 @@ INLINE void NAME(lanes)(const int q8, const int planes, const int count, const s
         NAME(floats) scale = NAME(halves)(scales + g * PANEL);
         NAME(floats) minimum = q8 ? scale : NAME(halves)(scales + (groups + g) * PANEL);
         for (int r = 0; r < count; r++) {
+            for (int p = 0; p < planes && !q8; p++)
+                sums[r][p] = NAME(whole4)(sums[r][p]);
             NAME(floats) sum = __builtin_convertvector(sums[r][0], NAME(floats));
             sum += __builtin_convertvector(sums[r][1], NAME(floats)) * 128.0f;
             if (planes == 3)
@@ -205,9 +208,51 @@ TARGET static void NAME(plain_panel)(int half, int count, const float *x, int64_
     }
 }
 #undef CASE
+/* A panel as [inputs][columns], of which it fills 16 columns. */
+INLINE void NAME(unpack_lanes)(const int q8, const int half, const uint8_t *panel, int lane, int64_t inputs,
+                               int64_t columns, uint8_t *out) {
+    const int chunks = q8 ? GROUP / 4 : GROUP / 8;
+    const int64_t groups = (inputs + GROUP - 1) / GROUP;
+    const uint16_t *scales = (const uint16_t *)(panel + groups * chunks * 4 * PANEL) + lane;
+    for (int64_t g = 0; g < groups; g++) {
+        NAME(floats) scale = NAME(halves)(scales + g * PANEL);
+        NAME(floats) minimum = q8 ? scale * -128.0f : NAME(halves)(scales + (groups + g) * PANEL);
+        for (int c = 0; c < chunks; c++) {
+            NAME(words) codes = NAME(load_words)(panel + ((g * chunks + c) * PANEL + lane) * 4);
+            for (int i = 0; i < (q8 ? 4 : 8); i++) {
+                int64_t input = g * GROUP + c * (q8 ? 4 : 8) + i;
+                if (input >= inputs)
+                    return;
+                NAME(ints) code = (NAME(ints))(q8 ? codes >> (8 * i) & 255u : codes >> (8 * (i % 4) + i / 4 * 4) & 15u);
+                NAME(floats) value = scale * __builtin_convertvector(code, NAME(floats)) + minimum;
+                uint8_t *to = out + (input * columns + lane) * (half ? 2 : 4);
+                if (half) {
+                    NAME(words) bits = (NAME(words))value;
+                    bits = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+                    NAME(shorts) short_bits = __builtin_convertvector(bits, NAME(shorts));
+                    __builtin_memcpy(to, &short_bits, BYTES / 2);
+                } else
+                    __builtin_memcpy(to, &value, BYTES);
+            }
+        }
+    }
+}
+
+TARGET static void NAME(unpack_panel)(int q8, int half, const uint8_t *panel, int64_t inputs, int64_t columns,
+                                      uint8_t *out) {
+    for (int lane = 0; lane < PANEL; lane += LANES) {
+        if (q8 && half)
+            NAME(unpack_lanes)(1, 1, panel, lane, inputs, columns, out);
+        else if (q8)
+            NAME(unpack_lanes)(1, 0, panel, lane, inputs, columns, out);
+        else if (half)
+            NAME(unpack_lanes)(0, 1, panel, lane, inputs, columns, out);
+        else
+            NAME(unpack_lanes)(0, 0, panel, lane, inputs, columns, out);
+    }
+}
 #undef LANES
 #undef INLINE
 #undef NAME
 #undef TARGET
 #undef BYTES
-#undef OFFSET

@@ -5,21 +5,34 @@
 #include "cpu.h"
 #include "linear.h"
 
+#define INTERFACE 1 /* changes with what the functions take, and in ops/native.py */
+
 static const char *const LEVELS[] = {"scalar", "avx2", "avx512", "vnni"};
 static enum level level;
+
+/* `wanted` whole numbers; 0 with an error set where they are not. */
+static int numbers(const char *name, PyObject *const *given, Py_ssize_t count, int wanted, long long *value) {
+    if (count != wanted) {
+        PyErr_Format(PyExc_TypeError, "%s: %zd arguments, expected %d", name, count, wanted);
+        return 0;
+    }
+    for (int i = 0; i < wanted; i++) {
+        value[i] = PyLong_AsLongLong(given[i]);
+        if (value[i] == -1 && PyErr_Occurred())
+            return 0;
+        if (value[i] < 0) {
+            PyErr_Format(PyExc_ValueError, "%s: argument %d is negative", name, i + 1);
+            return 0;
+        }
+    }
+    return 1;
+}
 
 /* linear(out, x, weight, bias, rows, outputs, inputs, format, half, threads) */
 static PyObject *call_linear(PyObject *self, PyObject *const *given, Py_ssize_t count) {
     long long value[10];
-    if (count != 10) {
-        PyErr_Format(PyExc_TypeError, "linear: %zd arguments, expected 10", count);
+    if (!numbers("linear", given, count, 10, value))
         return NULL;
-    }
-    for (int i = 0; i < 10; i++) {
-        value[i] = PyLong_AsLongLong(given[i]);
-        if (value[i] == -1 && PyErr_Occurred())
-            return NULL;
-    }
     struct linear call = {
         .out = (void *)(intptr_t)value[0],
         .x = (const void *)(intptr_t)value[1],
@@ -33,8 +46,8 @@ static PyObject *call_linear(PyObject *self, PyObject *const *given, Py_ssize_t 
         .threads = (int)value[9],
         .level = level,
     };
-    if (call.rows < 0 || call.outputs < 0 || call.inputs < 0 || value[7] < Q4 || value[7] > F32) {
-        PyErr_SetString(PyExc_ValueError, "linear: negative sizes, or a format that is not 0..3");
+    if (value[7] > F32) {
+        PyErr_Format(PyExc_ValueError, "linear: format %lld, expected 0 to 3", value[7]);
         return NULL;
     }
     int failed;
@@ -43,6 +56,31 @@ static PyObject *call_linear(PyObject *self, PyObject *const *given, Py_ssize_t 
     Py_END_ALLOW_THREADS;
     if (failed)
         return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* unpack(out, weight, panels, inputs, format, half, threads) */
+static PyObject *call_unpack(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[7];
+    if (!numbers("unpack", given, count, 7, value))
+        return NULL;
+    struct unpacking call = {
+        .out = (void *)(intptr_t)value[0],
+        .weight = (const void *)(intptr_t)value[1],
+        .panels = value[2],
+        .inputs = value[3],
+        .format = (enum format)value[4],
+        .half = (int)value[5],
+        .threads = (int)value[6],
+        .level = level,
+    };
+    if (value[4] > Q8) {
+        PyErr_Format(PyExc_ValueError, "unpack: format %lld, expected 0 or 1", value[4]);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    unpack(&call);
+    Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
 
@@ -77,6 +115,8 @@ static PyObject *set_level(PyObject *self, PyObject *given) {
 static PyMethodDef methods[] = {
     {"linear", (PyCFunction)(void (*)(void))call_linear, METH_FASTCALL,
      "linear(out, x, weight, bias, rows, outputs, inputs, format, half, threads): x W^T + bias, all by address."},
+    {"unpack", (PyCFunction)(void (*)(void))call_unpack, METH_FASTCALL,
+     "unpack(out, weight, panels, inputs, format, half, threads): packed weights as [inputs, 16 panels]."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},
@@ -87,5 +127,8 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", "Kernels i
 
 PyMODINIT_FUNC PyInit__native(void) {
     level = cpu_level();
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", INTERFACE) < 0)
+        Py_CLEAR(made);
+    return made;
 }

@@ -8,13 +8,18 @@ best one of the processor.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from functools import cache
 from typing import Any
 
 from everlong.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 SWITCH = "EVERLONG_NATIVE"
+INTERFACE = 1
+"""What the functions of the extension take: that of native/module.c, else it was built from other sources."""
 _OFF = ("0", "off", "no", "false")
 _BEST = ("", "1", "on", "yes", "true")
 
@@ -31,6 +36,9 @@ def extension() -> Any | None:
     try:
         found = importlib.import_module("everlong._native")
     except ImportError:
+        return None
+    if found.INTERFACE != INTERFACE:
+        logger.warning("the C extension was built from other sources and is left out: install everlong again")
         return None
     if wanted not in _BEST:
         if wanted not in found.levels():

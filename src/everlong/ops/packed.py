@@ -24,6 +24,9 @@ GROUP = 32
 PANEL = 16
 _FORMATS = {"q4": 0, "q8": 1, "bfloat16": 2, "float32": 3}
 _NATIVE_DTYPES = (torch.bfloat16, torch.float32)
+_FEW_ROWS = {"scalar": (2, 2), "avx2": (24, 24), "avx512": (32, 32), "vnni": (48, 2**31)}
+"""Up to so many rows, of bfloat16 and of float32, a kernel reads packed weights; beyond, unpacking them for torch's
+matrix product is faster."""
 _TILE_BYTES = 2**23
 
 
@@ -77,12 +80,14 @@ def linear(
 ) -> Float[Tensor, "*B O"]:
     """`x` times the packed weights, plus `bias`; weights have no gradient, `x` and `bias` do."""
     if (native := _native_for(x, bias)) is not None:
-        return _native(native, x, packed, form, outputs, bias)
+        few = x.numel() <= x.shape[-1] * _FEW_ROWS[native.level()][x.dtype == torch.float32]
+        by = _native if few else _by_tiles
+        return by(native, x, packed, form, outputs, bias)
     if x.dtype == torch.float16 and x.device.type == "cpu":
         return linear(x.float(), packed, form, outputs, None if bias is None else bias.float()).half()
     if torch.is_grad_enabled() and x.requires_grad:
         return F.linear(x, unpack(packed, form, outputs, x.shape[-1], x.dtype), bias)
-    return _by_tiles(x, packed, form, outputs, bias)
+    return _by_tiles(None, x, packed, form, outputs, bias)
 
 
 def as_int4pack(packed: UInt8[Tensor, "P B"], inputs: int) -> tuple[Tensor, Tensor]:
@@ -139,17 +144,28 @@ def _native(native: Any, x: Tensor, weight: Tensor, form: str, outputs: int, bia
     return out
 
 
-def _by_tiles(x: Tensor, packed: Tensor, form: Format, outputs: int, bias: Tensor | None) -> Tensor:
+def _by_tiles(native: Any | None, x: Tensor, packed: Tensor, form: Format, outputs: int, bias: Tensor | None) -> Tensor:
     """Panels are unpacked a few at a time, so that the whole matrix is never there."""
-    inputs = x.shape[-1]
-    step = max(1, _TILE_BYTES // (PANEL * inputs * 4))
+    step = max(1, _TILE_BYTES // (PANEL * x.shape[-1] * x.element_size()))
     out = x.new_empty(*x.shape[:-1], outputs)
     for at in range(0, len(packed), step):
+        tile = _transposed(native, packed[at : at + step], form, x)
         first = at * PANEL
-        count = min(outputs - first, step * PANEL)
-        tile = unpack(packed[at : at + step], form, count, inputs, x.dtype)
-        out[..., first : first + count] = F.linear(x, tile)
+        count = min(outputs - first, tile.shape[1])
+        out[..., first : first + count] = torch.matmul(x, tile)[..., :count]
     return out if bias is None else out + bias
+
+
+def _transposed(native: Any | None, packed: Tensor, form: Format, x: Tensor) -> Tensor:
+    """Weights [I, 16 P] of panels, for products with `x`."""
+    panels, inputs = len(packed), x.shape[-1]
+    if native is None:
+        return unpack(packed, form, panels * PANEL, inputs, x.dtype).t()
+    tile = x.new_empty(inputs, panels * PANEL)
+    half = x.dtype == torch.bfloat16
+    address = tile.data_ptr(), packed.data_ptr()
+    native.unpack(*address, panels, inputs, _FORMATS[form], half, torch.get_num_threads())
+    return tile
 
 
 def _parts(packed: Tensor, form: Format, groups: int) -> tuple[Tensor, Tensor, Tensor | None]:
