@@ -250,7 +250,7 @@ def test_a_session_remembers_its_packed_weights(everlong, read, store, text_file
     )
     unknown = everlong("ask", *QUESTION, "--store", store, "--weights", "int5")
     assert unknown.code == 2
-    assert "weights=int5: expected full (as dtype says), int8 or int4" in unknown.err
+    assert "weights=int5: expected full (as dtype says), int8, int4, or file" in unknown.err
 
 
 def test_a_read_only_folder_is_refused(everlong, text_file, tiny):

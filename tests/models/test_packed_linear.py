@@ -142,7 +142,7 @@ def test_inputs_get_gradients_through_packed_layers(folder):
 
 def test_code_that_takes_the_weights_gets_them():
     linear = nn.Linear(40, 33)
-    packed = PackedLinear.of(linear, "q8")
+    packed = PackedLinear.of(linear, "int8")
     assert packed.weight.shape == (33, 40)
     assert (packed.weight - linear.weight).abs().max() < 0.002
     assert "weights=q8" in repr(packed)
@@ -156,7 +156,9 @@ def test_small_layers_stay_as_they_are():
 
 
 def test_unknown_weights_are_refused_before_anything_is_read():
-    with pytest.raises(ConfigError, match=r"weights=int5: expected full \(as dtype says\), int8 or int4; did you mean"):
+    with pytest.raises(
+        ConfigError, match=r"weights=int5: expected full \(as dtype says\), int8, int4, or file .*; did you mean"
+    ):
         load("./absent", weights="int5")
 
 
@@ -168,7 +170,7 @@ def test_a_model_without_linear_layers_is_refused():
 
 def test_packed_weights_are_not_written(folder, tmp_path):
     loaded = load(folder, weights="int4")
-    with pytest.raises(ConfigError, match="weights=int4: a memory is trained for and written with full weights"):
+    with pytest.raises(ConfigError, match="weights: a memory is trained for and written with full weights"):
         write_memory(loaded.model, Sinks(), tmp_path)
 
 

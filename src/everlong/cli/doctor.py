@@ -77,7 +77,7 @@ def _methods(fields: dict[str, Any]) -> list[Method]:
 
 def _model_facts(loaded: Loaded) -> dict[str, Any]:
     """What the model's configuration says, and how its weights are held."""
-    from everlong.models.packed_linear import parameters_of, weight_bytes, weights_of
+    from everlong.models.packed_linear import parameters_of, weight_bytes
 
     config = loaded.model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_attention_heads", None)
@@ -88,7 +88,7 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
         "family": config.model_type,
         "parameters": parameters_of(loaded.model),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "weights": weights_of(loaded.model),
+        "weights": loaded.weights,
         "weight_bytes": weight_bytes(loaded.model),
         "device": str(loaded.model.device),
         "layers": config.num_hidden_layers,

@@ -99,7 +99,7 @@ Weights = Annotated[
     str,
     typer.Option(
         "--weights",
-        help="int8 or int4: the weights of linear layers in so many bits; full: as --dtype says.",
+        help="int8, int4: linear layers in so many bits; file: a GGUF file's as they are; full: as --dtype says.",
         autocompletion=complete.one_of(complete.WEIGHTS),
     ),
 ]

@@ -24,8 +24,8 @@ from everlong.models.fingerprint import configuration_digest, weights_digest
 from everlong.models.internals import decoder_of, device_of, text_config
 from everlong.models.load import MERGED, Loaded, load_base
 from everlong.models.memory_config import CONFIG, FORMAT, memory_folder, read
-from everlong.models.packed_linear import pack_model, weights_of
-from everlong.models.weights import FULL, check_weights
+from everlong.models.packed_linear import is_packed, pack_model
+from everlong.models.weights import FILE, FULL, check_weights
 
 WEIGHTS = "memory.safetensors"
 
@@ -43,7 +43,8 @@ def load(
     (comes with everlong), a hub id, a transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the
     checkpoint's own on CUDA. `device`: "auto" is CUDA where there is one. `memory`: a folder with a trained memory for
     this model; a folder that has one beside the model needs none. What is returned names its `method`. `weights`:
-    "int8" or "int4" packs the weights of linear layers, the head in 8 bits; "full" leaves them as `dtype` says.
+    "int8" or "int4" packs the weights of linear layers, the head in 8 bits; "file" packs a GGUF file's in the 4 or 8
+    bits that hold what it has; "full" leaves them as `dtype` says.
     ConfigError on a wrong dtype, device or weights, LoadError on everything else.
     """
     check_weights(weights)
@@ -53,8 +54,10 @@ def load(
     if folder is None:
         return loaded
     method = put_memory(loaded.model, folder)
+    if weights == FILE:
+        raise ConfigError("weights=file: not beside a trained memory; use int8, int4 or full")
     pack_model(loaded.model, weights)
-    return replace(loaded, method=method, memory=None if memory is None else Path(memory))
+    return replace(loaded, method=method, memory=None if memory is None else Path(memory), weights=weights)
 
 
 def _has_memory(name_or_path: str | Path) -> bool:
@@ -97,10 +100,8 @@ def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
     """
     from safetensors.torch import save_file
 
-    if (weights := weights_of(model)) != FULL:
-        raise ConfigError(
-            f"weights={weights}: a memory is trained for and written with full weights; leave weights out"
-        )
+    if is_packed(model):
+        raise ConfigError("weights: a memory is trained for and written with full weights; leave weights out of load")
     parameters = getattr(decoder_of(model), NAME, None)
     if parameters is None:
         raise LoadError("memory: this model carries none; train one, or load one with memory=FOLDER")
@@ -128,8 +129,8 @@ def write_model(loaded: Loaded, folder: str | Path, merged: bool = False) -> Pat
     `merged`: so that only everlong can load it, for folders that are given away: transformers would read it as the
     plain model, without its memory and without a word.
     """
-    if (weights := weights_of(loaded.model)) != FULL:
-        raise ConfigError(f"weights={weights}: packed weights cannot be written to a folder; load with weights=full")
+    if is_packed(loaded.model):
+        raise ConfigError("weights: packed ones cannot be written to a folder; load with weights=full")
     folder = Path(folder)
     state = {k: v for k, v in loaded.model.state_dict().items() if f"{NAME}." not in k}
     loaded.model.save_pretrained(folder, state_dict=state)

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlong.errors import ConfigError
-from everlong.models.weights import FULL, check_weights
+from everlong.models.weights import FILE, FULL, check_weights
 from everlong.ops import packed
 from everlong.ops.native import extension
+from everlong.ops.quantise import held_in_four_bits, quantise
 
-_BODY: dict[str, packed.Format] = {"int8": "q8", "int4": "q4"}
-_HEAD: packed.Format = "q8"
 _SAMPLES = 256
 
 
@@ -37,15 +36,21 @@ class PackedLinear(nn.Module):
         self.form = form
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.register_buffer("packed", data)
-        self.register_buffer("sample", sample, persistent=False)
+        self.register_buffer("sample", sample)
         self._ready: tuple[Tensor, ...] = ()
 
     @classmethod
-    def of(cls, module: nn.Linear, form: packed.Format) -> PackedLinear:
-        """The linear layer `module`, its weights rounded."""
+    def of(cls, module: nn.Linear, weights: str, is_head: bool = False) -> PackedLinear:
+        """The linear layer `module` in the form that `weights` asks for.
+
+        Weights that 4 bits hold as they are stay so; a head has 8 bits all the same, unless a file's own are asked for.
+        """
         weight = module.weight.detach()
         shape = (module.out_features, module.in_features)
-        return cls(packed.quantise(weight, form), form, shape, module.bias, sample_of(weight))
+        fours = weights == FILE or (weights == "int4" and not is_head)
+        held = held_in_four_bits(weight) if fours else None
+        form: packed.Format = "q4" if fours and (held is not None or weights == "int4") else "q8"
+        return cls(quantise(weight, form) if held is None else held, form, shape, module.bias, sample_of(weight))
 
     @property
     def weight(self) -> Tensor:
@@ -76,7 +81,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_model(model: Any, weights: str) -> None:
-    """Put packed layers in the place of a model's linear ones, the head in 8 bits; embeddings stay as they are.
+    """Put packed layers in the place of a model's linear ones; embeddings stay as they are.
 
     ConfigError for a model without linear layers.
     """
@@ -88,14 +93,12 @@ def pack_model(model: Any, weights: str) -> None:
         raise ConfigError(f"weights={weights}: {type(model).__name__} has no linear layers to pack; leave weights out")
     for name, module in found:
         owner, _, own = name.rpartition(".")
-        form = _HEAD if module is head else _BODY[weights]
-        setattr(model.get_submodule(owner), own, PackedLinear.of(module, form))
+        setattr(model.get_submodule(owner), own, PackedLinear.of(module, weights, module is head))
 
 
-def weights_of(model: nn.Module) -> str:
-    """The form of a model's weights: full, int8 or int4."""
-    forms = {module.form for _, module in packed_layers(model)}
-    return FULL if not forms else "int4" if "q4" in forms else "int8"
+def is_packed(model: nn.Module) -> bool:
+    """Whether the model has packed layers."""
+    return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
 def packed_layers(model: nn.Module) -> list[tuple[str, PackedLinear]]:

@@ -30,20 +30,6 @@ matrix product is faster."""
 _TILE_BYTES = 2**23
 
 
-def quantise(weight: Float[Tensor, "O I"], form: Format) -> UInt8[Tensor, "P B"]:
-    """The weights in panels, each group rounded to the scale (and minimum) that its own largest and smallest give."""
-    w_OGL = _grouped(weight)
-    if form == "q8":
-        scale = (w_OGL.abs().amax(-1) / 127).half()
-        codes = torch.round(w_OGL / _divisor(scale)).clamp_(-127, 127)
-        return pack(codes.to(torch.int8), scale, None)
-    low, high = w_OGL.amin(-1), w_OGL.amax(-1)
-    minimum = low.half()
-    scale = ((high - minimum.float()) / 15).half()
-    codes = torch.round((w_OGL - minimum.float()[..., None]) / _divisor(scale)).clamp_(0, 15)
-    return pack(codes.to(torch.uint8), scale, minimum)
-
-
 def pack(codes: Tensor, scale: Float[Tensor, "O G"], minimum: Float[Tensor, "O G"] | None) -> UInt8[Tensor, "P B"]:
     """Codes [O, G, 32] (0..15 with a minimum, else -127..127) in panels."""
     count = -codes.shape[0] % PANEL
@@ -178,19 +164,6 @@ def _parts(packed: Tensor, form: Format, groups: int) -> tuple[Tensor, Tensor, T
         return chunks.reshape(-1, groups, GROUP), scale, None
     codes = torch.stack([chunks & 15, chunks >> 4], -2).reshape(-1, groups, GROUP)
     return codes, scale, _outputs(packed[:, end : end + groups * PANEL * 2], groups)
-
-
-def _grouped(weight: Tensor) -> Float[Tensor, "O G L"]:
-    """In float32 [O, G, 32]; a last group that is not full repeats its last input, which changes no range."""
-    short = -weight.shape[1] % GROUP
-    wide = torch.cat([weight.float(), weight[:, -1:].float().expand(-1, short)], 1)
-    return wide.view(len(weight), -1, GROUP)
-
-
-def _divisor(scale: Tensor) -> Tensor:
-    """The scale to divide by: groups whose scale is 0 have codes of 0."""
-    wide = scale.float()
-    return torch.where(wide == 0, 1.0, wide)[..., None]
 
 
 def _panels(scale: Tensor, panels: int) -> Tensor:
