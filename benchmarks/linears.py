@@ -2,8 +2,8 @@
 
     python benchmarks/linears.py --out benchmarks/results/linears.json
 
-Random weights in the shapes of `--model`, each layer its own, so that they come from memory; the head apart. Process CPU
-time of one thread, every case once in each of `--repeats` turns: medians and quartiles in ms. F.linear in float32 and
+Random weights in the shapes of `--model`, each layer its own, so that they come from memory; the head apart. CPU time
+of one thread, every case once in each of `--repeats` turns: medians and quartiles in ms. F.linear in float32 and
 bfloat16 beside the kernels of native/linear.c with float32 and bfloat16 activations, and torch's product for 4 bits.
 """
 

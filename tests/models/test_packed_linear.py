@@ -140,6 +140,17 @@ def test_inputs_get_gradients_through_packed_layers(folder):
     assert x.grad.abs().sum() > 0
 
 
+@torch.no_grad()
+def test_in_an_exported_graph_a_packed_layer_is_one_operator():
+    layer = PackedLinear.of(nn.Linear(40, 33), "int4")
+    x = torch.randn(2, 40)
+    exported = torch.export.export(layer, (x,))
+    assert [n.target for n in exported.graph.nodes if n.op == "call_function"] == [
+        torch.ops.everlong.packed_linear.default
+    ]
+    assert torch.equal(exported.module()(x), layer(x))
+
+
 def test_code_that_takes_the_weights_gets_them():
     linear = nn.Linear(40, 33)
     packed = PackedLinear.of(linear, "int8")

@@ -59,7 +59,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [..., inputs] times the weights, plus the bias."""
-        if extension() is None and x.device.type == "cpu" and not (torch.is_grad_enabled() and x.requires_grad):
+        if extension() is None and _may_keep_unpacked(x):
             return self._in_torch(x)
         return packed.linear(x, self.packed, self.form, self.out_features, self.bias)
 
@@ -123,6 +123,12 @@ def sample_of(weight: Tensor) -> Tensor:
     """256 values at equal strides, or all where there are fewer."""
     flat = weight.reshape(-1)
     return flat[:: max(1, flat.numel() // _SAMPLES)].clone()
+
+
+def _may_keep_unpacked(x: Tensor) -> bool:
+    """Whether the product is an ordinary one on the CPU: no gradient is asked for, and no graph is being made."""
+    without_gradient = not (torch.is_grad_enabled() and x.requires_grad)
+    return x.device.type == "cpu" and without_gradient and not torch.compiler.is_compiling()
 
 
 def _is_large(module: nn.Linear) -> bool:

@@ -10,7 +10,7 @@ O outputs, I inputs, G groups of a row, P panels, T rows of x.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,12 @@ def unpack(
 def linear(
     x: Float[Tensor, "*B I"], packed: UInt8[Tensor, "P B"], form: Format, outputs: int, bias: Tensor | None = None
 ) -> Float[Tensor, "*B O"]:
-    """`x` times the packed weights, plus `bias`; weights have no gradient, `x` and `bias` do."""
+    """`x` times the packed weights, plus `bias`; weights have no gradient, `x` and `bias` do.
+
+    In a graph (torch.export, torch.compile) this is one operator, `everlong::packed_linear`, which has none.
+    """
+    if torch.compiler.is_compiling():
+        return _operator(x, packed, form, outputs, bias)
     if (native := _native_for(x, bias)) is not None:
         few = x.numel() <= x.shape[-1] * _FEW_ROWS[native.level()][x.dtype == torch.float32]
         by = _native if few else _by_tiles
@@ -74,6 +79,19 @@ def linear(
     if torch.is_grad_enabled() and x.requires_grad:
         return F.linear(x, unpack(packed, form, outputs, x.shape[-1], x.dtype), bias)
     return _by_tiles(None, x, packed, form, outputs, bias)
+
+
+_SCHEMA = "(Tensor x, Tensor packed, str form, int outputs, Tensor? bias) -> Tensor"
+
+
+@torch.library.custom_op("everlong::packed_linear", mutates_args=(), schema=_SCHEMA)
+def _operator(x: Tensor, packed: Tensor, form: str, outputs: int, bias: Tensor | None) -> Tensor:
+    return linear(x, packed, cast("Format", form), outputs, bias)
+
+
+@_operator.register_fake
+def _(x: Tensor, packed: Tensor, form: str, outputs: int, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], outputs)
 
 
 def as_int4pack(packed: UInt8[Tensor, "P B"], inputs: int) -> tuple[Tensor, Tensor]:
