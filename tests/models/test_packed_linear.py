@@ -16,6 +16,8 @@ from everlong.models.fingerprint import checkpoint_digest, fingerprint
 from everlong.models.packed_linear import PackedLinear, pack_model, packed_layers, parameters_of, weight_bytes
 from everlong.ops import native
 from everlong.session.session import Session
+from tests.families.configs import FAMILIES
+from tests.families.models import build, plain, tokens
 from tests.models.tiny import save_folder, tiny_model
 
 IDS = torch.arange(60)[None] % 250
@@ -37,13 +39,13 @@ def without(monkeypatch):
 
 def unpacked(model):
     """The model with plain layers of what its packed ones stand for."""
-    plain = copy.deepcopy(model)
-    for name, layer in packed_layers(plain):
+    found = copy.deepcopy(model)
+    for name, layer in packed_layers(found):
         linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         linear.weight.data, linear.bias = layer.weight, layer.bias
         owner, _, own = name.rpartition(".")
-        setattr(plain.get_submodule(owner), own, linear.to(model.dtype))
-    return plain
+        setattr(found.get_submodule(owner), own, linear.to(model.dtype))
+    return found
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
@@ -164,6 +166,24 @@ def test_small_layers_stay_as_they_are():
     model.model.layers[0].router = nn.Linear(32, 4)
     pack_model(model, "int4")
     assert type(model.model.layers[0].router) is nn.Linear
+
+
+def test_what_cannot_be_packed_is_told(caplog):
+    """FalconLinear computes in its own way, and experts are one tensor."""
+    pack_model(build(next(f for f in FAMILIES if f.name == "falcon")), "int4")
+    assert "0 % of this model's weights are in plain linear layers" in caplog.text
+    caplog.clear()
+    pack_model(tiny_model(), "int4")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gpt_oss", "deepseek_v3", "mpt", "gptj", "phi3 longrope"])
+def test_families_compute_with_what_their_weights_stand_for(name):
+    """Fused projections, shared layers, experts, latent keys, biases, names of their own."""
+    model = build(next(f for f in FAMILIES if str(f) == name))
+    pack_model(model, "int4")
+    want = plain(unpacked(model), tokens(40))
+    assert (plain(model, tokens(40)) - want).abs().max() <= 1e-4 * want.abs().max()
 
 
 def test_unknown_weights_are_refused_before_anything_is_read():

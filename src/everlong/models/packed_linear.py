@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from everlong.models.weights import FILE, FULL, check_weights
 from everlong.ops import packed
 from everlong.ops.native import extension
 from everlong.ops.quantise import held_in_four_bits, quantise
+
+logger = logging.getLogger(__name__)
 
 _SAMPLES = 256
 
@@ -81,16 +84,17 @@ class PackedLinear(nn.Module):
 
 
 def pack_model(model: Any, weights: str) -> None:
-    """Put packed layers in the place of a model's linear ones; embeddings stay as they are.
+    """Put packed layers in the place of a model's linear ones; all else stays as it is, which is said where it is much.
 
     ConfigError for a model without linear layers.
     """
     if check_weights(weights) == FULL:
         return
     head = model.get_output_embeddings()
-    found = [(name, m) for name, m in model.named_modules() if type(m) is nn.Linear and _is_large(m)]
+    found = [(name, m) for name, m in model.named_modules() if _is_linear(m) and _is_large(m)]
     if not found:
         raise ConfigError(f"weights={weights}: {type(model).__name__} has no linear layers to pack; leave weights out")
+    _tell_of_the_rest(model, sum(m.weight.numel() for _, m in found if m is not head), weights)
     for name, module in found:
         owner, _, own = name.rpartition(".")
         setattr(model.get_submodule(owner), own, PackedLinear.of(module, weights, module is head))
@@ -129,6 +133,23 @@ def _may_keep_unpacked(x: Tensor) -> bool:
     """Whether the product is an ordinary one on the CPU: no gradient is asked for, and no graph is being made."""
     without_gradient = not (torch.is_grad_enabled() and x.requires_grad)
     return x.device.type == "cpu" and without_gradient and not torch.compiler.is_compiling()
+
+
+def _tell_of_the_rest(model: nn.Module, packed_weights: int, weights: str) -> None:
+    """A warning where most weights are in no linear layer: experts in one tensor, layers of a class of their own."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim > 1 and id(p) not in tables)
+    if packed_weights < matrices / 2:
+        logger.warning(
+            "weights=%s: %d %% of this model's weights are in plain linear layers and are packed; the rest (experts in "
+            "one tensor, layers of the model's own) stays as dtype says",
+            weights,
+            round(100 * packed_weights / matrices),
+        )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def _is_large(module: nn.Linear) -> bool:
