@@ -4,6 +4,7 @@ r"""Perplexity with packed weights over that with full ones, on the same tokens 
         --out benchmarks/results/weights_perplexity.json
 
 bfloat16, sinks with a window of 1020; figures are over tokens 1024 .. 32767, with a standard error over pieces of 512.
+Chunks of 512 tokens are products with unpacked tiles, of 16 (`--chunk 16`) those of the kernels that decoding uses.
 The record is written after each form.
 """
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--first", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--weights", action="append", default=[])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -43,7 +45,7 @@ def main() -> None:
         loaded = everlong.load(args.model, args.dtype, weights=form)
         ids = loaded.tokenizer(args.book.read_text(encoding="utf-8"))["input_ids"][: args.tokens]
         begun = time.process_time()
-        with everlong.Session(loaded, everlong.Sinks(sinks=4, window=1020)) as session:
+        with everlong.Session(loaded, everlong.Sinks(sinks=4, window=1020), chunk=args.chunk) as session:
             nll[form] = -session.score(ids)[args.first :].double()
         rate = len(ids) / (time.process_time() - begun)
         print(f"{form}: {math.exp(nll[form].mean()):.4f}, {rate:.0f} tokens/CPU s", file=sys.stderr, flush=True)
@@ -60,6 +62,7 @@ def _record(args: argparse.Namespace, nll: dict[str, torch.Tensor]) -> dict[str,
         "model": Path(args.model).name,
         "dtype": args.dtype,
         "book": args.book.name,
+        "chunk": args.chunk,
         "tokens": [args.first, args.tokens],
         "perplexity": {form: math.exp(x.mean()) for form, x in nll.items()},
         "percent_above_and_error": above,

@@ -57,6 +57,7 @@ def test_it_is_packed_once_for_any_dtype(tmp_path, home, weights, dtype, monkeyp
     assert second.model.rotary_emb.inv_freq.dtype == torch.float32
     assert second.generation_config.eos_token_id == 2
     assert not second.training
+    assert all(layer.packed.data_ptr() % 64 == 0 for _, layer in packed_layers(second))
     with torch.no_grad():
         assert torch.equal(first(IDS).logits, second(IDS).logits)
 

@@ -86,6 +86,7 @@ def _replace(model: nn.Module, name: str, form: Any, tensors: dict[str, torch.Te
     assert isinstance(linear, nn.Linear)
     owner, _, own = name.rpartition(".")
     shape = (linear.out_features, linear.in_features)
+    tensors[f"{name}.packed"] = tensors[f"{name}.packed"].clone()  # where torch aligns it, not where the file has it
     layer = PackedLinear(tensors[f"{name}.packed"], form, shape, linear.bias, tensors[f"{name}.sample"])
     setattr(model.get_submodule(owner), own, layer)
 
