@@ -13,6 +13,16 @@ from everlong.session.session import Session
 from tests.families.configs import FAMILIES
 
 
+def test_packed_weights_are_told(everlong, tiny):
+    ended = everlong("doctor", "--model", tiny, "--weights", "int4", "--json", "-o", "window=40")
+    found = ended.json["model"]
+    full = everlong("doctor", "--model", tiny, "--json", "-o", "window=40").json["model"]
+    assert found["weights"] == "int4"
+    assert full["weights"] == "full"
+    assert found["parameters"] == full["parameters"]
+    assert found["weight_bytes"] < full["weight_bytes"]
+
+
 def test_json_says_what_there_is_and_what_works(everlong, tiny):
     ended = everlong("doctor", "--model", tiny, "-o", "sinks=2", "-o", "window=40", "--json")
     assert ended.code == 0
@@ -20,6 +30,7 @@ def test_json_says_what_there_is_and_what_works(everlong, tiny):
     found = ended.json
     assert list(found) == ["machine", "versions", "model", "packing", "methods", "families"]
     assert found["machine"]["cores"] >= 1
+    assert found["machine"]["kernels"].startswith(("C, ", "torch"))
     assert found["machine"]["memory_bytes"] > 10**8
     assert found["versions"]["transformers"] == transformers.__version__
     facts = {"layers": 2, "query_heads": 4, "kv_heads": 2, "trained_length": 128, "rope_type": "default"}

@@ -13,6 +13,7 @@ from everlong.errors import EverlongError
 
 METHODS = ("blocks", "dense", "infini", "infinity_former", "recompute", "sinks", "transformer_xl", "window")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = ("full", "int8", "int4", "file")
 DEVICES = ("auto", "cpu", "cuda")
 WHEN_FULL = ("refuse", "oldest", "least-used", "ids")
 DEFAULT_MODEL = "smollm2"

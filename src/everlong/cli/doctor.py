@@ -22,7 +22,9 @@ from everlong.machine import machine, versions
 from everlong.methods import Method, make_method, method_class, method_names
 from everlong.methods.dense import Dense
 from everlong.models.load import Loaded
+from everlong.models.packed_linear import parameters_of, weight_bytes
 from everlong.models.retrieval_heads import BEST, find
+from everlong.ops.native import description
 
 
 def doctor(ctx: typer.Context, given: DoctorOptions) -> None:
@@ -31,7 +33,7 @@ def doctor(ctx: typer.Context, given: DoctorOptions) -> None:
     methods = _methods(parse_options(given.option or []))
     loaded = load_model(given.model, given.hardware, console)
     found = {
-        "machine": machine(),
+        "machine": machine() | {"kernels": description()},
         "versions": versions(),
         "model": _model_facts(loaded),
         "packing": _packing(loaded),
@@ -56,7 +58,7 @@ def _methods(fields: dict[str, Any]) -> list[Method]:
 
 
 def _model_facts(loaded: Loaded) -> dict[str, Any]:
-    """What the model's configuration says."""
+    """What the model's configuration says, and how its weights are held."""
     config = loaded.model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_attention_heads", None)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -64,8 +66,10 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
         "name": loaded.name,
         "architecture": type(loaded.model).__name__,
         "family": config.model_type,
-        "parameters": loaded.model.num_parameters(),
+        "parameters": parameters_of(loaded.model),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "weights": loaded.weights,
+        "weight_bytes": weight_bytes(loaded.model),
         "device": str(loaded.model.device),
         "layers": config.num_hidden_layers,
         "query_heads": heads,

@@ -60,6 +60,14 @@ Dtype = Annotated[
         autocompletion=complete.one_of(complete.DTYPES),
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="int8, int4: linear layers in so many bits; file: a GGUF file's as they are; full: as --dtype says.",
+        autocompletion=complete.one_of(complete.WEIGHTS),
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -152,10 +160,11 @@ Tokens = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model, and which trained memory for it."""
+    """Which model, which trained memory for it, and how its weights are held."""
 
     model: Model = complete.DEFAULT_MODEL
     memory: Memory = None
+    weights: Weights = "full"
 
 
 @dataclass(frozen=True, kw_only=True)

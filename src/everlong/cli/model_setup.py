@@ -20,7 +20,7 @@ def load_model(model: ModelChoice, hardware: Hardware, console: Console) -> Load
     """The model that the options name, with its memory if it has one, after torch got its threads."""
     prepare(hardware.threads, console)
     console.fleeting(f"Loading {model.model} ...")
-    return load(model.model, hardware.dtype, hardware.device, model.memory)
+    return load(model.model, hardware.dtype, hardware.device, model.memory, model.weights)
 
 
 def prepare(threads: int | None, console: Console) -> None:

@@ -31,7 +31,7 @@ def same_model(ctx: typer.Context) -> list[str]:
     """The options that give another command the same model."""
     given = {
         name: ctx.params.get(name)
-        for name in ("model", "memory", "dtype", "device")
+        for name in ("model", "memory", "dtype", "weights", "device")
         if not options.is_default(ctx, name)
     }
     return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]

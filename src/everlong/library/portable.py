@@ -71,7 +71,7 @@ def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str
     if differ:
         raise ForeignError(
             f"{path}: saved with model {document['model']}; another {' and '.join(differ)} than given here; "
-            "load the model it was saved with, in the same dtype"
+            "load the model it was saved with, with the same dtype and weights"
         )
     return _method(path, document["method"]), tensors, document["state"]
 

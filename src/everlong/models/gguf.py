@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,23 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def converted(path: Path) -> Path:
+def converted(path: Path, form: str = "", convert: Callable[[Path, Path], None] | None = None) -> Path:
     """The folder of the cache that holds the model of the GGUF file `path`, made now if need be.
+
+    `convert(path, folder)` writes it, for another `form` than the float32 model.
 
     Raises LoadError when transformers cannot read the file, OSError when the cache cannot be written.
     """
     import transformers
 
-    key = hashlib.sha256(f"1 {fingerprint(path)} {transformers.__version__}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"1 {fingerprint(path)} {transformers.__version__}{form}".encode()).hexdigest()[:16]
     folder = cache_folder() / f"{path.stem}-{key}"
     if not _is_whole(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
             logger.info("converting %s, once (about a minute)", path.name)
-            _convert(path, Path(partial) / "new")
+            (convert or _convert)(path, Path(partial) / "new")
+            _list(Path(partial) / "new")
             _put_in_place(Path(partial), folder)
     return folder
 
@@ -104,6 +108,10 @@ def _convert(path: Path, folder: Path) -> None:
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder, state_dict=model.state_dict())
     tokenizer.save_pretrained(folder)
+
+
+def _list(folder: Path) -> None:
+    """Writes the listing of the folder's files."""
     listing = {file.name: fingerprint(file) for file in sorted(folder.iterdir())}
     (folder / _LISTING).write_text(json.dumps(listing, indent=1), encoding="utf-8")
 
