@@ -4,6 +4,7 @@
 
 #include "cpu.h"
 #include "linear.h"
+#include "program.h"
 
 #define INTERFACE 1 /* changes with what the functions take, and in ops/native.py */
 
@@ -84,6 +85,21 @@ static PyObject *call_unpack(PyObject *self, PyObject *const *given, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
+/* run(operations, count, input, threads) */
+static PyObject *call_run(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[4];
+    if (!numbers("run", given, count, 4, value))
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = run_program((const struct operation *)(intptr_t)value[0], value[1], (const void *)(intptr_t)value[2],
+                         (int)value[3], level);
+    Py_END_ALLOW_THREADS;
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_level(PyObject *self, PyObject *nothing) {
     return PyUnicode_FromString(LEVELS[level]);
 }
@@ -117,6 +133,8 @@ static PyMethodDef methods[] = {
      "linear(out, x, weight, bias, rows, outputs, inputs, format, half, threads): x W^T + bias, all by address."},
     {"unpack", (PyCFunction)(void (*)(void))call_unpack, METH_FASTCALL,
      "unpack(out, weight, panels, inputs, format, half, threads): packed weights as [inputs, 16 panels]."},
+    {"run", (PyCFunction)(void (*)(void))call_run, METH_FASTCALL,
+     "run(operations, count, input, threads): a list of operations over float32 buffers (native/program.h)."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},

@@ -9,6 +9,7 @@ from everlong.cli.families import EXACT, REFUSED
 from everlong.hooks.adapter import load
 from everlong.hooks.attach import attach
 from everlong.methods import Infini, InfinityFormer, Sinks, TransformerXL, Window
+from everlong.ops.native import extension
 from everlong.session.session import Session
 from tests.families.configs import FAMILIES
 
@@ -28,7 +29,7 @@ def test_json_says_what_there_is_and_what_works(everlong, tiny):
     assert ended.code == 0
     assert ended.err == ""
     found = ended.json
-    assert list(found) == ["machine", "versions", "model", "packing", "methods", "families"]
+    assert list(found) == ["machine", "versions", "model", "packing", "program", "methods", "families"]
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["kernels"].startswith(("C, ", "torch"))
     assert found["machine"]["memory_bytes"] > 10**8
@@ -37,6 +38,8 @@ def test_json_says_what_there_is_and_what_works(everlong, tiny):
     assert facts.items() <= found["model"].items()
     assert found["model"]["chat_template"] is True
     assert found["packing"] == {"packs": True, "reason": None}
+    reason = None if extension() else "there is no C extension"
+    assert found["program"] == {"recorded": reason is None, "reason": reason}
     methods = {row["method"]: row for row in found["methods"]}
     names = [
         "blocks(sinks=2, window=40, block=128, top_k=8)",
@@ -102,6 +105,7 @@ def test_a_model_that_does_not_pack_says_why(everlong, tmp_path):
     ended = everlong("doctor", "--model", tmp_path)
     assert ended.code == 0
     assert "many streams    one by one: its attention" in ended.out
+    assert "one token       by its modules: its attention" in ended.out
 
 
 def test_the_families_are_those_that_were_measured():

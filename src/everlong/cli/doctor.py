@@ -18,9 +18,11 @@ from everlong.config import parse_options
 from everlong.errors import AttachError, CapabilityError, ConfigError, LoadError, nearest
 from everlong.hooks.attach import attach
 from everlong.hooks.packed_check import unpackable
+from everlong.hooks.program.switch import why_not
 from everlong.machine import machine, versions
 from everlong.methods import Method, make_method, method_class, method_names
 from everlong.methods.dense import Dense
+from everlong.models.internals import decoder_of
 from everlong.models.load import Loaded
 from everlong.models.packed_linear import parameters_of, weight_bytes
 from everlong.models.retrieval_heads import BEST, find
@@ -37,6 +39,7 @@ def doctor(ctx: typer.Context, given: DoctorOptions) -> None:
         "versions": versions(),
         "model": _model_facts(loaded),
         "packing": _packing(loaded),
+        "program": _program(loaded),
         "methods": [_try(loaded, method, given.chunk) for method in methods],
         "families": {"exact": EXACT, "refused": REFUSED},
     }
@@ -104,6 +107,17 @@ def _packing(loaded: Loaded) -> dict[str, Any]:
     return {"packs": reason is None, "reason": reason}
 
 
+def _program(loaded: Loaded) -> dict[str, Any]:
+    """Whether one token is run from a recorded list of operations, and why it is not."""
+    try:
+        with attach(loaded.model, Dense()):
+            decoder = decoder_of(loaded.model)
+            reason = why_not(decoder, unpackable(loaded.model) is None)
+    except AttachError as error:
+        reason = str(error)
+    return {"recorded": reason is None, "reason": reason}
+
+
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
     row: dict[str, Any] = {
@@ -137,6 +151,8 @@ def _tell(found: dict[str, Any]) -> None:
             print(f"  {name.replace('_', ' '):<16}{shown}")
     reason = found["packing"]["reason"]
     print(f"  {'many streams':<16}{'packed into one forward' if reason is None else f'one by one: {reason}'}")
+    reason = found["program"]["reason"]
+    print(f"  {'one token':<16}{'from a recorded list, in C' if reason is None else f'by its modules: {reason}'}")
     print("methods")
     for row in found["methods"]:
         works = "works" if row["works"] else "refused"

@@ -22,7 +22,7 @@ from everlong.ops.native import extension
 Format = Literal["q4", "q8"]
 GROUP = 32
 PANEL = 16
-_FORMATS = {"q4": 0, "q8": 1, "bfloat16": 2, "float32": 3}
+FORMATS = {"q4": 0, "q8": 1, "bfloat16": 2, "float32": 3}
 _NATIVE_DTYPES = (torch.bfloat16, torch.float32)
 _FEW_ROWS = {"scalar": (2, 2), "avx2": (24, 24), "avx512": (32, 32), "vnni": (48, 2**31)}
 """Up to so many rows, of bfloat16 and of float32, a kernel reads packed weights; beyond, unpacking them for torch's
@@ -141,7 +141,7 @@ def _native(native: Any, x: Tensor, weight: Tensor, form: str, outputs: int, bia
         x.numel() // inputs,
         outputs,
         inputs,
-        _FORMATS[form],
+        FORMATS[form],
         x.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )
@@ -168,7 +168,7 @@ def _transposed(native: Any | None, packed: Tensor, form: Format, x: Tensor) -> 
     tile = x.new_empty(inputs, panels * PANEL)
     half = x.dtype == torch.bfloat16
     address = tile.data_ptr(), packed.data_ptr()
-    native.unpack(*address, panels, inputs, _FORMATS[form], half, torch.get_num_threads())
+    native.unpack(*address, panels, inputs, FORMATS[form], half, torch.get_num_threads())
     return tile
 
 
