@@ -2,6 +2,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "attention.h"
 #include "cpu.h"
 #include "linear.h"
 #include "program.h"
@@ -100,6 +101,52 @@ static PyObject *call_run(PyObject *self, PyObject *const *given, Py_ssize_t cou
     Py_RETURN_NONE;
 }
 
+#define MOST_RANGES 16
+
+/* attention(out, shares, aux, heads, kv heads, dim, scale, half, threads, then of each range: q, k, v, n, runs, strides) */
+static PyObject *call_attention(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[9 + 7 * MOST_RANGES];
+    struct key_range ranges[MOST_RANGES];
+    int found = (int)((count - 9) / 7);
+    if (found < 1 || found > MOST_RANGES || !PyFloat_Check(given[6])) {
+        PyErr_Format(PyExc_TypeError, "attention: %zd arguments, expected 9 and 7 for each of 1 to 16 ranges", count);
+        return NULL;
+    }
+    float scale = (float)PyFloat_AS_DOUBLE(given[6]);
+    if (!numbers("attention", given, 6, 6, value) || !numbers("attention", given + 7, count - 7, 2 + 7 * found, value + 7))
+        return NULL;
+    for (int r = 0; r < found; r++) {
+        const long long *of = value + 9 + 7 * r;
+        ranges[r] = (struct key_range){(const void *)(intptr_t)of[0], (const void *)(intptr_t)of[1],
+                                       (const void *)(intptr_t)of[2], of[3], of[4], of[5], of[6]};
+    }
+    struct attention call = {
+        .out = (void *)(intptr_t)value[0],
+        .shares = (float *)(intptr_t)value[1],
+        .aux = (const float *)(intptr_t)value[2],
+        .heads = value[3],
+        .kv_heads = value[4],
+        .dim = value[5],
+        .scale = scale,
+        .half = (int)value[7],
+        .threads = (int)value[8],
+        .ranges = ranges,
+        .count = found,
+        .level = level,
+    };
+    if (call.kv_heads < 1 || call.heads % call.kv_heads || call.dim % HEAD_MULTIPLE) {
+        PyErr_Format(PyExc_ValueError, "attention: heads of %lld numbers, expected a multiple of 16", value[5]);
+        return NULL;
+    }
+    int failed;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = attention(&call);
+    Py_END_ALLOW_THREADS;
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_level(PyObject *self, PyObject *nothing) {
     return PyUnicode_FromString(LEVELS[level]);
 }
@@ -135,6 +182,8 @@ static PyMethodDef methods[] = {
      "unpack(out, weight, panels, inputs, format, half, threads): packed weights as [inputs, 16 panels]."},
     {"run", (PyCFunction)(void (*)(void))call_run, METH_FASTCALL,
      "run(operations, count, input, threads): a list of operations over float32 buffers (native/program.h)."},
+    {"attention", (PyCFunction)(void (*)(void))call_attention, METH_FASTCALL,
+     "attention(out, shares, aux, heads, kv_heads, dim, scale, half, threads, *ranges): one token (native/attention.h)."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},

@@ -72,9 +72,9 @@ class TokenStep:
         blocks = len(ranges)
         for piece, at, n in self._near:
             near = q if piece.turn is None else piece.turned(q, layer.rotation, 0)
-            ranges.append(AttendedKeys(near, k.narrow(2, at, n), v.narrow(2, at, n)))
-        out, shares = attend_token(ranges, scale, s_aux)
-        if self._cites and blocks:
+            ranges.append(AttendedKeys(near, k, v, at, n))
+        out, shares = attend_token(ranges, scale, s_aux, self._cites and blocks > 0)
+        if shares is not None:
             self._shares[layer.index] = shares[: self._chosen]
         leaving = k.narrow(2, self._leaving, 1), v.narrow(2, self._leaving, 1)
         done = self.row.done.progress[layer.index]
@@ -88,7 +88,7 @@ class TokenStep:
         found = [(self._front, chosen + self._sinks, 1)]
         if self._cites:
             found = [(self._front, chosen, self._chosen), (self._first_sink, self._sinks, 1)]
-        return [AttendedKeys(q, k.narrow(2, at, n), v.narrow(2, at, n), runs) for at, n, runs in found if n]
+        return [AttendedKeys(q, k, v, at, n, runs) for at, n, runs in found if n]
 
     def _turned_by(self, rotation: Rotation | None, like: Tensor) -> list[Tensor | None]:
         """The turns to the memory's distance, to the frame of what is in front, and back to none; None: no turn."""
