@@ -9,6 +9,8 @@
 #include "exponential.h"
 #include "floats.h"
 
+typedef float fours __attribute__((vector_size(16)));
+
 #define NAME(x) x##_scalar
 #define TARGET
 #define BYTES 16
@@ -99,8 +101,9 @@ static void one_head(const struct attention *call, int64_t g, int64_t keys, floa
         }
         for (int64_t run = 0; shares && run < runs; run++)
             shares[run * call->heads] /= sum;
+        float share = 1.0f / sum;
         for (int64_t j = 0; j < keys; j++)
-            row[j] /= sum;
+            row[j] *= share;
     }
 
     at = 0;

@@ -16,29 +16,43 @@ TARGET INLINE NAME(vector) NAME(load)(const void *from, int half) {
     return wide;
 }
 
-TARGET INLINE float NAME(total)(NAME(vector) x) {
-    float lanes[LANES];
-    memcpy(lanes, &x, sizeof lanes);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int l = 0; l < width; l++)
-            lanes[l] += lanes[l + width];
-    return lanes[0];
+/* The sums of the numbers of four vectors. */
+TARGET INLINE fours NAME(totals)(const NAME(vector) *x) {
+    fours sum[4];
+    for (int i = 0; i < 4; i++) {
+        fours parts[BYTES / 16];
+        memcpy(parts, &x[i], sizeof parts);
+        sum[i] = parts[0];
+        for (int p = 1; p < BYTES / 16; p++)
+            sum[i] += parts[p];
+    }
+    fours low = __builtin_shufflevector(sum[0], sum[1], 0, 4, 1, 5) +
+                __builtin_shufflevector(sum[0], sum[1], 2, 6, 3, 7);
+    fours high = __builtin_shufflevector(sum[2], sum[3], 0, 4, 1, 5) +
+                 __builtin_shufflevector(sum[2], sum[3], 2, 6, 3, 7);
+    return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
 }
 
-/* Scores of `queries` queries with each key of a range; q is scaled already. */
+/* Scores of `queries` queries with each key of a range, four keys at a time; q is scaled already. */
 TARGET INLINE void NAME(score)(const struct key_range *range, const char *k, const float *q, float *scores,
                                int64_t row, int64_t dim, int half, int queries) {
     int64_t size = half ? 2 : 4;
-    for (int64_t j = 0; j < range->n; j++) {
-        NAME(vector) sums[4] = {{0}};
-        const char *key = k + j * dim * size;
-        for (int64_t d = 0; d < dim; d += LANES) {
-            NAME(vector) part = NAME(load)(key + d * size, half);
-            for (int f = 0; f < queries; f++)
-                sums[f] += NAME(load)(q + f * dim + d, 0) * part;
+    for (int64_t j = 0; j < range->n; j += 4) {
+        NAME(vector) sums[4][4] = {{{0}}};
+        const char *key[4];
+        for (int i = 0; i < 4; i++)
+            key[i] = k + (j + i < range->n ? j + i : range->n - 1) * dim * size;
+        for (int64_t d = 0; d < dim; d += LANES)
+            for (int i = 0; i < 4; i++) {
+                NAME(vector) part = NAME(load)(key[i] + d * size, half);
+                for (int f = 0; f < queries; f++)
+                    sums[f][i] += NAME(load)(q + f * dim + d, 0) * part;
+            }
+        int64_t count = range->n - j < 4 ? range->n - j : 4;
+        for (int f = 0; f < queries; f++) {
+            fours found = NAME(totals)(sums[f]);
+            memcpy(scores + f * row + j, &found, count * sizeof(float));
         }
-        for (int f = 0; f < queries; f++)
-            scores[f * row + j] = NAME(total)(sums[f]);
     }
 }
 

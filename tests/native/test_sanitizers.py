@@ -13,12 +13,16 @@ NATIVE = HERE.parents[1] / "native"
 
 
 @pytest.mark.slow(reason="compiles the kernels anew; tests/ops/test_packed.py runs them as they are installed")
-def test_kernels_stay_within_their_memory(tmp_path):
+@pytest.mark.parametrize(
+    ("check", "kernels"),
+    [("check_linear.c", ("linear.c",)), ("check_attention.c", ("attention.c", "program.c", "linear.c"))],
+)
+def test_kernels_stay_within_their_memory(tmp_path, check, kernels):
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
     program = tmp_path / "check"
-    sources = [HERE / "check_linear.c", NATIVE / "linear.c", NATIVE / "cpu.c"]
+    sources = [HERE / check, *(NATIVE / name for name in kernels), NATIVE / "cpu.c"]
     flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     built = subprocess.run(
         [compiler, *flags, "-I", NATIVE, *sources, "-o", program, "-lm", "-ldl"],
