@@ -186,6 +186,15 @@ def test_families_compute_with_what_their_weights_stand_for(name):
     assert (plain(model, tokens(40)) - want).abs().max() <= 1e-4 * want.abs().max()
 
 
+def test_small_layers_keep_eight_bits():
+    """Keys and values of few heads: few bytes, much to lose."""
+    model = tiny_model(hidden_size=128, intermediate_size=512, num_key_value_heads=1)
+    pack_model(model, "int4")
+    forms = {name.rpartition(".")[2]: layer.form for name, layer in packed_layers(model)}
+    eight = {name for name, form in forms.items() if form == "q8"}
+    assert eight == {"k_proj", "v_proj", "lm_head"}
+
+
 def test_unknown_weights_are_refused_before_anything_is_read():
     with pytest.raises(
         ConfigError, match=r"weights=int5: expected full \(as dtype says\), int8, int4, or file .*; did you mean"
