@@ -157,6 +157,7 @@ INLINE void NAME(plain)(const int half, const int count, const int outputs, cons
     for (int64_t i = 0; i < whole; i += step)
         for (int o = 0; o < outputs; o++) {
             const uint8_t *from = weight + o * row_bytes;
+            ahead(from + i * (half ? 2 : 4));
             if (half) {
                 NAME(words) pair = NAME(load_words)(from + i * 2);
                 NAME(floats) low = (NAME(floats))(pair << 16);
