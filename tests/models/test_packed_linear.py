@@ -150,7 +150,7 @@ def test_in_an_exported_graph_a_packed_layer_is_one_operator():
     assert [n.target for n in exported.graph.nodes if n.op == "call_function"] == [
         torch.ops.everlong.packed_linear.default
     ]
-    assert torch.equal(exported.module()(x), layer(x))
+    assert torch.allclose(exported.module()(x), layer(x), atol=1e-6)
 
 
 def test_code_that_takes_the_weights_gets_them():
@@ -184,6 +184,15 @@ def test_families_compute_with_what_their_weights_stand_for(name):
     pack_model(model, "int4")
     want = plain(unpacked(model), tokens(40))
     assert (plain(model, tokens(40)) - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+def test_small_layers_keep_eight_bits():
+    """Keys and values of few heads: few bytes, much to lose."""
+    model = tiny_model(hidden_size=128, intermediate_size=512, num_key_value_heads=1)
+    pack_model(model, "int4")
+    forms = {name.rpartition(".")[2]: layer.form for name, layer in packed_layers(model)}
+    eight = {name for name, form in forms.items() if form == "q8"}
+    assert eight == {"k_proj", "v_proj", "lm_head"}
 
 
 def test_unknown_weights_are_refused_before_anything_is_read():

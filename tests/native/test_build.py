@@ -25,6 +25,7 @@ def script():
 @pytest.fixture
 def fresh(monkeypatch):
     """The extension is looked for anew, here and after the test."""
+    monkeypatch.delenv(native.SWITCH, raising=False)
     native.extension.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
@@ -36,6 +37,7 @@ def test_without_a_compiler_it_is_left_out(script, monkeypatch, capsys, error):
     def fail():
         raise error
 
+    monkeypatch.delenv("EVERLONG_NATIVE", raising=False)
     monkeypatch.setattr(script, "build", fail)
     assert script.built() is None
     assert "everlong: no C extension" in capsys.readouterr().err

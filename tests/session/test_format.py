@@ -18,7 +18,8 @@ from everlong.cache.stream_memory import StreamMemory
 from everlong.library import portable, schema
 from everlong.library.library import Library
 from everlong.methods.blocks.recall import piece_file
-from everlong.storage import codecs, extent
+from everlong.storage import extent
+from everlong.storage.known import CODECS
 from tests.conftest import ROOT
 from tests.session.keeping import IDS, kept
 
@@ -64,7 +65,7 @@ def test_the_header_of_a_record():
 
 
 def test_every_codec_is_there():
-    assert [name.strip("`") for name, *_ in rows("Blocks", 3)] == list(codecs.CODECS)
+    assert [name.strip("`") for name, *_ in rows("Blocks", 3)] == list(CODECS._homes)
 
 
 def test_the_header_of_meanings():

@@ -18,6 +18,8 @@ from everlong.ops.quantise import held_in_four_bits, quantise
 logger = logging.getLogger(__name__)
 
 _SAMPLES = 256
+_SMALL = 1 / 4
+"""A layer with less than this share of the weights of the largest one is small."""
 
 
 class PackedLinear(nn.Module):
@@ -43,16 +45,18 @@ class PackedLinear(nn.Module):
         self._ready: tuple[Tensor, ...] = ()
 
     @classmethod
-    def of(cls, module: nn.Linear, weights: str, is_head: bool = False) -> PackedLinear:
+    def of(cls, module: nn.Linear, weights: str, is_head: bool = False, is_small: bool = False) -> PackedLinear:
         """The linear layer `module` in the form that `weights` asks for.
 
-        Weights that 4 bits hold as they are stay so; a head has 8 bits all the same, unless a file's own are asked for.
+        Weights that 4 bits hold as they are have 4. Of others a head and small layers have 8 all the same: they are few
+        bytes, and rounding them costs much.
         """
         weight = module.weight.detach()
         shape = (module.out_features, module.in_features)
         fours = weights == FILE or (weights == "int4" and not is_head)
         held = held_in_four_bits(weight) if fours else None
-        form: packed.Format = "q4" if fours and (held is not None or weights == "int4") else "q8"
+        rounds = weights == "int4" and not is_head and not is_small
+        form: packed.Format = "q4" if held is not None or rounds else "q8"
         return cls(quantise(weight, form) if held is None else held, form, shape, module.bias, sample_of(weight))
 
     @property
@@ -95,9 +99,11 @@ def pack_model(model: Any, weights: str) -> None:
     if not found:
         raise ConfigError(f"weights={weights}: {type(model).__name__} has no linear layers to pack; leave weights out")
     _tell_of_the_rest(model, sum(m.weight.numel() for _, m in found if m is not head), weights)
+    largest = max((m.weight.numel() for _, m in found if m is not head), default=0)
     for name, module in found:
         owner, _, own = name.rpartition(".")
-        setattr(model.get_submodule(owner), own, PackedLinear.of(module, weights, module is head))
+        is_small = module.weight.numel() < largest * _SMALL
+        setattr(model.get_submodule(owner), own, PackedLinear.of(module, weights, module is head, is_small))
 
 
 def is_packed(model: nn.Module) -> bool:

@@ -90,7 +90,8 @@ def attend(
     tokens = parts[0].q.shape[2]
     shown = [(p, *p.span.limits(0, tokens)) for p in parts]
     shown = [(p, first, first_all, end_all, end) for p, first, first_all, end_all, end in shown if first < end]
-    if tokens == 1 and shown and takes(parts[0].q, parts[0].k, parts[0].v, softcap) and not _counts(parts):
+    counts = any(part.mass is not None for part in parts)
+    if tokens == 1 and shown and not counts and takes(parts[0].q, parts[0].k, parts[0].v, softcap):
         ranges = [AttendedKeys(p.q, p.k, p.v, p.start + first, end - first) for p, first, _, _, end in shown]
         return attend_token(ranges, scale, s_aux)[0]
     if shown and (native := reader(parts, softcap)) is not None:
@@ -101,16 +102,11 @@ def attend(
     if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= at_once:
         return _at_once(parts[0], shown, scale, softcap, s_aux)
     tiled = _Tiled(parts, scale, softcap, s_aux, scratch or Workspace())
-    usual = HALF_TILE_QUERIES if tiled.native else TILE_QUERIES
-    step = tile_queries or (DEVICE_TILE_QUERIES if on_device else usual)
+    step = tile_queries or (DEVICE_TILE_QUERIES if on_device else HALF_TILE_QUERIES if tiled.native else TILE_QUERIES)
     keys = tile_keys or (DEVICE_TILE_KEYS if on_device else TILE_KEYS)
     for i in range(0, tokens, step):
         tiled.run(i, min(i + step, tokens), keys)
     return tiled.out
-
-
-def _counts(parts: Sequence[AttentionPart]) -> bool:
-    return any(part.mass is not None for part in parts)
 
 
 def attend_naive(
