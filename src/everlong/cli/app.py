@@ -25,6 +25,7 @@ from everlong.cli.read import read
 from everlong.cli.report import report
 from everlong.cli.score import score
 from everlong.cli.search import search
+from everlong.cli.serve import serve
 from everlong.cli.sessions import sessions
 from everlong.cli.train import merge, train
 
@@ -49,7 +50,7 @@ class Verb(TyperCommand):
 
 
 MEMORY = (read, ask, search, pin, unpin, forget)
-WRITING = (generate, chat, score)
+WRITING = (generate, chat, serve, score)
 MEASURING = (evaluate, report, train, merge, calibrate, bench, models, doctor, demo)
 for verb in (*MEMORY, *WRITING, *MEASURING):
     app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
