@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from everlong.engine.engine import Engine, GenerationRequest
 from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds
+from everlong.engine.writing import WritingStream
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
 from everlong.session import asking
 from everlong.session.asking import Again
+from everlong.session.citations import checked_against, drawn_on
 from everlong.session.recall import Recall
 from everlong.session.session import Session
 from everlong.session.thoughts import Exchange
 from everlong.text.chat_template import OTHER, Message, Template, message
-from everlong.text.transcript import ANSWER, PROMPT
+from everlong.text.tokenize import token_ids
+from everlong.text.transcript import ANSWER, PROMPT, Citation
+
+MOST_CITATIONS = 16
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class Answered:
     prompt_tokens: int
     cached_tokens: int
     report: dict[str, Any]
-    messages: Sequence[Message] = field(default_factory=list)
-    """The messages that were new to the session."""
+    citations: Sequence[Citation] = ()
+    """The passages that the first answer can be checked against, best first."""
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -89,32 +94,32 @@ class Turn:
     def run(self) -> Generator[Ready | None, None, Answered]:
         """The answers; the session then holds the messages and the first of them. Left where nothing was written."""
         prompt_tokens = self._begun + len(self._here.prompt)
-        twins: list[Session] = []
+        twins: list[WritingStream] = []
         read = 0
         try:
-            prompt = self._with_passages()
-            if prompt is not None:
-                twins = [self._session.fork() for _ in range(self._asked.n)]
+            if self._recalled():
+                prompt = self._passages_again(twins) if self._alone else self._with_passages(twins)
             elif self._here.rewritten or self._asked.n > 1:
                 read = self._here.lasting
                 yield from self.reading(self._here.prompt[:read], PROMPT)
-                twins = [self._session.fork() for _ in range(self._asked.n)]
+                twins += [self._session.fork() for _ in range(self._asked.n)]
                 prompt = self._here.prompt[read:] or None
             else:
                 prompt = self._here.prompt
             requests = self._submitted(twins or [self._session], prompt)
             yield from self._written(requests)
+            results = [request.result for request in requests if request.result is not None]
+            citations = self._citations((twins or [self._session])[0], results[0].text)
         finally:
             for twin in twins:
                 twin.close()
-        results = [request.result for request in requests if request.result is not None]
         if twins:
             before, answer = self._here.to_read(results[0].token_ids)
             yield from self.reading(before[read:], PROMPT)
             yield from self.reading(answer, ANSWER)
         self._session.feed(self._template.closing(), source=PROMPT)
         self._session.conversing = True
-        return Answered(results, prompt_tokens, self._begun, self._report(), self._asked.messages)
+        return Answered(results, prompt_tokens, self._begun, self._report(), citations)
 
     def reading(self, ids: Sequence[int], source: str) -> Generator[Ready | None, None, None]:
         """Let the session read ids, a piece between two steps."""
@@ -125,22 +130,50 @@ class Turn:
             done += len(piece)
             yield None
 
-    def _with_passages(self) -> list[int] | None:
-        """The prompt with passages in front of the last message; None where none are to be read again."""
-        session, last = self._session, self._messages[-1]
-        if self._asked.again == 0 or last["role"] != "user" or not last["content"].strip():
-            return None
-        if not asking.recalls(session) or not any(row.sealed for row in session.stored("chat").rows):
-            return None
-        again = asking.PASSAGES if self._asked.again is None else self._asked.again
-        found = asking.recall(session, last["content"], again)
-        if not found.shown:
-            return None
-        self._recall = found
-        shown = self._exchange([*self._messages[:-1], message("user", OTHER)]).prompt
-        return self._template.with_text(shown, asking.passage_ids(session, found.shown), last["content"])
+    @property
+    def _question(self) -> str:
+        return self._messages[-1]["content"]
 
-    def _submitted(self, streams: Sequence[Session], prompt: list[int] | None) -> list[GenerationRequest]:
+    @property
+    def _alone(self) -> bool:
+        """Whether it is the first question about texts that were read: no conversation stands between."""
+        return not self._session.conversing and [m["role"] for m in self._messages] in (["user"], ["system", "user"])
+
+    def _recalled(self) -> bool:
+        """Whether the last message calls for passages that are read again for the answer; finds them."""
+        session, again = self._session, self._asked.again
+        if again == 0 or self._messages[-1]["role"] != "user" or not self._question.strip():
+            return False
+        if not asking.recalls(session) or not any(row.sealed for row in session.stored("chat").rows):
+            return False
+        found = asking.recall(session, self._question, asking.PASSAGES if again is None else again)
+        self._recall = found if found.shown else None
+        return self._recall is not None
+
+    def _with_passages(self, twins: list[WritingStream]) -> list[int]:
+        """The prompt of copies of the session: passages in front of the last message."""
+        assert self._recall is not None
+        twins += [self._session.fork() for _ in range(self._asked.n)]
+        shown = self._exchange([*self._messages[:-1], message("user", OTHER)]).prompt
+        passages = asking.passage_ids(self._session, self._recall.shown)
+        return self._template.with_text(shown, passages, self._question)
+
+    def _passages_again(self, twins: list[WritingStream]) -> list[int]:
+        """The prompt of short streams that hold nothing else: passages and the question."""
+        assert self._recall is not None
+        system = self._messages[0]["content"] if len(self._messages) > 1 else None
+        before, after = Template(self._session.tokenizer, system).around()
+        said = token_ids(self._session.tokenizer, f"\n\nQuestion: {self._question}")
+        prompt = [*before, *asking.passage_ids(self._session, self._recall.shown), *said, *after]
+        twins += [asking.again_stream(self._session, len(prompt)) for _ in range(self._asked.n)]
+        return prompt
+
+    def _citations(self, written_on: WritingStream, answer: str) -> list[Citation]:
+        if self._recall is None:
+            return drawn_on(written_on, MOST_CITATIONS) if self._session.method.answers else []
+        return checked_against(self._session.transcript, self._recall, self._question, answer)[:MOST_CITATIONS]
+
+    def _submitted(self, streams: Sequence[WritingStream], prompt: list[int] | None) -> list[GenerationRequest]:
         ends = {"ends": self._template.end_tokens()}
         found: list[GenerationRequest] = []
         for n, stream in enumerate(streams):

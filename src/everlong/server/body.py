@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -33,19 +34,40 @@ async def body_of(request: Request) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class Scope:
+    """The sessions of one API key; the store has them under names that begin with `prefix`."""
+
+    prefix: str
+
+    def full(self, name: str, param: str = "session") -> str:
+        """The name in the store; ApiError for one that cannot be one."""
+        try:
+            check_name(name)
+            check_name(self.prefix + name)
+        except InputError as error:
+            raise refused(param, str(error)) from None
+        return self.prefix + name
+
+    def owns(self, full: str) -> bool:
+        """Whether a session of the store is one of these."""
+        return full.startswith(self.prefix)
+
+    def shown(self, full: str) -> str:
+        """The name that clients know."""
+        return full.removeprefix(self.prefix)
+
+
+def scope_of(request: Request) -> Scope:
+    """The sessions of whoever sent a request: where there are several keys, each has its own."""
+    owner = owner_of(request)
+    return Scope(f"{owner[:12]}:" if len(service_of(request).settings.keys) > 1 else "")
+
+
 def session_of(request: Request, field: str | None) -> str | None:
-    """The name of the session that a request is for, by its field or its header; None for none."""
+    """The session that a request is for, as the store names it, by its field or its header; None for none."""
     name = field or request.headers.get(SESSION_HEADER) or None
-    return None if name is None else checked(name, "session")
-
-
-def checked(name: str, param: str) -> str:
-    """A session's name; ApiError for one that cannot be one."""
-    try:
-        check_name(name)
-    except InputError as error:
-        raise refused(param, str(error)) from None
-    return name
+    return None if name is None else scope_of(request).full(name)
 
 
 def owner_of(request: Request) -> str:

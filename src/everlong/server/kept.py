@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from everlong.models.load import Loaded
 from everlong.server.conversations import memory_bytes
 from everlong.server.worker import Ready
 from everlong.session.session import Session
+from everlong.text.transcript import ANSWER, PROMPT, Citation
 
 MOST_TURNS = 4096
 """Turns of a session by which its conversation is known again."""
@@ -115,6 +117,16 @@ class KeptSessions:
         self.library.note(f"turns {self.library.entry(name).id}", json.dumps(list(turns[-MOST_TURNS:])))
         self._open[name].checkpoint()
 
+    def cite(self, name: str, citations: Sequence[Citation]) -> None:
+        """Note down what the last answer of a session can be checked against."""
+        entry = self.library.entry(name)
+        self.library.note(f"citations {entry.id}", json.dumps([asdict(cited) for cited in citations]))
+
+    def citations(self, name: str) -> list[dict[str, Any]]:
+        """What the last answer of a session can be checked against."""
+        noted = self.library.noted(f"citations {self.library.entry(name).id}")
+        return [] if noted is None else json.loads(noted)
+
     def create(self, name: str) -> SessionRecord:
         """Make an empty session."""
         if self.library.find(name) is not None:
@@ -138,8 +150,8 @@ class KeptSessions:
             "open": session is not None,
             "busy": entry.name in self._busy,
             "sources": [
-                {"name": s.name, "tokens": None, "done": s.done}
-                for s in self.library.sources(entry)
-                if s.name not in ("prompt", "answer")
+                {"name": source.name, "first_token": source.first, "done": source.done}
+                for source in self.library.sources(entry)
+                if source.name not in (PROMPT, ANSWER)
             ],
         }

@@ -115,6 +115,7 @@ class Service:
             answered = yield from self._turn(session, replace(asked, messages=new), tell)
             after = chain([*new, _answer(answered)], begun)[-1]
             first = [] if turns else [(0, chain(asked.messages[:1])[0])]
+            self.kept.cite(name, answered.citations)
             self.kept.keep(name, [*first, *turns, (session.seen_tokens, after)])
         except BaseException:
             self.kept.let_go(name)
@@ -149,7 +150,8 @@ class Service:
         """A job with the files of sessions, which are parked for it."""
         taken: list[str] = []
         try:
-            for name in names:
+            # Always in the same order, so that no two jobs wait for each other.
+            for name in sorted(set(names)):
                 yield from self.kept.take(name)
                 taken.append(name)
                 self.kept.park(name)

@@ -150,7 +150,9 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
     found = row_pieces(texts, session.tokenizer, session.vocabulary, source.first == 0, allowed)
     try:
         for rows in _after(found, done):
-            for piece in rows.split(min(every, session.chunk)):
+            while len(rows):
+                piece = rows[: min(every, session.chunk)]
+                rows = rows[len(piece) :]
                 session.feed(Tokens(piece), source=source.name)
                 if checkpoints.due:
                     note()
