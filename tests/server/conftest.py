@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,9 +16,15 @@ from everlong.models.load import Loaded
 from everlong.server.app import create_app
 from everlong.server.service import Service
 from everlong.server.settings import ServerSettings
+from everlong.session.ingest import Document
 from tests.session.conftest import byte_level
 
 SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "repr_topk": 4, "exec_chunk": 32, "pool": 8}
+
+
+def documents(path: Path, name: str) -> Document:
+    """An uploaded file of plain text as a document."""
+    return Document(name, f"{hashlib.sha256(path.read_bytes()).hexdigest()}:{path.stat().st_size}", [path.read_text()])
 
 
 class Client:
@@ -32,7 +40,7 @@ class Client:
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
                 return await client.request(method, path, **fields)
 
-        return asyncio.run(sent())
+        return asyncio.run(asyncio.wait_for(sent(), 60))
 
     def chat(self, *said: str, **fields: Any) -> httpx.Response:
         """Ask; what is said is the user's and the assistant's by turns."""
@@ -58,7 +66,12 @@ def serve(tiny_model: Loaded, tmp_path: Any) -> Iterator[Callable[..., Client]]:
     begun: list[Service] = []
 
     def start(method: Any = None, **settings: Any) -> Client:
-        service = Service(tiny_model, method or Sinks(sinks=3, window=60), tmp_path, ServerSettings(**settings))
+        service = Service(
+            tiny_model,
+            method or Sinks(sinks=3, window=60),
+            tmp_path,
+            ServerSettings(make_document=documents, **settings),
+        )
         begun.append(service)
         return Client(service)
 

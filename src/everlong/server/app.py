@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from everlong.errors import EverlongError
-from everlong.server import chat_routes, session_routes
+from everlong.server import chat_routes, document_routes, session_routes
 from everlong.server.errors import ApiError, api_error
 from everlong.server.service import Service
 from everlong.version import __version__
@@ -31,8 +31,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_api_route("/healthz", _health, methods=["GET"])
     app.add_api_route("/v1/models", _models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", _model, methods=["GET"])
-    app.include_router(chat_routes.router)
-    app.include_router(session_routes.router)
+    for routes in (chat_routes, session_routes, document_routes):
+        app.include_router(routes.router)
     return app
 
 

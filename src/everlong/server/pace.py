@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from everlong.engine.engine import Engine
 from everlong.engine.scheduler import TOKENS
+from everlong.session.session import Session
 
 LEAST_TOKENS = 16
 """Tokens that are read in a step in any case."""
@@ -56,6 +57,14 @@ class Pace:
             self.took_reading(tokens, took - (self._answer_s or 0.0) * bool(answers))
         elif answers:
             self._answer_s = _mixed(self._answer_s, took)
+
+    @contextmanager
+    def reading(self, session: Session) -> Iterator[None]:
+        """Measure what a session reads by itself between two steps."""
+        before = session.seen_tokens
+        start = time.perf_counter()
+        yield
+        self.took_reading(session.seen_tokens - before, time.perf_counter() - start)
 
     def took_reading(self, tokens: int, seconds: float) -> None:
         """Take down what reading so many tokens took."""
