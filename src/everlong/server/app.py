@@ -9,10 +9,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from everlong.errors import EverlongError
 from everlong.server import chat_routes, document_routes, session_routes
 from everlong.server.errors import ApiError, api_error
+from everlong.server.guard import Guard
 from everlong.server.service import Service
 from everlong.version import __version__
 
@@ -28,6 +30,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _failed)
     for kind in (ApiError, EverlongError, ValueError, RuntimeError, OSError, LookupError, TypeError):
         app.add_exception_handler(kind, _failed)
+    app.add_middleware(Guard, settings=service.settings, metrics=service.metrics)
+    app.add_api_route("/metrics", _metrics, methods=["GET"])
     app.add_api_route("/healthz", _health, methods=["GET"])
     app.add_api_route("/v1/models", _models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", _model, methods=["GET"])
@@ -53,6 +57,10 @@ def _unknown(request: Request, error: Exception) -> JSONResponse:
 def _health(request: Request) -> JSONResponse:
     alive = request.app.state.service.worker.alive
     return JSONResponse({"status": "ok" if alive else "the engine died"}, 200 if alive else 503)
+
+
+def _metrics(request: Request) -> Response:
+    return Response(request.app.state.service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _models(request: Request) -> dict[str, Any]:

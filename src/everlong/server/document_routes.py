@@ -116,6 +116,7 @@ def _read(service: Service, full: str, name: str, documents: list[Document], tel
             skipped = is_read(session, document)
             if not skipped:
                 yield from _paced(service, session, document, tell)
+                service.metrics.document_tokens.inc(session.seen_tokens - begun)
             read.append({"name": document.name, "already_read": skipped})
         return {
             "object": "session.documents",

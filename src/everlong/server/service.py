@@ -16,11 +16,12 @@ from everlong.engine.engine import Engine
 from everlong.errors import EverlongError
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
-from everlong.server.answering import Answered, Asked, Tell, Turn
+from everlong.server.answering import Answered, Asked, Piece, Tell, Turn
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError
 from everlong.server.kept import KeptSessions
 from everlong.server.messages import chain
+from everlong.server.metrics import Metrics, Pulse
 from everlong.server.pace import Pace
 from everlong.server.settings import ServerSettings
 from everlong.server.worker import Job, Ready, Ticket, Worker
@@ -47,12 +48,15 @@ class Service:
         self.conversations = Conversations()
         self.engine = Engine()
         self.worker = Worker(self.engine, self.pace)
+        self.metrics = Metrics()
         self.context_length = 0
         """Tokens that a session can take, as far as the disk has room for them."""
+        self.used_bytes = 0
         self._memory = settings.memory_bytes or _half_of_memory()
         self._threads = torch.get_num_threads()
         self._anchor: Session | None = None
         self.worker.submit(self._begin).future.result()
+        self._watch()
 
     def submit(self, job: Callable[[], Job]) -> Ticket:
         """Hand a job in; ApiError where too many are waiting."""
@@ -65,6 +69,15 @@ class Service:
     def close(self) -> None:
         """End all answers and keep all sessions."""
         self.worker.stop(self._park)
+
+    def _watch(self) -> None:
+        watch = self.metrics.watch
+        watch("jobs", "Requests that are being worked on or wait.", lambda: self.worker.jobs)
+        watch("engine_alive", "Whether the engine runs.", lambda: self.worker.alive)
+        watch("open_sessions", "Sessions of the store that are open.", lambda: self.kept.open_count)
+        watch("held_conversations", "Turns of conversations that can be gone on from.", lambda: len(self.conversations))
+        watch("session_bytes", "What open sessions take in memory.", lambda: self.used_bytes)
+        watch("step_tokens", "Tokens of a step at most.", lambda: self.pace.tokens)
 
     def _begin(self) -> Job:
         # A thread of its own begins with torch's own number of threads.
@@ -126,7 +139,24 @@ class Service:
         return answered
 
     def _turn(self, session: Session, asked: Asked, tell: Tell) -> Answering:
-        return Turn(self.engine, self.pace, session, asked, tell).run()
+        before = session.report().dropped_tokens
+        answered = yield from Turn(self.engine, self.pace, session, asked, self._timed(tell)).run()
+        metrics = self.metrics
+        metrics.read_tokens.inc(answered.prompt_tokens - answered.cached_tokens)
+        metrics.reused_tokens.inc(answered.cached_tokens)
+        metrics.written_tokens.inc(sum(len(result.token_ids) for result in answered.results))
+        metrics.dropped_tokens.inc(max(0, answered.report["dropped_tokens"] - before))
+        return answered
+
+    def _timed(self, tell: Tell) -> Tell:
+        pulse = Pulse(self.metrics)
+
+        def told(piece: Piece) -> None:
+            if piece.index == 0:
+                pulse.beat()
+            tell(piece)
+
+        return told
 
     def with_session(self, name: str, work: Callable[[Session], Job], create: bool = False) -> Job:
         """A job with the session of this name, which must exist unless it is to be made; what it read is kept."""
@@ -164,6 +194,7 @@ class Service:
         """Close what was used longest ago, until all open sessions fit the memory they may take."""
         self.conversations.trim(max(0, self._memory - self.kept.bytes))
         self.kept.trim(max(0, self._memory - self.conversations.bytes))
+        self.used_bytes = self.conversations.bytes + self.kept.bytes
 
 
 def _answer(answered: Answered) -> Message:
