@@ -42,6 +42,15 @@ def serve(service: Service, sock: socket.socket, ready: Callable[[], None]) -> N
     """Serve until SIGTERM or SIGINT: then end all answers and keep all sessions. `ready` is called when it is heard."""
     wanted = threading.Event()
     before = {n: signal.signal(n, lambda *_: wanted.set()) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        listen(service, sock, ready, wanted.wait)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def listen(service: Service, sock: socket.socket, ready: Callable[[], None], wanted: Callable[[float], bool]) -> None:
+    """Serve until `wanted`, which waits so many seconds, says that it is to end."""
     config = uvicorn.Config(
         create_app(service),
         log_level="warning",
@@ -56,13 +65,11 @@ def serve(service: Service, sock: socket.socket, ready: Callable[[], None]) -> N
     thread.start()
     try:
         while not server.started and thread.is_alive():
-            wanted.wait(0.01)
+            wanted(0.01)
         ready()
-        while not wanted.wait(0.5) and thread.is_alive():
+        while not wanted(0.5) and thread.is_alive():
             pass
     finally:
         service.close()
         server.should_exit = True
         thread.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)

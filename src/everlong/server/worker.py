@@ -113,7 +113,7 @@ class Worker:
 
     def _turn(self) -> bool:
         """Take what was handed in, make a step, let jobs go on; False when all has ended and it is to stop."""
-        self._take(wait=not self._tickets)
+        self._take(wait=not self._tickets and not self._stopping)
         if self._stopping:
             for ticket in self._tickets:
                 ticket.leave()
