@@ -64,12 +64,17 @@ class Answered:
     def usage(self) -> dict[str, Any]:
         """As OpenAI's clients know it, with what the memory holds."""
         written = sum(len(result.token_ids) for result in self.results)
+        return self.counted(self.prompt_tokens, written, self.cached_tokens, self.report)
+
+    @staticmethod
+    def counted(read: int, written: int, cached: int, report: dict[str, Any]) -> dict[str, Any]:
+        """Tokens of the prompt, of the answer and those that needed no reading, with what the memory holds."""
         return {
-            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens": read,
             "completion_tokens": written,
-            "total_tokens": self.prompt_tokens + written,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "memory": self.report,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "memory": report,
         }
 
 
@@ -107,8 +112,7 @@ class Turn:
             else:
                 prompt = self._here.prompt
             requests = self._submitted(twins or [self._session], prompt)
-            yield from self._written(requests)
-            results = [request.result for request in requests if request.result is not None]
+            results = yield from finished(requests)
             citations = self._citations((twins or [self._session])[0], results[0].text)
         finally:
             for twin in twins:
@@ -183,23 +187,25 @@ class Turn:
             found.append(self._engine.submit(stream, prompt, told, **ends | self._asked.sampling | own))
         return found
 
-    def _written(self, requests: list[GenerationRequest]) -> Generator[Ready | None, None, None]:
-        """Wait until they are done; whoever leaves ends them."""
-        gone = False
-        try:
-            yield lambda: all(request.done for request in requests)
-        except Left:
-            gone = True
-        finally:
-            for request in requests:
-                request.cancel()
-        for request in requests:
-            if request.error is not None:
-                raise Left if gone else request.error
-
     def _report(self) -> dict[str, Any]:
         shown = () if self._recall is None else self._recall.shown
         return self._session.report().as_dict() | {"reread_tokens": sum(p.last - p.first for p in shown)}
+
+
+def finished(requests: Sequence[GenerationRequest]) -> Generator[Ready | None, None, list[GenerationResult]]:
+    """What was written, when all is; whoever leaves ends it. Left where nothing was written then."""
+    gone = False
+    try:
+        yield lambda: all(request.done for request in requests)
+    except Left:
+        gone = True
+    finally:
+        for request in requests:
+            request.cancel()
+    for request in requests:
+        if request.error is not None:
+            raise Left if gone else request.error
+    return [request.result for request in requests if request.result is not None]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from everlong.errors import EverlongError
-from everlong.server import chat_routes, document_routes, session_routes
+from everlong.server import chat_routes, completions, document_routes, ollama, session_routes
 from everlong.server.errors import ApiError, api_error
 from everlong.server.guard import Guard
 from everlong.server.service import Service
@@ -33,9 +33,10 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Guard, settings=service.settings, metrics=service.metrics)
     app.add_api_route("/metrics", _metrics, methods=["GET"])
     app.add_api_route("/healthz", _health, methods=["GET"])
+    app.add_api_route("/v1/embeddings", _embeddings, methods=["POST"])
     app.add_api_route("/v1/models", _models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", _model, methods=["GET"])
-    for routes in (chat_routes, session_routes, document_routes):
+    for routes in (chat_routes, completions, ollama, session_routes, document_routes):
         app.include_router(routes.router)
     return app
 
@@ -61,6 +62,10 @@ def _health(request: Request) -> JSONResponse:
 
 def _metrics(request: Request) -> Response:
     return Response(request.app.state.service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _embeddings() -> None:
+    raise ApiError(404, "embeddings: this model writes, it makes no vectors; ask a server that has an encoder")
 
 
 def _models(request: Request) -> dict[str, Any]:

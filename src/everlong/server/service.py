@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from everlong.errors import EverlongError
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
 from everlong.server.answering import Answered, Asked, Piece, Tell, Turn
+from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError
 from everlong.server.kept import KeptSessions
@@ -24,7 +26,7 @@ from everlong.server.messages import chain
 from everlong.server.metrics import Metrics, Pulse
 from everlong.server.pace import Pace
 from everlong.server.settings import ServerSettings
-from everlong.server.worker import Job, Ready, Ticket, Worker
+from everlong.server.worker import Job, Left, Ready, Ticket, Worker
 from everlong.session.session import CHUNK_TOKENS, Session
 from everlong.text.chat_template import Message, message
 
@@ -100,6 +102,38 @@ class Service:
         if session is None:
             return self.submit(lambda: self._in_conversation(asked, tell, owner))
         return self.submit(lambda: self._in_session(session, asked, tell))
+
+    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None = None) -> Ticket:
+        """Texts written behind prompts: each in a session of its own that is kept nowhere, or in a kept one."""
+        if session is None:
+            return self.submit(lambda: self._all_go_on(wanted, tell))
+        return self.submit(
+            lambda: self.with_session(session, lambda kept: self._goes_on(kept, wanted[0], tell), create=True)
+        )
+
+    def _goes_on(self, session: Session, asked: Continuing, tell: Tell) -> Job:
+        return [(yield from go_on(self.engine, self.pace, session, asked, self._timed(tell), 0))]
+
+    def _all_go_on(self, wanted: Sequence[Continuing], tell: Tell) -> Job:
+        tickets = []
+        for n, asked in enumerate(wanted):
+            tickets.append(Ticket(partial(self._one_goes_on, asked, tell, n * asked.n)))
+            self.worker.add(tickets[-1])
+        try:
+            yield lambda: all(ticket.future.done() for ticket in tickets)
+        except Left:
+            for ticket in tickets:
+                ticket.leave()
+            yield lambda: all(ticket.future.done() for ticket in tickets)
+        found = [ticket.future.result() for ticket in tickets]
+        for continued in found:
+            self.metrics.read_tokens.inc(continued.prompt_tokens)
+            self.metrics.written_tokens.inc(continued.written_tokens)
+        return found
+
+    def _one_goes_on(self, asked: Continuing, tell: Tell, first: int) -> Job:
+        with self.opened() as session:
+            return (yield from go_on(self.engine, self.pace, session, asked, self._timed(tell), first))
 
     def opened(self) -> Session:
         """A new session that is kept nowhere."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -59,12 +59,40 @@ class Events:
         ticket.future.result()
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events of a job, which is told to end where the client leaves."""
+Told = AsyncIterator[dict[str, Any] | str | None]
+"""What a client is sent: objects, texts, and None where it is to see that the stream is alive."""
 
-    def __init__(self, events: AsyncIterator[dict[str, Any] | str | None], ticket: Ticket) -> None:
+
+async def server_sent(events: Told) -> AsyncIterator[bytes]:
+    """As server-sent events; an object with a type is an event of that name."""
+    async for event in events:
+        if event is None:
+            yield KEEPALIVE_COMMENT
+        elif isinstance(event, str):
+            yield format_sse_event(data_str=event)
+        else:
+            yield format_sse_event(data_str=json.dumps(event, ensure_ascii=False), event=event.get("type"))
+
+
+async def json_lines(events: Told) -> AsyncIterator[bytes]:
+    """As objects, one a line."""
+    async for event in events:
+        if event is not None:
+            yield json.dumps(event, ensure_ascii=False).encode() + b"\n"
+
+
+class EventStream(StreamingResponse):
+    """The events of a job as they come; it is told to end where the client leaves."""
+
+    def __init__(
+        self,
+        events: Told,
+        ticket: Ticket,
+        encoded: Callable[[Told], AsyncIterator[bytes]] = server_sent,
+        media_type: str = "text/event-stream",
+    ) -> None:
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-        super().__init__(_encoded(events), media_type="text/event-stream", headers=headers)
+        super().__init__(encoded(events), media_type=media_type, headers=headers)
         self._ticket = ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,16 +101,6 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._ticket.leave()
-
-
-async def _encoded(events: AsyncIterator[dict[str, Any] | str | None]) -> AsyncIterator[bytes]:
-    async for event in events:
-        if event is None:
-            yield KEEPALIVE_COMMENT
-        elif isinstance(event, str):
-            yield format_sse_event(data_str=event)
-        else:
-            yield format_sse_event(data_str=json.dumps(event, ensure_ascii=False), event=event.get("type"))
 
 
 async def result(ticket: Ticket, request: Request, limit_s: float) -> Any:

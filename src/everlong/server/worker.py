@@ -91,6 +91,10 @@ class Worker:
             self._inbox.put(ticket)
         return ticket
 
+    def add(self, ticket: Ticket) -> None:
+        """Take a job that another one hands in, in the engine's thread, however many are waiting."""
+        self._tickets.append(ticket)
+
     def stop(self, last: Callable[[], None]) -> None:
         """End all answers, wait until their jobs have kept what they wrote, and do what is `last` to be done."""
         self._last = last
@@ -120,7 +124,7 @@ class Worker:
             if not self._tickets:
                 return False
         stepped = self._step()
-        moved = [ticket.advance() for ticket in self._tickets]
+        moved = [ticket.advance() for ticket in list(self._tickets)]
         self._tickets = [ticket for ticket in self._tickets if not ticket.future.done()]
         if not stepped and not any(moved) and self._tickets:
             self._take(wait=True, seconds=0.05)
