@@ -66,6 +66,17 @@ def test_the_official_client_speaks_to_it(base):
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(**asked, n=0)
     assert refused.value.param == "n"
+    text = client.completions.create(model="tiny", prompt="The tide", max_tokens=4, logprobs=2)
+    assert len(text.choices[0].logprobs.tokens) == text.usage.completion_tokens
+    first = client.responses.create(model="tiny", input="The tide rose.", max_output_tokens=5, temperature=0)
+    assert first.output_text == whole.choices[0].message.content
+    second = client.responses.create(model="tiny", input="And?", max_output_tokens=5, previous_response_id=first.id)
+    assert second.usage.input_tokens_details.cached_tokens > 0
+    with client.responses.stream(model="tiny", input="The tide rose.", max_output_tokens=5, temperature=0) as events:
+        assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == first.output_text
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.responses.create(model="tiny", input="And?", previous_response_id="resp_0")
+    assert unknown.value.param == "previous_response_id"
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="tiny", input="x")
 

@@ -12,9 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from everlong.errors import EverlongError
-from everlong.server import chat_routes, completions, document_routes, ollama, session_routes
+from everlong.server import chat_routes, completions, document_routes, ollama, response_routes, session_routes
 from everlong.server.errors import ApiError, api_error
 from everlong.server.guard import Guard
+from everlong.server.responses import Responses
 from everlong.server.service import Service
 from everlong.version import __version__
 
@@ -36,7 +37,9 @@ def create_app(service: Service) -> FastAPI:
     app.add_api_route("/v1/embeddings", _embeddings, methods=["POST"])
     app.add_api_route("/v1/models", _models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", _model, methods=["GET"])
-    for routes in (chat_routes, completions, ollama, session_routes, document_routes):
+    app.state.responses = Responses()
+    app.state.running = {}
+    for routes in (chat_routes, completions, response_routes, ollama, session_routes, document_routes):
         app.include_router(routes.router)
     return app
 
