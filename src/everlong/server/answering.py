@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from everlong.engine.engine import Engine, GenerationRequest
@@ -24,6 +25,8 @@ from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT, Citation
 
 MOST_CITATIONS = 16
+LONGEST_QUESTION = 1000
+"""Characters of what is taken for the question in a message that is a long text."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,20 @@ class Turn:
         twins: list[WritingStream] = []
         read = 0
         try:
-            if self._recalled():
+            if not self._outgrows and self._recalled():
                 prompt = self._passages_again(twins) if self._alone else self._with_passages(twins)
-            elif self._here.rewritten or self._asked.n > 1:
+            elif self._here.rewritten or self._asked.n > 1 or self._outgrows:
                 read = self._here.lasting
-                yield from self.reading(self._here.prompt[:read], PROMPT)
-                twins += [self._session.fork() for _ in range(self._asked.n)]
-                prompt = self._here.prompt[read:] or None
+                # The question is read after it was put, so that it does not find itself.
+                early = max(0, read - self._question_tokens) if self._outgrows else read
+                yield from self.reading(self._here.prompt[:early], PROMPT)
+                found = self._outgrows and self._recalled()
+                yield from self.reading(self._here.prompt[early:read], PROMPT)
+                if found:
+                    prompt = self._passages_again(twins)
+                else:
+                    twins += [self._session.fork() for _ in range(self._asked.n)]
+                    prompt = self._here.prompt[read:] or None
             else:
                 prompt = self._here.prompt
             requests = self._submitted(twins or [self._session], prompt)
@@ -134,9 +144,27 @@ class Turn:
             done += len(piece)
             yield None
 
-    @property
+    @cached_property
+    def _outgrows(self) -> bool:
+        """Whether the messages leave the window while they are read, so that their own passages may be called for."""
+        window = self._session.method.as_dict().get("window")
+        return self._session.method.answers and window is not None and len(self._here.prompt) > window
+
+    @cached_property
     def _question(self) -> str:
-        return self._messages[-1]["content"]
+        """What is asked: the last message, or of one that is a long text its last words, or its first."""
+        text = self._messages[-1]["content"].strip()
+        if not self._outgrows:
+            return text
+        paragraphs = text.split("\n\n")
+        short = [part for part in (paragraphs[-1], paragraphs[0]) if 0 < len(part) <= LONGEST_QUESTION]
+        return short[0] if short else text[-LONGEST_QUESTION:].partition(" ")[2]
+
+    @property
+    def _question_tokens(self) -> int:
+        """How many of the prompt's last tokens hold the question, at most."""
+        _, after = self._template.around()
+        return len(token_ids(self._session.tokenizer, f"\n\n{self._question}")) + len(after)
 
     @property
     def _alone(self) -> bool:
@@ -146,7 +174,7 @@ class Turn:
     def _recalled(self) -> bool:
         """Whether the last message calls for passages that are read again for the answer; finds them."""
         session, again = self._session, self._asked.again
-        if again == 0 or self._messages[-1]["role"] != "user" or not self._question.strip():
+        if again == 0 or self._messages[-1]["role"] != "user" or not self._question:
             return False
         if not asking.recalls(session) or not any(row.sealed for row in session.stored("chat").rows):
             return False
@@ -160,12 +188,13 @@ class Turn:
         twins += [self._session.fork() for _ in range(self._asked.n)]
         shown = self._exchange([*self._messages[:-1], message("user", OTHER)]).prompt
         passages = asking.passage_ids(self._session, self._recall.shown)
-        return self._template.with_text(shown, passages, self._question)
+        return self._template.with_text(shown, passages, self._messages[-1]["content"])
 
     def _passages_again(self, twins: list[WritingStream]) -> list[int]:
         """The prompt of short streams that hold nothing else: passages and the question."""
         assert self._recall is not None
-        system = self._messages[0]["content"] if len(self._messages) > 1 else None
+        first = self._messages[0]
+        system = first["content"] if first["role"] == "system" else None
         before, after = Template(self._session.tokenizer, system).around()
         said = token_ids(self._session.tokenizer, f"\n\nQuestion: {self._question}")
         prompt = [*before, *asking.passage_ids(self._session, self._recall.shown), *said, *after]
