@@ -30,6 +30,9 @@ def chat(
         ),
     ] = None,
     list_chats: Annotated[bool, typer.Option("--list", help="Show the conversations that are kept.")] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Talk to a server (everlong serve), which keeps the session.")
+    ] = None,
     no_keep: Annotated[bool, typer.Option("--no-keep", help="Keep nothing of what is said on the disk.")] = False,
     store: options.Store = None,
     allow_special: options.AllowSpecial = False,
@@ -69,9 +72,14 @@ def chat(
     from everlong.cli.conversation import Conversation
     from everlong.cli.kept_chats import Chats, tell
     from everlong.cli.model_setup import load_model
+    from everlong.cli.remote_chat import RemoteChat
     from everlong.session.session import Session
 
     console = Console(quiet, json)
+    if server is not None:
+        _refuse_with_server(ctx)
+        RemoteChat(server, session, system, options.sampling(ctx), console).run()
+        return
     chats = Chats(store)
     command = shlex.join(["everlong", "chat", *next_command.same_place(ctx, store)])
     if list_chats:
@@ -95,6 +103,16 @@ def chat(
         opened, loaded, system, undo, sampling, console, passages, chats, command, report
     ) as conversation:
         conversation.run()
+
+
+def _refuse_with_server(ctx: typer.Context) -> None:
+    """ConfigError for options that a server decides by itself."""
+    from everlong.errors import ConfigError
+
+    for name in ("model", "method", "option", "memory", "store", "no_keep", "pin_system", "list_chats", "again"):
+        if not options.is_default(ctx, name):
+            flag = name.replace("_", "-").removesuffix("-chats")
+            raise ConfigError(f"{flag}: has no effect with --server, which has its own; leave it out")
 
 
 def _check(method: Method, pin_system: bool) -> None:

@@ -39,7 +39,7 @@ class Piece:
 
 
 Tell = Callable[[Piece], None]
-"""Told each piece of an answer as soon as it is decided; called in the engine's thread."""
+"""PieceTeller each piece of an answer as soon as it is decided; called in the engine's thread."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Turn:
         for n, stream in enumerate(streams):
             seed = self._asked.sampling.get("seed")
             own = {"seed": None if seed is None else seed + n}
-            told = Told(n, self._tell, found)
+            told = PieceTeller(n, self._tell, found)
             found.append(self._engine.submit(stream, prompt, told, **ends | self._asked.sampling | own))
         return found
 
@@ -238,7 +238,7 @@ def finished(requests: Sequence[GenerationRequest]) -> Generator[Ready | None, N
 
 
 @dataclass
-class Told:
+class PieceTeller:
     """Tells the pieces of one of several answers, with the odds of their tokens."""
 
     index: int

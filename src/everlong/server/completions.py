@@ -81,7 +81,7 @@ async def completions(request: Request) -> Response:
     session = session_of(request, fields.session)
     if session is not None and len(wanted) > 1:
         raise refused("prompt", "a session takes one prompt at a time")
-    shape = Shape(f"cmpl-{uuid.uuid4().hex}", int(time.time()), fields.model or service.loaded.name, service)
+    shape = CompletionForm(f"cmpl-{uuid.uuid4().hex}", int(time.time()), fields.model or service.loaded.name, service)
     if not fields.stream:
         ticket = service.go_on(wanted, lambda piece: None, session)
         found = await result(ticket, request, service.settings.limits.request_s)
@@ -94,7 +94,7 @@ async def completions(request: Request) -> Response:
 
 
 @dataclass(frozen=True)
-class Shape:
+class CompletionForm:
     """The form of a completion's responses."""
 
     identity: str

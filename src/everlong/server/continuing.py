@@ -13,7 +13,7 @@ from everlong.engine.engine import Engine
 from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds, odds_of
 from everlong.engine.writing import WritingStream
-from everlong.server.answering import Piece, Tell, Told, finished
+from everlong.server.answering import Piece, PieceTeller, Tell, finished
 from everlong.server.pace import Pace
 from everlong.server.worker import Ready
 from everlong.session.session import Session
@@ -73,7 +73,7 @@ def go_on(
             for n, stream in enumerate(streams):
                 seed = asked.sampling.get("seed")
                 own = {"seed": None if seed is None else seed + n}
-                told = Told(n, _numbered(tell, first), requests)
+                told = PieceTeller(n, _numbered(tell, first), requests)
                 requests.append(engine.submit(stream, prompt, told, **(asked.sampling | own)))
             results = yield from finished(requests)
         else:

@@ -12,6 +12,8 @@ from everlong.session.session import Session
 
 LEAST_TOKENS = 16
 """Tokens that are read in a step in any case."""
+_AIM = 0.75
+"""Of the longest gap: times vary."""
 _WEIGHT = 0.2
 """Of the newest measurement in what is remembered."""
 
@@ -38,7 +40,7 @@ class Pace:
             return self._most
         if self._answer_s is None or self._read_s is None:
             return 4 * LEAST_TOKENS
-        fit = (self.max_gap - 1) * self._answer_s / self._read_s
+        fit = (_AIM * self.max_gap - 1) * self._answer_s / self._read_s
         return max(LEAST_TOKENS, min(self._most, int(fit)))
 
     @contextmanager

@@ -59,11 +59,11 @@ class Events:
         ticket.future.result()
 
 
-Told = AsyncIterator[dict[str, Any] | str | None]
+Sent = AsyncIterator[dict[str, Any] | str | None]
 """What a client is sent: objects, texts, and None where it is to see that the stream is alive."""
 
 
-async def server_sent(events: Told) -> AsyncIterator[bytes]:
+async def server_sent(events: Sent) -> AsyncIterator[bytes]:
     """As server-sent events; an object with a type is an event of that name."""
     async for event in events:
         if event is None:
@@ -74,7 +74,7 @@ async def server_sent(events: Told) -> AsyncIterator[bytes]:
             yield format_sse_event(data_str=json.dumps(event, ensure_ascii=False), event=event.get("type"))
 
 
-async def json_lines(events: Told) -> AsyncIterator[bytes]:
+async def json_lines(events: Sent) -> AsyncIterator[bytes]:
     """As objects, one a line."""
     async for event in events:
         if event is not None:
@@ -86,9 +86,9 @@ class EventStream(StreamingResponse):
 
     def __init__(
         self,
-        events: Told,
+        events: Sent,
         ticket: Ticket,
-        encoded: Callable[[Told], AsyncIterator[bytes]] = server_sent,
+        encoded: Callable[[Sent], AsyncIterator[bytes]] = server_sent,
         media_type: str = "text/event-stream",
     ) -> None:
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
