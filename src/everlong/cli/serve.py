@@ -48,11 +48,12 @@ def serve(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Serve a model over HTTP: an OpenAI API whose context never runs out.
+    """Serve a model over HTTP, as an OpenAI API.
 
-    Prints one line with its address when it is ready. Clients of OpenAI's API take that address with /v1 behind it;
-    the request field "session" (or the header x-session-id) names a conversation that is kept in the store. SIGTERM or
-    Ctrl-C ends the answers, keeps the sessions and exits 0. See docs/server.md; needs the extra everlong[serve].
+    Its context never runs out. One line with its address says when it is ready; clients of OpenAI's API take that
+    address with /v1 behind it. The request field "session" (or the header x-session-id) names a conversation that is
+    kept in the store. SIGTERM or Ctrl-C ends the answers, keeps the sessions and exits 0. See docs/server.md; needs the
+    extra everlong[serve].
     """
     from everlong.cli.console import Console
     from everlong.cli.model_setup import load_model
