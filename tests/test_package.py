@@ -43,6 +43,33 @@ def test_import_is_light():
     assert loaded == "[]"
 
 
+SETTINGS = """
+import importlib, pathlib, sys
+import everlong, everlong.config, everlong.methods
+from everlong.storage.known import CODECS, STORES
+
+folder = pathlib.Path(everlong.methods.__file__).parent
+for file in [*folder.glob("*.py"), *folder.glob("*/settings.py"), *folder.glob("*/fields.py")]:
+    parts = file.relative_to(folder.parent).with_suffix("").parts
+    importlib.import_module(".".join(("everlong", *parts)).removesuffix(".__init__"))
+for name in everlong.methods.method_names():
+    everlong.methods.make_method(name).recipe()
+everlong.methods.make_method("blocks", everlong.config.parse_options(["codec=int4", "stored_in=disk", "top_k=3"]))
+CODECS.names(), STORES.names()
+for wrong in ({"codec": "int9"}, {"stored_in": "nowhere"}, {"top_k": 0}):
+    try:
+        everlong.Blocks(**wrong)
+    except everlong.EverlongError as error:
+        print(error)
+print([m for m in ("torch", "transformers", "numpy", "jaxtyping") if m in sys.modules])
+"""
+
+
+def test_settings_are_made_without_torch():
+    lines = fresh(SETTINGS).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["codec 'int9'", "store 'nowhere'", "top_k=0", "[]"]
+
+
 def test_every_public_name_is_there():
     for name in everlong.__all__:
         assert getattr(everlong, name) is not None
@@ -61,6 +88,8 @@ WRONG = {
     "e.Window(window=True)": "window=True: expected a whole number",
     "e.Blocks(top_k=2.5)": "top_k=2.5: expected a whole number",
     "e.Blocks(score_decay='x')": "score_decay='x': must be above 0",
+    "e.Blocks(codec=8)": "codec 8: does not exist; known: bfloat16, int4, int8, native",
+    "e.Blocks(codec=['int8'])": "codec ['int8']: does not exist; did you mean 'int8'?",
     "e.load(None)": "model None: expected a folder, a GGUF file, a hub id such as ",
     "e.load(3)": "model 3: expected a folder",
     "e.load([])": "model []: expected a folder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,16 +16,20 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Dataclasses by name: those that options, recipes and command lines may ask for.
+    """Classes by name: those that options, recipes and command lines may ask for.
 
-    `what` is what messages call one of them. `fill` is called before a name is looked up, to import the files that
-    register them. Other packages register theirs by an entry point of the group `everlong.<what>s` (spaces as _), which
-    is imported then too.
+    `what` is what messages call one of them. `homes` names the module of ours that registers each name, imported when
+    that name is asked for; `fill` is called before other names are looked up, to import the files that register them.
+    Other packages register theirs by an entry point of the group `everlong.<what>s` (spaces as _), which is imported
+    then too.
     """
 
-    def __init__(self, what: str, fill: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, what: str, fill: Callable[[], object] = lambda: None, homes: Mapping[str, str] | None = None
+    ) -> None:
         self.what = what
         self._fill_own = fill
+        self._homes = dict(homes or {})
         self._classes: dict[str, type[T]] = {}
         self._elsewhere: list[str] | None = None
 
@@ -37,10 +42,11 @@ class Registry(Generic[T]):
         if not name:
             return
         other = self._classes.get(name)
-        if other is not None and not _made_anew(other, cls):
+        home = self._homes.get(name, cls.__module__)
+        if home != cls.__module__ or (other is not None and not _made_anew(other, cls)):
+            holder = home if other is None else f"{other.__module__}.{other.__qualname__}"
             raise ConfigError(
-                f"{self.what} {name!r}: is {other.__module__}.{other.__qualname__} already; give "
-                f"{cls.__module__}.{cls.__qualname__} a name of its own"
+                f"{self.what} {name!r}: is {holder} already; give {cls.__module__}.{cls.__qualname__} a name of its own"
             )
         self._classes[name] = cls
 
@@ -69,14 +75,22 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """The registered names, sorted."""
         self._fill()
-        return sorted(self._classes)
+        return sorted(self._homes.keys() | self._classes.keys())
+
+    def check(self, name: str) -> None:
+        """ConfigError, naming the nearest, unless there is a class of this name; imports nothing that has a home."""
+        if isinstance(name, str) and (name in self._homes or name in self._classes):
+            return
+        known = self.names()
+        if name not in known:
+            broken = "".join(f"; {what}" for what in self._elsewhere or ())
+            raise ConfigError(f"{self.what} {name!r}: does not exist; {nearest(str(name), known)}{broken}")
 
     def find(self, name: str) -> type[T]:
         """The class registered as `name`; ConfigError names the nearest if there is none."""
-        self._fill()
+        self.check(name)
         if name not in self._classes:
-            broken = "".join(f"; {what}" for what in self._elsewhere or ())
-            raise ConfigError(f"{self.what} {name!r}: does not exist; {nearest(name, self._classes)}{broken}")
+            importlib.import_module(self._homes[name])
         return self._classes[name]
 
     def make(self, name: str, options: Mapping[str, Any] | None = None) -> T:

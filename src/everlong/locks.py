@@ -8,7 +8,7 @@ from everlong.errors import EverlongError
 
 
 def lock(descriptor: int, taken: EverlongError) -> None:
-    """Holds an open file or folder until it is closed; raises `taken` if another process has it."""
+    """Hold an open file or folder until it is closed; raise `taken` if another process has it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -6,16 +6,19 @@ import datetime as dt
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from everlong.version import __version__
 
 _WANTED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16")
 
 
 def machine() -> dict[str, Any]:
     """The machine by name of part; what is not known is left out."""
-    import torch
-
     facts = _cpu_facts()
     flags = [flag for flag in _WANTED_FLAGS if flag in facts.get("flags", facts.get("Features", "")).split()]
     found = {
@@ -32,12 +35,7 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions that decide what comes out."""
-    import torch
-    import transformers
-
-    from everlong.version import __version__
-
-    return {"everlong": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"everlong": __version__, "torch": torch.__version__, "transformers": version("transformers")}
 
 
 def circumstances() -> str:
@@ -68,7 +66,7 @@ def _memory_bytes() -> int | None:
 
 
 def reset_peak_rss() -> bool:
-    """Begins a new measurement of `peak_rss_bytes`; False where the system offers none (not Linux, no permission)."""
+    """Begin a new measurement of `peak_rss_bytes`; False where the system offers none (not Linux, no permission)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

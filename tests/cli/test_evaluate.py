@@ -50,6 +50,19 @@ def test_the_same_command_goes_on_and_another_is_refused(evaluates, tmp_path):
     assert "holds a run with entries" in other.err
 
 
+def test_many_samples_at_once_say_the_same_and_what_runs_alone_is_named(evaluates, tmp_path):
+    one = evaluates(*PASSKEY, *WINDOW, "--json").json
+    (tmp_path / "out").rename(tmp_path / "one")
+    ended = evaluates(*PASSKEY, *WINDOW, "--batch", 2)
+    assert ended.code == 0
+    assert "One at a time: transformers (has no engine).\n" in ended.err
+    many = evaluates(*PASSKEY, *WINDOW, "--batch", 3, "--json").json  # goes on with what is there
+    names = ("method", "depth", "n", "score", "prompt_tokens")
+    assert sorted(str([row[n] for n in names]) for row in many) == sorted(str([row[n] for n in names]) for row in one)
+    refused = evaluates(*PASSKEY, "--batch", 0)
+    assert refused.code == 2
+
+
 def test_a_recipe_says_the_same(everlong, evaluates, tiny, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

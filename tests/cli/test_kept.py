@@ -237,6 +237,22 @@ def test_without_options_an_old_session_keeps_its_own(everlong, read, store, tex
     assert "window=24" in found.json["report"]["method"]
 
 
+def test_a_session_remembers_its_packed_weights(everlong, read, store, text_file, tiny):
+    """Named with its model or not; with others it is refused."""
+    assert read(text_file, "--weights", "int4").code == 0
+    asked = everlong("ask", *QUESTION, "--store", store)
+    assert asked.code == 0, asked.err
+    refused = everlong("ask", *QUESTION, "--store", store, "--weights", "full")
+    assert refused.code == 2
+    assert (
+        "another model weights than given here; load the model it was kept with, with the same dtype and weights"
+        in (refused.err)
+    )
+    unknown = everlong("ask", *QUESTION, "--store", store, "--weights", "int5")
+    assert unknown.code == 2
+    assert "weights=int5: expected full (as dtype says), int8, int4, or file" in unknown.err
+
+
 def test_a_read_only_folder_is_refused(everlong, text_file, tiny):
     ended = everlong("read", text_file, "--store", "/proc/everlong", "--model", tiny)
     assert ended.code == 2

@@ -12,6 +12,7 @@ import pytest
 
 import everlong as package
 from everlong.cli import main
+from everlong.cli.app import EverlongGroup
 from everlong.errors import EverlongError
 
 HELP_SECONDS = 0.3
@@ -35,24 +36,7 @@ def test_help_is_instant():
     assert min(cpu_seconds("--help") for _ in range(5)) < HELP_SECONDS
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "read",
-        "ask",
-        "generate",
-        "chat",
-        "serve",
-        "score",
-        "report",
-        "calibrate",
-        "bench",
-        "models",
-        "doctor",
-        "demo",
-        "sessions",
-    ],
-)
+@pytest.mark.parametrize("verb", [verb.name for verb in EverlongGroup.verbs])
 def test_help_of_a_command_loads_nothing_heavy(verb):
     code = (
         f"import sys; sys.path.insert(0, {SOURCES!r})\n"
@@ -154,7 +138,7 @@ def test_debug_shows_the_traceback(everlong):
 
 
 def test_a_defect_is_one_line_and_exit_1(everlong, monkeypatch):
-    monkeypatch.setattr("everlong.cli.options.sampling", lambda ctx: 1 / 0)
+    monkeypatch.setattr("everlong.cli.options.sampling", lambda given: 1 / 0)
     ended = everlong("generate", "--prompt", "a")
     assert ended.code == 1
     said = "everlong: unexpected ZeroDivisionError: division by zero; run it again with --debug for the traceback\n"
@@ -162,7 +146,7 @@ def test_a_defect_is_one_line_and_exit_1(everlong, monkeypatch):
 
 
 def test_an_interrupt_is_exit_130(everlong, monkeypatch):
-    def interrupted(ctx: object) -> None:
+    def interrupted(given: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("everlong.cli.options.sampling", interrupted)

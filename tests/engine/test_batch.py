@@ -10,6 +10,7 @@ from everlong import Blocks, Dense, Infini, InfinityFormer, Sinks, TransformerXL
 from everlong.engine import batch
 from everlong.engine.stream import StreamPiece, TokenStream
 from everlong.errors import CapabilityError
+from everlong.hooks.packed_check import unpackable
 from everlong.models.load import Loaded
 
 SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "repr_topk": 4, "exec_chunk": 32, "pool": 8}
@@ -48,7 +49,7 @@ def test_streams_of_all_methods_are_as_if_alone(counted):
     draw = torch.Generator().manual_seed(1)
     together = {name: stream(model, method) for name, method in METHODS.items()}
     alone = {name: stream(model, method) for name, method in METHODS.items()}
-    assert batch.why_not(model) is None
+    assert unpackable(model) is None
     for step in range(40):
         taking = [name for name in METHODS if torch.rand((), generator=draw) < 0.7] or ["dense"]
         length = (1, 1, 1, 7, 23)
@@ -108,7 +109,7 @@ def test_alibi_says_why_not():
     config = transformers.BloomConfig(vocab_size=60, hidden_size=16, n_layer=2, n_head=2)
     model = transformers.BloomForCausalLM(config).eval()
     with stream(model, Dense()):
-        assert "attention" in batch.why_not(model)
+        assert "attention" in unpackable(model)
 
 
 def test_a_stream_of_another_model_is_refused(tiny_llama):

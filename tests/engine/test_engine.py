@@ -122,6 +122,24 @@ def test_a_stream_that_was_committed_before_a_failure_does_not_read_its_piece_ag
         assert requests[1].result.finish == "length"
 
 
+def test_an_interrupt_while_a_prompt_is_taken_ends_that_request_and_says_so(tiny):
+    def texts():
+        for _ in range(600):
+            yield "the tide rose, "
+        raise KeyboardInterrupt
+
+    with Session(tiny, Window(window=20), chunk=128) as one, Session(tiny, Dense()) as other:
+        engine = Engine()
+        cut, fine = engine.submit(one, texts(), max_new_tokens=4), engine.submit(other, "d e", max_new_tokens=9)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run()
+        engine.run()
+        assert one.seen_tokens > 0
+        assert cut.result is None
+        assert f"interrupted after {one.seen_tokens} tokens" in str(cut.error)
+        assert len(fine.result.token_ids) == 9
+
+
 def test_a_stream_is_written_by_one_request_at_a_time(tiny):
     with Session(tiny, Dense()) as session:
         engine = Engine()

@@ -57,3 +57,8 @@ def test_the_description_has_every_default(echo):
             "methods": [{"name": "transformers"}, {"name": "sinks", "sinks": 4, "window": 1020}],
         }
     ]
+
+
+def test_weights_are_described_where_they_are_packed(echo):
+    assert "weights" not in Plan(entries(["echo"], ["sinks"])).as_dict()
+    assert Plan(entries(["echo"], ["sinks"]), weights="int4").as_dict()["weights"] == "int4"

@@ -7,6 +7,7 @@ import torch
 
 from everlong.engine import batch
 from everlong.engine.stream import StreamPiece, TokenStream
+from everlong.hooks.packed_check import unpackable
 from everlong.models.load import Loaded
 from tests.families.chosen import each
 from tests.families.configs import FAMILIES, Family
@@ -41,6 +42,6 @@ def test_packed_streams_are_as_if_alone(family: Family):
         for stream, one, part in zip(streams, alone, parts, strict=True):
             one.feed(part)
             torch.testing.assert_close(stream.prediction, one.prediction, atol=1e-4, rtol=0)
-    assert (batch.why_not(model) is not None) == (family.name in ALONE)
+    assert (unpackable(model) is not None) == (family.name in ALONE)
     for one in (*streams, *alone):
         one.close()

@@ -56,8 +56,8 @@ def save_folder(folder: Path, seed: int = 0, template: str | None = TEMPLATE, **
     return folder
 
 
-def save_gguf(path: Path, seed: int = 0) -> Path:
-    """The tiny model in float32 as a GGUF file of the llama architecture."""
+def save_gguf(path: Path, seed: int = 0, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32) -> Path:
+    """The tiny model as a GGUF file of the llama architecture; matrices of whole blocks are of this type."""
     model = tiny_model(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -79,7 +79,12 @@ def save_gguf(path: Path, seed: int = 0) -> Path:
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
     for name, weight in model.state_dict().items():
-        writer.add_tensor(_gguf_name(name), _gguf_layout(name, weight))
+        data = _gguf_layout(name, weight)
+        plain = data.ndim < 2 or data.shape[-1] % 32 or kind == gguf.GGMLQuantizationType.F32
+        if plain:
+            writer.add_tensor(_gguf_name(name), data)
+        else:
+            writer.add_tensor(_gguf_name(name), gguf.quantize(data, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import everlong
 from everlong.evaluate.task import task_class, task_names
 from everlong.methods import method_names
-from scripts import docs
+from scripts import api, docs
 
 
 @pytest.fixture
@@ -67,3 +68,49 @@ def test_table_keeps_bars_and_lines_inside_their_cell():
 @pytest.mark.parametrize(("value", "shown"), [(None, ""), (False, ""), (0, "`0`"), (0.0, "`0.0`"), ("auto", "`auto`")])
 def test_default_is_shown_unless_absent_or_off(value: object, shown: str):
     assert docs.shown_default(value) == shown
+
+
+PAGE = api.api_page()
+
+
+@pytest.mark.parametrize("name", [name for name in everlong.__all__ if name != "__version__"])
+def test_api_page_has_every_public_name(name: str):
+    assert f"`everlong.{name}`" in PAGE or f"### everlong.{name}\n" in PAGE
+
+
+@pytest.mark.parametrize("cls", [everlong.Session, *api.BESIDE, *api.RETURNED], ids=lambda cls: cls.__name__)
+def test_api_page_says_what_each_public_function_does(cls: type):
+    section = api.class_section(cls)
+    assert section in PAGE
+    for name, part in api.public_functions(cls):
+        owner = f"{cls.__name__}." if isinstance(part, classmethod) else ""
+        assert f"```python\n{owner}{name}(" in section
+        assert api.told(getattr(part, "__func__", part)) in section
+        assert api.told(getattr(part, "__func__", part))
+
+
+def test_api_page_has_fields_properties_and_their_texts():
+    section = api.class_section(api.GenerationResult)
+    assert "- `token_ids: list[int]`: The tokens that the session read back" in section
+    assert "- `seen_tokens: int`: Tokens read so far, special ones included." in api.class_section(everlong.Session)
+    assert "- `memory: Path | None = None`" in api.class_section(api.Loaded)
+
+
+def test_a_long_signature_is_broken_at_its_own_commas():
+    shown = api.code(f"made(a: dict[str, int]=None, b: tuple[int, int]=(1, 2), {'c' * 90}: int=1) -> list[int]")
+    lines = shown.splitlines()
+    assert lines[1:4] == ["made(", "    a: dict[str, int]=None,", "    b: tuple[int, int]=(1, 2),"]
+    assert lines[-2] == ") -> list[int]"
+
+
+def test_what_stands_indented_in_a_docstring_is_code():
+    def some() -> None:
+        """First.
+
+            drawn
+              deeper
+
+        Last.
+        """
+
+    assert api.told(some) == "First.\n\n```\ndrawn\n  deeper\n```\n\nLast."

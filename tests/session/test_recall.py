@@ -288,3 +288,13 @@ def test_settings_without_effect_are_refused(fields, said):
 def test_a_question_needs_a_tokenizer(model, ids):
     with session(model, ids) as one, pytest.raises(InputError, match="no tokenizer"):
         one.ask("Who?")
+
+
+@pytest.mark.usefixtures("calibrated")
+def test_a_fork_that_forgot_everything_has_an_index_again(model, ids):
+    with session(model, ids) as one, one.fork() as twin:
+        twin.reset()
+        twin.feed(ids)
+        index = twin.stored("test").rows[0].recall
+        assert index is not None
+        assert index.layers == one.stored("test").rows[0].recall.layers

@@ -12,10 +12,10 @@ import torch
 import everlong
 from everlong.errors import CapabilityError
 from everlong.storage.base import HostStore, Store
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.numbers import Native
 from everlong.storage.disk import DiskStore
 
-CODEC = Codec("native", 2, 4, 8, 8, torch.float32)
+CODEC = Native(2, 4, 8, 8, torch.float32)
 NOTHING = np.empty(0, dtype=np.int64)
 CONCRETE = {"HostStore", "DiskStore", "BlockMemory", "RecurrentMemory"}
 

@@ -53,8 +53,12 @@ class LayerKV(CacheLayerMixin):
         """All columns up to and including the new tokens; a view, unless the step is longer than the room."""
         tokens = k.shape[2]
         k, v = (x.detach() if x.requires_grad else x for x in (k, v))
-        self._make_room(k, v, seen, tokens)
-        keys, values = self.pair
+        if self.keys is None or self.shift != self.lane.shift or seen - self.shift + tokens > self.keys.shape[2]:
+            self._make_room(k, v, seen, tokens)
+        keys = self.keys
+        values = self.values
+        assert keys is not None
+        assert values is not None
         at = seen - self.shift
         end = at + tokens
         if end <= keys.shape[2]:

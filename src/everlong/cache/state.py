@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,16 @@ def stream_state(stream: CachedStream, sealed: bool = True) -> tuple[dict[str, T
 
 
 def load_stream(
-    stream: CachedStream, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device | str = "cpu"
+    stream: CachedStream,
+    tensors: dict[str, Tensor],
+    facts: dict[str, Any],
+    device: torch.device | str = "cpu",
+    stored: Sequence[Any] = (),
 ) -> None:
-    """Become the stream whose `state` this is; for a fresh one of the same model (on `device`) and method."""
+    """Become the stream whose `state` this is; for a fresh one of the same model (on `device`) and method.
+
+    `stored`: what the memory of an offloaded stream has kept of its store, row by row.
+    """
     stream.seen_tokens, stream.chunk = facts["seen"], facts["chunk"]
     stream.segments = [Frame(*pair) for pair in facts["segments"]]
     for lane in stream.lanes.values():
@@ -58,6 +66,10 @@ def load_stream(
         if str(index) in facts["columns"]:
             k, v = (tensors[f"layer{index}.{name}"].to(device) for name in "kv")
             arena.restore(k, v, facts["columns"][str(index)], stream.seen_tokens)
-    if stream.memory is not None:
-        kept = facts["memory"] if "memory" in facts else facts["blocks"]
+    if stream.memory is None:
+        return
+    kept = facts["memory"] if "memory" in facts else facts["blocks"]
+    if stream.blocks is not None:
+        stream.memory = stream.blocks.restored(tensors, kept, torch.device(device), stored)
+    else:
         stream.memory = stream.memory.restored(tensors, kept, torch.device(device))

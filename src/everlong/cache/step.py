@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.cache.layer_kv import LayerKV
@@ -90,6 +90,11 @@ class ForwardPlan:
     inputs: dict[int, Tensor] = field(default_factory=dict)
     """What entered the attention of each layer, [B, T, W], where a memory needs it (hooks/patch.py)."""
     _pieces: dict[int, list[KeyRange]] = field(default_factory=dict)
+
+    def positions(self, device: torch.device) -> Int[Tensor, "B T"]:
+        """The position of each new token in the frame of the step."""
+        start = self.seen - self.base
+        return torch.arange(start, start + self.tokens, device=device).expand(self.rows, -1)
 
     def columns(self, lane: WindowLayout) -> int:
         """M, how many columns the arenas of this lane show during the step."""

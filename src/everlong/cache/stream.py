@@ -42,7 +42,8 @@ class CachedStream:
         self.seen_tokens, self.segments = 0, [Frame(0, 0)]
         self.pads: Ints | None = None
         self._pads_before: Ints | None = None
-        self._step: ForwardPlan | None = None
+        self.running: ForwardPlan | None = None
+        """The forward that has begun, if one has."""
         self._scratch = Workspace()
         self.lanes: dict[Pattern, WindowLayout] = {}
         self.arenas = {p.index: LayerKV(self._lane(p.pattern)) for p in plan.layers if p.source == p.index}
@@ -69,18 +70,18 @@ class CachedStream:
     @property
     def step(self) -> ForwardPlan:
         """The forward that is running; CapabilityError if there is none."""
-        if self._step is None:
+        if self.running is None:
             raise CapabilityError(
                 "StreamCache: used outside a forward of the attached model; pass it as past_key_values to the model "
                 "that it was made for, while attached"
             )
-        return self._step
+        return self.running
 
     def columns(self, tokens: int, layer: int) -> int:
         """How many columns a layer shows to the step, or to one of so many tokens that has not begun."""
-        if self._step is None:
+        if self.running is None:
             return self.seen_tokens + tokens
-        return self._step.columns(self.arenas[self.plan.layers[layer].source].lane)
+        return self.running.columns(self.arenas[self.plan.layers[layer].source].lane)
 
     def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> ForwardPlan:
         """Prepare a forward over `tokens` new tokens in each of `rows`.
@@ -100,11 +101,11 @@ class CachedStream:
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
         frame = self.seen_tokens, tokens, rows, base, segments
-        self._step = ForwardPlan(*frame, self.arenas, self.plan.layers, self._scratch, self.plan.dtype)
+        self.running = step = ForwardPlan(*frame, self.arenas, self.plan.layers, self._scratch, self.plan.dtype)
         if self.memory is not None:
-            self._step.memory = self.memory
-            self.memory.begin(self._step, self.pads)
-        return self._step
+            step.memory = self.memory
+            self.memory.begin(step, self.pads)
+        return step
 
     def _frame(self, tokens: int) -> tuple[int, list[Frame]]:
         """The base of the step and the segments with it; a new frame where positions would pass the limit."""
@@ -133,18 +134,18 @@ class CachedStream:
         oldest = min(lane.oldest(self.seen_tokens) for lane in self.lanes.values())
         ends = [s.start for s in step.segments[1:]] + [self.seen_tokens + 1]
         self.segments = [s for s, end in zip(step.segments, ends, strict=True) if end > oldest]
-        self._step = None
+        self.running = None
 
     def abandon(self) -> None:
         """Forget a forward that failed, if one did; the stream is as it was before it."""
-        if self._step is None:
+        if self.running is None:
             return
         if self.memory is not None:
             self.memory.abandon()
         for arena in self.arenas.values():
             arena.abandon()
         self.set_pads(self._pads_before)
-        self._step = None
+        self.running = None
 
     # Going back, and rows.
 
@@ -166,6 +167,7 @@ class CachedStream:
     def reset(self) -> None:
         """Forget everything."""
         self.seen_tokens, self.segments, self.pads = 0, [Frame(0, 0)], None
+        self._scratch = Workspace()
         for lane in self.lanes.values():
             lane.shift = 0
             lane.pads = None

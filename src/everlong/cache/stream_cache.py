@@ -45,7 +45,8 @@ class StreamCache(Cache):
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Store the new keys and values [B, G, T, D] of a layer; returns its columns [B, G, M, D]."""
-        return self.stream.step.write(key_states, value_states, layer_idx)
+        step = self.stream.running or self.stream.step
+        return step.write(key_states, value_states, layer_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -94,6 +95,13 @@ class RetrievalMemory(StreamMemory, Protocol):
     """A memory that stores tokens and brings some of them back."""
 
     answering: bool
+
+    def restored(
+        self, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device, stored: Sequence[Any] = ()
+    ) -> StreamMemory:
+        """A memory of the same settings with this state; `stored`: what each offloaded row has kept of its store."""
+        ...
+
     """Whether the next tokens answer: each then chooses for itself what comes back."""
 
     def pending_keys(self, layer: int, first: int, end: int) -> tuple[int, Float[Tensor, "G n D"] | None]:

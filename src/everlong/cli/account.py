@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from everlong.cache.report import MemoryReport
 from everlong.cli.amounts import several
-
-if TYPE_CHECKING:
-    from everlong.cache.report import MemoryReport
-    from everlong.session.losses import Losses
-    from everlong.session.recall import Recall
-    from everlong.session.session import Session
+from everlong.session.losses import Losses, losses
+from everlong.session.recall import Recall
+from everlong.session.session import Session
 
 
 def account(session: Session, recall: Recall | None, report: MemoryReport) -> str:
@@ -18,8 +14,6 @@ def account(session: Session, recall: Recall | None, report: MemoryReport) -> st
 
     `recall` is what came back for the question, `report` that of the session which answered.
     """
-    from everlong.session.losses import losses
-
     return f"looked at {_looked_at(session, recall, report)}; {lost(losses(session))}"
 
 

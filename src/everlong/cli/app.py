@@ -1,6 +1,6 @@
 """The commands of `everlong`, in the order in which its help lists them.
 
-`everlong --install-completion` lets the shell complete them, and what options.py and complete.py say of their values.
+`everlong --install-completion` lets the shell complete them, and what groups.py and complete.py say of their values.
 """
 
 from __future__ import annotations
@@ -8,59 +8,49 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from everlong.cli.ask import ask
-from everlong.cli.bench import bench
-from everlong.cli.calibrate import calibrate
-from everlong.cli.chat import chat
-from everlong.cli.demo import demo
-from everlong.cli.doctor import doctor
-from everlong.cli.evaluate import evaluate
-from everlong.cli.forget import forget
-from everlong.cli.generate import generate
-from everlong.cli.models import models
-from everlong.cli.pin import pin, unpin
-from everlong.cli.read import read
-from everlong.cli.report import report
-from everlong.cli.score import score
-from everlong.cli.search import search
-from everlong.cli.serve import serve
-from everlong.cli.sessions import sessions
-from everlong.cli.train import merge, train
+from everlong.cli.loader import LazyGroup, Verb, VerbGroup
+from everlong.version import __version__
+
+
+class EverlongGroup(LazyGroup):
+    """All commands; a test holds their lines to the first sentence of their help."""
+
+    verbs = (
+        Verb("read", "Read files into a session that is kept on the disk."),
+        Verb("ask", "Ask a kept session; it stays as it is unless --keep is given."),
+        Verb("search", "Show the passages of a session that hold some words."),
+        Verb("pin", "Pin a source or a span of a kept session."),
+        Verb("unpin", "Take away the pins of a source or a span.", module="pin"),
+        Verb("forget", "Forget a source or a span of a kept session."),
+        Verb("generate", "Write what comes after a text, token by token."),
+        Verb("chat", "Talk to the model without end."),
+        Verb("serve", "Serve a model over HTTP, as an OpenAI API."),
+        Verb("score", "Read a text as a stream and print its perplexity."),
+        Verb("eval", "Run benchmarks, each sample on each method.", module="evaluate", work="evaluate"),
+        Verb("report", "Make one page of all runs: tables, curves, heat maps, cost."),
+        Verb("train", "Train a memory by a recipe."),
+        Verb("merge", "Write a model and its trained memory into one folder.", module="train"),
+        Verb("calibrate", "Find the model's retrieval heads, once."),
+        Verb("bench", "Measure the methods beside plain transformers."),
+        Verb("models", "List the models that are here, and what they are good for."),
+        Verb("doctor", "Show what there is, what works and what it costs."),
+        Verb("demo", "Find a hidden key again; read a long text three ways."),
+        VerbGroup("sessions", "List, show, fork, delete, verify, compact or move sessions."),
+    )
+
 
 app = typer.Typer(
     name="everlong",
     help="Endless context in bounded memory for open language models.",
+    cls=EverlongGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-class Verbs(TyperGroup):
-    """A group whose context is of the type that Typer's documentation names."""
-
-    context_class = typer.Context
-
-
-class Verb(TyperCommand):
-    """A command whose context is of the type that Typer's documentation names."""
-
-    context_class = typer.Context
-
-
-MEMORY = (read, ask, search, pin, unpin, forget)
-WRITING = (generate, chat, serve, score)
-MEASURING = (evaluate, report, train, merge, calibrate, bench, models, doctor, demo)
-for verb in (*MEMORY, *WRITING, *MEASURING):
-    app.command("eval" if verb is evaluate else None, cls=Verb)(verb)
-app.add_typer(sessions, cls=Verbs)
-
-
 def _version(wanted: bool) -> bool:
     if wanted:
-        from everlong import __version__
-
         print(__version__)
         raise typer.Exit
     return wanted

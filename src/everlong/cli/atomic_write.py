@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from everlong.config import dump_yaml
 from everlong.errors import SaveError
+from everlong.machine import circumstances
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -42,8 +44,5 @@ def check_place(path: Path | None, force: bool) -> None:
 
 def run_record(command: str, options: dict[str, Any]) -> str:
     """YAML with the options of a run, good for --config; comments say when and on what it was."""
-    from everlong.config import dump_yaml
-    from everlong.machine import circumstances
-
     known = {name: value for name, value in options.items() if value is not None}
     return f"# everlong {command} --config THIS\n# {circumstances()}\n{dump_yaml(known)}"

@@ -4,64 +4,39 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from everlong.cli import options
+from everlong.cli.console import Console
+from everlong.cli.model_setup import load_model
+from everlong.cli.timing import WHATS, TimingRow, measure, sized
+from everlong.cli.verbs.bench import BenchOptions
+from everlong.errors import ConfigError, nearest
+from everlong.evaluate.baseline import stock_copy
+from everlong.machine import circumstances
 
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.cli.timing import TimingRow
 
-
-def bench(
-    ctx: typer.Context,
-    what: Annotated[str, typer.Option(help="decode (one token at a time), read (chunks), or both.")] = "decode,read",
-    cache: Annotated[str, typer.Option(help="Tokens kept (sinks + window), one or more numbers.")] = "256,4096",
-    method: Annotated[str, typer.Option("--method", help="dense, window, sinks, or several of them.")] = "sinks",
-    option: options.Fields = None,
-    chunk: options.Chunk = 512,
-    repeats: Annotated[int, typer.Option(min=1, help="Pairs of measurements for each row.")] = 20,
-    model: options.Model = "smollm2",
-    memory: options.Memory = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Measure the methods beside plain transformers.
-
-    Each row is the median over pairs: the method, then the stock model with a DynamicCache of as many tokens.
-    Lists are written with commas: --cache 256,4096. --json prints the rows: what, method, cache, ms_per_token or
-    tokens_per_s, baseline (transformers' figure), ratio (above 1: better than the baseline) and the spreads.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import load_model
-    from everlong.cli.timing import WHATS, measure, sized
-    from everlong.evaluate.baseline import stock_copy
-
-    console = Console(quiet, json)
-    whats = _known(_words(what), WHATS, "what")
-    sizes = _sizes(cache)
-    names = _words(method)
+def bench(ctx: typer.Context, given: BenchOptions) -> None:
+    """Measure each method, and show the rows."""
+    console = Console.of(given.output)
+    whats = _known(_words(given.what), WHATS, "what")
+    sizes = _sizes(given.cache)
+    names = _words(given.method)
     runs = [
-        (w, size, sized(name, size, options.chosen_fields(ctx, name, option)))
+        (w, size, sized(name, size, options.chosen_fields(ctx, name, given.option)))
         for name in names
         for size in sizes
         for w in whats
     ]
-    loaded = load_model(model, dtype, device, threads, console, memory)
+    loaded = load_model(given.model, given.hardware, console)
     stock = stock_copy(loaded.model)
     rows = []
     with console.progress("measuring", len(runs), "rows") as advance:
         for at, (w, size, sized_method) in enumerate(runs):
             advance(at, f"{w} {sized_method}")
-            rows.append(measure(w, loaded, stock, sized_method, size, chunk, repeats))
-    if json:
+            rows.append(measure(w, loaded, stock, sized_method, size, given.chunk, given.repeats))
+    if given.output.json:
         console.result([row.as_dict() for row in rows])
     else:
         _tell(rows, loaded.name, console)
@@ -71,8 +46,6 @@ def bench(
 
 def _words(text: str) -> list[str]:
     """The names in a list with commas; ConfigError for an empty one."""
-    from everlong.errors import ConfigError
-
     words = [word.strip() for word in text.split(",")]
     if not all(words):
         raise ConfigError(f"{text!r}: expected names or numbers with commas between, for example 256,4096")
@@ -81,8 +54,6 @@ def _words(text: str) -> list[str]:
 
 def _known(words: list[str], known: tuple[str, ...], option: str) -> list[str]:
     """The words, if all are known."""
-    from everlong.errors import ConfigError, nearest
-
     for word in words:
         if word not in known:
             raise ConfigError(f"{option}={word}: does not exist; {nearest(word, known)}")
@@ -91,8 +62,6 @@ def _known(words: list[str], known: tuple[str, ...], option: str) -> list[str]:
 
 def _sizes(text: str) -> list[int]:
     """The numbers in a list with commas."""
-    from everlong.errors import ConfigError
-
     words = _words(text)
     for word in words:
         if not word.isdecimal() or int(word) < 1:
@@ -107,8 +76,6 @@ def _again() -> str:
 
 def _tell(rows: list[TimingRow], model: str, console: Console) -> None:
     """The rows as a table, under the command and what it ran on."""
-    from everlong.machine import circumstances
-
     print(f"{_again()}\n{model}; {circumstances()}\n")
     print(f"{'what':<8}{'method':<10}{'cache':>7}{'everlong':>16}{'transformers':>16}{'ratio':>8}{'spread':>15}")
     for row in rows:

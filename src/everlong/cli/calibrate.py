@@ -3,55 +3,33 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import typer
 
-from everlong.cli import next_command, options
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from everlong.cli.console import Console
-    from everlong.models.retrieval_heads import RetrievalHeads
+from everlong.cli import next_command
+from everlong.cli.console import Console
+from everlong.cli.groups import ModelChoice
+from everlong.cli.model_setup import load_model
+from everlong.cli.verbs.calibrate import CalibrateOptions
+from everlong.models import retrieval_heads
+from everlong.models.retrieval_heads import RetrievalHeads
+from everlong.session.calibration import calibrate as found_by_calibration
 
 _WEAK = 0.5
 """Below this recall the heads are not worth their votes."""
 
 
-def calibrate(
-    ctx: typer.Context,
-    model: options.Model = "smollm2",
-    tokens: Annotated[
-        int | None, typer.Option("--tokens", min=1, help="Tokens of a text; 4,096 or what the model was trained on.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Which texts are made.")] = 0,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Find the model's retrieval heads, once.
-
-    They are the few attention heads that look at a fact when it is asked for, found on a text full of facts and tried
-    on another; no data is needed. The file in $EVERLONG_HOME/heads serves the model from then on, in any dtype. --json
-    prints one object: heads (layer and query head, the best first), scores, recall (how often the vote of the best
-    eight put the fact's block among its first four), recall_first, questions, tokens, seed, file and versions.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import load_model
-    from everlong.models import retrieval_heads
-    from everlong.session.calibration import calibrate as found_by_calibration
-
-    console = Console(quiet, json)
-    loaded = load_model(model, dtype, device, threads, console)
+def calibrate(ctx: typer.Context, given: CalibrateOptions) -> None:
+    """Find the heads, keep them and show what they are worth."""
+    console = Console.of(given.output)
+    loaded = load_model(ModelChoice(model=given.model), given.hardware, console)
     with console.progress("calibrating", 100, "%") as advance:
-        heads = found_by_calibration(loaded, seed, tokens, advance)
+        heads = found_by_calibration(loaded, given.seed, given.tokens, advance)
     written = retrieval_heads.save(heads, retrieval_heads.place(loaded.model))
-    if json:
+    if given.output.json:
         console.result(_facts(heads, written))
     else:
         _tell(heads, written, console)
@@ -61,8 +39,6 @@ def calibrate(
 
 def _facts(heads: RetrievalHeads, written: Path) -> dict[str, Any]:
     """What was found, ready for JSON."""
-    from dataclasses import asdict
-
     facts = {name: value for name, value in asdict(heads).items() if name not in ("format", "shipped")}
     return facts | {"versions": dict(heads.versions), "file": str(written)}
 

@@ -6,7 +6,10 @@ import codecs
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from encodings.aliases import aliases
 from typing import Literal
+
+import chardet
 
 from everlong.errors import ConfigError, nearest
 
@@ -129,8 +132,6 @@ def _unmarked_wide(first: bytes) -> str | None:
 
 
 def _detected(sample: bytes) -> str:
-    import chardet
-
     name = (chardet.detect(sample)["encoding"] or _FALLBACK).lower()
     if name in ("ascii", "utf-8", "utf-8-sig"):
         return _FALLBACK
@@ -143,8 +144,6 @@ def _detected(sample: bytes) -> str:
 
 def _checked(name: str) -> str:
     """The codec of this name; ConfigError for what is none for text."""
-    from encodings.aliases import aliases
-
     try:
         b"a".decode(name, "replace")
         return codecs.lookup(name).name

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from everlong.session.quotations import Quotation
-    from everlong.text.transcript import Citation
+from everlong.session.quotations import Quotation
+from everlong.text.transcript import Citation
 
 _INDENT = " " * 8
 _SHOWN = 60

@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from everlong.environment import home
+from everlong.errors import EverlongError
+
 METHODS = ("blocks", "dense", "infini", "infinity_former", "recompute", "sinks", "transformer_xl", "window")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = ("full", "int8", "int4", "file")
 DEVICES = ("auto", "cpu", "cuda")
 WHEN_FULL = ("refuse", "oldest", "least-used", "ids")
 DEFAULT_MODEL = "smollm2"
@@ -24,9 +28,7 @@ def one_of(words: Iterable[str]) -> Completion:
 
 def sessions(ctx: Any, incomplete: str) -> list[str]:
     """The sessions in the store that was given, or in the default one."""
-    from everlong.environment import home
-    from everlong.errors import EverlongError
-    from everlong.library.database import Database
+    from everlong.library.database import Database  # SQLite, which help has no use for
 
     given = ctx.params.get("store")
     path = (home() if given is None else Path(given).expanduser()) / "everlong.db"
@@ -42,7 +44,7 @@ def models(incomplete: str) -> list[str]:
 
     Where none begins so, the shell completes paths.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants  # takes longer than all that help needs
 
     shipped = Path(__file__).parents[1] / "shipped"
     own = [f"everlong/{path.parent.name}" for path in sorted(shipped.glob("*/config.json"))]

@@ -10,6 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from everlong.cli.amounts import duration
+from everlong.cli.groups import Output
+
 _LINE_EVERY_S = 5.0
 Advance = Callable[[int, str], None]
 """Told how much is done, and a few words on how it goes."""
@@ -21,6 +27,11 @@ class Console:
 
     quiet: bool = False
     json: bool = False
+
+    @classmethod
+    def of(cls, given: Output) -> Console:
+        """The console that the options of a command ask for."""
+        return cls(given.quiet, given.json)
 
     @property
     def talks(self) -> bool:
@@ -111,8 +122,6 @@ class _Left:
 
     def told(self, done: int) -> str:
         """In words; nothing where that is not known."""
-        from everlong.cli.amounts import duration
-
         if self._total is None or done <= self._begun:
             return ""
         each = (time.monotonic() - self._since) / (done - self._begun)
@@ -121,9 +130,6 @@ class _Left:
 
 def _bars() -> Any:
     """Moving lines, one below the other."""
-    from rich.console import Console as Terminal
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     counts = TextColumn("{task.completed:,} / {task.total:,} tokens")
     columns = (TextColumn("{task.description:<6}"), BarColumn(), counts, TextColumn("{task.fields[words]}"))
     return Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True, highlight=False), transient=True)
@@ -132,9 +138,6 @@ def _bars() -> Any:
 @contextmanager
 def _bar(what: str, total: int | None, unit: str, begun: int) -> Iterator[Advance]:
     """Progress as one moving line."""
-    from rich.console import Console as Terminal
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     counts = "{task.completed:,}" + ("" if total is None else f" / {total:,}") + f" {unit}"
     named, told = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[words]"))
     time_taken = (TimeElapsedColumn(),) if total is None else ()

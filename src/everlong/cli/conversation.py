@@ -7,16 +7,20 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from everlong.cli.account import account, lost
+from everlong.cli.amounts import several
+from everlong.cli.cite import quotation_lines
+from everlong.cli.console import Console
 from everlong.cli.generate import as_json
+from everlong.cli.kept_chats import Chats
 from everlong.errors import EverlongError, InputError, nearest
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.cli.kept_chats import Chats
-    from everlong.models.load import Loaded
-    from everlong.session.session import Session
+from everlong.models.load import Loaded
+from everlong.session.chat import Chat
+from everlong.session.losses import losses
+from everlong.session.quotations import quotations
+from everlong.session.session import Session
 
 _HELP = """/report      what the session remembers, and in how many bytes
 /save FILE   keep the conversation in a file too
@@ -56,7 +60,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._begin(session)
 
     def run(self) -> None:
-        """Answers every line; an interrupt cuts what it is about short. What is kept is said in any case."""
+        """Answer every line; an interrupt cuts what it is about short. What is kept is said in any case."""
         self._console.note("Ctrl-C cuts an answer short, /help lists the commands, /exit leaves.")
         try:
             for line in lines():
@@ -75,10 +79,6 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def _tell_memory(self) -> None:
         """What the session has lost; the whole report where it is wanted."""
-        from everlong.cli.account import lost
-        from everlong.cli.amounts import several
-        from everlong.session.losses import losses
-
         report = self._session.report()
         self._console.note(f"{several(report.seen_tokens, 'token')} seen; {lost(losses(self._session))}")
         if self._tells_report:
@@ -97,7 +97,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._leave()
 
     def _leave(self) -> None:
-        """Closes the session; a kept one in which nothing was said is deleted."""
+        """Close the session; a kept one in which nothing was said is deleted."""
         session = self._session
         name = None if session.seen_tokens else session.kept_name
         session.close()
@@ -105,8 +105,6 @@ class Conversation(AbstractContextManager["Conversation"]):
             self._chats.delete(name)
 
     def _begin(self, session: Session) -> None:
-        from everlong.session.chat import Chat
-
         stays = session.kept and session.method.answers
         if session.conversing and self._system is not None:
             self._console.warn("system: this conversation was begun before; it goes on with its own system prompt")
@@ -114,19 +112,19 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._session = session
 
     def _keep(self) -> None:
-        """Keeps the conversation as it is now, if it is one that is kept."""
+        """Keep the conversation as it is now, if it is one that is kept."""
         if self._session.kept:
             self._session.checkpoint()
 
     def _respond(self, text: str) -> None:
-        """Does what one line asks for."""
+        """Do what one line asks for."""
         if text.startswith("/"):
             self._command(*text[1:].split(maxsplit=1))
         elif text:
             self._answer(text)
 
     def _answer(self, text: str) -> None:
-        """Prints the answer as it comes; an interrupt ends it there."""
+        """Print the answer as it comes; an interrupt ends it there."""
         seed = self._sampling["seed"]
         each_turn = {"seed": None if seed is None else seed + self._chat.turns}
         turn = self._chat.stream(text, **self._sampling | each_turn)
@@ -146,10 +144,6 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def _account(self, answer: str, question: str) -> None:
         """What was looked at for the answer and what it quotes, where passages came back for it."""
-        from everlong.cli.account import account
-        from everlong.cli.cite import quotation_lines
-        from everlong.session.quotations import quotations
-
         if self._chat.recall is None:
             return
         for line in quotation_lines(quotations(self._session.transcript, answer, question)):
@@ -157,7 +151,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._console.note(account(self._session, self._chat.recall, self._session.report()))
 
     def _command(self, name: str = "", argument: str = "") -> None:
-        """Does what a line that begins with / asks for."""
+        """Do what a line that begins with / asks for."""
         if name not in _COMMANDS:
             raise InputError(f"/{name}: no such command; {nearest(name, _COMMANDS)}")
         if name in ("save", "load") and not argument:
@@ -178,7 +172,7 @@ class Conversation(AbstractContextManager["Conversation"]):
             print("Begun anew.", file=sys.stderr, flush=True)
 
     def _take_back(self) -> None:
-        """Takes the last turn back, on the disk too."""
+        """Take the last turn back, on the disk too."""
         if self._session.kept and self._session.method.answers:
             raise InputError(
                 f"/undo: what {self._session.method.name} has stored on the disk only goes forward; begin the "
@@ -189,7 +183,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._keep()
 
     def _begin_anew(self) -> None:
-        """Begins a conversation; one that is kept stays as it is, under its name."""
+        """Begin a conversation; one that is kept stays as it is, under its name."""
         old = self._session
         if self._chats is None or not old.kept:
             self._chat.reset()
@@ -200,7 +194,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._begin(new)
 
     def _report(self) -> None:
-        """Prints the memory report."""
+        """Print the memory report."""
         report = self._session.report()
         if self._console.json:
             self._console.result(report.as_dict())
@@ -208,9 +202,7 @@ class Conversation(AbstractContextManager["Conversation"]):
             print(report, flush=True)
 
     def _load(self, path: str) -> None:
-        """Goes on with the conversation in the file; the one so far is left only when that is read."""
-        from everlong.session.session import Session
-
+        """Go on with the conversation in the file; the one so far is left only when that is read."""
         old = self._session
         loaded = Session.load(path, self._loaded, chunk=old.chunk, allow_special=old.allow_special)
         self._leave()

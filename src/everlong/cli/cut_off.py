@@ -43,7 +43,7 @@ class Stop(AbstractContextManager["Stop"]):
         print("\neverlong: stops after this chunk; once more to stop at once", file=sys.stderr, flush=True)
 
     def through(self, steps: Generator[T, None, None], tell: Callable[[T], None]) -> None:
-        """Tells each of the steps; where the end was asked for they are closed, which keeps what was read."""
+        """Tell each of the steps; where the end was asked for they are closed, which keeps what was read."""
         for step in steps:
             tell(step)
             if self._asked is not None:
@@ -59,7 +59,7 @@ class Stop(AbstractContextManager["Stop"]):
 
 @contextmanager
 def told_when_cut_off(kept_tokens: Callable[[], int]) -> Iterator[None]:
-    """Says on stderr what is kept, and which command goes on (the same one), where the block is cut off."""
+    """Say on stderr what is kept, and which command goes on (the same one), where the block is cut off."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -3,69 +3,60 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from pydoc_data.topics import topics
+from typing import Any
 
 import typer
+from rich.console import Console as Terminal
+from rich.table import Table
 
-from everlong.cli import next_command, options
+from everlong.cli import next_command
+from everlong.cli.atomic_write import check_place, run_record, write_whole
+from everlong.cli.console import Console
+from everlong.cli.demo_jobs import KEPT, Written, haystack, read_haystack, read_stream
+from everlong.cli.groups import Hardware, ModelChoice
+from everlong.cli.jobs import Job, run_jobs
+from everlong.cli.model_setup import load_model
+from everlong.cli.verbs.demo import SINKS, DemoOptions
+from everlong.errors import CapabilityError, SaveError, SessionError
+from everlong.evaluate.haystack import KEY_QUESTION as QUESTION
+from everlong.methods import Blocks, Dense, Sinks, Window
+from everlong.models.load import Loaded
+from everlong.report.plot import check_matplotlib, plot_streams
+from everlong.report.recall import RecallTable
+from everlong.report.stream import StreamCurve
 
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.cli.demo_jobs import Written
-    from everlong.models.load import Loaded
-    from everlong.report.recall import RecallTable
-    from everlong.report.stream import StreamCurve
-
-SINKS = 4
 FIRST_ROW_TOKENS = 1024
 SHOWN_PASSAGES = 3
 
 
-def demo(
-    ctx: typer.Context,
-    full: Annotated[bool, typer.Option("--full", help="Read the whole text, 113K tokens.")] = False,
-    tokens: Annotated[int, typer.Option(min=16, help="Tokens to read if not --full.")] = 12288,
-    cache: Annotated[int, typer.Option(min=SINKS + 1, help="Tokens that window and sinks keep.")] = 1024,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after the stream.")] = 200,
-    seed: Annotated[int | None, typer.Option(help="Hides the same key at the same place; drawn if not given.")] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the plot and the figures go.")] = Path(".demo"),
-    model: options.Model = "smollm2",
-    threads: options.Threads = None,
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Find a hidden key again; read a long text three ways.
-
-    A text with a pass key in it is read with block memory into a session on the disk, which a new process then opens
-    and asks. Then CPython's own reference documentation, which every Python carries (pydoc_data.topics), is read:
-    by dense as far as the model was trained, by window and sinks to the end with a bounded cache, side by side, one in
-    each core. Writes the plot, the figures as JSON and the settings as YAML.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import load_model
-
-    console = Console(quiet, json)
-    _check_folder(out)
-    loaded = load_model(model, "auto", "auto", threads, console)
-    ids = _ids(loaded, None if full else tokens)
+def demo(ctx: typer.Context, given: DemoOptions) -> None:
+    """Run the whole demonstration."""
+    console = Console.of(given.output)
+    _check_folder(given.out)
+    loaded = load_model(ModelChoice(model=given.model), Hardware(threads=given.threads), console)
+    ids = _ids(loaded, None if given.full else given.tokens)
     trained = _trained_tokens(loaded)
-    drawn = random.Random(seed)
+    drawn = random.Random(given.seed)
     hay = len(ids) // 2
     key = drawn.randrange(10000, 100000)
     depth = drawn.uniform(0.1, 0.9)
-    text, hidden = _hide(out, loaded, hay, key, depth)
-    console.note(f"The key: {key}, hidden at {depth:.0%} of a text, {hay:,} tokens ({out / 'haystack.txt'}).")
-    kept = _read_first(out, model, hay, cache, threads, console)
-    asked = _ask(out, model, threads, key, kept, console)
+    text, hidden = _hide(given.out, loaded, hay, key, depth)
+    console.note(f"The key: {key}, hidden at {depth:.0%} of a text, {hay:,} tokens ({given.out / 'haystack.txt'}).")
+    kept = _read_first(given.out, given.model, hay, given.cache, given.threads, console)
+    asked = _ask(given.out, given.model, given.threads, key, kept, console)
     console.note(f"\nThe other text: Python's own reference documentation, {len(ids):,} tokens.")
     console.note(f"The model: {loaded.name}, trained on {trained:,} tokens; dense stops there.")
-    dense, window, (sinks, written) = _read_streams(model, ids, trained, cache, new_tokens, threads, console)
+    dense, window, (sinks, written) = _read_streams(
+        given.model, ids, trained, given.cache, given.new_tokens, given.threads, console
+    )
     curves = [dense[0], window[0], sinks]
     _show_table(curves, console)
     _show_written(written, len(ids), console)
@@ -76,22 +67,21 @@ def demo(
         "report": written.report.as_dict(),
         "remembered": kept | asked | {"key": key, "hidden": hidden, "share": recall.share()},
     }
-    files = _save(out, curves, recall, trained, result, ctx)
-    if json:
+    files = _save(given.out, curves, recall, trained, result, ctx)
+    if given.output.json:
         console.result(result | {"written": [str(path) for path in files]})
     console.note(f"\nWrote {', '.join(str(path) for path in files)}.")
     console.note(
-        f"Next: everlong ask 'The sky is' --raw --cite {next_command.same_session(ctx, 'demo', out / 'library')}"
+        f"Next: everlong ask 'The sky is' --raw --cite {next_command.same_session(ctx, 'demo', given.out / 'library')}"
     )
-    more = "`everlong score FILE` reads a text of yours" if full else "`make demo ARGS=--full` reads the whole text"
+    more = (
+        "`everlong score FILE` reads a text of yours" if given.full else "`make demo ARGS=--full` reads the whole text"
+    )
     console.note(f"      {more}; `everlong chat` talks without end.")
 
 
 def _hide(out: Path, loaded: Loaded, tokens: int, key: int, depth: float) -> tuple[str, tuple[int, int]]:
     """Write a text with the key in it; the text, and where the key is, in characters."""
-    from everlong.cli.atomic_write import write_whole
-    from everlong.cli.demo_jobs import haystack
-
     text, hidden = haystack(loaded.tokenizer, tokens, key, depth)
     write_whole(out / "haystack.txt", lambda draft: draft.write_text(text, encoding="utf-8"))
     return text, hidden
@@ -99,10 +89,6 @@ def _hide(out: Path, loaded: Loaded, tokens: int, key: int, depth: float) -> tup
 
 def _read_first(out: Path, model: str, tokens: int, cache: int, threads: int | None, console: Console) -> Any:
     """The session with the key, read by all cores."""
-    from everlong.cli.demo_jobs import read_haystack
-    from everlong.cli.jobs import Job, run_jobs
-    from everlong.methods import Blocks
-
     store = out / "library"
     shutil.rmtree(store, ignore_errors=True)
     job = Job("blocks", tokens, read_haystack, (model, Blocks(window=cache), out / "haystack.txt", store))
@@ -113,10 +99,6 @@ def _read_streams(
     model: str, ids: list[int], trained: int, cache: int, new_tokens: int, threads: int | None, console: Console
 ) -> list[Any]:
     """The streams of dense, window and sinks, read side by side; the longest is begun first."""
-    from everlong.cli.demo_jobs import read_stream
-    from everlong.cli.jobs import Job, run_jobs
-    from everlong.methods import Dense, Sinks, Window
-
     jobs = [
         Job("sinks", len(ids), read_stream, (model, Sinks(sinks=SINKS, window=cache - SINKS), ids, new_tokens)),
         Job("window", len(ids), read_stream, (model, Window(window=cache), ids, 0)),
@@ -129,14 +111,6 @@ def _ask(
     out: Path, model: str, threads: int | None, key: int, kept: dict[str, Any], console: Console
 ) -> dict[str, Any]:
     """What `everlong ask` answers in a process that has only the disk to know from; shown."""
-    import json
-    import subprocess
-    import sys
-
-    from everlong.cli.demo_jobs import KEPT
-    from everlong.errors import SessionError
-    from everlong.evaluate.haystack import KEY_QUESTION as QUESTION
-
     words = ["ask", QUESTION, "--raw", "--cite", "--max-new-tokens", "8", "--session", KEPT]
     words += ["--store", str(out / "library"), "--model", model, "--top", "1000000", "--json"]
     words += [] if threads is None else ["--threads", str(threads)]
@@ -172,17 +146,11 @@ def _show_answer(answer: dict[str, Any], key: int) -> None:
 
 def _recall(answer: dict[str, Any], hidden: tuple[int, int], length: int) -> RecallTable:
     """Where in the text the passages stand that came back."""
-    from everlong.report.recall import RecallTable
-
     return RecallTable(tuple((c["start"], c["end"], c["mass"]) for c in answer["citations"]), hidden, length)
 
 
 def _check_folder(out: Path) -> None:
-    """Makes the folder; SaveError or CapabilityError if the plot could not be drawn into it, before the work."""
-    from everlong.cli.atomic_write import check_place
-    from everlong.errors import SaveError
-    from everlong.report.plot import check_matplotlib
-
+    """Make the folder; SaveError or CapabilityError if the plot could not be drawn into it, before the work."""
     check_matplotlib()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -193,10 +161,6 @@ def _check_folder(out: Path) -> None:
 
 def _ids(loaded: Loaded, limit: int | None) -> list[int]:
     """The token ids of the reference topics, by name in order, the first `limit` of them."""
-    from pydoc_data.topics import topics
-
-    from everlong.errors import CapabilityError
-
     if loaded.tokenizer is None:
         raise CapabilityError(
             f"model {loaded.name}: has no tokenizer files, and the demo reads text; give another --model"
@@ -212,9 +176,6 @@ def _trained_tokens(loaded: Loaded) -> int:
 
 def _show_table(curves: list[StreamCurve], console: Console) -> None:
     """Perplexity by position, then time and memory, a column for each method."""
-    from rich.console import Console as Terminal
-    from rich.table import Table
-
     if console.json:
         return
     table = Table(title="The same text, three ways: perplexity by position")
@@ -255,11 +216,6 @@ def _save(
     out: Path, curves: list[StreamCurve], recall: RecallTable, trained: int, result: Any, ctx: typer.Context
 ) -> list[Path]:
     """The files written: the plot, the figures as JSON and the settings as YAML."""
-    import json
-
-    from everlong.cli.atomic_write import run_record, write_whole
-    from everlong.report.plot import plot_streams
-
     title = f"Python's reference documentation as one stream, {curves[-1].bins[-1].end:,} tokens"
     figures = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     left_out = ("config", "quiet", "json", "debug")

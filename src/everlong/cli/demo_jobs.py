@@ -6,17 +6,20 @@ import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from everlong.cache.report import MemoryReport
+from everlong.cli.console import Advance, Console
+from everlong.cli.documents import document
+from everlong.cli.groups import Hardware, ModelChoice
+from everlong.cli.model_setup import load_model
+from everlong.cli.stream_stats import StreamStats, perplexity
 from everlong.evaluate.haystack import KEY, NOISE, OPENING
-
-if TYPE_CHECKING:
-    from everlong.cache.report import MemoryReport
-    from everlong.cli.console import Advance
-    from everlong.methods.base import Method
-    from everlong.models.load import Loaded
-    from everlong.report.stream import StreamCurve
-    from everlong.session.session import Session
+from everlong.methods.base import Method
+from everlong.models.load import Loaded
+from everlong.report.stream import StreamCurve, resident_bytes
+from everlong.session.ingest import read_document
+from everlong.session.session import Session
 
 KEPT = "demo"
 """The name of the session that remembers the key."""
@@ -35,8 +38,6 @@ def read_stream(
     model: str, method: Method, ids: list[int], new_tokens: int, advance: Advance
 ) -> tuple[StreamCurve, Written | None]:
     """What reading `ids` showed, and what the model wrote after them (nothing for 0 `new_tokens`)."""
-    from everlong.session.session import Session
-
     with Session(_loaded(model), method) as session:
         curve = _curve(session, ids, advance)
         return curve, _write_on(session, new_tokens) if new_tokens else None
@@ -44,11 +45,6 @@ def read_stream(
 
 def read_haystack(model: str, method: Method, file: Path, store: Path, advance: Advance) -> dict[str, Any]:
     """Read `file` into a session that is kept in `store`: its tokens, the seconds, the report."""
-    from everlong.cli.console import Console
-    from everlong.cli.documents import document
-    from everlong.session.ingest import read_document
-    from everlong.session.session import Session
-
     with Session(_loaded(model), method, store=store, name=KEPT) as session:
         start = time.perf_counter()
         for done in read_document(session, document(file, Console(quiet=True)), every=512):
@@ -68,16 +64,10 @@ def haystack(tokenizer: Any, tokens: int, key: int, depth: float) -> tuple[str, 
 
 @functools.lru_cache(maxsize=1)
 def _loaded(model: str) -> Loaded:
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import load_model
-
-    return load_model(model, "auto", "auto", None, Console(quiet=True))
+    return load_model(ModelChoice(model=model), Hardware(), Console(quiet=True))
 
 
 def _curve(session: Session, ids: list[int], advance: Advance) -> StreamCurve:
-    from everlong.cli.stream_stats import StreamStats, perplexity
-    from everlong.report.stream import resident_bytes
-
     tally = StreamStats()
     for logprobs, seconds in _timed(session.score_stream(ids)):
         tally.add(logprobs, seconds, resident_bytes())

@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from everlong.cli import next_command, options
+from everlong.cli import next_command
+from everlong.cli.console import Console
+from everlong.cli.families import EXACT, REFUSED
+from everlong.cli.model_setup import load_model
+from everlong.cli.verbs.doctor import DoctorOptions
+from everlong.config import parse_options
+from everlong.errors import AttachError, CapabilityError, ConfigError, LoadError, nearest
+from everlong.hooks.attach import attach
+from everlong.hooks.packed_check import unpackable
+from everlong.hooks.program.switch import why_not
+from everlong.machine import machine, versions
+from everlong.methods import Method, make_method, method_class, method_names
+from everlong.methods.dense import Dense
+from everlong.models.internals import decoder_of
+from everlong.models.load import Loaded
+from everlong.models.packed_linear import parameters_of, weight_bytes
+from everlong.models.retrieval_heads import BEST, find
+from everlong.ops.native import description
 
-if TYPE_CHECKING:
-    from everlong.methods import Method
-    from everlong.models.load import Loaded
 
-
-def doctor(
-    ctx: typer.Context,
-    model: options.Model = "smollm2",
-    memory: options.Memory = None,
-    option: options.Fields = None,
-    chunk: options.Chunk = 512,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Show what there is, what works and what it costs.
-
-    The machine, the versions, the model, and which methods work on it: each is attached to the model, which checks
-    itself; -o fields go to the methods that have them. A cost is what the cache takes from the first token on,
-    however long the stream.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.families import EXACT, REFUSED
-    from everlong.cli.model_setup import load_model
-    from everlong.config import parse_options
-    from everlong.machine import machine, versions
-
-    console = Console(quiet, json)
-    methods = _methods(parse_options(option or []))
-    loaded = load_model(model, dtype, device, threads, console, memory)
+def doctor(ctx: typer.Context, given: DoctorOptions) -> None:
+    """Look at everything, and show it."""
+    console = Console.of(given.output)
+    methods = _methods(parse_options(given.option or []))
+    loaded = load_model(given.model, given.hardware, console)
     found = {
-        "machine": machine(),
+        "machine": machine() | {"kernels": description()},
         "versions": versions(),
         "model": _model_facts(loaded),
-        "methods": [_try(loaded, method, chunk) for method in methods],
+        "packing": _packing(loaded),
+        "program": _program(loaded),
+        "methods": [_try(loaded, method, given.chunk) for method in methods],
         "families": {"exact": EXACT, "refused": REFUSED},
     }
-    if json:
+    if given.output.json:
         console.result(found)
     else:
         _tell(found)
@@ -60,11 +52,6 @@ def doctor(
 
 def _methods(fields: dict[str, Any]) -> list[Method]:
     """Every method with those of `fields` that it has; ConfigError for one that none has."""
-    import dataclasses
-
-    from everlong.errors import ConfigError, nearest
-    from everlong.methods import make_method, method_class, method_names
-
     known = {name: {f.name for f in dataclasses.fields(method_class(name))} for name in method_names()}
     every = set().union(*known.values())
     for field, value in fields.items():
@@ -74,7 +61,7 @@ def _methods(fields: dict[str, Any]) -> list[Method]:
 
 
 def _model_facts(loaded: Loaded) -> dict[str, Any]:
-    """What the model's configuration says."""
+    """What the model's configuration says, and how its weights are held."""
     config = loaded.model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_attention_heads", None)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -82,8 +69,10 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
         "name": loaded.name,
         "architecture": type(loaded.model).__name__,
         "family": config.model_type,
-        "parameters": loaded.model.num_parameters(),
+        "parameters": parameters_of(loaded.model),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "weights": loaded.weights,
+        "weight_bytes": weight_bytes(loaded.model),
         "device": str(loaded.model.device),
         "layers": config.num_hidden_layers,
         "query_heads": heads,
@@ -98,9 +87,6 @@ def _model_facts(loaded: Loaded) -> dict[str, Any]:
 
 def _heads_line(loaded: Loaded) -> str:
     """Whether the model's retrieval heads are known, and what their vote is worth."""
-    from everlong.errors import LoadError
-    from everlong.models.retrieval_heads import BEST, find
-
     try:
         heads = find(loaded.model)
     except LoadError as error:
@@ -111,11 +97,29 @@ def _heads_line(loaded: Loaded) -> str:
     return f"calibrated, {min(BEST, len(heads.heads))} heads{worth}{' (shipped)' if heads.shipped else ''}"
 
 
+def _packing(loaded: Loaded) -> dict[str, Any]:
+    """Whether one forward reads many streams of the model, and why it does not."""
+    try:
+        with attach(loaded.model, Dense()):
+            reason = unpackable(loaded.model)
+    except AttachError as error:
+        reason = str(error)
+    return {"packs": reason is None, "reason": reason}
+
+
+def _program(loaded: Loaded) -> dict[str, Any]:
+    """Whether one token is run from a recorded list of operations, and why it is not."""
+    try:
+        with attach(loaded.model, Dense()):
+            decoder = decoder_of(loaded.model)
+            reason = why_not(decoder, unpackable(loaded.model) is None)
+    except AttachError as error:
+        reason = str(error)
+    return {"recorded": reason is None, "reason": reason}
+
+
 def _try(loaded: Loaded, method: Method, chunk: int) -> dict[str, Any]:
     """Whether the method works on the model, and the bytes that its cache takes (None: they grow with the stream)."""
-    from everlong.errors import AttachError, CapabilityError
-    from everlong.hooks.attach import attach
-
     row: dict[str, Any] = {
         "method": str(method),
         "works": False,
@@ -145,6 +149,10 @@ def _tell(found: dict[str, Any]) -> None:
         for name, value in found[title].items():
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
             print(f"  {name.replace('_', ' '):<16}{shown}")
+    reason = found["packing"]["reason"]
+    print(f"  {'many streams':<16}{'packed into one forward' if reason is None else f'one by one: {reason}'}")
+    reason = found["program"]["reason"]
+    print(f"  {'one token':<16}{'from a recorded list, in C' if reason is None else f'by its modules: {reason}'}")
     print("methods")
     for row in found["methods"]:
         works = "works" if row["works"] else "refused"

@@ -12,14 +12,17 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from everlong.cli.console import Console
+from everlong.cli.folders import files_in
+from everlong.cli.formats import extractor
+from everlong.cli.opened import Opened
+from everlong.cli.source import TextSource
 from everlong.errors import InputError
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.session.ingest import Document
-    from everlong.text.places import Place
+from everlong.session.ingest import Document
+from everlong.text.places import Place, found_in
+from everlong.text.source_names import resolved
 
 _MARKDOWN = (".md", ".markdown", ".txt", "")
 """Where a line that begins with # is a heading; in others it may be a comment."""
@@ -61,8 +64,6 @@ def choose(names: list[str], encoding: str | None = None) -> Chosen:
 
     A file that was found in a folder and holds no text after all is passed over.
     """
-    from everlong.cli.formats import extractor
-
     chosen = Chosen()
     seen = set[str]()
     for name in names:
@@ -85,9 +86,6 @@ def choose(names: list[str], encoding: str | None = None) -> Chosen:
 
 def document(file: File | Path, console: Console, allow_special: bool = False) -> Document:
     """A file as a document, opened when its text is asked for; InputError where it cannot be read."""
-    from everlong.cli.formats import extractor
-    from everlong.session.ingest import Document
-
     file = file_of(file) if isinstance(file, Path) else file
     places: list[Place] = []
     prefix = SPECIAL if allow_special else ""
@@ -100,8 +98,6 @@ def document(file: File | Path, console: Console, allow_special: bool = False) -
 
 def file_of(path: Path, encoding: str | None = None, called: str | None = None) -> File:
     """The file at a path, whose source has its whole path for a name."""
-    from everlong.text.source_names import resolved
-
     return File(path, called or str(path), resolved(str(path)), encoding)
 
 
@@ -127,8 +123,6 @@ def digest(file: File, size: int = -1) -> str:
 
 def _meant(name: str, skipped: Counter[str], encoding: str | None) -> list[File]:
     """The files that a name means."""
-    from everlong.cli.folders import files_in
-
     if "://" in name:
         raise InputError(f"{name}: an address; fetch it first, as in `curl -L {name} | everlong read -`")
     path = Path(name)
@@ -175,9 +169,6 @@ class _Text:
 
 def _texts(file: File, places: list[Place], say: Callable[[str], None], size: int | None) -> Generator[str, None, None]:
     """The text of a file; what chapters, headings and pages it has is added to `places` as it goes by."""
-    from everlong.cli.formats import extractor
-    from everlong.cli.opened import Opened
-
     extract = extractor(file.path)
     empty = True
     texts = extract(Opened(file.path, _shown(file), file.encoding, places, say)) if extract else None
@@ -189,9 +180,6 @@ def _texts(file: File, places: list[Place], say: Callable[[str], None], size: in
 
 
 def _plain(file: File, places: list[Place], say: Callable[[str], None], size: int | None) -> Generator[str, None, None]:
-    from everlong.cli.source import TextSource
-    from everlong.text.places import found_in
-
     with TextSource(str(file.path), file.encoding, _shown(file), size) as source:
         yield from found_in(source, places, markdown=file.path.suffix.lower() in _MARKDOWN)
         for warning in source.warnings():
@@ -200,7 +188,6 @@ def _plain(file: File, places: list[Place], say: Callable[[str], None], size: in
 
 def _earlier(file: File, prefix: str) -> Callable[[str], int | None]:
     """What says how many characters an older content had, where this file begins with it."""
-    from everlong.cli.source import TextSource
 
     @functools.cache
     def chars(old: str) -> int | None:

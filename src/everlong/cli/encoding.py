@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.models.encoder import SentenceEncoder
-    from everlong.session.session import Session
+from everlong.cli.console import Console
+from everlong.errors import LoadError
+from everlong.models.encoder import SentenceEncoder
+from everlong.session.session import Session
 
 
 def load_encoder(name: str | None, asked_for: bool, console: Console) -> SentenceEncoder | None:
     """The encoder `name`, if there is a name; a missing one is an error if it was `asked_for`, else a warning."""
-    from everlong.errors import LoadError
-    from everlong.models.encoder import SentenceEncoder
-
     if name is None:
         return None
     try:

@@ -8,12 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pathspec import GitIgnoreSpec
+from pygments.lexers import get_all_lexers
 
 from everlong.errors import InputError
-
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
 
 DOCUMENTS = (".html", ".htm", ".xhtml", ".pdf", ".epub", ".docx", ".odt", ".ipynb", ".mbox", ".eml")
 """What an extractor reads (formats.py)."""
@@ -75,8 +74,6 @@ def is_text_name(name: str) -> bool:
 @functools.cache
 def _code_names() -> tuple[frozenset[str], frozenset[str]]:
     """The suffixes and the whole names of source code, as Pygments knows them."""
-    from pygments.lexers import get_all_lexers
-
     patterns = {pattern for _, _, patterns, _ in get_all_lexers(plugins=False) for pattern in patterns}
     suffixes = {p[1:].lower() for p in patterns if re.fullmatch(r"\*\.[\w+-]+", p)}
     names = {p for p in patterns if re.fullmatch(r"[A-Za-z][\w.-]*", p) and not p.startswith("id_")}
@@ -93,8 +90,6 @@ def _rules_above(folder: Path) -> Rules:
 
 
 def _rules_of(folder: Path) -> Rules:
-    from pathspec import GitIgnoreSpec
-
     try:
         lines = (folder / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from everlong.cli.charset import Charset, charset_of_markup
+from everlong.cli.mail import message_texts
+from everlong.cli.notebook import cell_texts
 from everlong.cli.opened import Opened, missing, needed, quiet
 from everlong.errors import InputError
 from everlong.text.places import PAGE_LEVEL, Place, found_in, heading
-
-if TYPE_CHECKING:
-    from everlong.cli.charset import Charset
 
 Extractor = Callable[[Opened], Iterator[str]]
 
@@ -29,8 +30,6 @@ def _content(file: Opened) -> bytes:
 
 
 def _decoded(file: Opened, content: bytes) -> str:
-    from everlong.cli.charset import charset_of_markup
-
     charset: Charset = charset_of_markup(content, file.encoding)
     if charset.how == "guessed":
         file.say(charset.told or "")
@@ -103,8 +102,6 @@ def _epub(file: Opened) -> Iterator[str]:
 
 def _found(text: str, places: list[Place], start: int) -> Iterator[str]:
     """A part of a text that begins at the character `start`; the headings that it seems to have are added."""
-    from dataclasses import replace
-
     found: list[Place] = []
     yield from found_in([text], found, markdown=False)
     places += [replace(place, start=place.start + start) for place in found]
@@ -128,14 +125,10 @@ def _odt(file: Opened) -> Iterator[str]:
 
 
 def _notebook(file: Opened) -> Iterator[str]:
-    from everlong.cli.notebook import cell_texts
-
     yield from found_in(cell_texts(file), file.places, markdown=True)
 
 
 def _mail(file: Opened) -> Iterator[str]:
-    from everlong.cli.mail import message_texts
-
     start = 0
     for subject, text in message_texts(file):
         file.places.append(heading(subject, start + text.index(f"Subject: {subject}") + len("Subject: "), 1))

@@ -5,80 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
-from everlong.cli import next_command, options
+from everlong.cli import many, next_command, options
+from everlong.cli.console import Console
+from everlong.cli.many import prompts_of
+from everlong.cli.model_setup import load_model
+from everlong.cli.source import TextSource
+from everlong.cli.verbs.generate import GenerateOptions
+from everlong.engine.engine import Engine, GenerationRequest
+from everlong.engine.generation import GenerationResult
+from everlong.errors import InputError
+from everlong.session.session import Session
+from everlong.text.chat_template import Template
 
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.engine.generation import GenerationResult
-    from everlong.session.session import Session
 
-
-def generate(
-    ctx: typer.Context,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="The text to go on from.")] = None,
-    prompt_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A file with that text, of any length; - for stdin.")
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="A file of texts, one a line, all written on together; - for stdin."),
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="With --prompts: how many at once.")] = 8,
-    encoding: options.Encoding = None,
-    template: Annotated[
-        bool, typer.Option("--chat", help="Put the text as a question, through the model's chat template.")
-    ] = False,
-    allow_special: options.AllowSpecial = False,
-    model: options.Model = "smollm2",
-    memory: options.Memory = None,
-    method: options.MethodName = "sinks",
-    option: options.Fields = None,
-    max_new_tokens: options.MaxNewTokens = 256,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    stop: options.Stop = None,
-    seed: options.Seed = None,
-    chunk: options.Chunk = 512,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Write what comes after a text, token by token.
-
-    The text is taken as it is; --chat puts it through the model's template. --json prints one object: text,
-    token_ids, seconds_per_token (median) and the memory report. With --prompts each line is written on by itself, many
-    in one forward of the model, and --json prints one such object a line, with number and prompt (or error).
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import load_model
-    from everlong.session.session import Session
-
-    console = Console(quiet, json)
-    chosen = options.chosen_method(ctx, method, option)
-    sampling = options.sampling(ctx)
+def generate(ctx: typer.Context, given: GenerateOptions) -> None:
+    """Write on from the prompt, or from each of many."""
+    console = Console.of(given.output)
+    chosen = options.chosen_method(ctx, given.method, given.model)
+    sampling = options.sampling(given.sampling)
 
     def opened() -> Session:
-        return Session(loaded, chosen, chunk, allow_special=allow_special)
+        return Session(loaded, chosen, given.chunk, allow_special=given.allow_special)
 
-    if prompts is not None:
-        texts = _prompts(prompts, prompt, prompt_file, encoding, console)
-        loaded = load_model(model, dtype, device, threads, console, memory)
-        _write_many(texts, opened, template, sampling, batch, console)
+    if given.prompts is not None:
+        texts = _prompts(given.prompts, given.prompt, given.prompt_file, given.encoding, console)
+        loaded = load_model(given.model, given.hardware, console)
+        _write_many(texts, opened, given.template, sampling, given.batch, console)
         return
-    with _prompt(prompt, prompt_file, encoding, console) as text:
-        loaded = load_model(model, dtype, device, threads, console, memory)
+    with _prompt(given.prompt, given.prompt_file, given.encoding, console) as text:
+        loaded = load_model(given.model, given.hardware, console)
         with opened() as session:
-            _write_one(ctx, session, text, template, sampling, console)
+            _write_one(ctx, session, text, given.template, sampling, console)
 
 
 def _write_one(
@@ -99,9 +60,6 @@ def _write_one(
 
 def _prompts(file: str, text: str | None, text_file: str | None, encoding: str | None, console: Console) -> list[str]:
     """The lines of a file of prompts; InputError where another prompt is given too."""
-    from everlong.cli.many import prompts_of
-    from everlong.errors import InputError
-
     if text is not None or text_file is not None:
         raise InputError("prompt: got --prompts FILE and another prompt, expected one of them")
     with _prompt(None, file, encoding, console) as pieces:
@@ -116,10 +74,6 @@ def _write_many(
     batch: int,
     console: Console,
 ) -> None:
-    from everlong.cli import many
-    from everlong.engine.engine import Engine, GenerationRequest
-    from everlong.errors import InputError
-
     def submit(engine: Engine, session: Session, text: str) -> GenerationRequest:
         own = dict(sampling)
         return engine.submit(session, _chat_prompt(session, text, own) if template else text, **own)
@@ -143,9 +97,6 @@ def _write_many(
 @contextmanager
 def _prompt(text: str | None, file: str | None, encoding: str | None, console: Console) -> Iterator[Iterator[str]]:
     """The prompt in pieces; InputError where there is none, or two."""
-    from everlong.cli.source import TextSource
-    from everlong.errors import InputError
-
     if (text is None) == (file is None):
         got = "neither" if text is None else "both"
         raise InputError(f"prompt: got {got} of --prompt TEXT and --prompt-file FILE, expected one of them")
@@ -162,8 +113,6 @@ def _prompt(text: str | None, file: str | None, encoding: str | None, console: C
 
 def _chat_prompt(session: Session, text: str, sampling: dict[str, Any]) -> list[int]:
     """The ids of a conversation that begins with `text`; what ends an answer in the template ends this one."""
-    from everlong.text.chat_template import Template
-
     template = Template(session.tokenizer, allow_special=session.allow_special)
     sampling["ends"] = template.end_tokens()
     return template.opening(text)

@@ -8,12 +8,12 @@ import queue
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from everlong.cli.console import Console
 from everlong.errors import CapabilityError
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
 
 PATIENCE_S = 0.2
 
@@ -88,8 +88,6 @@ def _listen(
 
 def _run(job: Job, threads: int, told: Any) -> None:
     """In the new process; an interrupt is for the parent to handle."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from everlong.cli.console import Console
 from everlong.cli.table import aligned, when
+from everlong.environment import home
 from everlong.errors import ConfigError
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.library.catalog import SessionRecord
-    from everlong.library.library import Library
-    from everlong.methods.base import Method
-    from everlong.models.load import Loaded
-    from everlong.session.session import Session
+from everlong.library.catalog import SessionRecord
+from everlong.library.library import Library
+from everlong.methods.base import Method
+from everlong.models.load import Loaded
+from everlong.session.session import Session
+from everlong.text.transcript import ANSWER
 
 
 class Chats:
     """The chats in the folder `store`, which is made when the first of them is begun."""
 
     def __init__(self, store: Path | None) -> None:
-        from everlong.environment import home
-
         self.folder = home() if store is None else store
 
     def has(self, name: str | None) -> bool:
@@ -33,12 +31,10 @@ class Chats:
 
     def check(self, name: str | None, method: Method | None, pin_system: bool) -> None:
         """ConfigError if the session of this name was begun with another method than the one that was asked for."""
-        from everlong.methods import make_method
-
         entry = self._find(name) if name is not None else None
         if entry is None or method is None:
             return
-        kept = make_method(entry.method["name"], entry.method["fields"])
+        kept = entry.made_method()
         if pin_system or kept != method:
             got = "--pin-system" if pin_system else str(method)
             raise ConfigError(
@@ -50,8 +46,6 @@ class Chats:
         self, name: str | None, loaded: Loaded, method: Method, chunk: int, allow_special: bool, keep: bool = True
     ) -> Session:
         """The session of this name; a new one if there is none, named after the day if no name is given."""
-        from everlong.session.session import Session
-
         if name is not None and self._find(name) is not None:
             return Session.open(self.folder, name, loaded, chunk, read_only=not keep, allow_special=allow_special)
         new = name or self._new_name()
@@ -63,8 +57,6 @@ class Chats:
 
     def rows(self) -> list[dict[str, Any]]:
         """The sessions that hold answers, those used last first."""
-        from everlong.text.transcript import ANSWER
-
         if not self._exists():
             return []
         library = self._library()
@@ -88,8 +80,6 @@ class Chats:
         return (self.folder / "everlong.db").is_file()
 
     def _library(self) -> Library:
-        from everlong.library.library import Library
-
         return Library(self.folder)
 
 

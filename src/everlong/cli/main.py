@@ -8,6 +8,8 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from everlong.errors import EverlongError, one_line
+
 INTERRUPTED = 130
 MISTAKE = 2
 DEFECT = 1
@@ -41,10 +43,10 @@ def _stop(number: int, _: Any) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """The exit code of the command line `arguments`: 0, 2 after a user's mistake, 130 and 143 where it was cut off."""
+    # Imported after `main` has said what becomes of signals, so that an interrupt of the import is one line, too.
     import typer
 
     from everlong.cli.app import app
-    from everlong.errors import EverlongError, one_line
 
     command: Any = typer.main.get_command(app)
     try:
@@ -67,7 +69,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _leave(code: int) -> None:
-    """Ends the process with `code`.
+    """End the process with `code`.
 
     Python itself would end by the signal instead if the interrupt came while text was executed as code, as
     imports of dataclasses do (CPython keeps a note of it even when the interrupt is handled).
@@ -81,8 +83,6 @@ def _leave(code: int) -> None:
 def _message(error: Exception) -> str:
     """One line: what everlong says itself, or what Typer says with where to find help."""
     import typer
-
-    from everlong.errors import one_line
 
     if not isinstance(error, typer.TyperException):
         return one_line(error, limit=2000)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from everlong.cli.console import Console
 from everlong.engine.engine import Engine, GenerationRequest
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.session.session import Session
+from everlong.errors import InputError
+from everlong.session.session import Session
 
 
 class WrittenAnswer(NamedTuple):
@@ -23,8 +22,6 @@ class WrittenAnswer(NamedTuple):
 
 def prompts_of(text: str, name: str) -> list[str]:
     """The prompts of a file: its lines that are not empty. InputError for none."""
-    from everlong.errors import InputError
-
     found = [line for line in text.splitlines() if line.strip()]
     if not found:
         raise InputError(f"{name}: has no prompts; give one on each line")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from everlong.cli.menus import ANCHORS, is_aside, is_main, is_unseen, links_share, plain, tag_of
@@ -61,8 +62,6 @@ def main_text(root: Any, places: list[Place]) -> tuple[str, int]:
 
 def _extracted(root: Any) -> Any:
     """What trafilatura takes for the main text, as its own tree; None where it finds nothing."""
-    from copy import deepcopy
-
     from trafilatura import bare_extraction
     from trafilatura.settings import use_config
 

@@ -5,30 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import torch
+import transformers
 
-    from everlong.cli.console import Console
-    from everlong.models.load import Loaded
+from everlong.cli.console import Console
+from everlong.cli.groups import Hardware, ModelChoice
+from everlong.errors import ConfigError
+from everlong.hooks.adapter import load
+from everlong.models.load import Loaded
 
 
-def load_model(
-    model: str, dtype: str, device: str, threads: int | None, console: Console, memory: Path | None = None
-) -> Loaded:
-    """The model that the shared options name, with its memory if it has one, after torch got its threads."""
-    from everlong.hooks.adapter import load
-
-    prepare(threads, console)
-    console.fleeting(f"Loading {model} ...")
-    return load(model, dtype, device, memory)
+def load_model(model: ModelChoice, hardware: Hardware, console: Console) -> Loaded:
+    """The model that the options name, with its memory if it has one, after torch got its threads."""
+    prepare(hardware.threads, console)
+    console.fleeting(f"Loading {model.model} ...")
+    return load(model.model, hardware.dtype, hardware.device, model.memory, model.weights)
 
 
 def prepare(threads: int | None, console: Console) -> None:
-    """Gives torch its threads and turns the libraries' own words off."""
-    import torch
-
+    """Give torch its threads and turn the libraries' own words off."""
     if threads is not None:
         _check_threads(threads)
         torch.set_num_threads(threads)
@@ -37,8 +33,6 @@ def prepare(threads: int | None, console: Console) -> None:
 
 def _check_threads(threads: int) -> None:
     """ConfigError for so many threads that the process could not start them."""
-    from everlong.errors import ConfigError
-
     cores = os.cpu_count() or 1
     most = max(64, 4 * cores)
     if threads > most:
@@ -48,9 +42,7 @@ def _check_threads(threads: int) -> None:
 
 
 def _hush(console: Console) -> None:
-    """Turns off the bars and logs of the libraries; everlong's own log goes to stderr unless quiet."""
-    import transformers
-
+    """Turn off the bars and logs of the libraries; everlong's own log goes to stderr unless quiet."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(transformers|torch|huggingface_hub|tokenizers)\b")
     transformers.logging.set_verbosity_error()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from everlong.cli import options
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import typer
-
+if TYPE_CHECKING:  # `everlong search` says what to do next and needs no session: half the time without
     from everlong.session.session import Session
 
 
@@ -32,7 +31,7 @@ def same_model(ctx: typer.Context) -> list[str]:
     """The options that give another command the same model."""
     given = {
         name: ctx.params.get(name)
-        for name in ("model", "memory", "dtype", "device")
+        for name in ("model", "memory", "dtype", "weights", "device")
         if not options.is_default(ctx, name)
     }
     return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]

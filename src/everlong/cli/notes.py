@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.models.load import Loaded
-    from everlong.session.ingest import Document
-    from everlong.session.note_plan import NoteSettings
-    from everlong.session.session import Session
+from everlong.cli.console import Console
+from everlong.models.load import Loaded
+from everlong.session.ingest import Document, parts
+from everlong.session.note_plan import NoteSettings, estimated_cost
+from everlong.session.note_writer import NoteWriter
+from everlong.session.notes import write_notes
+from everlong.session.session import Session
+from everlong.text.source_names import short_name
 
 _TRIAL_TOKENS = 8
 COSTS = ("notes", "read_tokens", "written_tokens", "kept_tokens", "seconds")
@@ -20,10 +22,6 @@ COSTS = ("notes", "read_tokens", "written_tokens", "kept_tokens", "seconds")
 
 def write_notes_on(session: Session, documents: Iterable[Document], loaded: Loaded, console: Console) -> dict[str, Any]:
     """Notes on each of the documents, read into `session`; what they took, those that were there not counted."""
-    from everlong.session.ingest import parts
-    from everlong.session.notes import write_notes
-    from everlong.text.source_names import short_name
-
     took: dict[str, Any] = dict.fromkeys(COSTS, 0)
     for source in [s for d in documents for s in parts(session.transcript.sources, d)]:
         progress = None
@@ -42,9 +40,6 @@ def write_notes_on(session: Session, documents: Iterable[Document], loaded: Load
 
 def fitted(loaded: Loaded) -> NoteSettings:
     """The settings of notes by this model; ConfigError where it can write none."""
-    from everlong.session.note_plan import NoteSettings
-    from everlong.session.note_writer import NoteWriter
-
     with NoteWriter(loaded, NoteSettings()) as writer:
         return writer.settings
 
@@ -54,8 +49,6 @@ def estimated(settings: NoteSettings, trial: Session, tokens: Iterable[int], tok
 
     What a token that is written takes is tried out in the session `trial`.
     """
-    from everlong.session.note_plan import estimated_cost
-
     costs = [asdict(estimated_cost(count, settings)) for count in tokens]
     took = {name: sum(cost[name] for cost in costs) for name in COSTS[:-1]}
     start = time.perf_counter()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from everlong.cli.amounts import duration, size
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from everlong.cli.console import Console
-    from everlong.library.catalog import SessionRecord
-    from everlong.library.library import Library
-    from everlong.methods import Method
-    from everlong.models.load import Loaded
-    from everlong.session.ingest import Document
-    from everlong.session.note_plan import NoteSettings
+from everlong.cli.console import Console
+from everlong.cli.notes import estimated, told
+from everlong.engine.budgets import planned_bytes
+from everlong.environment import home
+from everlong.errors import BudgetError, CapabilityError
+from everlong.library.catalog import SessionRecord
+from everlong.library.library import Library
+from everlong.methods import Method
+from everlong.models.load import Loaded
+from everlong.session.ingest import Document, unread
+from everlong.session.note_plan import NoteSettings
+from everlong.session.session import Session
+from everlong.text.inputs import id_pieces
+from everlong.text.source_names import short_names
 
 FORETOLD_BYTES = 200_000
 """From so many bytes of files on, what reading takes is worth the seconds in which it is found out."""
@@ -56,12 +60,6 @@ class Reading:
 
     def plan(self, documents: list[Document], notes: NoteSettings | None = None) -> dict[str, Any]:
         """Tokens, bytes by tier and seconds that it would take, with what the session holds already."""
-        from everlong.cli.notes import estimated
-        from everlong.engine.budgets import planned_bytes
-        from everlong.methods import make_method
-        from everlong.session.session import Session
-        from everlong.text.inputs import id_pieces
-
         loaded = self.loaded
         chunk = self.chunk
         vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
@@ -75,8 +73,8 @@ class Reading:
         tokens = counted(d for d, _ in self._unread(documents))
         library, entry = self._kept
         held_bytes = 0 if library is None or entry is None else library.bytes(entry)
-        method = self.method if entry is None else make_method(entry.method["name"], entry.method["fields"])
-        with Session(loaded, method, chunk) as trial:
+        method = self.method if entry is None else entry.made_method()
+        with Session(loaded, method.in_memory(), chunk) as trial:
             trial.feed([0] * chunk)
             start = time.perf_counter()
             trial.feed([0] * chunk)
@@ -105,23 +103,17 @@ class Reading:
 
     def _unread(self, documents: list[Document]) -> list[tuple[Document, int]]:
         """What of the documents the session does not hold yet, and of how many bytes."""
-        from everlong.session.ingest import unread
-
         library, entry = self._kept
         sources = [] if library is None or entry is None else library.sources(entry)
         return [found for d in documents if (found := unread(sources, d)) is not None]
 
     @property
     def _folder(self) -> Path:
-        from everlong.environment import home
-
         return home() if self.store is None else self.store
 
     @cached_property
     def _kept(self) -> tuple[Library | None, SessionRecord | None]:
         """The library and the session, as far as they are there."""
-        from everlong.library.library import Library
-
         if not (self._folder / "everlong.db").is_file():
             return None, None
         library = Library(self._folder)
@@ -129,8 +121,6 @@ class Reading:
 
 
 def _check_room(plan: dict[str, Any]) -> None:
-    from everlong.errors import CapabilityError
-
     if not plan["fits"]:
         raise CapabilityError(
             f"read: {plan['tokens']:,} tokens need {plan['bytes']['disk']:,} bytes on the disk, and "
@@ -139,11 +129,7 @@ def _check_room(plan: dict[str, Any]) -> None:
 
 
 def tell(plan: dict[str, Any], console: Console) -> None:
-    """Prints the plan; an error where it does not fit the disk or the budgets."""
-    from everlong.cli.notes import told
-    from everlong.errors import BudgetError
-    from everlong.text.source_names import short_names
-
+    """Print the plan; an error where it does not fit the disk or the budgets."""
     _check_room(plan)
     for tier in plan["over_budget"] if plan["when_full"] == "refuse" else ():
         raise BudgetError(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from everlong.cli.console import Console
-    from everlong.session.ingest import Document
-    from everlong.session.session import Session
+from everlong.cli.amounts import duration, several
+from everlong.cli.console import Console
+from everlong.cli.cut_off import Stop
+from everlong.cli.stream_stats import peak_resident_bytes, reset_peak
+from everlong.report.stream import resident_bytes
+from everlong.session.ingest import Document, differs, grown, is_read, read_before, read_document, tokens_of
+from everlong.session.session import Session
+from everlong.text.source_names import short_names
 
 
 def read_all(
@@ -20,11 +23,6 @@ def read_all(
 
     `foretold` has the tokens of documents that were counted already, by name.
     """
-    from everlong.cli.stream_stats import peak_resident_bytes, reset_peak
-    from everlong.report.stream import resident_bytes
-    from everlong.session.ingest import is_read
-    from everlong.text.source_names import short_names
-
     reset_peak()
     start = time.perf_counter()
     before = session.seen_tokens
@@ -51,10 +49,6 @@ def read_all(
 
 def _read_one(session: Session, document: Document, name: str, total: int | None, console: Console) -> None:
     """Read one document with progress that begins where an earlier reading ended; a line says what it took."""
-    from everlong.cli.amounts import duration, several
-    from everlong.cli.cut_off import Stop
-    from everlong.session.ingest import differs, grown, read_before, read_document, tokens_of
-
     begun = read_before(session, document)
     if begun:
         console.note(f"{name}: goes on behind {several(begun, 'token')}")

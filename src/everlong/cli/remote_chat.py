@@ -11,13 +11,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from everlong.cli.console import Console
 from everlong.cli.conversation import lines
 from everlong.errors import EverlongError, InputError, one_line
-
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
 
 KEY = "EVERLONG_API_KEY"
 """The variable with the key of a server that wants one."""

@@ -8,77 +8,46 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
 from everlong.cli import next_command, options
+from everlong.cli.atomic_write import check_place, run_record, write_whole
+from everlong.cli.console import Console
+from everlong.cli.model_setup import load_model
+from everlong.cli.source import TextSource
+from everlong.cli.stream_stats import StreamStats, peak_resident_bytes, perplexity, reset_peak
+from everlong.cli.verbs.score import ScoreOptions
+from everlong.errors import CapabilityError, ConfigError, InputError, ModelError
+from everlong.models.load import Loaded
+from everlong.report.plot import check_matplotlib, plot_streams
+from everlong.report.stream import resident_bytes
+from everlong.session.session import Session
 
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
-    from everlong.cli.source import TextSource
-    from everlong.cli.stream_stats import StreamStats
-    from everlong.models.load import Loaded
-    from everlong.session.session import Session
 
-
-def score(
-    ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A text file, or - for stdin.")],
-    model: options.Model = "smollm2",
-    memory: options.Memory = None,
-    method: options.MethodName = "sinks",
-    option: options.Fields = None,
-    max_tokens: Annotated[int | None, typer.Option(min=2, help="Stop after so many tokens.")] = None,
-    chunk: options.Chunk = 512,
-    allow_special: options.AllowSpecial = False,
-    encoding: options.Encoding = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table, one row per 1,024 tokens.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a picture (needs the extra everlong[report]).")
-    ] = None,
-    force: options.Force = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Read a text as a stream and print its perplexity.
-
-    Memory does not grow with the text. --json prints one object: tokens, perplexity, nll_per_token (mean nats),
-    seconds, tokens_per_s, peak_rss_bytes (while reading, the model included), rss_by_tokens,
-    perplexity_by_position and the memory report.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import load_model
-    from everlong.cli.source import TextSource
-    from everlong.session.session import Session
-
-    console = Console(quiet, json)
-    chosen = options.chosen_method(ctx, method, option)
-    _check_places(csv, plot, force)
-    _check_plot(plot)
-    with TextSource(file, encoding) as source:
-        loaded = load_model(model, dtype, device, threads, console, memory)
+def score(ctx: typer.Context, given: ScoreOptions) -> None:
+    """Read the text, and show its perplexity."""
+    console = Console.of(given.output)
+    chosen = options.chosen_method(ctx, given.method, given.model)
+    _check_places(given.csv, given.plot, given.force)
+    _check_plot(given.plot)
+    with TextSource(given.file, given.encoding) as source:
+        loaded = load_model(given.model, given.hardware, console)
         _need_tokenizer(loaded)
-        with Session(loaded, chosen, chunk, allow_special=allow_special) as session:
-            tally, peak_bytes = _read(session, source, max_tokens, console)
+        with Session(loaded, chosen, given.chunk, allow_special=given.allow_special) as session:
+            tally, peak_bytes = _read(session, source, given.max_tokens, console)
             for warning in source.warnings():
                 console.warn(f"{source.name}: {warning}")
             result = _result(tally, peak_bytes, session)
-            written = _write(tally, session, csv, plot, ctx)
-            if json:
+            written = _write(tally, session, given.csv, given.plot, ctx)
+            if given.output.json:
                 console.result(result)
             else:
                 _tell(result, written, session, ctx, console)
 
 
 def _need_tokenizer(loaded: Loaded) -> None:
-    from everlong.errors import CapabilityError
-
     if loaded.tokenizer is None:
         raise CapabilityError(
             f"model {loaded.name}: has no tokenizer files, and text must be cut into tokens; "
@@ -88,9 +57,6 @@ def _need_tokenizer(loaded: Loaded) -> None:
 
 def _check_places(csv: Path | None, plot: Path | None, force: bool) -> None:
     """SaveError where the table, the picture or the record beside each cannot be written; ConfigError for one place."""
-    from everlong.cli.atomic_write import check_place
-    from everlong.errors import ConfigError
-
     wanted = [path for path in (csv, plot) if path is not None]
     for path in wanted:
         check_place(path, force)
@@ -108,9 +74,6 @@ def _beside(path: Path) -> Path:
 
 def _check_plot(plot: Path | None) -> None:
     """CapabilityError for a plot that could not be drawn: said before the text is read."""
-    from everlong.errors import ConfigError
-    from everlong.report.plot import check_matplotlib
-
     if plot is None:
         return
     check_matplotlib()
@@ -120,10 +83,6 @@ def _check_plot(plot: Path | None) -> None:
 
 def _read(session: Session, source: TextSource, limit: int | None, console: Console) -> tuple[StreamStats, int]:
     """The tally of the whole stream, and the highest resident memory while it was read."""
-    from everlong.cli.stream_stats import StreamStats, peak_resident_bytes, perplexity, reset_peak
-    from everlong.errors import InputError
-    from everlong.report.stream import resident_bytes
-
     tally = StreamStats()
     highest = resident_bytes()
     reset_peak()
@@ -145,8 +104,6 @@ def _read(session: Session, source: TextSource, limit: int | None, console: Cons
 
 def _check_finite(tally: StreamStats) -> None:
     """ModelError where a token has no score but the first of all: the model gave no numbers for it."""
-    from everlong.errors import ModelError
-
     if tally.scored < tally.tokens - 1 or not math.isfinite(tally.nll):
         raise ModelError(
             f"score: the model's predictions are not finite near token {tally.tokens:,}; load it with --dtype float32"
@@ -165,8 +122,6 @@ def _timed(stream: Iterator[Any]) -> Iterator[tuple[Any, float]]:
 
 def _result(tally: StreamStats, peak_bytes: int, session: Session) -> dict[str, Any]:
     """What --json prints."""
-    from everlong.cli.stream_stats import perplexity
-
     return {
         "tokens": tally.tokens,
         "perplexity": perplexity(tally.nll_per_token),
@@ -182,14 +137,10 @@ def _result(tally: StreamStats, peak_bytes: int, session: Session) -> dict[str, 
 
 def _write(tally: StreamStats, session: Session, csv: Path | None, plot: Path | None, ctx: typer.Context) -> list[Path]:
     """The files written: the table and the plot, and beside each how it was made."""
-    from everlong.cli.atomic_write import write_whole
-
     written = []
     if csv is not None:
         written.append(write_whole(csv, lambda draft: draft.write_text(tally.csv(), encoding="utf-8")))
     if plot is not None:
-        from everlong.report.plot import plot_streams
-
         curve = tally.curve(str(session.method))
         title = f"{session.name}, {tally.tokens:,} tokens"
         written.append(write_whole(plot, lambda draft: plot_streams([curve], draft, title)))
@@ -200,8 +151,6 @@ def _write(tally: StreamStats, session: Session, csv: Path | None, plot: Path | 
 
 def _record(ctx: typer.Context, session: Session) -> str:
     """The options of this run as YAML, without the places that it wrote to."""
-    from everlong.cli.atomic_write import run_record
-
     left_out = ("file", "option", "config", "csv", "plot", "force", "quiet", "json", "debug")
     shown = {name: value for name, value in ctx.params.items() if name not in left_out}
     shown = {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}

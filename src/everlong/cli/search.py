@@ -5,52 +5,36 @@ from __future__ import annotations
 import shlex
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from everlong.cli import next_command, options
-
-if TYPE_CHECKING:
-    from everlong.session.recall import Recalled
-    from everlong.text.transcript import Citation
+from everlong.cli.cite import where
+from everlong.cli.console import Console
+from everlong.cli.groups import Hardware, ModelChoice
+from everlong.cli.verbs.search import SearchOptions
+from everlong.errors import InputError
+from everlong.library.library import Library
+from everlong.models.load import load_tokenizer
+from everlong.session.recall import Recalled
+from everlong.session.search import search_kept
+from everlong.text.transcript import Citation
 
 _PLACE = ("name", "page", "chapter", "heading", "line")
 
 
-def search(
-    ctx: typer.Context,
-    words: Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")],
-    session: options.SessionName = "default",
-    store: options.Store = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 5,
-    model: options.Model = "smollm2",
-    config: options.Config = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Show the passages of a session that hold some words.
-
-    Only the tokenizer of the model is read: nothing is computed by the model, and nothing in the session changes. What
-    is not yet in the last checkpoint is not found. --json prints a list of objects: source, start, end, text, share,
-    and of the best sentence name, page, chapter, heading and line.
-    """
-    from everlong.cli.console import Console
-    from everlong.errors import InputError
-    from everlong.library.library import Library
-    from everlong.models.load import load_tokenizer
-    from everlong.session.search import search_kept
-
-    console = Console(quiet, json)
-    if not words.strip():
+def search(ctx: typer.Context, given: SearchOptions) -> None:
+    """Show the passages."""
+    console = Console.of(given.output)
+    if not given.words.strip():
         raise InputError("words: empty; give at least one word")
-    library = Library(store, create=False)
-    entry = library.entry(session)
-    tokenizer = load_tokenizer(options.own_model(ctx, library, session)["model"])
+    library = Library(given.kept.store, create=False)
+    entry = library.entry(given.kept.session)
+    own, _ = options.own_model(ctx, ModelChoice(model=given.model), Hardware(), library, given.kept.session)
+    tokenizer = load_tokenizer(own.model)
     begun = time.perf_counter()
-    found = search_kept(library, entry, tokenizer, words, top)
-    if json:
+    found = search_kept(library, entry, tokenizer, given.words, given.top)
+    if given.output.json:
         console.result([asdict(passage) | {key: getattr(where, key) for key in _PLACE} for passage, where in found])
         return
     for passage, place in found:
@@ -58,14 +42,12 @@ def search(
     if not found:
         print("No passage holds any of these words.")
     console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
-    where = next_command.same_session(ctx, session, store)
-    asked = shlex.quote(words)
-    console.note(f"Next: everlong ask {f'{where} -- {asked}' if words.startswith('-') else f'{asked} {where}'}")
+    where = next_command.same_session(ctx, given.kept.session, given.kept.store)
+    asked = shlex.quote(given.words)
+    console.note(f"Next: everlong ask {f'{where} -- {asked}' if given.words.startswith('-') else f'{asked} {where}'}")
 
 
 def _tell(passage: Recalled, place: Citation) -> None:
-    from everlong.cli.cite import where
-
     characters = f"characters {passage.start:,} to {passage.end:,}"
     said = where(place)
     print(said if characters in said else f"{said} ({characters})")

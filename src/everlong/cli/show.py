@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from everlong.cli.amounts import several, size
 from everlong.cli.table import aligned, when
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _INDENT = "  "
 _WIDTH = 100

@@ -77,7 +77,7 @@ class TextSource(AbstractContextManager["TextSource"]):
         self.close()
 
     def close(self) -> None:
-        """Closes the file, if it is one."""
+        """Close the file, if it is one."""
         if not self._is_stdin:
             self._file.close()
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
-    from everlong.report.stream import StreamCurve
+from everlong.report.stream import Bin, StreamCurve
 
 BIN_TOKENS = 1024
 _SAMPLE_TOKENS = 4096
@@ -28,7 +27,7 @@ class StreamStats:
         self._samples: list[int] = []
 
     def add(self, logprobs: Tensor, seconds: float, resident_bytes: int) -> None:
-        """Counts one chunk: the log-probabilities of its tokens (NaN: not scored), its time, memory after it."""
+        """Count one chunk: the log-probabilities of its tokens (NaN: not scored), its time, memory after it."""
         nll = -logprobs.double().cpu()
         before = self.tokens
         count = len(nll)
@@ -43,7 +42,7 @@ class StreamStats:
             self.rss_by_tokens.append([self.tokens, resident_bytes])
 
     def finish(self, resident_bytes: int) -> None:
-        """Takes the last sample of memory."""
+        """Take the last sample of memory."""
         if not self.rss_by_tokens or self.rss_by_tokens[-1][0] < self.tokens:
             self.rss_by_tokens.append([self.tokens, resident_bytes])
 
@@ -58,8 +57,6 @@ class StreamStats:
 
     def curve(self, label: str) -> StreamCurve:
         """The bins, as the plots take them."""
-        from everlong.report.stream import Bin, StreamCurve
-
         return StreamCurve(label, tuple(Bin(*row) for row in self._rows()))
 
     def csv(self) -> str:
@@ -96,7 +93,7 @@ def perplexity(nll_per_token: float) -> float:
 
 
 def reset_peak() -> None:
-    """Makes the kernel forget the highest resident memory so far, where it lets a process do that."""
+    """Make the kernel forget the highest resident memory so far, where it lets a process do that."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

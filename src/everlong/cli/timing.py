@@ -92,7 +92,7 @@ class Baseline:
         return self._forward(ids[None], 1, past_key_values=self._cache, use_cache=True)
 
     def crop(self, tokens: int) -> None:
-        """Forgets the newest `tokens`."""
+        """Forget the newest `tokens`."""
         self._cache.crop(-tokens)
 
 

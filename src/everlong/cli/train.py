@@ -4,94 +4,64 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
-from everlong.cli import options
+from everlong.cli.console import Console
+from everlong.cli.groups import Hardware, ModelChoice
+from everlong.cli.model_setup import load_model, prepare
+from everlong.cli.verbs.train import MergeOptions, TrainOptions
+from everlong.errors import CapabilityError, ConfigError
+from everlong.hooks.adapter import write_model
+from everlong.report.training import plot
+from everlong.train.recipe import read_recipe
+from everlong.train.run import METRICS, MODEL, RESULT
+from everlong.train.run import train as run
 
-if TYPE_CHECKING:
-    from everlong.cli.console import Console
 
-
-def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What to train, on what, for how long.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the run goes.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
-    threads: options.Threads = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Train a memory by a recipe.
-
-    Writes checkpoints, metrics.jsonl and a picture of them, and at the end the folder model/ with model, tokenizer
-    and memory. Several GPUs: `accelerate launch --num_processes 8 -m everlong train RECIPE.yaml --out FOLDER`.
-    --json prints result.json: the gates, and loss and answers on held-out samples with the memory and without.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import prepare
-    from everlong.train.recipe import read_recipe
-    from everlong.train.run import METRICS, MODEL, RESULT
-    from everlong.train.run import train as run
-
-    console = Console(quiet, json)
-    given = read_recipe(recipe)
-    prepare(threads, console)
-    result = run(given, out, resume, console.note)
+def train(ctx: typer.Context, given: TrainOptions) -> None:
+    """Train by the recipe, and show the result."""
+    console = Console.of(given.output)
+    recipe = read_recipe(given.recipe)
+    prepare(given.threads, console)
+    result = run(recipe, given.out, given.resume, console.note)
     if not result:
         return
-    picture = _picture(out / METRICS, out / "training.png", console)
-    if json:
+    picture = _picture(given.out / METRICS, given.out / "training.png", console)
+    if given.output.json:
         console.result(result)
         return
     _tell(result)
     written = ", ".join([f"{MODEL}/", METRICS, RESULT, *picture])
-    next_model = shlex.quote(str(out / MODEL))
-    console.note(f"\nWrote {out}: {written}.\nNext: everlong eval passkey --lengths 4096 --model {next_model}")
+    next_model = shlex.quote(str(given.out / MODEL))
+    console.note(f"\nWrote {given.out}: {written}.\nNext: everlong eval passkey --lengths 4096 --model {next_model}")
 
 
-def merge(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the folder goes; must not exist.")],
-    memory: Annotated[Path | None, typer.Option("--memory", metavar="FOLDER", help="A trained memory.")] = None,
-    model: options.Model = "smollm2",
-    dtype: options.Dtype = "auto",
-    threads: options.Threads = None,
-    quiet: options.Quiet = False,
-    json: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Write a model and its trained memory into one folder.
-
-    Only everlong can load it: transformers would load such a model without its memory and say almost nothing, so the
-    folder's config.json names a type that it does not know.
-    """
-    from everlong.cli.console import Console
-    from everlong.cli.model_setup import load_model
-    from everlong.errors import ConfigError
-    from everlong.hooks.adapter import write_model
-
-    console = Console(quiet, json)
-    if out.exists():
-        raise ConfigError(f"out={out}: exists; give a new folder")
-    loaded = load_model(model, dtype, "cpu", threads, console, memory)
+def merge(ctx: typer.Context, given: MergeOptions) -> None:
+    """Write the folder."""
+    console = Console.of(given.output)
+    if given.out.exists():
+        raise ConfigError(f"out={given.out}: exists; give a new folder")
+    loaded = load_model(
+        ModelChoice(model=given.model, memory=given.memory),
+        Hardware(dtype=given.dtype, device="cpu", threads=given.threads),
+        console,
+    )
     if loaded.method is None:
-        raise ConfigError(f"model={model}: has no trained memory; add --memory FOLDER")
-    write_model(loaded, out, merged=True)
-    if json:
-        console.result({"folder": str(out), "method": {"name": loaded.method.name} | loaded.method.as_dict()})
+        raise ConfigError(f"model={given.model}: has no trained memory; add --memory FOLDER")
+    write_model(loaded, given.out, merged=True)
+    if given.output.json:
+        console.result({"folder": str(given.out), "method": {"name": loaded.method.name} | loaded.method.as_dict()})
         return
     console.note(
-        f"Wrote {out}: {loaded.name} with its memory, {loaded.method}. It loads only through everlong: "
-        f'everlong.load("{out}"), or --model {out}.'
+        f"Wrote {given.out}: {loaded.name} with its memory, {loaded.method}. It loads only through everlong: "
+        f'everlong.load("{given.out}"), or --model {given.out}.'
     )
 
 
 def _picture(metrics: Path, path: Path, console: Console) -> list[str]:
-    """Draws the metrics; the name of the picture, none without matplotlib."""
-    from everlong.errors import CapabilityError
-    from everlong.report.training import plot
-
+    """Draw the metrics; the name of the picture, none without matplotlib."""
     try:
         plot(metrics, path)
     except CapabilityError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +15,6 @@ from everlong.engine.stream import StreamPiece
 from everlong.hooks.packed_check import unpackable
 
 
-def why_not(model: Any) -> str | None:
-    """Why streams of this attached model are read one by one; None where one forward reads many."""
-    return unpackable(model)
-
-
 def read(pieces: Sequence[StreamPiece]) -> None:
     """Let each stream read its piece: in one forward where the model allows it, else one after the other.
 
@@ -29,7 +23,7 @@ def read(pieces: Sequence[StreamPiece]) -> None:
     """
     runners = [piece.stream.runner for piece in pieces]
     packed = [runner for runner in runners if isinstance(runner, CacheRunner)]
-    if len(pieces) > 1 and len(packed) == len(pieces) and why_not(packed[0].model) is None:
+    if len(pieces) > 1 and len(packed) == len(pieces) and unpackable(packed[0].model) is None:
         _read_packed(pieces, packed)
         return
     for piece, runner in zip(pieces, runners, strict=True):

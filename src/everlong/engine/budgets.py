@@ -49,6 +49,7 @@ class Budgets:
             memory = reader.blocks
             spare = 0 if asked else room.spare(reader.blocks)
             fit = room.fitting(memory, reader.seen_tokens, len(ids), answering, spare)
+            # Before others are written over them a checkpoint says that the blocks are gone: one for all that gave way.
             if fit and waits:
                 reuse()
                 waits = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,15 +13,17 @@ from torch import Tensor
 from everlong.engine import batch
 from everlong.engine.generation import GenerationResult, GenerationStream
 from everlong.engine.sampling import Sampling
-from everlong.engine.scheduler import TOKENS, Need, Scheduler
+from everlong.engine.scheduler import TOKENS, TURN, Need, Scheduler
 from everlong.engine.stream import StreamPiece
 from everlong.engine.writing import WritingStream, begin_answer, check_writes
-from everlong.errors import EverlongError, SessionError
+from everlong.errors import ConfigError, EverlongError, SessionError
 from everlong.text.inputs import Input
 from everlong.text.transcript import ANSWER
 
 Told = Callable[[str], None]
 """Told each piece of text as soon as it is decided."""
+Pieces = Iterator[tuple[Tensor, bool]]
+"""Ids that are to be read one after the other, each with whether they answer."""
 
 
 @dataclass(eq=False)
@@ -33,7 +36,9 @@ class GenerationRequest:
     key: int
     result: GenerationResult | None = None
     error: EverlongError | None = None
-    _pieces: Iterator[tuple[Tensor, bool]] | None = None
+    seconds: float = 0.0
+    """Its share of the time that forwards took, by its tokens in them, and what preparing it took."""
+    _pieces: Pieces | None = None
     _next: tuple[Tensor, bool] | None = None
     _answer: GenerationStream | None = field(default=None, repr=False)
 
@@ -52,12 +57,21 @@ class GenerationRequest:
         if not self.done:
             self._end()
 
+    def offload(self) -> None:
+        """Free the cache of its stream, which waits; what cannot be kept ends this request alone."""
+        try:
+            self.stream.offload()
+        except EverlongError as error:
+            self.error = error
+
     def need(self) -> Need:
         """What is to be read next. Draws a token where the prompt is read; an error ends the request alone."""
+        start = time.perf_counter()
         try:
             self._prepare()
         except EverlongError as error:
             self.error = error
+        self.seconds += time.perf_counter() - start
         tokens = 0 if self.done or self._next is None else len(self._next[0])
         return Need(self.key, tokens, writes=self._answer is not None)
 
@@ -65,7 +79,7 @@ class GenerationRequest:
         if self.done or self._next is not None:
             return
         if self._pieces is not None:
-            self._next = next(self._pieces, None)
+            self._next = self._next_piece(self._pieces)
             if self._next is not None:
                 return
             self._pieces = None
@@ -77,6 +91,15 @@ class GenerationRequest:
         else:
             self.stream.source = ANSWER
             self._next = torch.tensor([token]), True
+
+    def _next_piece(self, pieces: Pieces) -> tuple[Tensor, bool] | None:
+        try:
+            return next(pieces, None)
+        except BaseException:
+            # A generator that has raised is at its end: asked again, it would cut the prompt off without a word.
+            seen = self.stream.seen_tokens
+            self.error = SessionError(f"the prompt was interrupted after {seen} tokens of the stream; submit the rest")
+            raise
 
     def piece(self, tokens: int) -> StreamPiece | None:
         """The next tokens, at most so many; None where a budget has no room for them, which ends the request."""
@@ -109,12 +132,16 @@ class Engine:
     """Writes many answers at once, each on a stream of its own; all of one model.
 
     A step packs the next tokens of all streams, at most `tokens` in all, into one forward where the model allows it
-    (`batch.why_not` says why it does not); what a stream computes does not depend on its neighbours (beyond rounding).
+    (`unpackable` says why it does not); what a stream computes does not depend on its neighbours (beyond rounding).
+
+    At most `streams` of them (None: all) have their cache on the model's device; the others wait in line. One that has
+    read in `turn` steps gives way: its cache is offloaded (a session that is kept in a store is checkpointed) and comes
+    back by itself. A stream whose request has ended is its owner's again, as it is then.
     """
 
-    def __init__(self, tokens: int = TOKENS) -> None:
+    def __init__(self, tokens: int = TOKENS, streams: int | None = None, turn: int = TURN) -> None:
         self.requests: dict[int, GenerationRequest] = {}
-        self._scheduler = Scheduler(tokens)
+        self._scheduler = Scheduler(tokens, streams, turn)
         self._submitted = 0
 
     @property
@@ -127,45 +154,66 @@ class Engine:
         self._scheduler.tokens = tokens
 
     def submit(
-        self, stream: WritingStream, prompt: Input | None = None, told: Told = lambda text: None, **sampling: Any
+        self,
+        stream: WritingStream,
+        prompt: Input | None = None,
+        told: Told = lambda text: None,
+        pieces: Pieces | None = None,
+        **sampling: Any,
     ) -> GenerationRequest:
         """Write an answer to `prompt` on `stream`, as its `generate` would, together with others.
 
-        SessionError for a stream that another request writes on.
+        `pieces`, in the place of a prompt: what is read first, as the stream's `feed_pieces` and `prompt_pieces` give
+        it. SessionError for a stream that another request writes on.
         """
+        if prompt is not None and pieces is not None:
+            raise ConfigError("submit: got a prompt and pieces; give one of them")
         settings = Sampling(**sampling)
         check_writes(stream, settings)
         if any(request.stream is stream for request in self.requests.values()):
             raise SessionError("engine: another request writes on this stream; wait for its end, or fork the stream")
         key = self._submitted
         self._submitted += 1
-        pieces = None if prompt is None else stream.prompt_pieces(prompt)
+        if prompt is not None:
+            pieces = stream.prompt_pieces(prompt)
         self.requests[key] = GenerationRequest(stream, settings, told, key, _pieces=pieces)
         return self.requests[key]
 
     def step(self) -> bool:
         """One forward; False where there was nothing to do. What fails in it leaves each piece wholly read or not."""
-        needs = [request.need() for request in self.requests.values()]
+        self._forget_done()
+        there = bool(self.requests)
+        needs = [request.need() for request in self._admitted()]
         self._forget_done()
         plan = self._scheduler.plan(need for need in needs if need.key in self.requests)
         pieces = {key: self.requests[key].piece(tokens) for key, tokens in plan.items()}
         reading = {key: piece for key, piece in pieces.items() if piece is not None}
         before = {key: piece.stream.seen_tokens for key, piece in reading.items()}
+        start = time.perf_counter()
         try:
             if reading:
                 batch.read(list(reading.values()))
         finally:
+            per_token_s = (time.perf_counter() - start) / max(1, sum(len(piece.ids) for piece in reading.values()))
             # What fails between two streams' commits has been read by the first of them.
             for key, piece in reading.items():
+                self.requests[key].seconds += per_token_s * len(piece.ids)
                 if read := piece.stream.seen_tokens - before[key]:
                     self.requests[key].took(read)
         self._forget_done()
-        return bool(plan)
+        return there
 
     def run(self) -> None:
         """Until all requests are done."""
         while self.step():
             pass
+
+    def _admitted(self) -> list[GenerationRequest]:
+        """The requests whose streams are open in this step; those of the others are offloaded first."""
+        admitted = self._scheduler.admit(self.requests)
+        for key in self.requests.keys() - admitted:
+            self.requests[key].offload()
+        return [self.requests[key] for key in admitted]
 
     def _forget_done(self) -> None:
         for key in [key for key, request in self.requests.items() if request.done]:

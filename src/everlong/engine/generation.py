@@ -74,7 +74,7 @@ class GenerationStream(Iterator[str]):
         return next(self._pieces)
 
     def close(self) -> None:
-        """Ends the answer here."""
+        """End the answer here."""
         self._pieces.close()
         self._end()
 
@@ -150,13 +150,14 @@ class GenerationStream(Iterator[str]):
                 call(self._ids)
 
     def _decode(self) -> None:
-        """Adds the text of the tokens that were not decoded yet."""
+        """Add the text of the tokens that were not decoded yet."""
+        # More than one only where an interrupt came between taking a token down and decoding it.
         for token in self._ids[self._decoded :]:
             self._decoded += 1
             self._texts.append(self._guard.push(self._decoder.push(token), self._decoder.spelt(token)))
 
     def _end(self) -> None:
-        """Takes in the token that an interrupt cut off after it was read, and the text that was held back."""
+        """Take in the token that an interrupt cut off after it was read, and the text that was held back."""
         if self._complete:
             return
         if self._session.seen_tokens == self._start + len(self._ids) + 1:

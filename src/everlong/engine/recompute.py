@@ -8,6 +8,7 @@ Letters: T new tokens, W window, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from everlong.cache.report import MemoryReport
+from everlong.engine.offload import OffloadedCache
 from everlong.engine.runner import Forward, State
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods.blocks.recall.scout import Queries
@@ -29,6 +31,8 @@ class RecomputeRunner:
 
     ConfigError for a window longer than the model was trained on.
     """
+
+    away: OffloadedCache | None = None
 
     def __init__(self, forward: Forward, method: Recompute) -> None:
         trained = getattr(forward.model.config.get_text_config(), "max_position_embeddings", None)
@@ -101,8 +105,14 @@ class RecomputeRunner:
         return {"held": held}, {"seen_tokens": seen}
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Go on from a state."""
         self._seen_and_held = (int(meta["seen_tokens"]), tensors["held"].to("cpu", torch.int64))
+
+    def offload(self, load: Callable[[], State] | None = None) -> None:
+        """Nothing: there are only ids."""
+
+    def reload(self) -> None:
+        """Nothing: they are here."""
 
     @property
     def blocks(self) -> None:

@@ -14,6 +14,8 @@ from everlong.cache.report import MemoryReport
 from everlong.cache.state import load_stream, stream_state
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
+from everlong.engine.offload import OffloadedCache, State
+from everlong.engine.recall_index import index_maker
 from everlong.hooks.attach import attach
 from everlong.methods.base import Method
 from everlong.methods.blocks.memory import BlockMemory
@@ -22,13 +24,13 @@ from everlong.methods.blocks.recall.scout import LONGEST, Queries, Scout, ScoutD
 from everlong.models.internals import device_of
 from everlong.storage.base import HostStore, Store
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors by name and JSON-able values: all that is needed to go on."""
-
 
 @runtime_checkable
 class StreamRunner(Protocol):
     """What has read a stream and can read on; `read` either happens wholly or not at all."""
+
+    away: OffloadedCache | None
+    """What was offloaded and is not back yet; until then only `seen_tokens`, `reload` and `close` may be asked for."""
 
     @property
     def seen_tokens(self) -> int:
@@ -41,7 +43,7 @@ class StreamRunner(Protocol):
         ...
 
     def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
-        """Reads `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none.
+        """Read `ids` (int64, CPU); the predictions after each of them, or (not `every`) after the last, or none.
 
         `answering`: as part of an answer, each token choosing for itself what it remembers.
         """
@@ -68,7 +70,15 @@ class StreamRunner(Protocol):
         ...
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Goes on from a state of the same model and method; only for a reader that has read nothing."""
+        """Go on from a state of the same model and method; only for a reader that has read nothing."""
+        ...
+
+    def offload(self, load: Callable[[], State] | None = None) -> None:
+        """Frees the cache; `load` gives its unsealed state when it comes back, which is else kept in host memory."""
+        ...
+
+    def reload(self) -> None:
+        """Brings an offloaded cache back."""
         ...
 
     @property
@@ -90,7 +100,7 @@ class StreamRunner(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives memory and the hold on the model back."""
+        """Give memory and the hold on the model back."""
         ...
 
 
@@ -134,6 +144,7 @@ class CacheRunner:
         self.forward = forward
         self._method = method
         self._cache = cache
+        self.away: OffloadedCache | None = None
         self._make_store = make_store
         self._make_recall = make_recall
 
@@ -154,13 +165,14 @@ class CacheRunner:
     @property
     def seen_tokens(self) -> int:
         """Tokens read so far."""
-        return self._cache.stream.seen_tokens
+        return self._cache.stream.seen_tokens if self.away is None else self.away.seen_tokens
 
     @property
     def chunk_limit(self) -> int:
         """A chunk never passes the length that the model was trained on, nor what the blocks can take at once."""
         trained = self._cache.stream.plan.frame_length
-        return trained if self.blocks is None else min(trained, self.blocks.chunk_limit)
+        memory = self.blocks
+        return trained if memory is None else min(trained, memory.chunk_limit)
 
     @property
     def model(self) -> Any:
@@ -169,8 +181,9 @@ class CacheRunner:
 
     def answering(self, answering: bool) -> CachedStream:
         """The stream itself, told whether its next tokens answer."""
-        if self.blocks is not None:
-            self.blocks.answering = answering
+        memory = self.blocks
+        if memory is not None:
+            memory.answering = answering
         return self._cache.stream
 
     def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
@@ -210,7 +223,8 @@ class CacheRunner:
     @torch.inference_mode()
     def fork(self) -> CacheRunner:
         """A reader over a copy of the cache: as many bytes as the cache holds."""
-        return CacheRunner(self.forward, self._method, self._cache.fork())
+        recall = index_maker(self.model, self._method, None)
+        return CacheRunner(self.forward, self._method, self._cache.fork(), make_recall=recall)
 
     def fresh(self) -> CacheRunner:
         """A reader over a new cache."""
@@ -228,13 +242,28 @@ class CacheRunner:
 
     @torch.inference_mode()
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Puts a state into the cache."""
+        """Put a state into the cache."""
         load_stream(self._cache.stream, tensors, meta, self.forward.device)
+
+    def offload(self, load: Callable[[], State] | None = None) -> None:
+        """Frees the cache; the model stays attached. Nothing happens to one that is empty, or away."""
+        stream = self._cache.stream
+        if self.away is None and stream.seen_tokens:
+            # From here on the state counts: what an interrupt leaves to be freed is freed when it comes back.
+            self.away = OffloadedCache.of(stream, load)
+            stream.reset()
+
+    def reload(self) -> None:
+        """Brings an offloaded cache back."""
+        if self.away is not None:
+            self.away.restore(self._cache.stream, self.forward.device)
+            self.away = None
 
     @property
     def blocks(self) -> BlockMemory | None:
         """The block memory of the cache, if the method has one."""
-        return cast("BlockMemory | None", self._cache.blocks)
+        memory = self._cache.stream.memory
+        return cast("BlockMemory", memory) if memory is not None and memory.retrieves else None
 
     @property
     def planned_bytes(self) -> int:
@@ -243,5 +272,6 @@ class CacheRunner:
         return (self._cache.stream.planned_bytes() or 0) + len(head) * head.element_size()
 
     def close(self) -> None:
-        """Closes the cache; the last one that is closed, or collected, restores the model."""
+        """Close the cache; the last one that is closed, or collected, restores the model."""
+        self.away = None
         self._cache.close()

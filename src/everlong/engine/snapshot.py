@@ -42,7 +42,7 @@ class Snapshot:
         return self._runner.fork(), self._recent.copy(), self._last, self._transcript.copy()
 
     def close(self) -> None:
-        """Frees the copy; the mark is of no use afterwards."""
+        """Free the copy; the mark is of no use afterwards."""
         runner = self._runner
         self._runner = None
         if runner is not None:

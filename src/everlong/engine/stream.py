@@ -65,7 +65,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         """An empty stream, read by `runner`; `remembers` where the transcript is kept whatever the method."""
         method = self.method
         self._runner: StreamRunner | None = runner
-        self.transcript, self._awaited = Transcript(self.tokenizer), Awaited()
+        self.transcript, self.awaited = Transcript(self.tokenizer), Awaited()
         self.remembers = method.answers or remembers
         self.source = SOURCE
         self.last: Tensor | None = None
@@ -79,15 +79,17 @@ class TokenStream(AbstractContextManager["TokenStream"]):
 
     @property
     def runner(self) -> StreamRunner:
-        """What reads the stream; SessionError once it is closed."""
+        """What reads the stream, its cache brought back; SessionError once it is closed."""
         if self._runner is None:
             raise SessionError("the session is closed; make a new one, or load a saved one")
+        if self._runner.away is not None:
+            self._runner.reload()
         return self._runner
 
     @property
     def seen_tokens(self) -> int:
         """Tokens read so far, special ones included."""
-        return self.runner.seen_tokens
+        return (self._runner or self.runner).seen_tokens
 
     @property
     def prediction(self) -> Float[Tensor, " vocabulary"] | None:
@@ -110,19 +112,24 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         self._conversing = value
 
     def feed(self, x: Input, answering: bool = False, source: str = SOURCE) -> int:
-        """Reads `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
+        """Read `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
 
         With `answering` each token chooses for itself what it remembers, as those of an answer do (blocks; slower).
         `source` is what citations will call the text.
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
         """
         start = self.seen_tokens
-        self.source = source
-        if not answering:
-            self.let_go()
-        for ids in self._chunks(x):
+        for ids, _ in self.feed_pieces(x, answering, source):
             self._read(ids, every=False, answering=answering)
         return self.seen_tokens - start
+
+    def feed_pieces(self, x: Input, answering: bool = False, source: str = SOURCE) -> Iterator[tuple[Tensor, bool]]:
+        """The ids that `feed` reads as (ids, answering), to be read in this order while nothing else is."""
+        self.source = source
+        if not answering:
+            let_go(self.runner)
+        for ids in self._chunks(x):
+            yield ids, answering
 
     def stored(self, what: str) -> BlockMemory:
         """The block memory; CapabilityError, naming `what` was wanted, for a method that stores nothing."""
@@ -142,16 +149,16 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         twin._runner, twin.recent, twin._marks = runner, self.recent.copy(), weakref.WeakSet()
         twin.transcript = self.transcript.copy()
         twin._meaning = None if self._meaning is None else self._meaning.fork()
-        twin._awaited = Awaited()
+        twin.awaited = Awaited()
         return twin
 
     def _chunks(self, x: Input) -> Iterator[Tensor]:
         """The ids of `x` in chunks."""
         runner = self.runner
         found = row_pieces(x, self.tokenizer, self.vocabulary, runner.seen_tokens == 0, self.allow_special)
-        self._awaited.clear()
+        self.awaited.clear()
         for rows in chunks(found, min(self.chunk, runner.chunk_limit)):
-            self._awaited.add(rows, runner.seen_tokens)
+            self.awaited.add(rows, runner.seen_tokens)
             yield rows[:, 0].contiguous()
 
     def _read(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
@@ -172,23 +179,19 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         asked = self.source in (PROMPT, ANSWER)
         return self._budgets.parts(self.runner, ids, answering, asked, self._reuse)
 
-    def note(self, ids: Tensor) -> None:
-        """Takes down what was read."""
-        if self.remembers and len(self.transcript.ids) == self.recent.seen:
-            self.transcript.add(ids.tolist(), self.source, self._awaited.rows(self.recent.seen, ids))
-        self.recent.add(ids)
+    def offload(self) -> None:
+        """Frees the cache until the stream is next used, which brings it back; marks keep theirs.
 
-    def let_go(self) -> None:
-        """Holds no recalled blocks any more: other text is read."""
-        memory = self.runner.blocks
-        if memory is not None and memory.rows:
-            memory.rows[0].hold_recalled(())
+        What it held on the model's device lies in host memory meanwhile; a session that is kept in a store is
+        checkpointed and lies there.
+        """
+        (self._runner or self.runner).offload()
 
     def _reuse(self) -> None:
-        """Lets the room of blocks that were given up be used again; a stream that is not kept has none on the disk."""
+        """Let the room of blocks that were given up be used again; a stream that is not kept has none on the disk."""
 
     def close(self) -> None:
-        """Frees the cache and the marks, and detaches the model if no other stream uses it; may be called twice."""
+        """Free the cache and the marks, and detach the model if no other stream uses it; may be called twice."""
         runner = self._runner
         self._runner = None
         self.last = None
@@ -236,17 +239,33 @@ class StreamPiece(AbstractContextManager["StreamPiece"]):
         stream.last = None
         if self._cuts is not None:
             self._cuts.tell(-logprobs(self._before, logits, self.ids)[None])
-        stream.note(self.ids)
+        self._note()
         if self.every:
+            # A view would hold the logits of all tokens for as long as the last are wanted.
             stream.last = logits[-1].clone()
         else:
             stream.last = logits[-1] if len(logits) else None
 
     def __exit__(self, *exc: object) -> None:
         stream = self.stream
+        # An interrupt can come when the cache has committed and nothing was taken down yet: then the piece was read.
         if stream.recent.seen < stream.runner.seen_tokens:
             stream.last = None
-            stream.note(self.ids)
+            self._note()
+
+    def _note(self) -> None:
+        stream = self.stream
+        seen = stream.recent.seen
+        if stream.remembers and len(stream.transcript.ids) == seen:
+            stream.transcript.add(self.ids.tolist(), stream.source, stream.awaited.rows(seen, self.ids))
+        stream.recent.add(self.ids)
+
+
+def let_go(runner: StreamRunner) -> None:
+    """Let no recalled blocks be held any more: other text is read."""
+    memory = runner.blocks
+    if memory is not None and memory.rows:
+        memory.rows[0].hold_recalled(())
 
 
 def make_runner(

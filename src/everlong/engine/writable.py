@@ -28,5 +28,5 @@ class Writable(Protocol):
         ...
 
     def feed(self, x: Any, answering: bool = False, source: str = "") -> int:
-        """Reads ids; what each remembers it chooses by itself with `answering`."""
+        """Read ids; what each remembers it chooses by itself with `answering`."""
         ...

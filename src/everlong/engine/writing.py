@@ -15,7 +15,7 @@ from everlong.engine.parallel import check_draw
 from everlong.engine.runner import State
 from everlong.engine.sampling import Sampling
 from everlong.engine.snapshot import Snapshot
-from everlong.engine.stream import TokenStream
+from everlong.engine.stream import TokenStream, let_go
 from everlong.errors import CapabilityError, InputError, SessionError
 from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
@@ -41,7 +41,7 @@ class WritingStream(TokenStream):
         return self._meaning
 
     def score_stream(self, x: Input, max_tokens: int | None = None) -> Iterator[Float[Tensor, " tokens"]]:
-        """Reads `x` and gives the log-probabilities of its tokens, one tensor for each chunk, in bounded memory.
+        """Read `x` and give the log-probabilities of its tokens, one tensor for each chunk, in bounded memory.
 
         Values are natural logarithms in float32 on the model's device, each given all that came before; NaN
         for the very first token of a session. Stops after `max_tokens`. The session holds what was given out,
@@ -119,14 +119,14 @@ class WritingStream(TokenStream):
         return rows[0].pins if rows else ()
 
     def forget_recent(self, first: int, end: int) -> None:
-        """Puts a filler in the place of the ids `first` .. `end - 1`, wherever they were taken down."""
+        """Put a filler in the place of the ids `first` .. `end - 1`, wherever they were taken down."""
         if self._meaning is not None:
             self._meaning.forget([TokenRange(first, end)])
         self.transcript.forget(first, end)
         self.recent.forget(first, end, self.transcript.filler())
 
     def drop_blocks(self, blocks: Iterable[int]) -> None:
-        """Lets these stored blocks never come back; the report counts their tokens as dropped."""
+        """Let these stored blocks never come back; the report counts their tokens as dropped."""
         memory = self.runner.blocks
         for row in () if memory is None else memory.rows:
             row.drop(blocks)
@@ -139,7 +139,7 @@ class WritingStream(TokenStream):
         return mark
 
     def rewind(self, mark: Snapshot) -> None:
-        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark."""
+        """Go back to `mark`, which stays good for further rewinds; SessionError for another session's mark."""
         runner = self.runner
         if mark.closed or mark not in self._marks:
             raise SessionError("rewind: this mark is closed or of another session; use one of session.mark()")
@@ -148,7 +148,7 @@ class WritingStream(TokenStream):
         runner.close()
 
     def reset(self) -> None:
-        """Forgets everything read; marks stay good."""
+        """Forget everything read; marks stay good."""
         self._forget()
 
     def _forget(self) -> None:
@@ -176,11 +176,10 @@ class WritingStream(TokenStream):
         return kept | ({} if last is None else {"prediction": last}), facts
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Goes on from the `state` of a session of the same model and method, forgetting what was read here."""
+        """Go on from the `state` of a session of the same model and method, forgetting what was read here."""
         self._forget()
         runner = self.runner
-        cache = {name.removeprefix("cache."): part for name, part in tensors.items() if name.startswith("cache.")}
-        runner.load_state(cache, meta["cache"])
+        runner.load_state(*cache_state(tensors, meta))
         self.recent = TokenHistory.restored(self.recent.size, tensors["recent"], meta["seen_tokens"])
         if "sources" in meta:
             self.transcript.load_state(tensors, meta["sources"])
@@ -189,7 +188,7 @@ class WritingStream(TokenStream):
         self.last = None if last is None else last.to(device_of(self.model))
 
     def read_prompt(self, prompt: Input, recall: bool = True) -> None:
-        """Reads a prompt; its last tokens as part of the answer, where the method tells the two apart.
+        """Read a prompt; its last tokens as part of the answer, where the method tells the two apart.
 
         `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
         """
@@ -215,18 +214,24 @@ class WritingStream(TokenStream):
             yield ids, True
 
     def _score(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Reads one chunk; its log-probabilities and the logits after each of its tokens."""
+        """Read one chunk; its log-probabilities and the logits after each of its tokens."""
         before = self.prediction
         after = self._read(ids, every=True)
         return logprobs(before, after, ids), after
 
     def _hold(self, question: list[int]) -> None:
-        """Lets what is read next attend to what a question recalls; here to nothing."""
-        self.let_go()
+        """Let what is read next attend to what a question recalls; here to nothing."""
+        let_go(self.runner)
 
     def beside(self, method: Method) -> WritingStream:
         """An empty stream over the same model, read with another method."""
         return WritingStream(Loaded(self.model, self.tokenizer, self.name), method, self.chunk)
+
+
+def cache_state(tensors: dict[str, Tensor], meta: dict[str, Any]) -> State:
+    """What of a stream's state is its cache's."""
+    found = {name.removeprefix("cache."): part for name, part in tensors.items() if name.startswith("cache.")}
+    return found, meta["cache"]
 
 
 def check_writes(stream: WritingStream, settings: Sampling) -> None:

@@ -54,7 +54,7 @@ class PeerStream(Stream):
         return len(self.ids)
 
     def feed(self, text: str, source: str = "text", template: bool = False) -> int:
-        """Keeps the ids."""
+        """Keep the ids."""
         new = self._tokens(text, template)
         self.ids = self.ids + new
         self.clock.tick(len(text))

@@ -51,7 +51,7 @@ class Folder(AbstractContextManager["Folder"]):
         return key(sample) in self._done
 
     def add(self, records: list[dict[str, Any]]) -> None:
-        """Writes all records of one sample, together."""
+        """Write all records of one sample, together."""
         self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -59,7 +59,7 @@ class Folder(AbstractContextManager["Folder"]):
         self._done |= {key(record) for record in records}
 
     def summarise(self) -> list[dict[str, Any]]:
-        """Writes the summary, and gives it."""
+        """Write the summary, and give it."""
         rows = summarised(self.records)
         _write(self.path / SUMMARY, rows)
         return rows

@@ -30,6 +30,7 @@ from everlong.hooks.attach import attach
 from everlong.machine import versions
 from everlong.methods.dense import Dense
 from everlong.models.load import Loaded
+from everlong.models.weights import FULL
 from everlong.session.session import CHUNK_TOKENS, Session
 from everlong.text.tokenize import token_ids
 
@@ -69,6 +70,7 @@ class EverlongLM(TemplateLM):
         max_gen_toks: int = 256,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
+        weights: str = FULL,
         **fields: Any,
     ) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class EverlongLM(TemplateLM):
             logger.warning("batch_size=%s: no effect, everlong reads one stream at a time", batch_size)
         if threads is not None:
             torch.set_num_threads(threads)
-        self.loaded = model if isinstance(model, Loaded) else load(model, dtype, device)
+        self.loaded = model if isinstance(model, Loaded) else load(model, dtype, device, weights=weights)
         self.tokenizer = self.loaded.tokenizer
         if self.tokenizer is None:
             raise ConfigError(f"model={self.loaded.name}: has no tokenizer; lm-eval needs one")
@@ -233,7 +235,7 @@ def writing(given: dict[str, Any], max_gen_toks: int) -> Writing:
 
 
 def main() -> None:
-    """Runs lm-eval's own command line, with the model `everlong` where no other is named."""
+    """Run lm-eval's own command line, with the model `everlong` where no other is named."""
     from lm_eval.__main__ import cli_evaluate
 
     given = sys.argv[1:]

@@ -13,6 +13,7 @@ from everlong.evaluate.baseline import NAME
 from everlong.evaluate.task import Task, make_task, task_class
 from everlong.methods import make_method, method_names
 from everlong.methods.base import Method
+from everlong.models.weights import FULL
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Plan:
     model: str = "smollm2"
     memory: str | None = None
     dtype: str = "auto"
+    weights: str = FULL
     device: str = "auto"
     chunk: int = 512
     threads: int | None = None
@@ -53,8 +55,10 @@ class Plan:
     skip: int = field(default=0, metadata={"help": "samples of each part, length and depth that are left out first"})
 
     def as_dict(self) -> dict[str, Any]:
-        """All that decides what comes out, every default written out."""
+        """All that decides what comes out, every default written out but that of `weights`, which runs used to lack."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "entries"}
+        if self.weights == FULL:
+            del plain["weights"]
         return plain | {"entries": [_described(entry) for entry in self.entries]}
 
 

@@ -47,7 +47,7 @@ class Contexts(Protocol):
     """A model that has read one context at a time."""
 
     def read(self, ids: list[int], following: list[int], several: bool) -> None:
-        """Reads the context `ids`; `following` is the next one, `several` says that more than one call comes."""
+        """Read the context `ids`; `following` is the next one, `several` says that more than one call comes."""
         ...
 
     def continued(self, ids: list[int]) -> tuple[float, bool]:
@@ -69,7 +69,7 @@ class SessionContexts(Contexts):
         self._end: Snapshot | None = None
 
     def read(self, ids: list[int], following: list[int], several: bool) -> None:
-        """Goes back to the marked beginning, or begins anew, and reads on."""
+        """Go back to the marked beginning, or begin anew, and read on."""
         session = self._session
         read_only = self._read_only(ids)
         self._go_back(ids[:read_only])
@@ -141,7 +141,7 @@ class PeerContexts(Contexts):
         self._peer = peer
 
     def read(self, ids: list[int], following: list[int], several: bool) -> None:
-        """Takes the ids down; the model sees them with what follows."""
+        """Take the ids down; the model sees them with what follows."""
         self._peer.ids = ids
 
     def continued(self, ids: list[int]) -> tuple[float, bool]:

@@ -36,7 +36,7 @@ def joined(texts: Iterable[tuple[str, str]]) -> tuple[str, tuple[SourcePart, ...
 
 
 def feed(stream: Stream, context: str, parts: Iterable[SourcePart]) -> None:
-    """Reads these parts of the context, each under the name of its source."""
+    """Read these parts of the context, each under the name of its source."""
     for part in parts:
         stream.feed(context[part.start : part.end], source=part.source)
 

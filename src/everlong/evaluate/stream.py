@@ -38,7 +38,7 @@ class Stream(Protocol):
         ...
 
     def feed(self, text: str, source: str = "text", template: bool = False) -> int:
-        """Reads `text`; the number of its tokens. TooLongError where the model cannot take it.
+        """Read `text`; the number of its tokens. TooLongError where the model cannot take it.
 
         `template`: a chat template wrote it, so that the control tokens which it spells are such.
         """
@@ -58,7 +58,7 @@ class Stream(Protocol):
         ...
 
     def score(self, text: str | Sequence[int]) -> Iterator[Tensor]:
-        """Reads `text` (or ids) and gives the log-probabilities of its tokens, in pieces; NaN for the first of all."""
+        """Read `text` (or ids) and give the log-probabilities of its tokens, in pieces; NaN for the first of all."""
         ...
 
     def report(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Counts the time of what is done inside."""
+        """Count the time of what is done inside."""
         start = time.perf_counter()
         try:
             yield
@@ -113,7 +113,7 @@ class MethodStream(Stream):
         return self._session.seen_tokens
 
     def feed(self, text: str, source: str = "text", template: bool = False) -> int:
-        """Reads `text`, and ticks on the way."""
+        """Read `text`, and tick on the way."""
         self._fits(text)
         with self.clock.running():
             return self._session.feed(self._ids(text) if template else self._pieces(text), source=source)
@@ -133,6 +133,13 @@ class MethodStream(Stream):
             self.clock.new_tokens += len(found.token_ids)
         self.clock.tick(len(question))
         return found.text
+
+    def pieces(self, text: str, question: str, max_new_tokens: int) -> Iterator[tuple[Tensor, bool]]:
+        """What `feed(text)` and then `ask(question)` read, as an engine takes it, which then writes the answer."""
+        self._fits(text)
+        yield from self._session.feed_pieces(self._pieces(text))
+        self._fits(question, max_new_tokens)
+        yield from self._session.prompt_pieces(question)
 
     @contextmanager
     def forked(self) -> Iterator[Stream]:

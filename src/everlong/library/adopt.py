@@ -63,6 +63,7 @@ def note_down(catalog: Catalog, name: str) -> None:
     draft = path.with_name(f".{CATALOG}.{secrets.token_hex(4)}.tmp")
     try:
         with contextlib.ExitStack() as stack:
+            # Opened while it still has its name, to be overwritten once another file has it.
             old = stack.enter_context(path.open("r+b")) if path.exists() else None
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(f"{zlib.crc32(body):08x}".encode() + body)

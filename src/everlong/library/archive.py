@@ -60,6 +60,7 @@ def take(catalog: Catalog, file: Path, name: str | None) -> str:
             check_name(name)
             if catalog.find(name) is not None:
                 raise SessionError(f"session {name!r}: exists already; give another --name")
+            # Under new names: the session that it was made from may still be here, with files of the old ones.
             files = {row[2]: f"{secrets.token_hex(8)}.blocks" for row in tables["volumes"]}
             files |= {row[2]: f"{secrets.token_hex(8)}{recall_files.SUFFIX}" for row in tables.get("recall", ())}
             folder.mkdir(mode=0o700)

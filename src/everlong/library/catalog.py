@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from everlong.environment import home
-from everlong.errors import DamagedError, InputError, SaveError, SessionError, nearest
+from everlong.errors import ConfigError, DamagedError, ForeignError, InputError, SaveError, SessionError, nearest
 from everlong.library.database import Database
 from everlong.library.schema import FORMAT
 from everlong.locks import lock
+from everlong.methods.base import Method, make_method
 from everlong.storage.extent import Volume
 
 CATALOG = "catalog"
@@ -52,6 +53,16 @@ class SessionRecord:
     blocks: int
     row_bytes: int
     state: str | None
+
+    def made_method(self) -> Method:
+        """The method that the session was made with; ForeignError where it, its codec or its store is not here."""
+        try:
+            return make_method(self.method["name"], self.method["fields"])
+        except ConfigError as error:
+            raise ForeignError(
+                f"session {self.name!r}: kept with a method that this version does not have ({error}); install the "
+                "version, or the package, that kept it"
+            ) from error
 
 
 class Catalog:
@@ -113,6 +124,7 @@ class Catalog:
         db.execute("BEGIN IMMEDIATE")
         if db.execute("SELECT 1 FROM sessions WHERE name = ?", (name,)).fetchone() is not None:
             raise SessionError(f"session {name!r}: exists already in {self.folder}; open it, or give another name")
+        # The store may now come to hold what a version that knows the older format alone would misread.
         db.execute("UPDATE facts SET value = ? WHERE name = 'format'", (str(FORMAT),))
 
     @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlong.errors import DamagedError, ForeignError, SaveError, SessionError
 from everlong.library import adopt as adopting
@@ -22,13 +22,14 @@ from everlong.library.database import check_format
 from everlong.library.library import Library
 from everlong.library.portable import FORMATS, differences, format_of
 from everlong.library.repair import check_sizes
-from everlong.methods.base import Method, make_method
 from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.models.fingerprint import fingerprint
-from everlong.storage.disk import DiskStore
+from everlong.storage.kept import kept_store
 from everlong.text.transcript import TokenRange
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from everlong.library.stream import KeptStream
 
 
@@ -44,13 +45,15 @@ class Checkpointer:
         self.library = library
         self.entry = entry
         self.writable = writable
+        make_store = kept_store(entry.made_method().kept_store)
         self._open = ExitStack()
         if writable:
             self._open.enter_context(library.locked(entry))
+            # Looked up again: another process may have written until the lock was had.
             self.entry = library.entry(entry.name)
             erasing.erase(library, self.entry)
             erasing.tidy(library, self.entry)
-        self.store = DiskStore(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
+        self.store = make_store(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
         self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
         self._reuse()
@@ -64,6 +67,7 @@ class Checkpointer:
     def created(cls, folder: str | Path | None, name: str, session: KeptStream) -> Checkpointer:
         """The checkpointer of a new session."""
         method = session.method.recipe()
+        kept_store(session.method.kept_store)
         library = Library(folder)
         identity = fingerprint(session.model, session.tokenizer)
         return cls(library, library.create(name, session.name, identity, method, session.origin))
@@ -77,17 +81,13 @@ class Checkpointer:
         """Note down which sentence encoder the session's vectors are of."""
         kept_facts.note_encoder(self.library, self.entry, name)
 
-    def method(self) -> Method:
-        """The method that the session was made with."""
-        return make_method(self.entry.method["name"], self.entry.method["fields"])
-
     def check(self, session: KeptStream) -> None:
         """ForeignError unless this model and tokenizer wrote the session; DamagedError for missing bytes."""
         differ = differences(self.entry.fingerprint, fingerprint(session.model, session.tokenizer))
         if differ:
             raise ForeignError(
                 f"session {self.entry.name!r}: kept with model {self.entry.model}; another {' and '.join(differ)} than "
-                "given here; load the model it was kept with, in the same dtype"
+                "given here; load the model it was kept with, with the same dtype and weights"
             )
         check_sizes(self.library, self.entry)
 
@@ -95,9 +95,7 @@ class Checkpointer:
         """Bring `session`, which has read nothing, to the last checkpoint."""
         if self.entry.state is None:
             return
-        path = self.library.place(self.entry) / self.entry.state
-        tensors, document = sealed.read(path)
-        check_format(str(path), "a state", document.get("format", FORMATS[0]), FORMATS)
+        tensors, document = self.read_state()
         session.load_state(tensors, document["state"])
         if self.store.dropped:
             session.drop_blocks(self.store.dropped)
@@ -107,11 +105,21 @@ class Checkpointer:
                 f"{self.library.place(self.entry) / 'ids'}: not the ids that were written; restore the file"
             )
 
+    def read_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors of the last checkpoint, and its document; there must be one."""
+        assert self.entry.state is not None
+        path = self.library.place(self.entry) / self.entry.state
+        tensors, document = sealed.read(path)
+        check_format(str(path), "a state", document.get("format", FORMATS[0]), FORMATS)
+        return tensors, document
+
     def checkpoint(self, session: KeptStream) -> None:
         """Keep the session as it is now; SaveError leaves the checkpoint before it, which stays beside the new one."""
         if self.rewound:
             self._write_anew(session)
             return
+        # Two states stay: the last, and the one before, to which repair can go back. An older one goes only when the
+        # new one is named: until then it is the one before.
         older = erasing.previous_state(self.library, self.entry)
         before = self.entry.state
         self._write(session)
@@ -130,6 +138,8 @@ class Checkpointer:
         for leftover in (beside, aside):
             if library.find(leftover) is not None:
                 library.delete(leftover)
+        # Not in its place: the new ids would be written over those that its last checkpoint names. So the session is
+        # written anew beside itself, and the two names are exchanged in one transaction.
         new = Checkpointer(library, library.create(beside, old.model, old.fingerprint, old.method))
         try:
             new._write(session)
@@ -168,15 +178,18 @@ class Checkpointer:
             raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
         entry = self.entry
         folder = self.library.place(self.entry)
+        # From here on the order matters: what the database is to name is on the disk before it names it.
         self.store.flush()
         self.recall_files.flush()
         tensors, meta = session.state(sealed=False)
+        # A new name each time: the state that the database names is never written over.
         name = f"state-{int((entry.state or 'state-0').rpartition('-')[2]) + 1}"
         ids = session.transcript.ids
         document = {"format": format_of(meta), "state": meta, "ids": zlib.crc32(ids.tobytes())}
         sealed.write(folder / name, tensors, document | {"digest_bytes": self.store.digest_bytes})
         try:
             with (folder / "ids").open("r+b" if (folder / "ids").exists() else "w+b") as file:
+                # What stands behind the last checkpoint is of a process that was killed.
                 file.seek(4 * entry.tokens)
                 file.write(ids[entry.tokens :].tobytes())
                 file.flush()
@@ -194,6 +207,7 @@ class Checkpointer:
         blocks = self.store.blocks
         with self.library.database() as db:
             db.execute("DELETE FROM states WHERE session = ?", (entry.id,))
+            # After a span was forgotten nothing may go back to the state before, which knows it.
             if entry.state is not None and not spans:
                 db.execute(
                     "INSERT INTO states VALUES (?, ?, ?, ?)", (entry.id, entry.state, entry.tokens, entry.blocks)

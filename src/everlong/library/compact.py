@@ -55,6 +55,7 @@ def _compacted(catalog: Catalog, entry: SessionRecord) -> Compacted:
             if free and _lock_all(catalog, sharers, locked, held):
                 moved[path] = _rewritten(catalog, path, [entry, *sharers], free, row_bytes)
         _name(catalog, {path: new for path, (new, _) in moved.items()}, {p: at for p, (_, at) in moved.items()})
+        # The old files go last: a crash before leaves files that nobody names, never names without a file.
         for path in moved:
             path.unlink(missing_ok=True)
             path.with_suffix(".digests").unlink(missing_ok=True)
@@ -79,7 +80,7 @@ def _lock_all(catalog: Catalog, entries: list[SessionRecord], locked: set[str], 
         for other in entries:
             if other.id not in locked:
                 held.enter_context(catalog.locked(other))
-                locked.add(other.id)
+                locked.add(other.id)  # flock would refuse this very process a second time
     except SessionError:
         return False
     return True
@@ -132,6 +133,7 @@ def _runs(volume: Volume, last: bool, target: Path | None, places: dict[int, int
             runs[-1] = Volume(target, runs[-1].first, n + 1, runs[-1].at)
         elif at is not None:
             runs.append(Volume(target, n, n + 1, at))
+    # An empty run: it names the file, and the place in it, where the next block goes.
     if last and (not runs or runs[-1].end < volume.end):
         runs.append(Volume(target, volume.end, volume.end, len(places)))
     return runs

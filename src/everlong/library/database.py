@@ -53,6 +53,7 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction; errors of the database in one line."""
         with self._in_one_line():
+            # A connection as a context manager commits or rolls back, and stays open: hence `closing` around it.
             with closing(self._connected()) as db, db:
                 yield db
             if self.writable:

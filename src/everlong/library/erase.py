@@ -29,6 +29,7 @@ def erase(catalog: Catalog, entry: SessionRecord) -> None:
     recall_files.wipe(catalog, entry)
     forget_in_folder(catalog.place(entry), [TokenRange(first, end) for first, end, _ in spans])
     remove_states(catalog, entry)
+    # Last: after a crash all of it is done again, which changes nothing that was done.
     with catalog.database() as db:
         db.execute("UPDATE forgotten SET wiped = 1 WHERE session = ?", (entry.id,))
 
@@ -73,6 +74,7 @@ def wipe_files(catalog: Catalog, paths: Iterable[Path]) -> None:
 
 def unneeded(db: sqlite3.Connection, file: str) -> tuple[set[int], int]:
     """The rows of a file that some session dropped and no session needs, and the bytes of a row."""
+    # Places in the file, not numbers of blocks: two sessions that share a row need not count it alike.
     dropped: set[int] = set()
     needed: set[int] = set()
     row_bytes = 0

@@ -36,7 +36,7 @@ def put_facts(catalog: Catalog, identity: str, found: dict[str, str]) -> None:
 
 
 def origin(catalog: Catalog, entry: SessionRecord) -> dict[str, str]:
-    """Where the model of a session comes from, as far as it is known: model, dtype, memory."""
+    """Where the model of a session comes from, as far as it is known: model, dtype, weights, memory."""
     found = noted(catalog, f"origin {entry.id}")
     return {"model": entry.model} if found is None else json.loads(found)
 

@@ -108,6 +108,7 @@ def _keep_places(db: sqlite3.Connection, session: str, sources: Sequence[Source]
     """Put down where the chapters, headings and pages of these sources begin; titles that went are overwritten."""
     rows = {(session, n, p.start, p.kind, p.level, p.title) for n, source in enumerate(sources) for p in source.places}
     old = set(db.execute("SELECT * FROM places WHERE session = ?", (session,)).fetchall())
+    # A title that goes may be one that was forgotten, and SQLite leaves deleted rows in its file unless told otherwise.
     if old - rows:
         db.execute("PRAGMA secure_delete = ON")
     key = "session = ? AND source = ? AND start = ? AND kind = ?"

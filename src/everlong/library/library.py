@@ -104,7 +104,7 @@ class Library(Catalog):
         return kept_facts.noted(self, name)
 
     def origin(self, entry: SessionRecord) -> dict[str, str]:
-        """Where the model of a session comes from, as far as it is known: model, dtype, memory."""
+        """Where the model of a session comes from, as far as it is known: model, dtype, weights, memory."""
         return kept_facts.origin(self, entry)
 
     def noted_encoder(self, name: str) -> str | None:

@@ -25,7 +25,7 @@ FORMATS = (2, FORMAT)
 
 
 def save(session: KeptStream, path: str | Path, kept: tuple[str, Path] | None = None) -> Path:
-    """Writes `session` to the file `path`; SaveError if it cannot be, and then nothing is written.
+    """Write `session` to the file `path`; SaveError if it cannot be, and then nothing is written.
 
     SessionError for one whose blocks lie in a store; `kept` is its name there and the folder (None: a fork of one).
     """
@@ -71,7 +71,7 @@ def read(path: str | Path, model: Any, tokenizer: Any) -> tuple[Method, dict[str
     if differ:
         raise ForeignError(
             f"{path}: saved with model {document['model']}; another {' and '.join(differ)} than given here; "
-            "load the model it was saved with, in the same dtype"
+            "load the model it was saved with, with the same dtype and weights"
         )
     return _method(path, document["method"]), tensors, document["state"]
 

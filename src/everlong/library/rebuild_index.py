@@ -15,11 +15,10 @@ from torch import Tensor
 from everlong.errors import SaveError
 from everlong.library import state_file as sealed
 from everlong.library.catalog import Catalog, SessionRecord
-from everlong.methods.base import make_method
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.index import Index
 from everlong.methods.blocks.saved import DIGESTS
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec, codec_class
 from everlong.storage.extent import HEADER, HEADER_BYTES, Volume
 
 
@@ -36,14 +35,14 @@ class Rebuilder:
         memory = document["state"]["cache"]["memory"]
         self._dtype = DIGESTS[memory.get("digests", "float32")]
         self._row_bytes, self._layers = entry.row_bytes, memory["rows"][0]["layers"]
-        method = make_method(entry.method["name"], entry.method["fields"])
+        method = entry.made_method()
         assert isinstance(method, BlockSettings)
         self._settings = method
         self._shapes = {int(n): self._codec(tensors, n) for n in sorted(self._layers, key=int)}
 
     def _codec(self, tensors: dict[str, Tensor], layer: str) -> Codec:
         k, v = (tensors[f"cache.row0.layer{layer}.tail_{x}"] for x in "kv")
-        return Codec(self._settings.codec, k.shape[1], self._settings.block, k.shape[3], v.shape[3], k.dtype)
+        return codec_class(self._settings.codec)(k.shape[1], self._settings.block, k.shape[3], v.shape[3], k.dtype)
 
     def row(self, volume: Volume, block: int) -> bytes:
         """The digests of a block whose record is whole, with their checksum."""
@@ -59,6 +58,7 @@ class Rebuilder:
             tokens = HEADER.unpack_from(record, at)[3]
             start = at + HEADER_BYTES
             at = start + codec.record_bytes
+            # Behind the tokens of a short block the codec has repeated the last one, which a digest must not count.
             keys = codec.decode(torch.frombuffer(record[start:at], dtype=torch.uint8))[0][:, :tokens]
             heads = self._layers[str(layer)]["heads"]
             index = Index(self._of_all(tokens), heads, codec.heads, codec.key_dim, self._dtype)

@@ -32,6 +32,7 @@ def extents(catalog: Catalog, entry: SessionRecord, writable: bool = False) -> l
     with catalog.database() as db:
         query = "SELECT file, first, end FROM recall WHERE session = ? ORDER BY place"
         found = [Extent(catalog.block_file(file), *at) for file, *at in db.execute(query, (entry.id,)).fetchall()]
+        # A row lies where its number says. So nothing can be appended to a file in which another session has more.
         if writable and (not found or _longest(db, entry, found[-1].path) > found[-1].end):
             first = found[-1].end if found else 0
             found.append(Extent(catalog.block_file(f"{secrets.token_hex(8)}{SUFFIX}"), first, first))

@@ -152,6 +152,7 @@ def _go_back(db: sqlite3.Connection, entry: SessionRecord) -> None:
         (entry.state, entry.tokens, entry.blocks, entry.id),
     )
     db.execute("DELETE FROM states WHERE session = ?", name)
+    # Volumes that began later become empty and stay: the last one names the file in which the session goes on.
     db.execute(
         "UPDATE volumes SET first = min(first, ?), end = min(end, ?) WHERE session = ?",
         (entry.blocks, entry.blocks, entry.id),
@@ -161,6 +162,7 @@ def _go_back(db: sqlite3.Connection, entry: SessionRecord) -> None:
     db.execute("DELETE FROM pins WHERE session = ? AND end > ?", tokens)
     db.execute("DELETE FROM sources WHERE session = ? AND first > ?", tokens)
     db.execute("DELETE FROM marks WHERE session = ? AND token > ?", tokens)
+    # The last text of that checkpoint may have been read to its end later on.
     last = "(SELECT max(place) FROM sources WHERE session = ?)"
     db.execute(f"UPDATE sources SET done = 0 WHERE session = ? AND place = {last}", (entry.id, entry.id))
     for table in ("marks", "places", "lines"):

@@ -87,7 +87,7 @@ class Meaning:
         return self.index.tokens
 
     def update(self, transcript: Transcript, upto_token: int | None = None) -> Iterator[int]:
-        """Encodes what is missing of the first `upto_token` tokens; how many tokens are done, after each few pieces.
+        """Encode what is missing of the first `upto_token` tokens; how many tokens are done, after each few pieces.
 
         Nothing is done until the iterator is asked. It may be left at any time: what was done stays, and the next call
         goes on there. The last sentence waits for its end, at most `sentences.MOST_TOKENS` tokens. Text that was
@@ -123,7 +123,7 @@ class Meaning:
         return found
 
     def forget(self, spans: Iterable[TokenRange]) -> None:
-        """Overwrites the vectors of all pieces that these spans touch; `update` encodes what is left of them."""
+        """Overwrite the vectors of all pieces that these spans touch; `update` encodes what is left of them."""
         _forget(self.index, spans)
 
     def fork(self) -> Meaning:
@@ -135,7 +135,7 @@ class Meaning:
         self.index.close()
 
     def _again(self, transcript: Transcript) -> Iterator[int]:
-        """Encodes pieces anew whose tokens are not what they were; how many tokens are done, after each few pieces."""
+        """Encode pieces anew whose tokens are not what they were; how many tokens are done, after each few pieces."""
         stale = self._stale(transcript)
         keys = self.index.keys.tolist()
         # Only forgetting changes a text in its middle. Anything else means that the stream went back and on another
@@ -179,7 +179,7 @@ def is_meaning_file(name: str) -> bool:
 
 
 def forget_in_folder(folder: Path, spans: Iterable[TokenRange]) -> None:
-    """Overwrites what a session has forgotten in all its files of vectors, those of other encoders included.
+    """Overwrite what a session has forgotten in all its files of vectors, those of other encoders included.
 
     Needs no encoder, and may be done again. A file that cannot be used is overwritten and removed.
     """

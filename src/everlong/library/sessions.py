@@ -87,6 +87,7 @@ def _share(catalog: Catalog, old: SessionRecord, twin: SessionRecord) -> None:
     volumes = catalog.volumes(old)
     with catalog.database() as db:
         catalog.keep_volumes(db, twin.id, volumes)
+        # Behind the shared files one of its own: both may read on, and neither writes into what the other needs.
         catalog.add_volume(db, twin.id, 1 + len(volumes), old.blocks)
         recall_files.fork(db, old.id, twin.id)
         for table in _TEXT_TABLES:
@@ -105,6 +106,7 @@ def delete(catalog: Catalog, name: str) -> None:
     with catalog.locked(entry):
         files = {v.path for v in catalog.volumes(entry)}
         recall = {extent.path for extent in recall_files.extents(catalog, entry)}
+        # The names go first: a crash then leaves files that no session names, never a session without its files.
         with catalog.database() as db:
             for table, key in (TABLES | {"states": "session"}).items():
                 db.execute(f"DELETE FROM {table} WHERE {key} = ?", (entry.id,))

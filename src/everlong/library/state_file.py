@@ -13,6 +13,8 @@ import secrets
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from everlong.errors import DamagedError, InputError, SaveError, one_line
@@ -25,14 +27,12 @@ _HEADER_BYTES = 10**8
 
 
 def write(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-    """Writes tensors and document to `path`, replacing what stood there only once all is on the disk.
+    """Write tensors and document to `path`, replacing what stood there only once all is on the disk.
 
     SaveError on a full disk, a missing or read-only folder; then, and after an interrupt at any moment,
     `path` is as it was before and no other file is left.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
+    # Clones: safetensors refuses tensors that share memory, as views of one cache do.
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -40,6 +40,7 @@ def write(path: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> N
         save_file(apart, temporary, {"digest": _BLANK.decode(), "document": text})
         _seal(temporary)
         temporary.replace(path)
+        # The new name is on the disk only when the folder is.
         _sync_folder(path.parent)
     except (OSError, SafetensorError, ValueError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)
@@ -55,8 +56,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     InputError for a file that is missing or cannot be opened, DamagedError if a byte is not the one written.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with path.open("rb") as file:
             digest, stated, _ = _digest(file)
@@ -72,7 +71,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _seal(path: Path) -> None:
-    """Puts the digest in its place and waits for the disk."""
+    """Put the digest in its place and wait for the disk."""
     with path.open("r+b") as file:
         digest, _, place = _digest(file)
         file.seek(place)
@@ -98,7 +97,7 @@ def _digest(file: BinaryIO) -> tuple[str, str, int]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Waits until the folder's new entry is on the disk, where the system can do that."""
+    """Wait until the folder's new entry is on the disk, where the system can do that."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -112,7 +111,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove(temporary: Path) -> None:
-    """Removes the temporary file if it is still there."""
+    """Remove the temporary file if it is still there."""
     try:
         temporary.unlink(missing_ok=True)
     except OSError:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from everlong.config import Registry
-from everlong.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from everlong.models.layout import ModelLayout
     from everlong.storage.base import Store
 
-MOST = 2**31 - 1
-"""The largest number of tokens, blocks and the like that a field may be."""
 _REGISTRY: Registry[Method] = Registry("method")
 
 
@@ -48,6 +45,15 @@ class Method:
     def layout(self) -> tuple[int, int | None]:
         """(how many tokens at the start are kept as sinks, how many of the newest; None: all)."""
         raise NotImplementedError
+
+    @property
+    def kept_store(self) -> str:
+        """The name of the store that has the blocks of a kept session."""
+        return "disk"
+
+    def in_memory(self) -> Method:
+        """The same for a stream that is kept nowhere."""
+        return self
 
     def parameters(self, plan: ModelLayout, width: int) -> MemoryParameters | None:
         """Untrained parameters for a model of this plan and hidden size; None for a method that has none."""
@@ -86,24 +92,6 @@ class Method:
     def __str__(self) -> str:
         fields = ", ".join(f"{k}={v}" for k, v in self.as_dict().items())
         return f"{self.name}({fields})"
-
-
-def check_choices(options: object) -> None:
-    """ConfigError unless every field of a dataclass that is a Literal holds one of its values."""
-    for name, hint in get_type_hints(type(options)).items():
-        if get_origin(hint) is Literal and getattr(options, name) not in get_args(hint):
-            raise ConfigError(f"{name}={getattr(options, name)!r}: expected one of {', '.join(get_args(hint))}")
-
-
-def at_least(least: int, *, why: str, **field: Any) -> None:
-    """ConfigError unless the one named field is a whole number of at least `least` that fits 32 bits."""
-    ((name, got),) = field.items()
-    if not isinstance(got, int) or isinstance(got, bool):
-        raise ConfigError(f"{name}={got!r}: expected a whole number of at least {least} ({why})")
-    if got < least:
-        raise ConfigError(f"{name}={got}: must be at least {least} ({why})")
-    if got > MOST:
-        raise ConfigError(f"{name}={got}: must be at most {MOST} ({why})")
 
 
 method_names = _REGISTRY.names

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from everlong.methods.base import Method, at_least
-from everlong.methods.window import WINDOW_HELP
+from everlong.methods.base import Method
+from everlong.methods.fields import WINDOW_HELP, at_least
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from everlong.methods.base import Method, at_least
-from everlong.methods.window import WINDOW_HELP
-
-SINKS_HELP = "tokens kept from the start of the stream"
+from everlong.methods.base import Method
+from everlong.methods.fields import SINKS_HELP, WINDOW_HELP, at_least
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from everlong.methods.base import Method, at_least
-
-WINDOW_HELP = "tokens kept exactly, the newest included"
+from everlong.methods.base import Method
+from everlong.methods.fields import WINDOW_HELP, at_least
 
 
 @dataclass(frozen=True)

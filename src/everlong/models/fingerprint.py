@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everlong.models.packed_linear import packed_layers
 from everlong.models.sharding import check_not_sharded
 
 _SAMPLES = 256
@@ -33,24 +34,36 @@ def configuration_digest(model: Any) -> str:
 
 @torch.inference_mode()
 def weights_digest(model: Any, without: str | None = None) -> str:
-    """A digest of names, types, shapes and strided samples of all parameters but those of the submodule `without`."""
+    """A digest of names, types, shapes and strided samples of all parameters but those of the submodule `without`.
+
+    Packed weights count as they are packed.
+    """
     found = hashlib.sha256()
     for name, weight in _weights(model, without):
         found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         found.update(_sample(weight))
+    for name, layer in packed_layers(model):
+        found.update(f"{name}.packed {layer.form} {tuple(layer.packed.shape)}".encode())
+        found.update(_sample(layer.packed))
     return found.hexdigest()
 
 
 @torch.inference_mode()
 def checkpoint_digest(model: Any, without: str | None = None) -> str:
-    """A digest of configuration and weights that is the same in whichever floating type they were loaded.
+    """A digest of configuration and weights that is the same in whichever type or packing they were loaded.
 
     Samples are compared as bfloat16, so a checkpoint in bfloat16 and its float32 or bfloat16 load agree; parameters of
-    the submodule `without` do not count.
+    the submodule `without` do not count, nor does a head that shares its weights with the embedding.
     """
     found = hashlib.sha256(configuration_digest(model).encode())
-    for name, weight in _weights(model, without):
-        found.update(f"{name} {tuple(weight.shape)}".encode())
+    weights = {name: (tuple(weight.shape), weight) for name, weight in _weights(model, without)}
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    head = model.get_output_embeddings() if tied else None
+    for name, layer in packed_layers(model):
+        if layer is not head:
+            weights[f"{name}.weight"] = (layer.out_features, layer.in_features), layer.sample
+    for name, (shape, weight) in sorted(weights.items()):
+        found.update(f"{name} {shape}".encode())
         found.update(_sample(weight, torch.bfloat16))
     return found.hexdigest()
 

@@ -12,8 +12,11 @@ import importlib.util
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from everlong.environment import cache
 from everlong.errors import LoadError, one_line
@@ -55,20 +58,23 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def converted(path: Path) -> Path:
+def converted(path: Path, form: str = "", convert: Callable[[Path, Path], None] | None = None) -> Path:
     """The folder of the cache that holds the model of the GGUF file `path`, made now if need be.
+
+    `convert(path, folder)` writes it, for another `form` than the float32 model.
 
     Raises LoadError when transformers cannot read the file, OSError when the cache cannot be written.
     """
     import transformers
 
-    key = hashlib.sha256(f"1 {fingerprint(path)} {transformers.__version__}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"1 {fingerprint(path)} {transformers.__version__}{form}".encode()).hexdigest()[:16]
     folder = cache_folder() / f"{path.stem}-{key}"
     if not _is_whole(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
             logger.info("converting %s, once (about a minute)", path.name)
-            _convert(path, Path(partial) / "new")
+            (convert or _convert)(path, Path(partial) / "new")
+            _list(Path(partial) / "new")
             _put_in_place(Path(partial), folder)
     return folder
 
@@ -93,8 +99,7 @@ def read(path: Path, dtype: Any) -> tuple[Any, Any]:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    """Writes the float32 model, its tokenizer and the listing into `folder`."""
-    import torch
+    """Write the float32 model, its tokenizer and the listing into `folder`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model, tokenizer = read(path, torch.float32)
@@ -103,6 +108,10 @@ def _convert(path: Path, folder: Path) -> None:
     plain.generation_config = model.generation_config
     plain.save_pretrained(folder, state_dict=model.state_dict())
     tokenizer.save_pretrained(folder)
+
+
+def _list(folder: Path) -> None:
+    """Writes the listing of the folder's files."""
     listing = {file.name: fingerprint(file) for file in sorted(folder.iterdir())}
     (folder / _LISTING).write_text(json.dumps(listing, indent=1), encoding="utf-8")
 
@@ -116,7 +125,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Renames the new folder into place; a damaged one goes away, one that another process made stays."""
+    """Rename the new folder into place; a damaged one goes away, one that another process made stays."""
     if folder.exists() and not _is_whole(folder):
         folder.rename(partial / "damaged")
     try:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from everlong.errors import ConfigError, LoadError, nearest, one_line
 from everlong.models import gguf
+from everlong.models.weights import FILE, FULL, check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +40,24 @@ class Loaded:
     name: str
     method: Any = None
     memory: Path | None = None
+    weights: str = FULL
 
     @property
     def origin(self) -> dict[str, str]:
-        """What `everlong.load` makes the same from, in any folder: model, dtype, and memory if one was given."""
+        """What `everlong.load` makes the same from, in any folder: model, dtype, packed weights, memory if given."""
         place = Path(self.name).expanduser()
         found = {"model": str(place.resolve()) if place.exists() and self.name != DEFAULT else self.name}
         found["dtype"] = str(self.model.dtype).removeprefix("torch.")
+        if self.weights != FULL:
+            found["weights"] = self.weights
         return found | ({} if self.memory is None else {"memory": str(self.memory.resolve())})
 
 
-def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto") -> Loaded:
+def load_base(
+    name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: Any = "auto", weights: str = FULL
+) -> Loaded:
     """The model without its memory, if it has one: what `everlong.load` (hooks/adapter.py) begins with."""
+    check_weights(weights)
     target = _device(device)
     wanted = _dtype(dtype, target)
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
@@ -55,24 +65,38 @@ def load_base(name_or_path: str | Path = DEFAULT, dtype: Any = "auto", device: A
             f"model {name_or_path!r}: expected a folder, a GGUF file, a hub id such as {DEFAULT_HUB_ID}, or {DEFAULT}"
         )
     try:
-        model, tokenizer = _read(str(name_or_path), wanted)
+        model, tokenizer = _read(str(name_or_path), wanted, weights)
     except OSError as error:
         raise LoadError(
             f"{one_line(name_or_path, 100)}: cannot be read ({error.strerror or one_line(error, 100)}); check the path"
         ) from error
-    return Loaded(model.to(target).eval().requires_grad_(False), tokenizer, str(name_or_path))
+    model = model.to(target).eval().requires_grad_(False)
+    return Loaded(model, tokenizer, str(name_or_path), weights=weights)
 
 
-def _read(name: str, dtype: Any) -> tuple[Any, Any]:
-    """The model and the tokenizer of `name`."""
+def _read(name: str, dtype: Any, weights: str) -> tuple[Any, Any]:
+    """The model, its weights packed if that is asked for, and the tokenizer of `name`."""
+    from everlong.models.packed_linear import pack_model
+
     path = model_folder(name) or Path(name).expanduser()
-    if name == DEFAULT and not path.exists():
-        found = gguf.package_gguf(DEFAULT_PACKAGE)
-        return _from_gguf(found, dtype) if found else _from_hub(DEFAULT_HUB_ID, dtype)
-    if path.is_file():
+    own = gguf.package_gguf(DEFAULT_PACKAGE) if name == DEFAULT and not path.exists() else None
+    if own is None and path.is_file():
         if not gguf.is_gguf(path):
             raise LoadError(f"{name}: a file, but not a GGUF file; give a .gguf file, a folder or a hub id")
-        return _from_gguf(path.absolute(), dtype)
+        own = path.absolute()
+    if own is not None:
+        return _from_gguf(own, dtype, weights)
+    if weights == FILE:
+        raise ConfigError(f"weights=file: {one_line(name, 100)} is not a GGUF file; use int8, int4 or full")
+    model, tokenizer = _read_full(name, path, dtype)
+    pack_model(model, weights)
+    return model, tokenizer
+
+
+def _read_full(name: str, path: Path, dtype: Any) -> tuple[Any, Any]:
+    """The model and tokenizer of what is not a GGUF file."""
+    if name == DEFAULT and not path.exists():
+        return _from_hub(DEFAULT_HUB_ID, dtype)
     if path.is_dir():
         return _from_folder(path, dtype)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".gguf":
@@ -108,7 +132,11 @@ def model_folder(name: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _from_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
+def _from_gguf(path: Path, dtype: Any, weights: str) -> tuple[Any, Any]:
+    from everlong.models import packed_folder
+
+    if weights != FULL:
+        return packed_folder.from_gguf(path, dtype, weights)
     try:
         return _from_folder(gguf.converted(path), dtype)
     except OSError as error:
@@ -127,8 +155,6 @@ def _from_folder(path: Path, dtype: Any) -> tuple[Any, Any]:
 
 def _guarded(path: Path) -> dict[str, Any]:
     """The configuration of a merged folder, whose own file transformers would refuse."""
-    import json
-
     from transformers import AutoConfig
 
     try:
@@ -181,8 +207,6 @@ def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tup
 
 
 def _device(device: Any) -> Any:
-    import torch
-
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -196,8 +220,6 @@ def _device(device: Any) -> Any:
 
 def _dtype(dtype: Any, device: Any) -> Any:
     """The torch dtype to load in ("auto": let transformers take the checkpoint's)."""
-    import torch
-
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

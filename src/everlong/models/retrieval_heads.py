@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from everlong.environment import home
 from everlong.errors import ConfigError, LoadError, SaveError, one_line
 from everlong.models.fingerprint import checkpoint_digest
@@ -96,8 +98,6 @@ def find(model: Any) -> RetrievalHeads | None:
 
 def read(path: Path) -> RetrievalHeads:
     """The retrieval heads of a file. LoadError if it holds something else."""
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         _check_names(content)

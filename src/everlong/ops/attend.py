@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.ops.attend_token import AttendedKeys, attend_token, takes
 from everlong.ops.spans import KeyIntervals
 from everlong.ops.workspace import Workspace
 
@@ -88,6 +89,9 @@ def attend(
     tokens = parts[0].q.shape[2]
     shown = [(p, *p.span.limits(0, tokens)) for p in parts]
     shown = [(p, first, first_all, end_all, end) for p, first, first_all, end_all, end in shown if first < end]
+    if tokens == 1 and shown and takes(parts[0].q, parts[0].k, parts[0].v, softcap) and not _counts(parts):
+        ranges = [AttendedKeys(p.q, p.k, p.v, p.start + first, end - first) for p, first, _, _, end in shown]
+        return attend_token(ranges, scale, s_aux)[0]
     on_device = parts[0].q.device.type != "cpu"
     at_once = DEVICE_ONE_SHOT_SCORES if on_device else ONE_SHOT_SCORES
     if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= at_once:
@@ -99,6 +103,10 @@ def attend(
     for i in range(0, tokens, step):
         tiled.run(i, min(i + step, tokens), keys)
     return tiled.out
+
+
+def _counts(parts: Sequence[AttentionPart]) -> bool:
+    return any(part.mass is not None for part in parts)
 
 
 def attend_naive(

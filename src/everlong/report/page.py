@@ -90,7 +90,7 @@ def facts_of(run: Run) -> dict[str, str]:
     place = [machine.get("processor") or machine.get("system"), machine.get("cuda")]
     place += [f"{machine[name]} {name}" for name in ("cores", "threads") if name in machine]
     place += [figures.bytes_text(machine["memory_bytes"])] if "memory_bytes" in machine else []
-    names = ("model", "dtype", "device", "chunk", "threads", "seed", "limit")
+    names = ("model", "dtype", "weights", "device", "chunk", "threads", "seed", "limit")
     settings = {name: plan[name] for name in names if plan.get(name) is not None}
     found = {
         "started": config.get("started", ""),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from everlong.errors import InputError, one_line
 from everlong.evaluate.folder import CONFIG, RECORDS, read_config, read_records
 
@@ -109,8 +111,6 @@ def _run(place: Path, folder: Path) -> Run:
 
 def _check(value: Any, form: Any, file: Path) -> None:
     """InputError, naming the line and the field, unless the value has this form."""
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         TypeAdapter(form).validate_python(value)
     except ValidationError as error:

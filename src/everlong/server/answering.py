@@ -207,7 +207,7 @@ class Turn:
         return checked_against(self._session.transcript, self._recall, self._question, answer)[:MOST_CITATIONS]
 
     def _submitted(self, streams: Sequence[WritingStream], prompt: list[int] | None) -> list[GenerationRequest]:
-        ends = {"ends": self._template.end_tokens()}
+        ends: dict[str, Any] = {"ends": self._template.end_tokens()}
         found: list[GenerationRequest] = []
         for n, stream in enumerate(streams):
             seed = self._asked.sampling.get("seed")

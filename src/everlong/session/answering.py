@@ -65,7 +65,7 @@ class AnsweringStream(WritingStream):
         always: bool = True,
         keep: bool = True,
     ) -> Pin:
-        """Pins a source, its characters `start` .. `end - 1`, or the tokens (first, end); what was pinned.
+        """Pin a source, its characters `start` .. `end - 1`, or the tokens (first, end); what was pinned.
 
         `always`: every token that is read or written from now on attends to the blocks that touch the span. `keep`:
         these blocks are never given up for room. Blocks that are sealed later are held from then on. ConfigError
@@ -74,11 +74,11 @@ class AnsweringStream(WritingStream):
         return pinning.pin(self, what, start, end, always, keep)
 
     def unpin(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> int:
-        """Takes away the pins that share a token with the span, given as for `pin`; how many."""
+        """Take away the pins that share a token with the span, given as for `pin`; how many."""
         return pinning.unpin(self, what, start, end)
 
     def forget_source(self, source: Source) -> None:
-        """Drops the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
+        """Drop the stored blocks that lie wholly in `source`; what was read after it keeps traces of it."""
         for row in self.stored("forget").rows:
             row.drop(row.blocks_within(*self.transcript.bounds(source)))
         source.digest = GONE
@@ -86,5 +86,5 @@ class AnsweringStream(WritingStream):
         source.lines = ""
 
     def _hold(self, question: list[int]) -> None:
-        """Lets what is read next attend to what the question recalls."""
+        """Let what is read next attend to what the question recalls."""
         asking.hold(self, question)

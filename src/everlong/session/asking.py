@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from everlong.engine.stream import let_go
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
 from everlong.session.found import MOST_PASSAGES, Found, trained_length
@@ -96,7 +97,7 @@ def keeps_ids(session: WritingStream) -> bool:
 
 def hold(session: WritingStream, question: list[int]) -> None:
     """Let a prompt that is read next, and what is written behind it, attend to the blocks that the vote chooses."""
-    session.let_go()
+    let_go(session.runner)
     if recalls(session):
         memory = session.stored("ask")
         if memory.rows and memory.rows[0].sealed > memory.settings.top_k:
@@ -194,6 +195,7 @@ def _read_again(session: WritingStream, question: str, passages: Sequence[Recall
 
 def again_stream(session: WritingStream, tokens: int) -> WritingStream:
     """An empty short stream over the session's model, with room for so many tokens and a reply."""
+    # Nothing of them leaves the window until ROOM_TOKENS are written behind, where the model was trained on so many.
     sinks = min(int(session.method.as_dict()["sinks"]), tokens)
     window = max(1, min(tokens + ROOM_TOKENS, trained_length(session) - sinks))
     return session.beside(Sinks(sinks=sinks, window=window))

@@ -116,6 +116,7 @@ class Chat:
 
     def _turn_beside(self, exchange: Exchange, settings: dict[str, Any]) -> ChatTurn:
         """The answer of a copy, behind what is to stay of the prompt; the session then reads what is shown of it."""
+        # What no answer changes is read once by the session itself, and the copy has it from there.
         exchange.read_lasting(self.session)
         twin = self.session.fork()
         try:
@@ -126,7 +127,8 @@ class Chat:
         return ChatTurn(self, answer, twin, exchange)
 
     def settle(self) -> None:
-        """Reads what the template puts behind an answer, if that is still to be done; `save` a session after it."""
+        """Read what the template puts behind an answer, if that is still to be done; `save` a session after it."""
+        # Let go of before it is read: an interrupt in between must not have the session read it twice.
         turn = self._turn
         self._turn = None
         if turn is not None:
@@ -137,12 +139,12 @@ class Chat:
             self._answering = False
 
     def complete(self, turn: ChatTurn) -> None:
-        """Ends a turn, unless that was done."""
+        """End a turn, unless that was done."""
         if self._turn is turn:
             self.settle()
 
     def undo(self) -> bool:
-        """Takes the last turn back, question and answer; False where none can be."""
+        """Take the last turn back, question and answer; False where none can be."""
         if not self._marks:
             return False
         self._take_back(self._marks.pop())
@@ -150,7 +152,7 @@ class Chat:
         return True
 
     def reset(self) -> None:
-        """Begins the conversation anew."""
+        """Begin the conversation anew."""
         self._turn = None
         self.session.reset()
         while self._marks:
@@ -191,12 +193,12 @@ class ChatTurn(Iterator[str]):
             raise
 
     def close(self) -> None:
-        """Ends the answer here."""
+        """End the answer here."""
         self._answer.close()
         self._chat.complete(self)
 
     def hand_over(self) -> None:
-        """Lets the session read what a copy of it has written, if that is still to be done."""
+        """Let the session read what a copy of it has written, if that is still to be done."""
         twin = self._twin
         self._twin = None
         if twin is not None and self._exchange is not None:

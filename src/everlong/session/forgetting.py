@@ -44,7 +44,7 @@ def stretches(
 
 
 def forget(session: WritingStream, spans: Sequence[TokenRange], checkpointer: Checkpointer | None) -> Forgotten:
-    """Forgets `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
+    """Forget `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
     memory = session.stored("forget")
     nothing = memory.settings.sinks, memory.settings.sinks
     _check(spans, *(memory.rows[0].forgettable(session.seen_tokens) if memory.rows else nothing))

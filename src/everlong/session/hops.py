@@ -34,6 +34,7 @@ def next_hop(ballot: Ballot, sentence: str, span: TokenRange) -> tuple[int, int,
     added = _added(ballot, sentence)
     votes = ballot.words_like(added)
     shares = votes.shares()
+    # The passage leads elsewhere: its own blocks hold all of its words.
     inside = (ballot.starts[:-1] < span.end) & (ballot.starts[1:] > span.first)
     shares[inside] = 0
     shares[ballot.hidden] = 0

@@ -128,7 +128,7 @@ class Checkpoints:
 
 
 def read_document(session: Session, document: Document, every: int = CHECKPOINT_TOKENS) -> Generator[int, None, None]:
-    """Reads a document to its end, giving the number of its tokens read so far after each chunk.
+    """Read a document to its end, giving the number of its tokens read so far after each chunk.
 
     A document whose reading was cut off goes on where it stopped; of one that has grown what was added is read, as a
     part of its own. One that has changed is read anew, and the blocks of what it was are dropped (tokens read after it
@@ -160,6 +160,7 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
                     checkpoints.make()
                 yield session.seen_tokens - source.first
     except (GeneratorExit, BudgetError, InputError):
+        # These come between two chunks, where all that was read is whole.
         note()
         if session.kept:
             checkpoints.make()
@@ -232,6 +233,7 @@ def _part(session: Session, document: Document) -> Source:
     found = parts(session.transcript.sources, document)
     begin = _begin(session, document)
     whole = [s for s in found if s.done]
+    # Of a text that has grown what was cut off goes, and is read with what was added; of one that has changed all goes.
     for source in found[found.index(whole[-1]) + 1 :] if begin else found:
         session.forget_source(source)
     part = session.transcript.begin(document.name, document.digest)

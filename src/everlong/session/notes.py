@@ -48,7 +48,7 @@ class NoteProgress:
 def write_notes(
     session: Session, source: Source, loaded: Loaded, settings: NoteSettings | None = None
 ) -> Generator[NoteProgress, None, None]:
-    """Writes the notes on a source that `session` has read, giving each when the session holds it.
+    """Write the notes on a source that `session` has read, giving each when the session holds it.
 
     Notes that were written before, by the same settings on the same text, are not written again; those on what the
     source was before it changed are forgotten. A kept session makes a checkpoint after each, so that an interrupt costs

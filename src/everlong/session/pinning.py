@@ -55,7 +55,7 @@ def span(
 def pin(
     session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None, always: bool, keep: bool
 ) -> Pin:
-    """Pins a span of `session`."""
+    """Pin a span of `session`."""
     memory = session.stored("pin")
     found = span(session, what, start, end)
     new = Pin(found.first, found.end, always, keep)
@@ -64,7 +64,7 @@ def pin(
 
 
 def unpin(session: WritingStream, what: str | tuple[int, int], start: int | None, end: int | None) -> int:
-    """Takes away the pins that meet a span; how many."""
+    """Take away the pins that meet a span; how many."""
     memory = session.stored("unpin")
     found = span(session, what, start, end)
     kept = [p for p in session.pins if not p.meets(*found)]

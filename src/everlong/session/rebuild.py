@@ -58,13 +58,14 @@ def reread(
     spans: Sequence[TokenRange],
     documents: Sequence[Document] = (),
 ) -> Generator[RebuildProgress, None, None]:
-    """Builds the session `name` anew without `spans`, and with `documents` in the place of the sources of their name.
+    """Build the session `name` anew without `spans`, and with `documents` in the place of the sources of their name.
 
     Every token of the stream is read again; where the iterator is left early, what was read is kept. SessionError if
     such a reread, of something else, was begun before.
     """
     delete_leftover(library, name)
     entry = library.entry(name)
+    # Held to the end: what another process read into the old session meanwhile would be lost with it.
     with library.locked(entry):
         old = kept_transcript(library, entry, loaded.tokenizer)
         gone = [*spans, *library.forgotten(entry)]
@@ -110,12 +111,9 @@ def _plan(old: Transcript, gone: Sequence[TokenRange], documents: Iterable[Docum
 
 def _beside(library: Library, entry: SessionRecord, loaded: Loaded, chunk: int, plan: str) -> Session:
     """The new session: begun now, or gone on with."""
-    from everlong.methods import make_method
-
     name = _beside_name(entry.name)
     if library.find(name) is None:
-        method = make_method(entry.method["name"], entry.method["fields"])
-        new = Session(loaded, method, chunk, library.folder, name)
+        new = Session(loaded, entry.made_method(), chunk, library.folder, name)
         library.note(_fact(library.entry(name)), plan)
         return new
     if library.noted(_fact(library.entry(name))) not in (plan, None):
@@ -139,6 +137,7 @@ def _parts(old: Transcript, gone: Sequence[TokenRange], documents: Iterable[Docu
         document = changed.get(id(source))
         if source.digest == GONE or begin == end:
             continue
+        # A document that was read in parts is read again as one, where its first part stood.
         if document is not None and document not in [p.document for p in found]:
             found.append(RereadPart(source, begin, end, document))
         elif document is None:
@@ -166,7 +165,7 @@ class _Rebuild:
         self._checkpoints = Checkpoints(new, CHECKPOINT_TOKENS)
 
     def read(self) -> Iterator[RebuildProgress]:
-        """Reads what is still to be read, with checkpoints; what the new session holds after each piece."""
+        """Read what is still to be read, with checkpoints; what the new session holds after each piece."""
         try:
             yield from self._read()
         except GeneratorExit:
@@ -188,7 +187,7 @@ class _Rebuild:
             at += len(rows)
 
     def pin(self, pins: Iterable[Pin]) -> int:
-        """Pins the same text as before; how many pins have no text, or found no room, any more."""
+        """Pin the same text as before; how many pins have no text, or found no room, any more."""
         lost = 0
         for pin in pins:
             spans = [(max(a, pin.first) - a + at, min(b, pin.end) - a + at) for a, b, at in self.places]

@@ -135,6 +135,7 @@ class Ballot:
             return []
         for _ in meaning.update(self.session.transcript):
             pass
+        # Where a place was named most pieces lie elsewhere and are left out below: enough are asked for to be left.
         most = len(self.starts) * CANDIDATES if self.places else 2 * CANDIDATES
         found = meaning.vote(text, self.session.transcript, most)
         here = [v for v in found if self.starts[0] <= v.first and self._block(v.first) not in self.hidden]
@@ -147,6 +148,7 @@ class Ballot:
         """None where the model has no retrieval heads, or keys are missing."""
         if not catch_up(self._memory.rows[0]):
             return None
+        # The question is read and nothing of it kept: only what its heads look for is wanted.
         queries = self.session.runner.scout(torch.tensor(self.question))
         index = self._extended(self._memory.rows[0].recall)
         lengths = np.diff(self.starts)

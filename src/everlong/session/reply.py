@@ -109,6 +109,7 @@ class Reply(Iterator[str]):
         self._answer.close()
         if self._report is not None:
             return
+        # While the copy that wrote the reply is open, and before the session has read it.
         self._citations = self._cited()
         if self._keep:
             self._remember()

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from everlong.errors import ForeignError
 from everlong.library.kept_text import kept_transcript
+from everlong.models.fingerprint import tokenizer_digest
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
 from everlong.session.citations import cited
@@ -60,9 +62,6 @@ def search_kept(
 
     ForeignError for another model's tokenizer.
     """
-    from everlong.errors import ForeignError
-    from everlong.models.fingerprint import tokenizer_digest
-
     if entry.fingerprint["tokenizer"] != tokenizer_digest(tokenizer):
         raise ForeignError(
             f"session {entry.name!r}: kept with model {entry.model}; this tokenizer is another; give that model with -m"

@@ -10,9 +10,10 @@ import torch
 
 from everlong.engine import budgets
 from everlong.engine.parallel import check_ranks
-from everlong.engine.runner import StreamRunner
+from everlong.engine.runner import State, StreamRunner
 from everlong.engine.snapshot import Snapshot
 from everlong.engine.stream import make_runner
+from everlong.engine.writing import cache_state
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
 from everlong.library.checkpoint import Checkpointer
 from everlong.library.library import Library
@@ -115,7 +116,7 @@ class Session(AnsweringStream):
         return [] if self._checkpointer is None else self._checkpointer.library.forgotten(self._checkpointer.entry)
 
     def forget(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> Forgotten:
-        """Forgets a source, its characters `start` .. `end - 1`, or the tokens (first, end); says what went.
+        """Forget a source, its characters `start` .. `end - 1`, or the tokens (first, end); say what went.
 
         The blocks that touch the span are dropped, with what of its neighbours they hold; in a kept session they are
         overwritten on the disk, unless a fork still needs them. Tokens read later keep traces of the span.
@@ -124,7 +125,7 @@ class Session(AnsweringStream):
         return forgetting.forget(self, forgetting.stretches(self, what, start, end), self._checkpointer)
 
     def checkpoint(self) -> None:
-        """Keeps the session in its store as it is now; SaveError leaves the checkpoint before it."""
+        """Keep the session in its store as it is now; SaveError leaves the checkpoint before it."""
         _ = self.runner  # a SessionError where it is closed
         if self._checkpointer is None:
             raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
@@ -153,7 +154,7 @@ class Session(AnsweringStream):
         try:
             session = cls.__new__(cls)
             loaded = _loaded(model)
-            session._take(loaded, checkpointer.method(), chunk, allow_special)
+            session._take(loaded, checkpointer.entry.made_method(), chunk, allow_special)
             check_ranks(session.model, session.method, stored=True)
             session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
             session._checkpointer = checkpointer
@@ -171,7 +172,7 @@ class Session(AnsweringStream):
             raise SessionError(f"{what}: a session that is kept in a store only goes forward; use a fork of it")
 
     def save(self, path: str | Path) -> Path:
-        """Writes the session to one file, wholly or not at all; the path written. SaveError says why it failed.
+        """Write the session to one file, wholly or not at all; the path written. SaveError says why it failed.
 
         The file is bound to the model, the tokenizer and the method, and checksummed. SessionError for a session whose
         blocks lie in a store: `checkpoint` keeps it there, and `everlong sessions export` writes it to one file.
@@ -207,8 +208,17 @@ class Session(AnsweringStream):
             raise
         return session
 
+    def offload(self) -> None:
+        """Frees the cache until the session is next used; one that is kept in a store is checkpointed for it."""
+        kept = self._checkpointer
+        if kept is None or not kept.writable:
+            super().offload()
+        elif self._runner is not None and self._runner.away is None and self.seen_tokens:
+            self.checkpoint()
+            self.runner.offload(lambda: _kept_cache(kept))
+
     def close(self) -> None:
-        """Frees the cache and the marks, and detaches the model if no other session uses it; may be called twice."""
+        """Free the cache and the marks, and detach the model if no other session uses it; may be called twice."""
         super().close()
         checkpointer = self._checkpointer
         self._checkpointer = None
@@ -238,7 +248,7 @@ class Session(AnsweringStream):
         return twin
 
     def rewind(self, mark: Snapshot) -> None:
-        """Goes back to `mark`, which stays good for further rewinds; SessionError for another session's mark.
+        """Go back to `mark`, which stays good for further rewinds; SessionError for another session's mark.
 
         A session that is kept in a store goes back only if its method stores no blocks; the next checkpoint keeps that.
         """
@@ -250,7 +260,7 @@ class Session(AnsweringStream):
             self._checkpointer.rewound = True
 
     def reset(self) -> None:
-        """Forgets everything read; marks stay good."""
+        """Forget everything read; marks stay good."""
         self._refuse_kept("reset")
         super().reset()
 
@@ -267,6 +277,12 @@ def _loaded(model: Any) -> Loaded:
             f"model: got {got}, expected what everlong.load gave, a transformers model, or it and its tokenizer"
         )
     return found
+
+
+def _kept_cache(checkpointer: Checkpointer) -> State:
+    """The cache as the last checkpoint keeps it."""
+    tensors, document = checkpointer.read_state()
+    return cache_state(tensors, document["state"])
 
 
 def _reader(model: Any, method: Method, chunk: int, checkpointer: Checkpointer | None) -> StreamRunner:

@@ -156,6 +156,7 @@ def _tried(template: Template) -> Iterator[bool]:
         s for s in strings if 3 <= len(s) <= _MOST_CHARS and re.search(r"\w", s) and re.search(r"[^\w\s]", s)
     )
     for close in marks:
+        # Two strings are taken as the ends of one thought where they share a word, as <think> and </think> do.
         opens = [s for s in marks if s != close and _words(s) & _words(close)]
         for begin in ("", *opens):
             yield _left_out(template, f"{begin}{_THOUGHT}{close}{ANSWERED}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from everlong.ops.spans import Ints
-from everlong.storage.codecs import Codec
-from everlong.storage.growable_rows import GrowableRows
+from everlong.storage.codecs.base import Codec
+from everlong.storage.growable_rows import GrowableRows, allocated_rows
+from everlong.storage.known import STORES
 from everlong.storage.record_cache import RecordCache
 
 FIRST_SLAB = 4
@@ -38,97 +40,106 @@ class KeptDigests:
     loads: dict[int, Callable[[], Tensor]]
 
 
-@runtime_checkable
-class Store(Protocol):
-    """The blocks of one stream, layer by layer; numbers count from 0 and are written in order."""
+class Store(ABC):
+    """The blocks of one stream, layer by layer; numbers count from 0 and are written in order.
 
-    lies_on_disk: ClassVar[bool]
+    All that is asked of a store stands here, and for those of kept sessions in storage/kept.py. A subclass with a
+    `name` of its own is registered under it, and made without arguments.
+    """
+
+    name: ClassVar[str] = ""
+    lies_on_disk: ClassVar[bool] = False
     """Whether blocks are in files, and only what is on its way there and what was read back in memory."""
-    writable: bool
+    writable: bool = True
     """Whether it keeps what is committed for good where its blocks lie."""
+    codecs: dict[int, Codec]
+    """What makes the records of each layer."""
+    traffic: Traffic
+    """What was read and written."""
 
-    @property
-    def resident(self) -> RecordCache | None:
-        """Records that stay in memory once they were read; None: all are in memory."""
-        ...
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        STORES.add(cls)
 
-    @property
-    def codecs(self) -> dict[int, Codec]:
-        """What makes the records of each layer."""
-        ...
-
+    @abstractmethod
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer; all layers are added before the first block."""
-        ...
 
+    @abstractmethod
     def put(self, layer: int, first: int, k: Tensor, v: Tensor) -> None:
         """Store the blocks from `first` on: keys [N, G, n, D] and values [N, G, n, E] of n <= L tokens in each.
 
         What was not committed is replaced.
         """
-        ...
 
+    @abstractmethod
     def record(self, layer: int, block: int) -> Tensor:
         """A block's record in host memory, uint8 [bytes]; good until the next one is asked for."""
-        ...
 
-    def chosen(self, layer: int) -> None:
-        """Say that a layer has chosen anew."""
-        ...
-
-    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
-        """Say which blocks will be asked for next."""
-        ...
-
+    @abstractmethod
     def without(self, gone: Ints, count: int) -> None:
         """Let these of the first `count` blocks be gone, ascending, those that already were included."""
-        ...
 
+    @abstractmethod
     def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
         """Keep the blocks below `blocks`, with `digests(block)`, and forget others that were put."""
-        ...
 
+    @abstractmethod
     def fork(self) -> Store:
         """A store with the same blocks, sharing them."""
-        ...
 
+    @abstractmethod
     def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
         """Those of the first `blocks` records of a layer that are here in one tensor, to be saved.
 
         CapabilityError where they stay in files.
         """
-        ...
 
+    @abstractmethod
     def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
         """Take saved records, those that are `gone` left out; for an empty store, and as `records`."""
-        ...
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+
+    @abstractmethod
+    def host_bytes(self, blocks: int, record_bytes: int, row_bytes: int) -> int:
+        """Bytes of host memory that so many blocks take at most, but for what is queued for the disk.
+
+        The records of a block take `record_bytes` over all layers, a row of them in a file `row_bytes`.
+        """
+
+    # What only a store in files has a use for.
+
+    @property
+    def resident(self) -> RecordCache | None:
+        """Records that stay in memory once they were read; None: all are in memory."""
+        return None
+
+    def chosen(self, layer: int) -> None:  # noqa: B027 (in memory nothing follows from it)
+        """Take note that a layer has chosen anew."""
+
+    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:  # noqa: B027 (in memory there is nothing to do)
+        """Begin to read blocks that will be asked for next."""
 
     def kept_digests(self, numbers: dict[int, int], dtype: torch.dtype, bare: Collection[int]) -> KeptDigests | None:
         """The digests of `numbers[layer]` values that it keeps with its blocks; None: a saved state has them.
 
         DamagedError for a block without a row that was neither dropped nor `bare`.
         """
-        ...
+        return None
 
     @property
     def disk_blocks(self) -> int:
         """How many blocks have a row on the disk, or on the way there."""
-        ...
-
-    @property
-    def traffic(self) -> Traffic:
-        """What was read and written."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of host memory."""
-        ...
+        return 0
 
     @property
     def disk_bytes(self) -> int:
         """Bytes on the disk."""
-        ...
+        return 0
 
 
 def stored(
@@ -145,17 +156,15 @@ def stored(
     return codec.decode(records.to(device))
 
 
-class HostStore:
-    """The blocks of one stream in host memory, layer by layer; numbers count from 0 and are written in order."""
+class HostStore(Store):
+    """Records in host memory."""
 
-    lies_on_disk: ClassVar[bool] = False
-    writable: bool = True
-    resident: None = None
+    name: ClassVar[str] = "host"
 
     def __init__(self) -> None:
-        self.codecs: dict[int, Codec] = {}
-        self._records: dict[int, GrowableRows] = {}
+        self.codecs = {}
         self.traffic = Traffic()
+        self._records: dict[int, GrowableRows] = {}
 
     def add(self, layer: int, codec: Codec) -> None:
         """Make room for a layer."""
@@ -172,12 +181,6 @@ class HostStore:
         self.traffic.hits += 1
         return self._records[layer].row(block)
 
-    def chosen(self, layer: int) -> None:
-        """Nothing: all stays in memory."""
-
-    def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
-        """Nothing: all is in memory."""
-
     def without(self, gone: Ints, count: int) -> None:
         """Let these of the first `count` blocks be gone, ascending; their memory is used for those to come."""
         for slabs in self._records.values():
@@ -191,19 +194,9 @@ class HostStore:
     def commit(self, blocks: int, digests: Callable[[int], Tensor]) -> None:
         """Nothing: memory is written at once."""
 
-    @property
-    def disk_blocks(self) -> int:
-        """None."""
-        return 0
-
-    @property
-    def disk_bytes(self) -> int:
-        """None."""
-        return 0
-
     def fork(self) -> HostStore:
         """A store with the same blocks, sharing their memory."""
-        other = HostStore()
+        other = type(self)()
         other.codecs = dict(self.codecs)
         other._records = {layer: slabs.fork() for layer, slabs in self._records.items()}
         return other
@@ -216,5 +209,6 @@ class HostStore:
         """Take saved records, those that are `gone` left out; for an empty store."""
         self._records[layer].restore(records, gone)
 
-    def kept_digests(self, numbers: dict[int, int], dtype: torch.dtype, bare: Collection[int]) -> None:
-        """None: a saved state has them."""
+    def host_bytes(self, blocks: int, record_bytes: int, row_bytes: int) -> int:
+        """The records, and the free rows behind them."""
+        return allocated_rows(blocks, FIRST_SLAB, LARGEST_SLAB) * record_bytes

@@ -15,17 +15,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from everlong.errors import CapabilityError, DamagedError
+from everlong.errors import DamagedError
 from everlong.ops.spans import Ints
 from everlong.storage.base import KeptDigests, Traffic
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec
 from everlong.storage.extent import RowLayout, Volume, parts
+from everlong.storage.kept import KeptStore
 from everlong.storage.own_file import OwnFile
 from everlong.storage.record_cache import RecordCache
 from everlong.storage.stored_rows import StoredRows, digest_row_bytes
 
 
-class DiskStore:
+class DiskStore(KeptStore):
     """The blocks of one stream in files; numbers count from 0 and are written in order.
 
     `volumes` hold what is there already; the file of the last one takes more if `writable`, else more blocks stay in
@@ -33,18 +34,18 @@ class DiskStore:
     on the disk. What was read stays in memory as long as `resident` has room.
     """
 
-    lies_on_disk: ClassVar[bool] = True
+    name: ClassVar[str] = "disk"
 
     def __init__(self, volumes: list[Volume], writable: bool = True, dropped: frozenset[int] = frozenset()) -> None:
         self.volumes = volumes
         self.writable = writable
         self.dropped = dropped
         self.blocks = volumes[-1].end if volumes else 0
-        self.resident, self.traffic = RecordCache(), Traffic()
-        self.digest_bytes = 0
-        self.other_bytes = 0
+        self._resident = RecordCache()
+        self.traffic = Traffic()
         self._gone = 0
         self._rows = StoredRows(volumes, RowLayout(), self.traffic)
+        self.codecs = self._rows.layout.codecs
         self._staged: dict[int, Tensor] = {}
         self._own = OwnFile()
         self._family: weakref.WeakSet[DiskStore] = weakref.WeakSet([self])
@@ -52,9 +53,9 @@ class DiskStore:
             self.reuse()
 
     @property
-    def codecs(self) -> dict[int, Codec]:
-        """What makes the records of each layer."""
-        return self._rows.layout.codecs
+    def resident(self) -> RecordCache:
+        """Records that were read back, for as long as there is room for them."""
+        return self._resident
 
     @property
     def row_bytes(self) -> int:
@@ -66,7 +67,7 @@ class DiskStore:
         if layer in self.codecs:
             return
         self._rows.layout.add(layer, codec)
-        self.resident.record_bytes = max(self.resident.record_bytes, codec.record_bytes)
+        self._resident.record_bytes = max(self._resident.record_bytes, codec.record_bytes)
 
     @property
     def disk_blocks(self) -> int:
@@ -77,6 +78,7 @@ class DiskStore:
         """Stage blocks; those that were staged under their numbers before, and not committed, are replaced."""
         for block, payload in enumerate(self.codecs[layer].encode(k, v).cpu(), first):
             if block not in self._staged:
+                # A tensor that was made in inference mode could not be written outside of it.
                 with torch.inference_mode(False):
                     self._staged[block] = torch.zeros(self.row_bytes, dtype=torch.uint8)
             self._rows.layout.put(self._staged[block], layer, block, k.shape[2], payload)
@@ -85,28 +87,29 @@ class DiskStore:
         """A block's record; DamagedError if its bytes were changed. Good until the next one is asked for."""
         if block in self.dropped:
             raise DamagedError(f"block {block} of layer {layer} was dropped and can not come back; ask without it")
+        # A row that is staged, or waits for the writer, is not yet where the file would be read.
         row = self._staged.get(block)
         row = self._own.waiting.get(block) if row is None else row
-        record = self.resident.get((layer, block)) if row is None else self._rows.layout.record(row, layer)
+        record = self._resident.get((layer, block)) if row is None else self._rows.layout.record(row, layer)
         if record is not None:
             self.traffic.hits += 1
             return record[: self.codecs[layer].record_bytes]
         self.traffic.misses += 1
-        room = self.resident.room((layer, block))
+        room = self._resident.room((layer, block))
         try:
             return self._rows.read(layer, block, room)
         except BaseException:
-            self.resident.discard((layer, block))
+            self._resident.discard((layer, block))
             raise
 
     def chosen(self, layer: int) -> None:
         """What stays in memory is weighed by how many choices ago it was used."""
-        self.resident.chosen(layer)
+        self._resident.chosen(layer)
 
     def prefetch(self, layer: int, blocks: Iterable[int]) -> None:
         """Let the system begin to read the records that are not in memory, while the model computes."""
         for block in blocks:
-            here = block in self._staged or block in self._own.waiting or (layer, block) in self.resident
+            here = block in self._staged or block in self._own.waiting or (layer, block) in self._resident
             if not here and block in self._rows:
                 self._rows.expect(layer, block)
 
@@ -121,6 +124,7 @@ class DiskStore:
                 self.digest_bytes = summary.nbytes + 4
                 self.traffic.written_bytes += row.nbytes + self.digest_bytes
             self.blocks = block + 1
+        # What is left is of a step that was abandoned.
         self._staged.clear()
         self._own.take_back()
 
@@ -135,12 +139,14 @@ class DiskStore:
         absent = set(gone.tolist())
         for block in absent.intersection(self._own.waiting) if not self.writable else ():
             del self._own.waiting[block]
-        self.resident.without(absent)
+        self._resident.without(absent)
         kept = [part for v in self.volumes for part in parts(v, gone)]
+        # The last volume stays, though empty: it names the file that new rows go to.
         last = self.volumes[-1]
         if not kept or kept[-1].path != last.path or kept[-1].end < self.blocks:
             kept.append(Volume(last.path, self.blocks, self.blocks))
-        self.volumes[:], self._gone = kept, len(gone)
+        self.volumes[:] = kept  # in place: `_rows` looks into the same list
+        self._gone = len(gone)
 
     def reuse(self, taken: Iterable[int] = ()) -> None:
         """Use the places in this stream's own file that hold none of its blocks, nor those of others (`taken`).
@@ -149,6 +155,7 @@ class DiskStore:
         """
         used = set(taken)
         own = self.volumes[-1].path if self.volumes else None
+        # Forks in memory read this file too, and are in no database.
         for v in [v for store in self._family for v in store.volumes if v.path == own]:
             used.update(range(v.at, v.at + v.end - v.first))
         self._own.use_all_but(used)
@@ -159,41 +166,33 @@ class DiskStore:
         self.digest_bytes = digest_row_bytes(numbers, dtype)
         return KeptDigests(gone, self.blocks - len(gone), self._rows.digests(numbers, dtype, lambda: self.dropped))
 
-    def records(self, layer: int, blocks: int) -> UInt8[Tensor, "blocks bytes"]:
-        """CapabilityError: they stay in the files."""
-        raise CapabilityError(
-            f"state: {blocks} blocks of layer {layer} lie in files, and no state of a cache holds them; keep the "
-            "session by checkpoint(), or write it to one file by `everlong sessions export`"
-        )
-
-    def restore(self, layer: int, records: UInt8[Tensor, "blocks bytes"], gone: Ints) -> None:
-        """CapabilityError: they come from the files."""
-        raise CapabilityError(
-            f"load_state: the state holds {len(records)} blocks of layer {layer}, and a store in files takes none "
-            "from a state; load it into a session without a store"
-        )
-
     @property
     def nbytes(self) -> int:
         """Bytes of host memory: rows on their way to the disk, and records that stay resident."""
         rows = (*self._staged.values(), *list(self._own.waiting.values()))
-        return sum(row.nbytes for row in rows) + self.resident.nbytes
+        return sum(row.nbytes for row in rows) + self._resident.nbytes
 
     @property
     def disk_bytes(self) -> int:
         """Bytes of this stream on the disk, rows that it shares and `other_bytes` (ids and state) included."""
         return self.disk_blocks * (self.row_bytes + self.digest_bytes) + self.other_bytes
 
+    def host_bytes(self, blocks: int, record_bytes: int, row_bytes: int) -> int:
+        """The rows that no file has, where none may be written; records that stay resident have what is left."""
+        return 0 if self.writable else max(0, blocks - self.disk_blocks) * row_bytes
+
     def fork(self) -> DiskStore:
         """A store that reads the same blocks and cannot be written; a new volume makes it writable."""
+        # The fork reads the files, and has no writer whose end it could wait for.
         self.flush()
-        other = DiskStore(list(self.volumes), writable=False, dropped=self.dropped)
+        other = type(self)(list(self.volumes), writable=False, dropped=self.dropped)
         other.blocks, other._own.waiting = self.blocks, dict(self._own.waiting)
         other._rows.layout = self._rows.layout.copy()
+        other.codecs = other._rows.layout.codecs
         other.digest_bytes = self.digest_bytes
         other._gone = self._gone
         other._family = self._family
-        other.resident = self.resident.fresh()
+        other._resident = self._resident.fresh()
         self._family.add(other)
         return other
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everlong.errors import DamagedError
 from everlong.ops.spans import Ints
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec
 from everlong.storage.write_behind import QUEUED_ROWS
 
 HEADER = struct.Struct("<8sIIIIQ")
@@ -124,6 +124,8 @@ def digest_width(path: Path, row_bytes: int) -> int:
     digests = path.with_suffix(".digests")
     if not row_bytes or not path.exists() or not digests.exists():
         return 0
+    # Neither file says how wide a row of digests is. A width is right where a checksum holds; which are tried follows
+    # from how many rows there are: as many as blocks, or fewer by what a killed writer had queued.
     rows = -(-path.stat().st_size // row_bytes)
     data = np.memmap(digests, np.uint8, "r") if digests.stat().st_size else b""
     for count in range(rows, max(0, rows - QUEUED_ROWS - 2), -1):
@@ -174,6 +176,7 @@ def _bytes(path: Path, at: int, size: int) -> bytes:
 def _is_whole_row(row: bytes, block: int, size: int) -> bool:
     at = 0
     while at < size and len(row) == size:
+        # The number too: a whole row in the place of another is as wrong as one whose bytes were changed.
         magic, _, number, _, checksum, length = HEADER.unpack_from(row, at)
         end = at + HEADER_BYTES + length
         if magic != MAGIC or number != block or end > size or zlib.crc32(row[at + HEADER_BYTES : end]) != checksum:

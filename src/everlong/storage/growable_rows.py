@@ -86,6 +86,7 @@ class GrowableRows:
                 self._slabs.append(torch.empty(size, self.columns, dtype=self.dtype))
                 self._starts.append(end)
             elif len(self._slabs) <= self._shared:
+                # The newest slab is a fork's as well: what is written now must not show there.
                 self._slabs[-1] = self._slabs[-1].clone()
                 self._shared = len(self._slabs) - 1
         return self._at(n)
@@ -145,6 +146,7 @@ class GrowableRows:
             return self._slabs[slab]
         with torch.inference_mode(False):
             new = torch.empty(size, self.columns, dtype=self.dtype)
+        # Gathered slab by slab: one indexing for all rows that come from the same.
         sources = np.searchsorted(self._starts, places, "right") - 1
         for source in np.unique(sources).tolist():
             rows = np.flatnonzero(sources == source)

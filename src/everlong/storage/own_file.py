@@ -31,6 +31,7 @@ class OwnFile:
         self._writer = self._writer or WriteBehind(last.path)
         self._writer.write(block, place, row, digests)
         self._free[:] = self._free[1:] or [place + 1]
+        # A place right behind the last makes the volume longer; one among rows that were given up begins another.
         follows = place == last.at + block - last.first
         if last.first == last.end or follows:
             volumes.pop()

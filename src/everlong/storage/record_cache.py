@@ -108,6 +108,7 @@ class RecordCache:
 
     def _head(self, layer: int) -> tuple[float, int] | None:
         queue = self._queues.get(layer, [])
+        # A use pushes a new entry and leaves the old ones in the heap: those whose worth is not the present one.
         while queue and self._worth.get((layer, queue[0][1])) != queue[0][0]:
             heapq.heappop(queue)
         return queue[0] if queue else None

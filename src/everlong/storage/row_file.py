@@ -26,6 +26,7 @@ def overwrite(path: Path, spans: Iterable[tuple[int, int]], word: bytes = b"\0")
     """Fill the spans (offset, bytes) of a file with `word` over and over; what lies behind its end is left out."""
     try:
         with path.open("r+b") as file:
+            # Never longer than it is: what was not written yet holds nothing to be overwritten.
             size = os.fstat(file.fileno()).st_size
             for start, length in spans:
                 file.seek(start)

@@ -115,6 +115,7 @@ class StoredRows:
             check_digests_fit(self._open(v.digests), v, width, dropped())
         found: dict[int, Tensor] = {}
 
+        # A row of the file has the digests of all layers: they are read once, and each layer takes its own.
         def load(layer: int) -> Tensor:
             if layer not in found:
                 found.update(self._digests(volumes, numbers, dtype, dropped()))

@@ -35,6 +35,8 @@ class WriteBehind:
 
     def finished(self) -> list[int]:
         """Blocks written since this was last asked."""
+        # Exchanged while the thread may be adding to it: a row that ends just now can be missed, and then stays in
+        # memory longer than it must; none is let go of before it is written.
         done = self._done
         self._done = []
         return done
@@ -63,6 +65,7 @@ class WriteBehind:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            # After an error the queue is emptied all the same: `put` and `join` would wait for ever.
             try:
                 if self._error is None:
                     self._put(*item[1:])
@@ -76,6 +79,7 @@ class WriteBehind:
     def _put(self, place: int, row: Tensor, digests: Tensor) -> None:
         body = digests.view(torch.uint8).numpy().tobytes()
         body += zlib.crc32(body).to_bytes(4, "little")
+        # The row first: digests can be made again from it, and are of no use without it.
         for path, data in ((self.path, row.numpy().data), (self.path.with_suffix(".digests"), memoryview(body))):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
             try:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+
 from everlong.errors import CapabilityError, one_line
 from everlong.text import control_tokens as control
 from everlong.text.rendered import Rendered, common_ids
@@ -116,8 +118,6 @@ class Template:
 
     def render(self, messages: list[Message], prompt: bool = True, separator: str | None = None) -> Rendered:
         """The text of the system prompt and `messages`, with the start of an answer if `prompt`."""
-        from jinja2 import TemplateError
-
         whole = [*self._system, *messages]
         separator = separator or control.separator("".join(m["content"] for m in whole))
         try:

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+from jinja2 import Environment, TemplateError
+from tokenizers import Tokenizer
+
 from everlong.errors import CapabilityError, InputError, one_line
 
 _SEPARATORS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -88,8 +91,6 @@ class Control:
         """The copy that has the control tokens by other names; None for a tokenizer written in Python."""
         if not getattr(self._tokenizer, "is_fast", False):
             return None
-        from tokenizers import Tokenizer
-
         backend = self._tokenizer.backend_tokenizer
         salt = secrets.token_hex(8)
         names = {name: f"{_SEPARATORS[0]}{salt} {n}{_SEPARATORS[0]}" for n, name in enumerate(self.tokens)}
@@ -135,8 +136,6 @@ def template_text(tokenizer: Any) -> str:
 
 def template_strings(tokenizer: Any) -> list[str]:
     """The parts of the chat template's own text, and the strings in its expressions; none without a template."""
-    from jinja2 import Environment, TemplateError
-
     template = getattr(tokenizer, "chat_template", None)
     sources = template.values() if isinstance(template, dict) else [template] if template else []
     try:

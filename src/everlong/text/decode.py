@@ -58,7 +58,7 @@ class Decoder:
         return rest
 
     def _forget(self, text: str) -> None:
-        """Keeps the last tokens only, where they are decoded as they were."""
+        """Keep the last tokens only, where they are decoded as they were."""
         ids = self._ids[-_KEPT_TOKENS:]
         kept = self._text(ids)
         if kept and text.endswith(kept) and not kept.startswith(_UNKNOWN):

@@ -19,7 +19,7 @@ class TokenHistory:
         return len(self._ring)
 
     def add(self, ids: Tensor) -> None:
-        """Takes in `ids` [n], int64 on the CPU, the newest last."""
+        """Take in `ids` [n], int64 on the CPU, the newest last."""
         kept = ids[-self.size :]
         first = self.seen + len(ids) - len(kept)
         self._ring[torch.arange(first, first + len(kept)) % self.size] = kept

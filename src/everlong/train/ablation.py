@@ -6,7 +6,7 @@ The samples are read as streams, the way the model will be used, and not as rows
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -45,8 +45,6 @@ def ablation(
 
 def controls(method: Method) -> list[str]:
     """The values of the method's field `memory`, "on" first."""
-    from typing import get_args, get_type_hints
-
     return list(get_args(get_type_hints(type(method)).get("memory"))) or ["on"]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from everlong.errors import ConfigError, one_line
 from everlong.hooks.adapter import load
@@ -44,8 +45,6 @@ def _tokenizer(recipe: Recipe, scratch: FromScratch, tell: Callable[[str], None]
 
 
 def _llama(recipe: Recipe, scratch: FromScratch, tokenizer: Any) -> Any:
-    from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
-
     fixed = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     fixed |= {"pad_token_id": tokenizer.pad_token_id}
     if twice := sorted(fixed.keys() & scratch.llama.keys()):

@@ -24,7 +24,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
+from transformers import PrinterCallback
 
 from everlong.config import dump_yaml, load_yaml
 from everlong.errors import ConfigError, EverlongError
@@ -37,6 +39,7 @@ from everlong.models.sharding import is_sharded, whole, whole_weights
 from everlong.train.ablation import ablation, held_out
 from everlong.train.build import built
 from everlong.train.recipe import GATES, Recipe
+from everlong.train.trainer import MemoryTrainer, arguments, check_plan
 
 RECIPE = "recipe.yaml"
 RUN = "run.json"
@@ -47,7 +50,7 @@ Tell = Callable[[str], None]
 
 
 def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = lambda _: None) -> dict[str, Any]:
-    """Trains by `recipe` into the folder `out`; what stands in its result.json.
+    """Train by `recipe` into the folder `out`; what stands in its result.json.
 
     `resume` goes on from the last whole checkpoint, with the same losses as if it had not stopped. ConfigError for a
     folder of another recipe, one that holds a run and `resume` is not said, or one that another process trains in.
@@ -58,8 +61,6 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, tell: Tell = la
 
 def _train(recipe: Recipe, out: Path, resume: bool, tell: Tell, held: contextlib.ExitStack) -> dict[str, Any]:
     """As `train`, which lets go of the folder afterwards."""
-    from everlong.train.trainer import MemoryTrainer, arguments, check_plan
-
     check_plan(recipe, arguments(recipe, out))
     checkpoint = _from_first(lambda: _claim(recipe, out, resume, held))
     for stage in recipe.stages:
@@ -98,15 +99,11 @@ def _joined(recipe: Recipe, weights: dict[str, Tensor], tell: Tell) -> Any:
 
 def _rank() -> int:
     """The number of this process among those that train together; 0 alone."""
-    import torch.distributed as dist
-
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def _from_first(make: Callable[[], Any]) -> Any:
     """What `make` gives in the first of the processes that train together, or raises there: in all of them."""
-    import torch.distributed as dist
-
     if not (dist.is_available() and dist.is_initialized()):
         return make()
     found: list[Any] = [None, None]
@@ -207,9 +204,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _quietly(trainer: Any, checkpoint: str | None) -> None:
-    """Trains; transformers' advice about names that its own models have does not hold for ours."""
-    from transformers import PrinterCallback
-
+    """Train; transformers' advice about names that its own models have does not hold for ours."""
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(transformers|torch|accelerate)\b")

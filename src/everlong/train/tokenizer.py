@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from everlong.errors import ConfigError
 from everlong.train.data.corpus import book_text
@@ -61,8 +62,6 @@ def bpe_tokenizer(files: Sequence[Path], vocabulary: int = 8192) -> PreTrainedTo
 
 
 def _wrapped(core: Tokenizer, **tokens: str) -> PreTrainedTokenizerFast:
-    from transformers import PreTrainedTokenizerFast
-
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False, **tokens
     )

@@ -32,7 +32,7 @@ class Forced:
         return sum(self.logprobs) / len(self.logprobs)
 
     def add(self, rows: Tensor, ids: list[int]) -> None:
-        """Takes in the logits before each of `ids`."""
+        """Take in the logits before each of `ids`."""
         found = rows.float().log_softmax(-1)
         self.logprobs += [float(row[token]) for row, token in zip(found, ids, strict=True)]
         self.likeliest += rows.argmax(-1).tolist()

@@ -102,7 +102,7 @@ class RecallTask(Task):
             yield _shared(found, sample.group + name, f"shared{name}")
 
     def _encode(self, stream: Stream) -> None:
-        """Lets the encoder read the text, if there is one."""
+        """Let the encoder read the text, if there is one."""
         if self.encoder and stream.session is not None:
             with stream.clock.running():
                 for _ in stream.session.use_encoder(_encoder(self.encoder)):

@@ -27,6 +27,7 @@ class AttentionHook:
         self.decoder = decoder
         self.configs = configs_of(decoder)
         self._stock: list[str | None] | None = None
+        self._inside: dict[str | None, str] = {}
         self._replaced: list[tuple[nn.Module, str, Any]] = []
 
     @classmethod
@@ -63,7 +64,9 @@ class AttentionHook:
     def _name(self) -> None:
         self._stock = [c._attn_implementation for c in self.configs]
         for config, stock in zip(self.configs, self._stock, strict=True):
-            config._attn_implementation = self.inside(stock)
+            if stock not in self._inside:
+                self._inside[stock] = self.inside(stock)
+            config._attn_implementation = self._inside[stock]
 
     def inside(self, stock: str | None) -> str:
         """What a config says inside that says `stock` otherwise."""

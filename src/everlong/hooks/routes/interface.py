@@ -13,7 +13,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from everlong.errors import CapabilityError
-from everlong.hooks.current_step import active_step, needs_no_mask, running_step
+from everlong.hooks.current_step import RunningStep, needs_no_mask, running_step
 from everlong.hooks.routes.base import AttentionHook
 
 NAME = "everlong"
@@ -49,8 +49,9 @@ class Interface(AttentionHook):
 
 
 def _attention(stock: str, module: Any, *args: Any, **kwargs: Any) -> Any:
-    if running_step() is not None:
-        return attention(module, *args, **kwargs)
+    step = running_step()
+    if step is not None:
+        return _attend(step, module, *args, **kwargs)
     eager = inspect.unwrap(type(module).forward).__globals__["eager_attention_forward"]
     return ALL_ATTENTION_FUNCTIONS.get_interface(stock, eager)(module, *args, **kwargs)
 
@@ -60,7 +61,8 @@ def _mask(stock: str, *args: Any, **kwargs: Any) -> Any:
     return None if needs_no_mask() else ALL_MASK_ATTENTION_FUNCTIONS[stock](*args, **kwargs)
 
 
-def attention(
+def _attend(
+    step: RunningStep,
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -73,8 +75,7 @@ def attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of the running step: query [B, H, T, D] over columns [B, G, M, D] -> [B, T, H, E]."""
-    step = active_step()
+    """Attention of a step: query [B, H, T, D] over columns [B, G, M, D] -> [B, T, H, E]."""
     if dropout or (module.training and torch.is_grad_enabled()):
         raise CapabilityError("StreamCache is for inference: call model.eval(), or train without it")
     step.check_call(module.layer_idx, sliding_window, kwargs | {"attention_mask": attention_mask})

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everlong.cache.window import ENDLESS
 from everlong.errors import CapabilityError
-from everlong.methods.blocks.fields import CutSettings
+from everlong.methods.blocks.fields import BlockSettings
 from everlong.ops.spans import Ints
 
 
@@ -148,7 +148,7 @@ class SurpriseBoundaries:
     (`longest_forward`).
     """
 
-    def __init__(self, settings: CutSettings, pad: int = 0) -> None:
+    def __init__(self, settings: BlockSettings, pad: int = 0) -> None:
         self.settings = settings
         self._told = Told(np.array([settings.sinks], dtype=np.int64), np.empty(0), -pad)
 
@@ -243,7 +243,7 @@ class SurpriseBoundaries:
         self._told = Told(starts, recent, int(tensors["known"]))
 
 
-def make_cuts(settings: CutSettings, pad: int = 0) -> BlockBoundaries:
+def make_cuts(settings: BlockSettings, pad: int = 0) -> BlockBoundaries:
     """Where blocks begin in a row that holds nothing yet, behind `pad` tokens of padding."""
     return (
         SurpriseBoundaries(settings, pad)
@@ -265,12 +265,12 @@ def touching(cuts: BlockBoundaries, first: int, end: int) -> range:
     return range(cuts.before(first), cuts.before(end - 1) + 1) if max(first, cuts.start(0)) < end else range(0)
 
 
-def shortest_block(settings: CutSettings) -> int:
+def shortest_block(settings: BlockSettings) -> int:
     """Tokens of the shortest block."""
     return max(1, settings.block // 4) if settings.cut == "surprise" else settings.block
 
 
-def longest_forward(settings: CutSettings) -> int:
+def longest_forward(settings: BlockSettings) -> int:
     """Tokens that one forward takes at most: with more, some would leave the window before they are known."""
     return settings.window - 1 if settings.cut == "surprise" else ENDLESS
 

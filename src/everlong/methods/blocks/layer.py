@@ -21,6 +21,7 @@ from torch import Tensor
 from everlong.methods.blocks.boundaries import BlockBoundaries
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.index import Index
+from everlong.methods.blocks.layout import spare_queries
 from everlong.methods.blocks.progress import LayerProgress, Shape, Tail
 from everlong.methods.blocks.recall.index import RecallIndex
 from everlong.methods.blocks.slots import Slots
@@ -49,6 +50,7 @@ class LayerMemory:
         self.slots = Slots(settings, layer, shape, store, cuts, self.index.groups)
         self.raw_sinks = self.slots.pair if settings.positions == "far" else shape.pair(settings.sinks)
         self.now = LayerProgress(self._tail(0), pending=settings.sinks)
+        self._pool: Tensor | None = None
 
     def _tail(self, tokens: int) -> Tail:
         """An empty tail with room for `tokens` besides what is ever pending at the start of a step."""
@@ -82,7 +84,7 @@ class LayerMemory:
     def begin(self, done: LayerProgress, tokens: int) -> None:
         """Go on from `done`, with room for `tokens` more: what is pending moves to a fresh tail when it must."""
         self.now = done
-        used = done.pending_tokens
+        used = max(0, done.held - done.pending)
         if done.at + used + tokens <= done.tail.mass.shape[1]:
             return
         fresh = self._tail(tokens)
@@ -158,10 +160,39 @@ class LayerMemory:
 
     def remember(self, q: Float[Tensor, "H T D"]) -> None:
         """Keep the newest `pool` queries."""
+        self.now = replace(self.now, queries=self._pooled(q))
+
+    def take_token(
+        self,
+        done: LayerProgress,
+        k: Float[Tensor, "1 G 1 D"],
+        v: Float[Tensor, "1 G 1 E"],
+        q: Float[Tensor, "1 H 1 D"],
+    ) -> None:
+        """`begin`, `hold` of one token behind the sinks, and `remember` of one query, at once."""
+        self.begin(done, 1)
+        now = self.now
+        column = now.at + now.held - now.pending
+        now.tail.k[:, :, column] = k[:, :, 0]
+        now.tail.v[:, :, column] = v[:, :, 0]
+        self.now = replace(now, held=now.held + 1, queries=self._pooled(q[0]))
+
+    def _pooled(self, q: Float[Tensor, "H T D"]) -> Float[Tensor, "H n D"]:
+        """The newest `pool` queries with these; one of them is written behind the others, where there is room."""
         pool = self.settings.pool
         old = self.now.queries
-        kept = [] if old is None or q.shape[1] >= pool else [old[:, max(0, old.shape[1] + q.shape[1] - pool) :]]
-        self.now = replace(self.now, queries=torch.cat([*kept, q[:, -pool:]], 1))
+        if old is None or q.shape[1] >= pool:
+            return q[:, -pool:].clone()
+        room = self._pool
+        end = 0 if room is None else _end(old, room)
+        if q.shape[1] > 1 or room is None or not 0 < end < room.shape[1]:
+            kept = old[:, max(0, old.shape[1] + q.shape[1] - pool) :]
+            end = kept.shape[1] + q.shape[1]
+            self._pool = self.shape.empty(q.shape[0], end + spare_queries(pool), q.shape[2], dtype=q.dtype)
+            torch.cat([kept, q], 1, out=self._pool[:, :end])
+            return self._pool[:, :end]
+        room[:, end] = q[:, 0]
+        return room[:, max(end + 1 - pool, end - old.shape[1]) : end + 1]
 
     def assign(self, base: int) -> None:
         """Give every chosen block a slot; those that have one keep it. Places will count from `base`."""
@@ -192,3 +223,10 @@ class LayerMemory:
         tail = Tail(done.tail.k.clone(), done.tail.v.clone(), done.tail.mass.clone())
         other.now = replace(done, tail=tail)
         return other
+
+
+def _end(part: Tensor, room: Tensor) -> int:
+    """The column of `room` [H, n, D] behind those that `part` views; 0 where it views another tensor."""
+    if part.untyped_storage().data_ptr() != room.untyped_storage().data_ptr():
+        return 0
+    return part.storage_offset() // room.stride(1) + part.shape[1]

@@ -9,7 +9,7 @@ from everlong.errors import CapabilityError
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.models.layout import ModelLayout, Pattern
 from everlong.storage.base import Store
-from everlong.storage.codecs import Codec
+from everlong.storage.codecs.base import Codec, codec_class
 from everlong.storage.extent import HEADER_BYTES
 
 
@@ -57,7 +57,7 @@ def codecs(settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype) -> di
         value = plan.layers[index].value
         assert key is not None
         assert value is not None
-        found[index] = Codec(settings.codec, key[0], settings.block, key[1], value[1], dtype)
+        found[index] = codec_class(settings.codec)(key[0], settings.block, key[1], value[1], dtype)
     return found
 
 
@@ -67,6 +67,11 @@ def prepare(store: Store, settings: BlockSettings, plan: ModelLayout, dtype: tor
         store.add(index, codec)
     if store.resident is not None:
         store.resident.rule(settings.resident, settings.evict, settings.score_decay)
+
+
+def spare_queries(pool: int) -> int:
+    """Room kept behind the newest `pool` queries, so that one more is written and not all of them again."""
+    return pool // 4 + 1
 
 
 def planned_bytes(settings: BlockSettings, plan: ModelLayout, chunk: int) -> int:
@@ -79,7 +84,7 @@ def planned_bytes(settings: BlockSettings, plan: ModelLayout, chunk: int) -> int
     columns = s.top_k * s.block + s.sinks * (1 if s.positions == "far" else 2) + tail
     for layer in (p for p in plan.layers if p.index in served):
         masses = 0 if s.digest == "bounds" else tail + (lane(s, layer.pattern, chunk).capacity or 0)
-        queries = s.pool * (layer.key or (0, 0))[1]
+        queries = (s.pool + spare_queries(s.pool)) * (layer.key or (0, 0))[1]
         total += columns * layer.numbers_per_token * size + plan.heads * (masses * 4 + queries * size)
     return total
 

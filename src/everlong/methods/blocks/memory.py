@@ -20,12 +20,16 @@ from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError
 from everlong.methods.blocks import layout, saved
 from everlong.methods.blocks.boundaries import SurpriseBoundaries, longest_forward, make_cuts
+from everlong.methods.blocks.decode import TokenStep, decodes
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.index import KeyPair, MakeRecall, no_recall
 from everlong.methods.blocks.recall.scout import Scout
+from everlong.methods.blocks.saved import StoredBlocks
 from everlong.methods.blocks.step import BlockStep, LayerCall
 from everlong.methods.blocks.stream import BlockStream, Done
 from everlong.models.layout import LayerPlan, ModelLayout, Pattern
+from everlong.models.ranks import Ranks
+from everlong.ops.attend_token import takes
 from everlong.ops.spans import Ints
 from everlong.storage.base import HostStore, Store, Traffic
 
@@ -64,6 +68,7 @@ class BlockMemory:
         self.answering = False
         self.scout: Scout | None = None
         self._step: BlockStep | None = None
+        self._token: TokenStep | None = None
 
     def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """How the arenas of layers with this native pattern are laid out."""
@@ -98,28 +103,37 @@ class BlockMemory:
                 row.pad, row.cuts = pad, make_cuts(self.settings, pad - step.seen)
         for part in (part for row in self.rows for part in row.layers.values() if not part.slots.filled):
             part.prefetch()
+        self._token = None
+        if self.scout is None and len(self.rows) == 1 and decodes(self._step, self.rows[0]):
+            lane = step.arenas[min(self.layers)].lane
+            self._token = TokenStep(self._step, self.rows[0], lane)
 
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
     ) -> Float[Tensor, "B T H E"]:
         """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
         assert self._step is not None
+        if self._token is not None and takes(q, k, v, softcap):
+            return self._token.attend(layer, q, k, v, scale, s_aux)
         call = LayerCall(self._step, layer, scale, softcap, s_aux)
         if self.scout is not None:
             return call.scouted(self.scout, self.rows[0], q, k, v)
         while len(self.rows) < len(q):
-            row = self._empty_row(None, self._step.pad(len(self.rows)))
+            row = self._empty_row(self._new_store(None), self._step.pad(len(self.rows)))
             if row.recall is not None and self.plan.ranks is not None:
                 raise CapabilityError(RECALL_ON_RANKS)
             self.rows.append(row)
         out = [call.row(n, row, q[n : n + 1], k[n : n + 1], v[n : n + 1]) for n, row in enumerate(self.rows)]
         return out[0] if len(out) == 1 else torch.cat(out)
 
-    def _empty_row(self, pairs: Sequence[KeyPair] | None, pad: int) -> BlockStream:
-        """A stream that holds nothing, behind `pad` tokens of padding; its recall index is one of these pairs."""
-        recall = self.make_recall(self.settings, self.plan, pairs)
+    def _new_store(self, pairs: Sequence[KeyPair] | None) -> StoredBlocks:
+        """An empty store, with a recall index of these pairs."""
+        return StoredBlocks(self.make_store(), self.make_recall(self.settings, self.plan, pairs))
+
+    def _empty_row(self, stored: StoredBlocks, pad: int) -> BlockStream:
+        """A stream that has read nothing but `pad` tokens of padding, over this store."""
         cuts = make_cuts(self.settings, pad)
-        return BlockStream(self.settings, self.plan, self.digest_dtype, self.make_store(), cuts, recall, pad)
+        return BlockStream(self.settings, self.plan, self.digest_dtype, stored.store, cuts, stored.recall, pad)
 
     def commit(self) -> None:
         """Make the step's changes part of the stream."""
@@ -127,26 +141,20 @@ class BlockMemory:
         assert step is not None
         for row in self.rows:
             row.keep_sealed()
+        if self._token is not None:
+            self._token.cite(step.cited[0])
         found = []
         for n, row in enumerate(self.rows):
-            cited = _added(row.done.cited, self._of_all(step.cited[n]))
+            cited = _added(row.done.cited, _of_all(self.plan.ranks, step.cited[n]))
             found.append(Done({i: m.now for i, m in row.layers.items()}, step.cursor(row), cited))
         for row, done, used in zip(self.rows, found, step.used, strict=True):
             row.done = done
             row.used.update(used)
-        self._step = None
-
-    def _of_all(self, mass: dict[int, float]) -> dict[int, float]:
-        """The mass that blocks got from the heads of all ranks, without those that got none."""
-        if self.plan.ranks is not None and mass:
-            blocks = sorted(mass)
-            total = self.plan.ranks.sum(torch.tensor([mass[n] for n in blocks], dtype=torch.float64))
-            mass = dict(zip(blocks, total.tolist(), strict=True))
-        return {block: got for block, got in mass.items() if got}
+        self._step = self._token = None
 
     def abandon(self) -> None:
         """Forget a step that failed: counters go back, and slots that may hold blocks of it are emptied."""
-        self._step = None
+        self._step = self._token = None
         if not any(row.done.progress for row in self.rows):
             self.rows = []
         for row in self.rows if self.scout is None else ():
@@ -211,14 +219,24 @@ class BlockMemory:
             rows.append(facts)
         return tensors, {"answering": self.answering, "digests": saved.name_of(self.digest_dtype), "rows": rows}
 
-    def restored(self, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device) -> BlockMemory:
-        """A memory of the same settings with this state; blocks that it lacks are in the store."""
+    def restored(
+        self,
+        tensors: dict[str, Tensor],
+        facts: dict[str, Any],
+        device: torch.device,
+        stored: Sequence[StoredBlocks] = (),
+    ) -> BlockMemory:
+        """A memory of the same settings with this state; blocks that it lacks are in the store.
+
+        `stored`: those of its rows, where they were offloaded and their stores are as they left them.
+        """
         other = self.fresh()
         other.answering = facts["answering"]
         other.digest_dtype = saved.DIGESTS[facts.get("digests", "float32")]
         for n, kept in enumerate(facts["rows"]):
-            row = other._empty_row(saved.pairs(kept.get("recall")), 0)
-            saved.restore(row, saved.named(tensors, f"row{n}."), kept, device)
+            over = stored[n] if stored else None
+            row = other._empty_row(over or other._new_store(saved.pairs(kept.get("recall"))), 0)
+            saved.restore(row, saved.named(tensors, f"row{n}."), kept, device, over)
             other.rows.append(row)
         return other
 
@@ -230,11 +248,21 @@ class BlockMemory:
 
     def fork(self, rows: list[int] | None = None) -> BlockMemory:
         """An independent memory of the same rows, or of `rows` in this order; sealed blocks are shared."""
-        other = BlockMemory(self.settings, self.plan)
+        make_store = HostStore if self.make_store().lies_on_disk else self.make_store
+        other = BlockMemory(self.settings, self.plan, make_store)
         other.answering = self.answering
         other.digest_dtype = self.digest_dtype
         other.rows = [self.rows[n].fork() for n in (range(len(self.rows)) if rows is None else rows)]
         return other
+
+
+def _of_all(ranks: Ranks | None, mass: dict[int, float]) -> dict[int, float]:
+    """The mass that blocks got from the heads of all ranks, without those that got none."""
+    if ranks is not None and mass:
+        blocks = sorted(mass)
+        total = ranks.sum(torch.tensor([mass[n] for n in blocks], dtype=torch.float64))
+        mass = dict(zip(blocks, total.tolist(), strict=True))
+    return {block: got for block, got in mass.items() if got}
 
 
 def _added(old: dict[int, float], new: dict[int, float]) -> dict[int, float]:

@@ -15,7 +15,7 @@ from everlong.methods.blocks.cells import Cursor, cells
 from everlong.methods.blocks.memory import BlockMemory
 from everlong.methods.blocks.recall import index as recalls
 from everlong.methods.blocks.recall.files import CHECKSUM_BYTES
-from everlong.storage.base import FIRST_SLAB, LARGEST_SLAB, Store
+from everlong.storage.base import Store
 from everlong.storage.budget import Budget
 from everlong.storage.disk import DiskStore
 from everlong.storage.growable_rows import allocated_rows
@@ -85,12 +85,11 @@ class BlockBudget:
         Of `tokens` tokens the recall rows stay, also of blocks that gave way.
         """
         digests = allocated_rows(blocks, index.FIRST_SLAB, index.LARGEST_SLAB) * self.digest_bytes
-        if not store.lies_on_disk:
-            recall = allocated_rows(tokens // self.block_tokens, recalls.FIRST_SLAB, recalls.LARGEST_SLAB)
-            records = allocated_rows(blocks, FIRST_SLAB, LARGEST_SLAB) * self.record_bytes
-            return digests + records + recall * self.recall_bytes
-        unwritten = 0 if store.writable else max(0, blocks - store.disk_blocks)
-        return digests + (self.queue_rows + unwritten) * self.row_bytes + self.queue_rows * self.recall_bytes
+        stored = store.host_bytes(blocks, self.record_bytes, self.row_bytes)
+        if store.lies_on_disk:
+            return digests + stored + self.queue_rows * (self.row_bytes + self.recall_bytes)
+        recall = allocated_rows(tokens // self.block_tokens, recalls.FIRST_SLAB, recalls.LARGEST_SLAB)
+        return digests + stored + recall * self.recall_bytes
 
     def disk_bytes(self, store: Store, blocks: int, tokens: int) -> int:
         """Bytes on the disk that so many blocks and ids take at most, while a third state is written beside the two."""

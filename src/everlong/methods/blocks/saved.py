@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,17 +14,34 @@ from torch import Tensor
 
 from everlong.methods.blocks.boundaries import touching
 from everlong.methods.blocks.cells import Cursor
+from everlong.methods.blocks.index import Index
 from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.layout import prepare
 from everlong.methods.blocks.pins import Pin, held
 from everlong.methods.blocks.progress import LayerProgress
-from everlong.methods.blocks.recall.index import KeyPair
+from everlong.methods.blocks.recall.index import KeyPair, RecallIndex
 from everlong.methods.blocks.stream import BlockStream, Done
+from everlong.storage.base import Store
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 DIGESTS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 """The dtypes of digests by name; a state from before does not name its own, which is float32."""
 COUNTS = ("pending", "held", "weighed", "base")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredBlocks:
+    """What of a stream lies outside the model's device, and stays where it is while the stream is offloaded."""
+
+    store: Store
+    recall: RecallIndex | None
+    indices: dict[int, Index] = field(default_factory=dict)
+    """The digests of each layer; none for a stream whose state or store has them."""
+
+    @classmethod
+    def of(cls, stream: BlockStream) -> Self:
+        """Those of a stream."""
+        return cls(stream.store, stream.recall, {layer: part.index for layer, part in stream.layers.items()})
 
 
 def state(stream: BlockStream, sealed: bool = True) -> State:
@@ -83,8 +100,17 @@ def _as_tensor(chosen: Any) -> Tensor | None:
     return None if chosen is None else torch.from_numpy(np.array(chosen))
 
 
-def restore(stream: BlockStream, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device) -> None:
-    """Let an empty stream become the one whose `state` this is; blocks that it lacks are in its store."""
+def restore(
+    stream: BlockStream,
+    tensors: dict[str, Tensor],
+    facts: dict[str, Any],
+    device: torch.device,
+    stored: StoredBlocks | None = None,
+) -> None:
+    """Let an empty stream become the one whose `state` this is; blocks that it lacks are in its store.
+
+    `stored`: what the stream was made over, where it was offloaded and its store is as it left it.
+    """
     stream.pad, stream.dropped = facts["pad"], frozenset(facts["dropped"])
     stream.cuts.load_state(named(tensors, "cuts."))
     stream.bare = frozenset(facts.get("bare", ()))
@@ -97,12 +123,16 @@ def restore(stream: BlockStream, tensors: dict[str, Tensor], facts: dict[str, An
         stream.gone = tensors["gone"].numpy()
         stream.used = Counter(dict(tensors["used"].tolist()))
     found = _by_layer(tensors)
-    if found:
+    if found and stored is None:
         prepare(stream.store, stream.settings, stream.plan, next(iter(found.values()))["tail_k"].dtype)
     for layer, part in found.items():
         placed = {name: x if name in ("digests", "records") else x.to(device) for name, x in part.items()}
         _restore_layer(stream, layer, placed, facts["layers"][str(layer)])
-    _promise_digests(stream)
+    if stored is None:
+        _promise_digests(stream)
+    else:
+        for layer, index in stored.indices.items():
+            stream.layers[layer].index = index
     progress = {layer: part.now for layer, part in stream.layers.items()}
     cited = {int(block): mass for block, mass in facts["cited"]}
     stream.done = Done(progress, Cursor(**facts["cursor"]), cited)

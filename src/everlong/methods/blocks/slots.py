@@ -36,7 +36,8 @@ class Slots:
         self.tags: list[list[tuple[int, int | None, int] | None]] = [[None] * self._count for _ in range(groups)]
         """Of each choice the (block, place, first column) that each slot holds."""
         self.filled = False
-        self._sink_place: int | None = None
+        self.sink_place: int | None = None
+        """Where the first sink stands, once all sinks are there."""
 
     @property
     def placed(self) -> set[int]:
@@ -79,15 +80,15 @@ class Slots:
 
     def place_sinks(self, raw: tuple[Tensor, Tensor], held: int, place: int, rotation: Rotation | None) -> None:
         """Bring the `raw` sinks, of which there are `held`, to `place`, `place` + 1, ..."""
-        if self._sink_place == place:
+        if self.sink_place == place or not self._sinks:
             return
-        self._sink_place = None
+        self.sink_place = None
         k, v = raw
         if rotation is not None:
             k = turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k))
         for mine, x in zip(self.pair, (k, v), strict=True):
             mine[:, :, self.first_sink :] = x
-        self._sink_place = place if held >= self._sinks else None
+        self.sink_place = place if held >= self._sinks else None
 
     def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], rotation: Rotation | None) -> None:
         heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
@@ -104,6 +105,6 @@ class Slots:
 
     def empty(self) -> None:
         """Forget what lies in the slots and where the sinks stand: after a step that was not committed."""
-        self._sink_place = None
+        self.sink_place = None
         self.filled = False
         self.tags = [[None] * self._count for _ in self.tags]

@@ -81,6 +81,7 @@ class View:
     ) -> None:
         s = block_step.settings
         step = block_step.step
+        self.settings = s
         self.cell = cell
         self.pad = row.pad
         self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
@@ -107,6 +108,11 @@ class View:
             first = np.full_like(self._sinks_end, self._first_sink - chosen)
             self._fronts[chosen] = KeyIntervals(first, self._sinks_end)
         return self._fronts[chosen]
+
+    def sink_place(self, chosen: int, base: int) -> int:
+        """Position of the first sink in the frame that begins at `base`, before `chosen` tokens in slots."""
+        first = 0 if self.settings.positions == "true" else self.pending - chosen - self.settings.sinks
+        return first + self.pad - base
 
     def _cut(self, span: KeyIntervals, n: int) -> KeyIntervals:
         row = slice(n, n + 1) if len(span.lo) > 1 else slice(None)
@@ -211,7 +217,8 @@ class LayerCall:
                 parts += [
                     AttentionPart(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)
                 ]
-            memory.slots.place_sinks(memory.raw_sinks, memory.now.held, self._sink_place(memory, view), self.rotation)
+            place = view.sink_place(chosen_tokens, memory.now.base)
+            memory.slots.place_sinks(memory.raw_sinks, memory.now.held, place, self.rotation)
             parts.append(AttentionPart(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
         out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
@@ -260,12 +267,6 @@ class LayerCall:
         if s.positions == "true":
             return memory.cuts.starts(chosen) + shift
         return view.pending - memory.cuts.behind(chosen) + shift
-
-    def _sink_place(self, memory: LayerMemory, view: View) -> int:
-        """Position of the first sink in the frame that begins at the memory's base."""
-        s = self.settings
-        first = 0 if s.positions == "true" else view.pending - memory.chosen_tokens - s.sinks
-        return first + view.pad - memory.now.base
 
     def _hold(self, memory: LayerMemory, row: BlockStream, upto: int, k: Tensor, v: Tensor) -> None:
         """Hand over the tokens before `upto` that the memory does not hold yet, their keys turned back."""

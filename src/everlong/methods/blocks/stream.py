@@ -91,7 +91,7 @@ class BlockStream:
     def keep_sealed(self) -> None:
         """Hand the blocks that the step has sealed to the store for good."""
         parts = [self.layers[i] for i in sorted(self.layers)]
-        blocks = min((part.sealed for part in parts), default=0)
+        blocks = self.cuts.before(min((part.now.pending for part in parts), default=0))
         self.store.commit(blocks, lambda n: torch.cat([part.index.digests.row(n) for part in parts]))
         if self.recall is not None:
             self.recall.commit(blocks)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
-from everlong.methods.base import Method, at_least, check_choices
+from everlong.methods.base import Method
+from everlong.methods.fields import at_least, check_choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -166,7 +166,7 @@ def _make(place: Path, files: Sequence[Path], tokenizer: Any, flat: bool, progre
 
 
 def _write(out: IO[bytes], files: Sequence[Path], tokenizer: Any, flat: bool, progress: Progress | None) -> list[int]:
-    """Writes an .npy file with the tokens of all books, a piece of a book at a time; gives the starts."""
+    """Write an .npy file with the tokens of all books, a piece of a book at a time; give the starts."""
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     _header(out, dtype, 0)
     starts = [0]

@@ -46,7 +46,7 @@ class TrainingTask:
         return ()
 
     def prepare(self, tokenizer: Any, progress: Progress | None = None) -> None:
-        """Does now what the first sample would wait for: reads and tokenises books."""
+        """Do now what the first sample would wait for: read and tokenise books."""
 
     def rng(self, seed: int, index: int, *what: object) -> random.Random:
         """Random numbers of their own for a sample, or for `what` of it: none depends on another's draws."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.models.layout import ModelLayout
-from everlong.storage.codecs import quantised
+from everlong.storage.codecs.integers import quantised
 from everlong.storage.growable_rows import GrowableRows
 
 FIRST_SLAB = 4

@@ -39,6 +39,6 @@ class Scout:
     def take(self, layer: int, q: Float[Tensor, "1 H T D"], scale: float, softcap: float | None) -> None:
         """Keep the queries of a layer, if they are wanted; ScoutDone after the last one."""
         if layer in self.layers:
-            self.found[layer] = Queries(q[0].detach().to("cpu", torch.float32), scale, softcap)
+            self.found[layer] = Queries(q[0].detach().to("cpu", torch.float32, copy=True), scale, softcap)
         if len(self.found) == len(self.layers):
             raise ScoutDone

@@ -67,7 +67,7 @@ class Books(TrainingTask):
         return Example(np.concatenate(parts), loss, np.ones_like(loss), document)
 
     def prepare(self, tokenizer: Any, progress: Progress | None = None) -> None:
-        """Tokenises the books, if that was not done before."""
+        """Tokenise the books, if that was not done before."""
         files = part_of(book_files(self.data), self.part, self.held_out)
         tokenised(files, tokenizer, self.cache, progress=progress)
 

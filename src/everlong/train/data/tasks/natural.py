@@ -53,7 +53,7 @@ class Natural(HiddenKeys):
         return ()
 
     def prepare(self, tokenizer: Any, progress: Progress | None = None) -> None:
-        """Tokenises the books, if that was not done before."""
+        """Tokenise the books, if that was not done before."""
         tokenised(book_files(self.data), tokenizer, self.cache, flat=True, progress=progress)
 
     def filler(self, tokenizer: Any, tokens: int, rng: random.Random) -> Filler:

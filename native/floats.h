@@ -1,0 +1,43 @@
+/* float32, bfloat16 and float16, one by one. */
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+static inline int32_t bits_of(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static inline float float_of(int32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline float float_at(const void *from) {
+    float x;
+    memcpy(&x, from, 4);
+    return x;
+}
+
+static inline float bfloat16_at(const void *from) {
+    uint16_t half;
+    memcpy(&half, from, 2);
+    return float_of((int32_t)((uint32_t)half << 16));
+}
+
+static inline uint16_t bfloat16_of(float x) {
+    uint32_t bits = (uint32_t)bits_of(x);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+static inline float float16_of(uint16_t half) {
+    uint32_t magnitude = half & 0x7fff;
+    float x = float_of((int32_t)(magnitude << 13)) * 0x1p112f;
+    if (magnitude >= 0x7c00)
+        x = float_of((int32_t)(magnitude << 13 | 0x7f800000));
+    return half & 0x8000 ? -x : x;
+}

@@ -1,0 +1,201 @@
+/* everlong._native: the kernels as Python calls them, with addresses and sizes. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "attention.h"
+#include "cpu.h"
+#include "linear.h"
+#include "program.h"
+
+#define INTERFACE 1 /* changes with what the functions take, and in ops/native.py */
+
+static const char *const LEVELS[] = {"scalar", "avx2", "avx512", "vnni"};
+static enum level level;
+
+/* `wanted` whole numbers; 0 with an error set where they are not. */
+static int numbers(const char *name, PyObject *const *given, Py_ssize_t count, int wanted, long long *value) {
+    if (count != wanted) {
+        PyErr_Format(PyExc_TypeError, "%s: %zd arguments, expected %d", name, count, wanted);
+        return 0;
+    }
+    for (int i = 0; i < wanted; i++) {
+        value[i] = PyLong_AsLongLong(given[i]);
+        if (value[i] == -1 && PyErr_Occurred())
+            return 0;
+        if (value[i] < 0) {
+            PyErr_Format(PyExc_ValueError, "%s: argument %d is negative", name, i + 1);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* linear(out, x, weight, bias, rows, outputs, inputs, format, half, threads) */
+static PyObject *call_linear(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[10];
+    if (!numbers("linear", given, count, 10, value))
+        return NULL;
+    struct linear call = {
+        .out = (void *)(intptr_t)value[0],
+        .x = (const void *)(intptr_t)value[1],
+        .weight = (const void *)(intptr_t)value[2],
+        .bias = (const void *)(intptr_t)value[3],
+        .rows = value[4],
+        .outputs = value[5],
+        .inputs = value[6],
+        .format = (enum format)value[7],
+        .half = (int)value[8],
+        .threads = (int)value[9],
+        .level = level,
+    };
+    if (value[7] > F32) {
+        PyErr_Format(PyExc_ValueError, "linear: format %lld, expected 0 to 3", value[7]);
+        return NULL;
+    }
+    int failed;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = linear(&call);
+    Py_END_ALLOW_THREADS;
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* unpack(out, weight, panels, inputs, format, half, threads) */
+static PyObject *call_unpack(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[7];
+    if (!numbers("unpack", given, count, 7, value))
+        return NULL;
+    struct unpacking call = {
+        .out = (void *)(intptr_t)value[0],
+        .weight = (const void *)(intptr_t)value[1],
+        .panels = value[2],
+        .inputs = value[3],
+        .format = (enum format)value[4],
+        .half = (int)value[5],
+        .threads = (int)value[6],
+        .level = level,
+    };
+    if (value[4] > Q8) {
+        PyErr_Format(PyExc_ValueError, "unpack: format %lld, expected 0 or 1", value[4]);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    unpack(&call);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+/* run(operations, count, input, threads) */
+static PyObject *call_run(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[4];
+    if (!numbers("run", given, count, 4, value))
+        return NULL;
+    int failed;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = run_program((const struct operation *)(intptr_t)value[0], value[1], (const void *)(intptr_t)value[2],
+                         (int)value[3], level);
+    Py_END_ALLOW_THREADS;
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+#define MOST_RANGES 16
+
+/* attention(out, shares, aux, heads, kv heads, dim, scale, half, threads, then of each range: q, k, v, n, runs, strides) */
+static PyObject *call_attention(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[9 + 7 * MOST_RANGES];
+    struct key_range ranges[MOST_RANGES];
+    int found = (int)((count - 9) / 7);
+    if (found < 1 || found > MOST_RANGES || !PyFloat_Check(given[6])) {
+        PyErr_Format(PyExc_TypeError, "attention: %zd arguments, expected 9 and 7 for each of 1 to 16 ranges", count);
+        return NULL;
+    }
+    float scale = (float)PyFloat_AS_DOUBLE(given[6]);
+    if (!numbers("attention", given, 6, 6, value) || !numbers("attention", given + 7, count - 7, 2 + 7 * found, value + 7))
+        return NULL;
+    for (int r = 0; r < found; r++) {
+        const long long *of = value + 9 + 7 * r;
+        ranges[r] = (struct key_range){(const void *)(intptr_t)of[0], (const void *)(intptr_t)of[1],
+                                       (const void *)(intptr_t)of[2], of[3], of[4], of[5], of[6]};
+    }
+    struct attention call = {
+        .out = (void *)(intptr_t)value[0],
+        .shares = (float *)(intptr_t)value[1],
+        .aux = (const float *)(intptr_t)value[2],
+        .heads = value[3],
+        .kv_heads = value[4],
+        .dim = value[5],
+        .scale = scale,
+        .half = (int)value[7],
+        .threads = (int)value[8],
+        .ranges = ranges,
+        .count = found,
+        .level = level,
+    };
+    if (call.kv_heads < 1 || call.heads % call.kv_heads || call.dim % HEAD_MULTIPLE) {
+        PyErr_Format(PyExc_ValueError, "attention: heads of %lld numbers, expected a multiple of 16", value[5]);
+        return NULL;
+    }
+    int failed;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = attention(&call);
+    Py_END_ALLOW_THREADS;
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_level(PyObject *self, PyObject *nothing) {
+    return PyUnicode_FromString(LEVELS[level]);
+}
+
+static PyObject *get_levels(PyObject *self, PyObject *nothing) {
+    PyObject *found = PyList_New(0);
+    for (int i = 0; found && i <= (int)cpu_level(); i++) {
+        PyObject *name = PyUnicode_FromString(LEVELS[i]);
+        if (!name || PyList_Append(found, name) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(name);
+    }
+    return found;
+}
+
+static PyObject *set_level(PyObject *self, PyObject *given) {
+    const char *name = PyUnicode_AsUTF8(given);
+    if (!name)
+        return NULL;
+    for (int i = 0; i <= (int)cpu_level(); i++)
+        if (strcmp(name, LEVELS[i]) == 0) {
+            level = (enum level)i;
+            Py_RETURN_NONE;
+        }
+    PyErr_Format(PyExc_ValueError, "%s: not a set of instructions that this processor has", name);
+    return NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"linear", (PyCFunction)(void (*)(void))call_linear, METH_FASTCALL,
+     "linear(out, x, weight, bias, rows, outputs, inputs, format, half, threads): x W^T + bias, all by address."},
+    {"unpack", (PyCFunction)(void (*)(void))call_unpack, METH_FASTCALL,
+     "unpack(out, weight, panels, inputs, format, half, threads): packed weights as [inputs, 16 panels]."},
+    {"run", (PyCFunction)(void (*)(void))call_run, METH_FASTCALL,
+     "run(operations, count, input, threads): a list of operations over float32 buffers (native/program.h)."},
+    {"attention", (PyCFunction)(void (*)(void))call_attention, METH_FASTCALL,
+     "attention(out, shares, aux, heads, kv_heads, dim, scale, half, threads, *ranges): one token (native/attention.h)."},
+    {"level", get_level, METH_NOARGS, "The set of instructions in use."},
+    {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
+    {"set_level", set_level, METH_O, "Use another one."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", "Kernels in C for the processor.", -1, methods};
+
+PyMODINIT_FUNC PyInit__native(void) {
+    level = cpu_level();
+    PyObject *made = PyModule_Create(&module);
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", INTERFACE) < 0)
+        Py_CLEAR(made);
+    return made;
+}

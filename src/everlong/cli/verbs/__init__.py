@@ -1,0 +1,1 @@
+"""What each command takes on the command line, one file each; the work is done by the module of the same name above."""

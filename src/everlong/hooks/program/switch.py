@@ -1,0 +1,70 @@
+"""Which forwards of a decoder are run from its program: one token of one stream, asked for as generation asks."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from everlong.cache.step import ForwardPlan
+from everlong.hooks.program.make import TOLERANCE, Recording, make_program
+from everlong.hooks.program.record import NotRecorded
+from everlong.hooks.program.run import Program
+from everlong.hooks.program.watch import Watch
+
+_GIVEN = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "return_dict"}
+
+
+class Switch:
+    """The program of one decoder, made at the first token that it could run, and made anew when the decoder changed."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        """Why there is none."""
+        self._program: Program | None = None
+        self._watch: Watch | None = None
+
+    def program(self, model: Recording) -> Program | None:
+        """The program, if the decoder has one."""
+        if self._watch is None or not self._watch.same():
+            self._watch = Watch(model.decoder)
+            self._program = None
+            try:
+                if not self._watch.plain():
+                    raise NotRecorded("its modules have hooks")
+                self._program = make_program(model)
+            except NotRecorded as error:
+                self.reason = str(error)
+            else:
+                self.reason = None
+        return self._program
+
+
+_SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()
+
+
+def switch_of(decoder: nn.Module) -> Switch:
+    """The switch of a decoder, which lasts as long as it."""
+    return _SWITCHES.setdefault(decoder, Switch())
+
+
+def why_not(decoder: nn.Module, packs: bool) -> str | None:
+    """Why a decoder that was attached is not run from a program; None where it is."""
+    if not packs:
+        return "its attention is not asked for the keys that it caches, through transformers' attention function alone"
+    if next(decoder.parameters()).device.type != "cpu":
+        return "it is not on the CPU"
+    return switch_of(decoder).reason
+
+
+def runs_from_list(step: ForwardPlan, given: dict[str, Any]) -> bool:
+    """Whether a forward is one that a program answers: one token of one row, without gradients, on a CPU."""
+    if step.tokens != 1 or step.rows != 1 or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    if any(value is not None for name, value in given.items() if name not in _GIVEN):
+        return False
+    ids = given.get("input_ids")
+    on_cpu = ids is not None and ids.device.type == "cpu" and step.dtype in TOLERANCE
+    return on_cpu and given.get("return_dict") is not False and given.get("use_cache") is not False

@@ -1,0 +1,117 @@
+"""One token in the middle of a retrieval chunk: nothing is chosen and nothing moves, so its layers share all but keys.
+
+The path of decoding. It computes what `LayerCall` does for such a token, with what does not depend on the layer worked
+out once for all of them: which columns are seen, by how much a query is turned, which token leaves the window.
+
+Letters: H query heads, G kv heads, F = H / G, D head dim, M columns of the arena, K chosen blocks, R runs of keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from everlong.cache.window import WindowLayout
+from everlong.methods.blocks.layer import LayerMemory
+from everlong.methods.blocks.step import BlockStep
+from everlong.methods.blocks.stream import BlockStream
+from everlong.models.layout import LayerPlan
+from everlong.ops.attend_token import AttendedKeys, attend_token
+from everlong.ops.rotary import Rotation, turn_by
+
+
+def decodes(block_step: BlockStep, row: BlockStream) -> bool:
+    """Whether a step reads one token in the middle of a retrieval chunk, and all layers of `row` stand alike."""
+    s = block_step.settings
+    if block_step.step.tokens != 1 or s.positions == "far" or s.cut != "even" or s.digest != "bounds":
+        return False
+    cell = block_step.cells(0, row)[0]
+    leaves = cell.end - s.window
+    if cell.opens or leaves < s.sinks or not row.done.progress:
+        return False
+    stands = {(p.held, p.pending, p.base, p.chosen is None or p.chosen.shape[1]) for p in row.done.progress.values()}
+    ready = all(x.slots.filled and x.shape.key_dim == x.shape.value_dim for x in row.layers.values())
+    return len(stands) == 1 and stands.pop()[0] == leaves and ready
+
+
+class TokenStep:
+    """The attention of each layer for the one new token of a step that `decodes`."""
+
+    def __init__(self, block_step: BlockStep, row: BlockStream, lane: WindowLayout) -> None:
+        step = block_step.step
+        s = block_step.settings
+        view = block_step.view(0, row, lane, 0)
+        now = next(iter(row.done.progress.values()))
+        first = now.held + row.pad
+        frame = max((x for x in step.segments if x.start <= first), key=lambda x: x.start)
+        limits = [(piece, span.limits(0, 1)) for (piece, _), span in zip(view.pieces, view.joined, strict=True)]
+        self.row = row
+        self._held = now.held
+        self._chosen = 0 if now.chosen is None else now.chosen.shape[1]
+        self._cites = view.cell.answering and self._chosen > 0
+        self._near = [(p, p.start + lo, end - lo) for p, (lo, _, _, end) in limits if lo < end]
+        self._front = (s.top_k - self._chosen) * s.block
+        self._first_sink = s.top_k * s.block
+        self._sinks = int(view.front(self._chosen * s.block).hi[0, 0]) - self._first_sink
+        self._sink_place = view.sink_place(self._chosen * s.block, now.base)
+        self._leaving = first - lane.shift
+        self._places = (s.window - 1 - view.cell.first - row.pad + step.base, step.base - now.base, frame.base - first)
+        self._turns: dict[int, list[Tensor | None]] = {}
+        self._shares: dict[int, Float[Tensor, "K G F"]] = {}
+
+    def attend(
+        self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, s_aux: Tensor | None
+    ) -> Float[Tensor, "1 1 H D"]:
+        """Attention of a layer over its columns `k`, `v` [1, G, M, D] and what the memory brings."""
+        memory = self.row.layers[layer.index]
+        if memory.slots.sink_place != self._sink_place:  # asked here: it is a call for each layer and token
+            memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_place, layer.rotation)
+        to_far, to_front, back = self._turned_by(layer.rotation, q)
+        ranges = self._front_ranges(memory, _turned(q, to_front))
+        blocks = len(ranges)
+        for piece, at, n in self._near:
+            near = q if piece.turn is None else piece.turned(q, layer.rotation, 0)
+            ranges.append(AttendedKeys(near, k, v, at, n))
+        out, shares = attend_token(ranges, scale, s_aux, self._cites and blocks > 0)
+        if shares is not None:
+            self._shares[layer.index] = shares[: self._chosen]
+        leaving = k.narrow(2, self._leaving, 1), v.narrow(2, self._leaving, 1)
+        done = self.row.done.progress[layer.index]
+        memory.take_token(done, _turned(leaving[0], back), leaving[1], _turned(q, to_far))
+        return out
+
+    def _front_ranges(self, memory: LayerMemory, q: Tensor) -> list[AttendedKeys]:
+        """The chosen blocks, each a run of its own where they are to be cited, and the sinks behind them."""
+        k, v = memory.slots.pair
+        chosen = self._first_sink - self._front
+        found = [(self._front, chosen + self._sinks, 1)]
+        if self._cites:
+            found = [(self._front, chosen, self._chosen), (self._first_sink, self._sinks, 1)]
+        return [AttendedKeys(q, k, v, at, n, runs) for at, n, runs in found if n]
+
+    def _turned_by(self, rotation: Rotation | None, like: Tensor) -> list[Tensor | None]:
+        """The turns to the memory's distance, to the frame of what is in front, and back to none; None: no turn."""
+        if rotation is None:
+            return [None, None, None]
+        if id(rotation) not in self._turns:
+            self._turns[id(rotation)] = [
+                turn_by(rotation, torch.tensor([place]), like).matrix if place else None for place in self._places
+            ]
+        return self._turns[id(rotation)]
+
+    def cite(self, cited: dict[int, float]) -> None:
+        """Add what the blocks in the slots got, over all layers, to `cited`."""
+        if not self._shares:
+            return
+        every = torch.stack(list(self._shares.values()))
+        for layer, shares in zip(self._shares, every.sum(3).tolist(), strict=True):
+            tags = self.row.layers[layer].slots.tags
+            for c, group in enumerate(tags):
+                for tag, heads in zip(group[len(group) - self._chosen :], shares, strict=True):
+                    if tag is not None:
+                        cited[tag[0]] = cited.get(tag[0], 0.0) + (heads[c] if len(tags) > 1 else sum(heads))
+
+
+def _turned(x: Tensor, matrix: Tensor | None) -> Tensor:
+    return x if matrix is None else (x.to(matrix.dtype) @ matrix).to(x.dtype)

@@ -1,0 +1,1 @@
+"""What a package elsewhere adds to everlong, one file each."""

@@ -1,0 +1,42 @@
+"""Every family's token from a recorded list: what its modules give, beyond the window; and which run by modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from everlong.engine.stream import TokenStream
+from everlong.hooks import patch
+from everlong.hooks.program.run import Program
+from everlong.models.load import Loaded
+from everlong.ops.native import extension
+from tests.families.configs import FAMILIES, Family
+from tests.families.measure import TIGHT
+from tests.families.models import build, tokens
+
+RECORDED = {"llama", "llama linear", "llama yarn", "llama llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"}
+RECORDED |= {"phi", "phi3", "olmo2", "stablelm", "gpt_neox", "smollm3", "glm4", "cohere", "cohere2", "granite"}
+RECORDED |= {"starcoder2", "ministral3", "modernbert_decoder", "ernie4_5", "exaone4", "hunyuan_v1_dense", "nemotron"}
+RECORDED |= {"bitnet", "seed_oss"}
+"""The others: experts, other keys than those that are cached, attention or positions of their own, learned bends."""
+
+
+@pytest.mark.skipif(extension() is None, reason="the C extension was not built")
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.refused is None], ids=str)
+def test_tokens_from_a_list_are_those_of_the_modules(family: Family, monkeypatch):
+    model = build(family)
+    text = tokens(160)[0]
+    found = []
+    runs = []
+    run = Program.run
+    monkeypatch.setattr(Program, "run", lambda self, *args: (runs.append(self), run(self, *args))[1])
+    for from_list in (True, False):
+        if not from_list:
+            monkeypatch.setattr(patch, "runs_from_list", lambda *args: False)
+        with TokenStream(Loaded(model, None, "m"), TIGHT, 40) as stream:
+            stream.feed(text[:150])
+            for token in text[150:].tolist():
+                stream.feed([token])
+                found.append(stream.prediction)
+    torch.testing.assert_close(torch.stack(found[:10]), torch.stack(found[10:]), atol=1e-4, rtol=0)
+    assert bool(runs) == (str(family) in RECORDED)

@@ -1,0 +1,76 @@
+"""One token in the middle of a retrieval chunk, with what layers share worked out once: the same as layer by layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import everlong
+from everlong.methods.blocks import memory
+from everlong.methods.blocks.decode import TokenStep
+from everlong.methods.blocks.layer import LayerMemory
+
+IDS = torch.randint(97, (260,), generator=torch.Generator().manual_seed(3))
+SMALL = {"sinks": 3, "window": 24, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6, "recall": "layer"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return tiny_llama(num_hidden_layers=2, max_position_embeddings=64, initializer_range=0.3)
+
+
+def written(model, method):
+    """The prediction behind each of 100 answering and 30 reading tokens, one at a time, and what was cited."""
+    with everlong.Session(model, method, chunk=32) as session:
+        session.feed(IDS[:130])
+        found = []
+        for n, token in enumerate(IDS[130:].tolist()):
+            session.feed([token], answering=n < 100)
+            found.append(session.prediction)
+            if n == 40:
+                twin = session.fork()
+        cited = dict(session.stored("cited").rows[0].done.cited)
+        with twin:
+            twin.feed(IDS[171:180], answering=True)
+            found.append(twin.prediction)
+        return torch.stack(found), cited
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"positions": "true"}, {"per_head": True}, {"choose_every": 3, "sinks": 0}, {"top_k": 1}], ids=str
+)
+def test_equals_what_layers_compute_each_for_itself(model, monkeypatch, fields):
+    method = everlong.Blocks(**(SMALL | fields))
+    steps = []
+    attend = TokenStep.attend
+    monkeypatch.setattr(TokenStep, "attend", lambda self, *args: (steps.append(self), attend(self, *args))[1])
+    found, cited = written(model, method)
+    assert len(steps) > 80
+    monkeypatch.setattr(memory, "decodes", lambda *args: False)
+    expected, expected_cited = written(model, method)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    assert cited.keys() == expected_cited.keys()
+    assert all(cited[n] == pytest.approx(expected_cited[n], rel=1e-4) for n in cited)
+
+
+def test_the_newest_queries_are_those_of_their_tokens(model, monkeypatch):
+    """They are written behind one another, and copied where there is no room behind them."""
+    seen = []
+    pooled = LayerMemory._pooled
+
+    def both(self, q):
+        seen.append(q.clone())
+        return pooled(self, q)
+
+    monkeypatch.setattr(LayerMemory, "_pooled", both)
+    with everlong.Session(model, everlong.Blocks(**SMALL), chunk=32) as session:
+        session.feed(IDS[:130])
+        for token in IDS[130:150].tolist():
+            session.feed([token], answering=True)
+        kept = session.stored("queries").rows[0].layers[1].now.queries
+        torch.testing.assert_close(kept, torch.cat(seen[1::2], 1)[:, -6:], atol=0, rtol=0)
+        twin = session.fork()
+        theirs = twin.stored("queries").rows[0].layers[1].now.queries.clone()
+        session.feed([1, 2, 3], answering=True)
+        with twin:
+            assert torch.equal(twin.stored("queries").rows[0].layers[1].now.queries, theirs)

@@ -1,0 +1,130 @@
+/* native/attention.c and native/program.c on memory of exactly their size, against sums in double; for sanitizers. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attention.h"
+#include "cpu.h"
+#include "program.h"
+
+static uint32_t state = 7;
+static int failed, checked;
+
+static float small(void) {
+    state = state * 1664525u + 1013904223u;
+    return (float)((state >> 8) % 2001) / 1000.0f - 1.0f;
+}
+
+static float *floats(int64_t n) {
+    float *x = malloc(n * sizeof(float));
+    for (int64_t i = 0; i < n; i++)
+        x[i] = small();
+    return x;
+}
+
+static void check(double got, double wanted, double allowed, const char *what) {
+    checked++;
+    if (!(fabs(got - wanted) <= allowed)) {
+        failed++;
+        printf("%s: %g, expected %g\n", what, got, wanted);
+    }
+}
+
+static void one_attention(int64_t heads, int64_t kv_heads, int64_t dim, const int64_t *sizes, int count,
+                          enum level level, int threads) {
+    struct key_range ranges[4];
+    int64_t runs = 0, keys = 0;
+    for (int r = 0; r < count; r++) {
+        int64_t n = sizes[r];
+        ranges[r] = (struct key_range){floats(heads * dim), floats(kv_heads * n * dim), floats(kv_heads * n * dim),
+                                       n, n % 3 ? 1 : 3, n * dim, n * dim};
+        runs += ranges[r].runs;
+        keys += n;
+    }
+    float *out = malloc(heads * dim * sizeof(float));
+    float *shares = malloc(runs * heads * sizeof(float));
+    struct attention call = {.out = out, .shares = shares, .heads = heads, .kv_heads = kv_heads, .dim = dim,
+                             .scale = 0.3f, .ranges = ranges, .count = count, .threads = threads, .level = level};
+    check(attention(&call), 0, 0, "memory");
+    double *weights = malloc(keys * sizeof(double));
+    for (int64_t h = 0; h < heads; h++) {
+        int64_t g = h / (heads / kv_heads);
+        double sum = 0;
+        int64_t at = 0;
+        for (int r = 0; r < count; r++)
+            for (int64_t j = 0; j < ranges[r].n; j++, at++) {
+                double score = 0;
+                for (int64_t d = 0; d < dim; d++)
+                    score += (double)((const float *)ranges[r].q)[h * dim + d] *
+                             ((const float *)ranges[r].k)[(g * ranges[r].n + j) * dim + d];
+                sum += weights[at] = exp(0.3 * score);
+            }
+        for (int64_t d = 0; d < dim; d++) {
+            double wanted = 0;
+            at = 0;
+            for (int r = 0; r < count; r++)
+                for (int64_t j = 0; j < ranges[r].n; j++, at++)
+                    wanted += weights[at] / sum * ((const float *)ranges[r].v)[(g * ranges[r].n + j) * dim + d];
+            check(out[h * dim + d], wanted, 1e-5, "attention");
+        }
+        double all = 0;
+        for (int64_t run = 0; run < runs; run++)
+            all += shares[run * heads + h];
+        check(all, 1, 1e-5, "shares");
+    }
+    for (int r = 0; r < count; r++) {
+        free((void *)ranges[r].q);
+        free((void *)ranges[r].k);
+        free((void *)ranges[r].v);
+    }
+    free(out);
+    free(shares);
+    free(weights);
+}
+
+static void one_program(int64_t n, enum level level) {
+    float *a = floats(n), *b = floats(n), *out = malloc(n * sizeof(float)), *mean = malloc(sizeof(float));
+    uint16_t *half = malloc(n * sizeof(uint16_t));
+    struct operation ops[] = {
+        {.kind = LOAD, .size = {1, 1, 1, n}, .out = out, .out_stride = {0, 0, 0, 1}},
+        {.kind = ADD, .size = {1, 1, 1, n}, .out = out, .out_stride = {0, 0, 0, 1}, .a = out, .a_stride = {0, 0, 0, 1}, .b = b, .b_stride = {0, 0, 0, 1}},
+        {.kind = SILU, .size = {1, 1, 1, n}, .out = out, .out_stride = {0, 0, 0, 1}, .a = out, .a_stride = {0, 0, 0, 1}},
+        {.kind = MEAN, .size = {1, 1, 1, n}, .out = mean, .a = out, .a_stride = {0, 0, 0, 1}},
+        {.kind = STORE, .size = {1, 1, 1, n}, .out = (float *)half, .out_stride = {0, 0, 0, 1}, .a = out, .a_stride = {0, 0, 0, 1}},
+    };
+    check(run_program(ops, 5, a, 1, level), 0, 0, "memory");
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double x = (double)a[i] + b[i];
+        double wanted = x / (1 + exp(-x));
+        check(out[i], wanted, 1e-6, "silu");
+        uint32_t bits = (uint32_t)half[i] << 16;
+        float rounded;
+        memcpy(&rounded, &bits, 4);
+        check(rounded, wanted, 0.005, "bfloat16");
+        sum += wanted;
+    }
+    check(*mean, sum / n, 1e-6, "mean");
+    free(a);
+    free(b);
+    free(out);
+    free(mean);
+    free(half);
+}
+
+int main(void) {
+    const int64_t sizes[][4] = {{1, 0, 0, 0}, {7, 3, 0, 0}, {12, 1, 30, 5}, {64, 2, 9, 0}};
+    const int counts[] = {1, 2, 4, 3};
+    for (enum level level = SCALAR; level <= cpu_level(); level++) {
+        for (int i = 0; i < 4; i++) {
+            one_attention(9, 3, 64, sizes[i], counts[i], level, 1);
+            one_attention(5, 1, 80, sizes[i], counts[i], level, 2);
+            one_attention(4, 4, 16, sizes[i], counts[i], level, 1);
+        }
+        for (int64_t n = 1; n < 40; n += 6)
+            one_program(n, level);
+    }
+    printf("%d checked, %d failed\n", checked, failed);
+    return failed != 0;
+}
