@@ -37,7 +37,7 @@ async def chat_completions(request: Request) -> Response:
         ticket = service.answer(asked, lambda piece: None, session, owner_of(request))
         answered = await result(ticket, request, service.settings.limits.request_s)
         return JSONResponse(openai.completion(answered, asked, identity, model, service.loaded.tokenizer))
-    events = Events()
+    events = Events(service.settings.limits.request_s)
     ticket = service.answer(asked, events.tell, session, owner_of(request))
     written = Chunks(service, asked, identity, model, fields.wants_usage)
     return EventStream(written.of(events, ticket, request), ticket)

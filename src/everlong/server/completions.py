@@ -88,7 +88,7 @@ async def completions(request: Request) -> Response:
         return JSONResponse(shape.whole(found, wanted))
     if fields.echo:
         raise refused("stream", "a prompt is not echoed in a stream; leave echo out")
-    events = Events()
+    events = Events(service.settings.limits.request_s)
     ticket = service.go_on(wanted, events.tell, session)
     return EventStream(shape.stream(events, ticket, request, fields.wants_usage), ticket)
 

@@ -47,7 +47,7 @@ async def read_documents(request: Request, name: str) -> Response:
     if not streams:
         ticket = service.submit(lambda: _read(service, full, name, documents, lambda event: None))
         return JSONResponse(await result(ticket, request, service.settings.limits.request_s))
-    events = Events()
+    events = Events(service.settings.limits.request_s)
     ticket = service.submit(lambda: _read(service, full, name, documents, events.tell))
     return EventStream(_told(events, ticket, request), ticket)
 

@@ -91,7 +91,7 @@ async def _answered(request: Request, body: dict[str, Any], messages: list[Messa
     fields = parsed(SamplingFields, given)
     asked = Asked(messages, fields.settings(service.settings.limits))
     session = session_of(request, body.get("session"))
-    events = Events()
+    events = Events(service.settings.limits.request_s)
     ticket = service.answer(asked, events.tell, session, owner_of(request))
     model = str(body.get("model") or service.loaded.name)
     if body.get("stream") is False:

@@ -37,7 +37,7 @@ async def create_response(request: Request) -> Response:
         before = [m for m in found.messages if m["role"] != "system" or not fields.instructions]
     asked = fields.asked(service.settings.limits, before)
     making = Making(request, fields, asked)
-    events = Events()
+    events = Events(service.settings.limits.request_s)
     ticket = service.answer(asked, events.tell, session, owner_of(request))
     request.app.state.running[making.begun["id"]] = (owner_of(request), ticket)
     if fields.stream:

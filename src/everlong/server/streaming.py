@@ -25,8 +25,9 @@ DONE = "[DONE]"
 class Events:
     """What a job tells, in order, until it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_s: float) -> None:
         self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + limit_s
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
 
     def tell(self, event: Any) -> None:
@@ -42,6 +43,8 @@ class Events:
         ticket.future.add_done_callback(self.tell)
         silent_s = 0.0
         while True:
+            if self._loop.time() > self._deadline:
+                ticket.leave()
             try:
                 event = await asyncio.wait_for(self._queue.get(), _LOOK_S)
             except TimeoutError:
