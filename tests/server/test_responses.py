@@ -50,6 +50,17 @@ def test_a_conversation_is_a_session(serve):
     assert second["input_tokens_details"]["cached_tokens"] == first["memory"]["seen_tokens"]
 
 
+def test_a_conversation_is_made_fetched_and_removed(serve):
+    client = serve()
+    made = client.send("POST", "/v1/conversations", json={"metadata": {}}).json()
+    assert made["object"] == "conversation"
+    respond(client, conversation=made["id"]).raise_for_status()
+    assert client.send("GET", f"/v1/conversations/{made['id']}").json() == made
+    assert client.send("POST", "/v1/conversations", json={"items": [1]}).status_code == 400
+    assert client.send("DELETE", f"/v1/conversations/{made['id']}").json()["deleted"] is True
+    assert client.send("GET", f"/v1/conversations/{made['id']}").status_code == 404
+
+
 def test_what_is_unknown_is_404_and_never_passed_over(serve):
     client = serve()
     assert respond(client, previous_response_id="resp_nothing").status_code == 404

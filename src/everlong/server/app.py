@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from everlong.errors import EverlongError
-from everlong.server import chat_routes, completions, document_routes, ollama, response_routes, session_routes
+from everlong.server import (
+    chat_routes,
+    completions,
+    conversation_routes,
+    document_routes,
+    ollama,
+    response_routes,
+    session_routes,
+)
 from everlong.server.errors import ApiError, api_error
 from everlong.server.guard import Guard
 from everlong.server.responses import Responses
@@ -39,7 +47,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_api_route("/v1/models/{model:path}", _model, methods=["GET"])
     app.state.responses = Responses()
     app.state.running = {}
-    for routes in (chat_routes, completions, response_routes, ollama, session_routes, document_routes):
+    writing = (chat_routes, completions, response_routes, ollama)
+    for routes in (*writing, session_routes, document_routes, conversation_routes):
         app.include_router(routes.router)
     return app
 
