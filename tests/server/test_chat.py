@@ -8,6 +8,7 @@ import pytest
 
 from everlong import Session, Sinks
 from everlong.session.chat import Chat
+from tests.session.test_thoughts import QWEN
 
 
 def events(response):
@@ -186,6 +187,17 @@ def test_what_is_no_request_is_refused(serve):
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
     assert client.send("GET", "/v1/nothing").json()["error"]["code"] == "unknown_url"
     assert client.send("GET", "/v1/chat/completions").status_code == 405
+
+
+def test_thoughts_are_left_out_of_earlier_answers(serve, tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.tokenizer, "chat_template", QWEN)
+    client = serve()
+    plain = client.chat("One.", "Answer.", "Two.").json()["usage"]["prompt_tokens"]
+    thought = client.chat("One.", "<think>A long thought, and more.</think>Answer.", "Two.").json()["usage"]
+    assert thought["prompt_tokens"] == plain
+    first = client.chat("Three.").json()
+    second = client.chat("Three.", first["choices"][0]["message"]["content"], "Four.").json()
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == first["usage"]["memory"]["seen_tokens"]
 
 
 def test_control_tokens_in_content_stay_text(serve, tiny_model):

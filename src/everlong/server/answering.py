@@ -11,6 +11,7 @@ from everlong.engine.engine import Engine, GenerationRequest
 from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
+from everlong.errors import CapabilityError
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
@@ -92,9 +93,15 @@ class Turn:
         self._tell = tell
         self._begun = session.seen_tokens
         self._template = Template(session.tokenizer)
-        self._messages = fitted(asked.messages, lambda fit: self._exchange(fit).prompt)
+        self._messages = fitted(self._given(), lambda fit: self._exchange(fit).prompt)
         self._here = self._exchange(self._messages)
         self._recall: Recall | None = None
+
+    def _given(self) -> Sequence[Message]:
+        """The messages; earlier answers as they are where the template itself cuts thoughts out of them."""
+        if not self._exchange([message("user", OTHER)]).rewritten:
+            return self._asked.messages
+        return [message(m["role"], m["content"]) for m in self._asked.messages]
 
     def _exchange(self, messages: list[Message]) -> Exchange:
         return Exchange(self._template, messages, self._session.conversing, self._begun > 0)
@@ -128,12 +135,20 @@ class Turn:
             for twin in twins:
                 twin.close()
         if twins:
-            before, answer = self._here.to_read(results[0].token_ids)
+            before, answer = self._to_read(results[0].token_ids)
             yield from self.reading(before[read:], PROMPT)
             yield from self.reading(answer, ANSWER)
         self._session.feed(self._template.closing(), source=PROMPT)
         self._session.conversing = True
         return Answered(results, prompt_tokens, self._begun, self._report(), citations)
+
+    def _to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
+        """What the session reads of the messages and of their answer."""
+        try:
+            return self._here.to_read(written)
+        except CapabilityError:
+            # The template shows the messages in other tokens before such an answer: it stays as it was written.
+            return self._here.prompt, written
 
     def reading(self, ids: Sequence[int], source: str) -> Generator[Ready | None, None, None]:
         """Let the session read ids, a piece between two steps."""

@@ -64,8 +64,10 @@ def scope_of(request: Request) -> Scope:
     return Scope(f"{owner[:12]}:" if len(service_of(request).settings.keys) > 1 else "")
 
 
-def session_of(request: Request, field: str | None) -> str | None:
+def session_of(request: Request, field: Any) -> str | None:
     """The session that a request is for, as the store names it, by its field or its header; None for none."""
+    if not isinstance(field, str | None):
+        raise refused("session", f"got {type(field).__name__}, expected the name of a session")
     name = field or request.headers.get(SESSION_HEADER) or None
     return None if name is None else scope_of(request).full(name)
 
