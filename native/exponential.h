@@ -22,3 +22,22 @@ INLINE float exponential(float x) {
     } power = {.bits = ((int32_t)n + 127) << 23};
     return p * power.value;
 }
+
+/* 2^x, likewise; below 2^-126 it is 0. */
+INLINE float power_of_two(float x) {
+    x = x < -127.0f ? -127.0f : x > 127.0f ? 127.0f : x;
+    float n = __builtin_floorf(x + 0.5f);
+    float r = x - n;
+    float p = 1.535336188319500e-4f;
+    p = p * r + 1.339887440266574e-3f;
+    p = p * r + 9.618437357674640e-3f;
+    p = p * r + 5.550332471162809e-2f;
+    p = p * r + 2.402264791363012e-1f;
+    p = p * r + 6.931472028550421e-1f;
+    p = p * r + 1.0f;
+    union {
+        int32_t bits;
+        float value;
+    } power = {.bits = ((int32_t)n + 127) << 23};
+    return p * power.value;
+}

@@ -6,6 +6,7 @@
 #include "cpu.h"
 #include "linear.h"
 #include "program.h"
+#include "reading.h"
 
 #define INTERFACE 1 /* changes with what the functions take, and in ops/native.py */
 
@@ -147,6 +148,51 @@ static PyObject *call_attention(PyObject *self, PyObject *const *given, Py_ssize
     Py_RETURN_NONE;
 }
 
+/* reading(out, aux, heads, kv heads, dim, tokens, scale, half, threads, then of each part: q, k, v, lo, hi, strides) */
+static PyObject *call_reading(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[9 + 9 * MOST_RANGES];
+    struct part parts[MOST_RANGES];
+    int found = (int)((count - 9) / 9);
+    if (found < 1 || found > MOST_RANGES || !PyFloat_Check(given[6])) {
+        PyErr_Format(PyExc_TypeError, "reading: %zd arguments, expected 9 and 9 for each of 1 to 16 parts", count);
+        return NULL;
+    }
+    float scale = (float)PyFloat_AS_DOUBLE(given[6]);
+    if (!numbers("reading", given, 6, 6, value) || !numbers("reading", given + 7, count - 7, 2 + 9 * found, value + 7))
+        return NULL;
+    for (int p = 0; p < found; p++) {
+        const long long *of = value + 9 + 9 * p;
+        parts[p] = (struct part){(const void *)(intptr_t)of[0], (const void *)(intptr_t)of[1],
+                                 (const void *)(intptr_t)of[2], (const int64_t *)(intptr_t)of[3],
+                                 (const int64_t *)(intptr_t)of[4], of[5], of[6], of[7], of[8]};
+    }
+    struct reading call = {
+        .out = (void *)(intptr_t)value[0],
+        .aux = (const float *)(intptr_t)value[1],
+        .heads = value[2],
+        .kv_heads = value[3],
+        .dim = value[4],
+        .tokens = value[5],
+        .scale = scale,
+        .half = (int)value[7],
+        .threads = (int)value[8],
+        .parts = parts,
+        .count = found,
+        .level = level,
+    };
+    if (call.kv_heads < 1 || call.heads % call.kv_heads || call.dim % HEAD_MULTIPLE) {
+        PyErr_Format(PyExc_ValueError, "reading: heads of %lld numbers, expected a multiple of 16", value[4]);
+        return NULL;
+    }
+    int failed;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = reading(&call);
+    Py_END_ALLOW_THREADS;
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_level(PyObject *self, PyObject *nothing) {
     return PyUnicode_FromString(LEVELS[level]);
 }
@@ -184,6 +230,8 @@ static PyMethodDef methods[] = {
      "run(operations, count, input, threads): a list of operations over float32 buffers (native/program.h)."},
     {"attention", (PyCFunction)(void (*)(void))call_attention, METH_FASTCALL,
      "attention(out, shares, aux, heads, kv_heads, dim, scale, half, threads, *ranges): one token (native/attention.h)."},
+    {"reading", (PyCFunction)(void (*)(void))call_reading, METH_FASTCALL,
+     "reading(out, aux, heads, kv_heads, dim, tokens, scale, half, threads, *parts): many tokens (native/reading.h)."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},

@@ -7,6 +7,7 @@
 #include "attention.h"
 #include "cpu.h"
 #include "program.h"
+#include "reading.h"
 
 static uint32_t state = 7;
 static int failed, checked;
@@ -83,6 +84,68 @@ static void one_attention(int64_t heads, int64_t kv_heads, int64_t dim, const in
     free(weights);
 }
 
+/* A window of `window` keys over `keys` keys, the last `tokens` of which are the queries' own. */
+static void one_reading(int64_t heads, int64_t kv_heads, int64_t dim, int64_t tokens, int64_t keys, int64_t window,
+                        int half, enum level level, int threads) {
+    float *q = floats(heads * tokens * dim), *k = floats(kv_heads * keys * dim), *v = floats(kv_heads * keys * dim);
+    float *all[] = {q, k, v};
+    int64_t sizes[] = {heads * tokens * dim, kv_heads * keys * dim, kv_heads * keys * dim};
+    void *given[3];
+    for (int x = 0; x < 3; x++) {
+        given[x] = malloc(sizes[x] * (half ? 2 : 4));
+        for (int64_t i = 0; i < sizes[x]; i++) {
+            uint32_t bits;
+            memcpy(&bits, &all[x][i], 4);
+            bits = half ? bits & 0xffff0000u : bits;
+            memcpy(&all[x][i], &bits, 4);
+            if (half)
+                ((uint16_t *)given[x])[i] = (uint16_t)(bits >> 16);
+            else
+                ((float *)given[x])[i] = all[x][i];
+        }
+    }
+    int64_t *lo = malloc(tokens * sizeof(int64_t)), *hi = malloc(tokens * sizeof(int64_t));
+    for (int64_t t = 0; t < tokens; t++) {
+        hi[t] = keys - tokens + t + 1;
+        lo[t] = hi[t] > window ? hi[t] - window : 0;
+    }
+    void *out = malloc(heads * tokens * dim * (half ? 2 : 4));
+    struct part part = {given[0], given[1], given[2], lo, hi, tokens * dim, dim, keys * dim, keys * dim};
+    struct reading call = {.out = out, .heads = heads, .kv_heads = kv_heads, .dim = dim, .tokens = tokens,
+                           .scale = 0.3f, .half = half, .parts = &part, .count = 1, .threads = threads, .level = level};
+    check(reading(&call), 0, 0, "memory");
+    double *weights = malloc(keys * sizeof(double));
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t t = 0; t < tokens; t++) {
+            int64_t g = h / (heads / kv_heads);
+            double sum = 0;
+            for (int64_t j = lo[t]; j < hi[t]; j++) {
+                double score = 0;
+                for (int64_t d = 0; d < dim; d++)
+                    score += (double)q[(h * tokens + t) * dim + d] * k[(g * keys + j) * dim + d];
+                sum += weights[j] = exp(0.3 * score);
+            }
+            for (int64_t d = 0; d < dim; d++) {
+                double wanted = 0;
+                for (int64_t j = lo[t]; j < hi[t]; j++)
+                    wanted += weights[j] / sum * v[(g * keys + j) * dim + d];
+                int64_t at = (t * heads + h) * dim + d;
+                float got;
+                uint32_t bits = half ? (uint32_t)((uint16_t *)out)[at] << 16 : 0;
+                memcpy(&got, half ? (void *)&bits : (void *)((float *)out + at), 4);
+                check(got, wanted, half ? 0.02 : 1e-5, "reading");
+            }
+        }
+    for (int x = 0; x < 3; x++) {
+        free(all[x]);
+        free(given[x]);
+    }
+    free(lo);
+    free(hi);
+    free(out);
+    free(weights);
+}
+
 static void one_program(int64_t n, enum level level) {
     float *a = floats(n), *b = floats(n), *out = malloc(n * sizeof(float)), *mean = malloc(sizeof(float));
     uint16_t *half = malloc(n * sizeof(uint16_t));
@@ -124,6 +187,11 @@ int main(void) {
         }
         for (int64_t n = 1; n < 40; n += 6)
             one_program(n, level);
+        for (int half = 0; half < 2; half++) {
+            one_reading(6, 2, 16, 13, 300, 270, half, level, 1);
+            one_reading(3, 1, 48, 7, 7, 100, half, level, 2);
+            one_reading(2, 2, 64, 9, 530, 40, half, level, 1);
+        }
     }
     printf("%d checked, %d failed\n", checked, failed);
     return failed != 0;

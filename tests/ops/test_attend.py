@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from everlong.ops import attend as module
 from everlong.ops.attend import AttentionPart, attend, attend_naive
+from everlong.ops.native import extension
 from everlong.ops.spans import KeyIntervals
 from everlong.ops.workspace import Workspace
 
@@ -148,3 +149,64 @@ def test_mass_is_the_attention_of_each_key(monkeypatch, tokens, seen, window, si
         total = sum(p.mass.sum(-1) for p in exact_parts)
         if s_aux is None:
             torch.testing.assert_close(total, torch.full_like(total, tokens), atol=1e-9, rtol=0)
+
+
+NATIVE = [] if extension() is None else extension().levels()
+
+
+@pytest.mark.parametrize("level", NATIVE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(6, 2, 16), (9, 3, 64), (5, 1, 80), (2, 2, 128)])
+@pytest.mark.parametrize(("tokens", "seen", "window", "sinks"), [*SHAPES, (37, 600, 270, 4), (2, 260, 256, 0)])
+def test_the_extension_equals_naive(level, dtype, shape, tokens, seen, window, sinks):
+    heads, kv_heads, dim = shape
+    native = extension()
+    best = native.level()
+    native.set_level(level)
+    try:
+        keys = seen + tokens
+        q_far, q_near = (torch.randn(2, tokens, heads, dim).to(dtype).transpose(1, 2) for _ in range(2))
+        k, v = (torch.randn(2, kv_heads, keys + 3, dim).to(dtype) for _ in range(2))
+        near = KeyIntervals.affine(tokens, lo=(seen - window + 1, 0, keys), hi=(seen + 1, 0, keys))
+        far = KeyIntervals.affine(tokens, lo=(0, 0, 0), hi=(seen - window + 1, 0, sinks))
+        parts = [AttentionPart(q_far, k, v, far), AttentionPart(q_near, k, v, near, 3)]
+        wide = [AttentionPart(p.q.double(), p.k.double(), p.v.double(), p.span, p.start) for p in parts]
+        assert module.reader(parts, None) is not None
+        for s_aux in (None, torch.randn(heads)):
+            out = attend(parts, dim**-0.5, None, s_aux)
+            assert out.dtype == dtype
+            assert (out.double() - attend_naive(wide, dim**-0.5, None, s_aux)).abs().max() < TOLERANCE[dtype]
+    finally:
+        native.set_level(best)
+
+
+@pytest.mark.skipif(not NATIVE, reason="the C extension was not built")
+def test_the_extension_takes_intervals_of_rows_and_queries_that_see_nothing():
+    k, v = (torch.randn(2, 2, 40, 16) for _ in range(2))
+    q = torch.randn(2, 4, 9, 16)
+    lo = np.stack([np.arange(9), np.arange(9) + 20])
+    hi = np.stack([np.arange(9), np.arange(9) + 25])
+    part = AttentionPart(q, k, v, KeyIntervals(lo, hi))
+    out = attend([part], 0.5)
+    assert (out[0] == 0).all()
+    torch.testing.assert_close(out, attend_naive([part], 0.5), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not NATIVE, reason="the C extension was not built")
+def test_threads_change_nothing():
+    parts = [
+        AttentionPart(
+            torch.randn(1, 6, 130, 32),
+            *torch.randn(2, 1, 3, 300, 32),
+            KeyIntervals.affine(130, (0, 0, 0), (171, 0, 300)),
+        )
+    ]
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(attend(parts, 0.2))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0], found[1], atol=2e-6, rtol=0)

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.ops.attend_reading import attend_reading, reader
 from everlong.ops.attend_token import AttendedKeys, attend_token, takes
 from everlong.ops.spans import KeyIntervals
 from everlong.ops.workspace import Workspace
@@ -92,6 +93,9 @@ def attend(
     if tokens == 1 and shown and takes(parts[0].q, parts[0].k, parts[0].v, softcap) and not _counts(parts):
         ranges = [AttendedKeys(p.q, p.k, p.v, p.start + first, end - first) for p, first, _, _, end in shown]
         return attend_token(ranges, scale, s_aux)[0]
+    if shown and (native := reader(parts, softcap)) is not None:
+        seen = [(p.q, p.k, p.v, p.start, p.span.lo, p.span.hi) for p, *_ in shown]
+        return attend_reading(native, seen, scale, s_aux)
     on_device = parts[0].q.device.type != "cpu"
     at_once = DEVICE_ONE_SHOT_SCORES if on_device else ONE_SHOT_SCORES
     if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= at_once:
