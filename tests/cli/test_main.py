@@ -61,6 +61,7 @@ def test_help_lists_the_commands(everlong):
         "forget",
         "generate",
         "chat",
+        "serve",
         "score",
         "eval",
         "report",

@@ -121,7 +121,7 @@ def test_blocks_are_chosen_again_while_a_long_reply_is_written(session, monkeypa
     said = session.tokenizer(" The lamps of Oslo burn in shed", add_special_tokens=False)["input_ids"]
     monkeypatch.setattr(reply, "CHOOSE_TOKENS", len(said))
     drawn = iter([*said, *said])
-    monkeypatch.setattr(Sampling, "pick", lambda self, prediction, recent, generator: next(drawn))
+    monkeypatch.setattr(Sampling, "pick", lambda self, *seen: next(drawn))
     asked = session.ask(QUESTION, again=0, max_new_tokens=len(said) + 1)
     held = asked.recall.blocks
     assert not any("lamps of Oslo" in passage.text for passage in asked.recall.shown)

@@ -11,6 +11,7 @@ from everlong.cli.console import Console
 from everlong.cli.conversation import Conversation
 from everlong.cli.kept_chats import Chats, tell
 from everlong.cli.model_setup import load_model
+from everlong.cli.remote_chat import RemoteChat
 from everlong.cli.verbs.chat import ChatOptions
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods import make_method
@@ -23,6 +24,10 @@ from everlong.session.session import Session
 def chat(ctx: typer.Context, given: ChatOptions) -> None:
     """Open the conversation, or begin it, and talk."""
     console = Console.of(given.output)
+    if given.server is not None:
+        _refuse_with_server(ctx)
+        RemoteChat(given.server, given.session, given.system, options.sampling(given.sampling), console).run()
+        return
     chats = Chats(given.store)
     command = shlex.join(["everlong", "chat", *next_command.same_place(ctx, given.store)])
     if given.list_chats:
@@ -46,6 +51,14 @@ def chat(ctx: typer.Context, given: ChatOptions) -> None:
         opened, loaded, given.system, given.undo, sampling, console, passages, chats, command, given.report
     ) as conversation:
         conversation.run()
+
+
+def _refuse_with_server(ctx: typer.Context) -> None:
+    """ConfigError for options that a server decides by itself."""
+    for name in ("model", "method", "option", "memory", "store", "no_keep", "pin_system", "list_chats", "again"):
+        if not options.is_default(ctx, name):
+            flag = name.replace("_", "-").removesuffix("-chats")
+            raise ConfigError(f"{flag}: has no effect with --server, which has its own; leave it out")
 
 
 def _check(method: Method, pin_system: bool) -> None:

@@ -63,7 +63,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         """Answer every line; an interrupt cuts what it is about short. What is kept is said in any case."""
         self._console.note("Ctrl-C cuts an answer short, /help lists the commands, /exit leaves.")
         try:
-            for line in _lines():
+            for line in lines():
                 text = line.strip()
                 if text == "/exit":
                     break
@@ -211,7 +211,7 @@ class Conversation(AbstractContextManager["Conversation"]):
         self._console.note("From here on /save FILE keeps the conversation.")
 
 
-def _lines() -> Iterator[str]:
+def lines() -> Iterator[str]:
     """The lines of stdin, with a prompt if it is a terminal."""
     stdin: Any = sys.stdin
     stdin.reconfigure(errors="replace")

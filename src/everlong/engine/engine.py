@@ -43,6 +43,11 @@ class GenerationRequest:
     _answer: GenerationStream | None = field(default=None, repr=False)
 
     @property
+    def written(self) -> GenerationResult | None:
+        """What was written so far; None while the prompt is read."""
+        return None if self._answer is None else self._answer.result
+
+    @property
     def done(self) -> bool:
         """Whether it has ended, one way or the other."""
         return self.result is not None or self.error is not None
@@ -138,6 +143,15 @@ class Engine:
         self.requests: dict[int, GenerationRequest] = {}
         self._scheduler = Scheduler(tokens, streams, turn)
         self._submitted = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step at most."""
+        return self._scheduler.tokens
+
+    @tokens.setter
+    def tokens(self, tokens: int) -> None:
+        self._scheduler.tokens = tokens
 
     def submit(
         self,

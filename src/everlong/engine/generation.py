@@ -7,10 +7,11 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from everlong.engine.sampling import Sampling
+from everlong.engine.token_odds import TokenOdds, odds_of
 from everlong.errors import SessionError
 from everlong.models.internals import device_of
 from everlong.text.decode import Decoder, StopGuard
@@ -34,6 +35,8 @@ class GenerationResult:
     """Why it ended: max_new_tokens were written, an end token was drawn, a stop string came, or it was left early."""
     seconds_per_token: float
     """Median over the tokens; NaN without tokens."""
+    odds: list[TokenOdds] = field(default_factory=list, repr=False)
+    """How likely each token was, where `logprobs` asked for it."""
 
 
 class GenerationStream(Iterator[str]):
@@ -57,6 +60,7 @@ class GenerationStream(Iterator[str]):
         self._ids: list[int] = []
         self._texts: list[str] = []
         self._seconds: list[float] = []
+        self._odds: list[TokenOdds] = []
         self._finish: Finish = "closed"
         self._complete = False
         self._pause: tuple[int, Callable[[Sequence[int]], None]] | None = None
@@ -85,7 +89,9 @@ class GenerationStream(Iterator[str]):
         if inspect.getgeneratorstate(self._pieces) == inspect.GEN_CLOSED:
             self._end()
         median = statistics.median(self._seconds) if self._seconds else math.nan
-        return GenerationResult("".join(self._texts), list(self._ids), self._finish, median)
+        return GenerationResult(
+            "".join(self._texts), list(self._ids), self._finish, median, self._odds[: len(self._ids)]
+        )
 
     def _write(self) -> Generator[str, None, None]:
         """The pieces of text, and at the end what was held back."""
@@ -119,7 +125,11 @@ class GenerationStream(Iterator[str]):
         prediction = session.prediction
         if prediction is None or session.seen_tokens != self._start + len(self._ids):
             raise SessionError("the session read something else while it answered; finish the answer first")
-        return self._sampling.pick(prediction, session.recent.ids(), self._generator)
+        token = self._sampling.pick(prediction, session.recent.ids(), self._generator, self._ids)
+        if self._sampling.logprobs is not None:
+            del self._odds[len(self._ids) :]
+            self._odds.append(odds_of(prediction, token, self._sampling.logprobs))
+        return token
 
     def took(self) -> str:
         """Take down the drawn token, which was read back; the text that is decided by it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +34,14 @@ class Sampling:
     """Token ids that end the answer, besides the model's own end tokens."""
     seed: int | None = None
     """The same seed gives the same tokens; None draws from torch's own generator."""
+    presence_penalty: float | int = 0
+    """Taken from the logits of tokens that stand in the answer so far."""
+    frequency_penalty: float | int = 0
+    """Taken from the logits of such tokens as often as they stand there."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these token ids."""
+    logprobs: int | None = None
+    """Log-probabilities of the tokens written are wanted, and of so many likeliest ones beside each; None: not."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -48,17 +57,23 @@ class Sampling:
             raise ConfigError(f"repetition_penalty={self.repetition_penalty}: must be above 0 (1 changes nothing)")
         if not all(self.stops):
             raise ConfigError(f"stop={self.stop!r}: each stop string needs a character; leave empty ones out")
+        if self.logprobs is not None and self.logprobs < 0:
+            raise ConfigError(f"logprobs={self.logprobs}: must be at least 0 (likeliest tokens beside each)")
         self._refuse_without_effect()
 
     def _check_types(self) -> None:
-        for name in ("max_new_tokens", "top_k", "seed"):
+        for name in ("max_new_tokens", "top_k", "seed", "logprobs"):
             value = getattr(self, name)
-            if (name, value) != ("seed", None) and (not isinstance(value, int) or isinstance(value, bool)):
+            optional = name in ("seed", "logprobs") and value is None
+            if not optional and (not isinstance(value, int) or isinstance(value, bool)):
                 raise ConfigError(f"{name}={value!r}: expected a whole number")
-        for name in ("temperature", "top_p", "repetition_penalty"):
+        for name in ("temperature", "top_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(f"{name}={value!r}: expected a number")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name}={getattr(self, name)}: must be finite (0 changes nothing)")
         if not isinstance(self.stop, str | Sequence) or not all(isinstance(text, str) for text in self.stop):
             raise ConfigError(f"stop={self.stop!r}: expected a text, or several in a list")
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
@@ -83,11 +98,15 @@ class Sampling:
         logits: Float[Tensor, " vocabulary"],
         recent: Int[Tensor, " recent"],
         generator: torch.Generator | None = None,
+        written: Sequence[int] = (),
     ) -> int:
-        """The id of the next token; `recent` are the ids that the repetition penalty looks at."""
+        """The id of the next token; the repetition penalty looks at `recent` ids, the other two at those `written`."""
         logits = logits.float()
         if not torch.isfinite(logits.max()):
             raise ModelError("the logits are not finite: the model overflowed; load it with dtype=float32")
+        if shifts := self._shifts(written, len(logits)):
+            ids = torch.tensor(list(shifts), device=logits.device)
+            logits = logits.index_add(0, ids, logits.new_tensor(list(shifts.values())))
         if self.repetition_penalty != 1:
             logits = penalised(logits, recent, self.repetition_penalty)
         if self.temperature == 0:
@@ -102,6 +121,18 @@ class Sampling:
             order = inner if order is None else order[inner]
         drawn = torch.multinomial(odds, 1, generator=generator)
         return int(drawn if order is None else order[drawn])
+
+    def _shifts(self, written: Sequence[int], vocabulary: int) -> dict[int, float]:
+        """What is added to the logits of some ids: their bias, less the penalties for what was written."""
+        outside = [token for token in self.logit_bias if not 0 <= token < vocabulary]
+        if outside:
+            raise ConfigError(f"logit_bias={outside[0]}: no token of the model's {vocabulary:,}; give ids of its own")
+        shifts = {token: float(bias) for token, bias in self.logit_bias.items()}
+        if self.presence_penalty or self.frequency_penalty:
+            for token, count in Counter(written).items():
+                penalty = self.presence_penalty + self.frequency_penalty * count
+                shifts[token] = shifts.get(token, 0.0) - penalty
+        return shifts
 
 
 def nucleus(odds: Float[Tensor, " n"], top_p: float) -> tuple[Float[Tensor, " kept"], Int[Tensor, " kept"]]:

@@ -184,16 +184,21 @@ def _held(session: WritingStream, found: Found, begun: float) -> Recall:
 def _read_again(session: WritingStream, question: str, passages: Sequence[Recalled], raw: bool) -> WritingStream:
     """A new short stream: the first tokens of the old one, the passages by rising vote, the question."""
     ids = again_ids(session, question, passages, raw)
-    # Nothing of it leaves the window until ROOM_TOKENS are written behind it, where the model was trained on so many.
-    sinks = min(int(session.method.as_dict()["sinks"]), len(ids))
-    window = max(1, min(len(ids) + ROOM_TOKENS, trained_length(session) - sinks))
-    fresh = session.beside(Sinks(sinks=sinks, window=window))
+    fresh = again_stream(session, len(ids))
     try:
         fresh.feed(ids, source=PROMPT)
     except BaseException:
         fresh.close()
         raise
     return fresh
+
+
+def again_stream(session: WritingStream, tokens: int) -> WritingStream:
+    """An empty short stream over the session's model, with room for so many tokens and a reply."""
+    # Nothing of them leaves the window until ROOM_TOKENS are written behind, where the model was trained on so many.
+    sinks = min(int(session.method.as_dict()["sinks"]), tokens)
+    window = max(1, min(tokens + ROOM_TOKENS, trained_length(session) - sinks))
+    return session.beside(Sinks(sinks=sinks, window=window))
 
 
 def again_ids(session: WritingStream, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from everlong.text.lines import line_at
 from everlong.text.places import Place
-from everlong.text.quoting import starts, words
+from everlong.text.quoting import by_answer, starts, words
 from everlong.text.source_names import NOTES, short_name
 from everlong.text.transcript import ANSWER, GONE, PROMPT, Citation, Passage, Source, Transcript
 
 if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
+    from everlong.session.recall import Recall
 
 AROUND_TOKENS = 128
 """A sentence that a passage has cut is looked for so far to either side of it."""
@@ -44,6 +45,19 @@ def drawn_on(stream: WritingStream, top: int) -> list[Citation]:
             share = mass / total * len(passage.text) / max(1, len(stream.transcript.text(first, end)))
             found.append(cited(stream.transcript, passage, share))
     return sorted(found, key=lambda c: -c.mass)[:top]
+
+
+def checked_against(transcript: Transcript, recall: Recall, question: str, answer: str) -> list[Citation]:
+    """The recalled passages that an answer can be checked against, best first; none where no passage stands out.
+
+    Those that are nearly as good as the best one, with their shares of the vote (together 1); first the one that has
+    what the answer says and the question does not.
+    """
+    if not recall.stands_out:
+        return []
+    near = by_answer([p for p in recall.passages if p.near], question, answer)
+    total = sum(p.share for p in near)
+    return [cited(transcript, p, p.share / total, p.sentence, question) for p in near]
 
 
 def cited(transcript: Transcript, passage: Passage, mass: float, sentence: str = "", question: str = "") -> Citation:

@@ -150,7 +150,10 @@ def read_document(session: Session, document: Document, every: int = CHECKPOINT_
     found = row_pieces(texts, session.tokenizer, session.vocabulary, source.first == 0, allowed)
     try:
         for rows in _after(found, done):
-            for piece in rows.split(min(every, session.chunk)):
+            at = 0
+            while at < len(rows):
+                piece = rows[at : at + min(every, session.chunk)]
+                at += len(piece)
                 session.feed(Tokens(piece), source=source.name)
                 if checkpoints.due:
                     note()

@@ -10,9 +10,8 @@ import torch
 
 from everlong.session import asking
 from everlong.session.asking import Posed
-from everlong.session.citations import cited, drawn_on
+from everlong.session.citations import checked_against, drawn_on
 from everlong.session.quotations import Quotation, quotations
-from everlong.text.quoting import by_answer
 from everlong.text.transcript import ANSWER, PROMPT, Citation
 
 if TYPE_CHECKING:
@@ -88,12 +87,7 @@ class Reply(Iterator[str]):
     def _cited(self) -> list[Citation]:
         if self.recall is None:
             return drawn_on(self._posed.session, 16) if self._session.method.answers else []
-        if not self.recall.stands_out:
-            return []
-        near = by_answer([p for p in self.recall.passages if p.near], self._question, self.result.text)
-        total = sum(p.share for p in near)
-        transcript = self._session.transcript
-        return [cited(transcript, p, p.share / total, p.sentence, self._question) for p in near]
+        return checked_against(self._session.transcript, self.recall, self._question, self.result.text)
 
     @property
     def quotations(self) -> list[Quotation]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlong.errors import CapabilityError
 from everlong.text import control_tokens as control
-from everlong.text.chat_template import ANSWERED, ASKED, OTHER, Message, Template, exchange, message
+from everlong.text.chat_template import ANSWERED, ASKED, OTHER, Message, Template, exchange, message, messages
 from everlong.text.detokenize import Detokenizer
 from everlong.text.rendered import Rendered, common_ids
 from everlong.text.transcript import ANSWER, PROMPT
@@ -30,14 +30,15 @@ _MOST_CHARS = 40
 
 
 class Exchange:
-    """A message in the place that it has in a stream, and the answer to it.
+    """A message, or several, in the place that they have in a stream, and the answer to them.
 
-    `conversing`: it follows an answer; else it opens a conversation, in a stream that has `begun` or not.
+    `conversing`: they follow an answer; else they open a conversation, in a stream that has `begun` or not.
     """
 
-    def __init__(self, template: Template, text: str, conversing: bool, begun: bool) -> None:
+    def __init__(self, template: Template, said: str | list[Message], conversing: bool, begun: bool) -> None:
         self._template = template
-        self._text = text
+        self._said = messages(said)
+        self._text = "".join(m["content"] for m in self._said)
         self._conversing = conversing
         self._begun = begun
         self._read = 0
@@ -46,8 +47,8 @@ class Exchange:
     def prompt(self) -> list[int]:
         """The ids of the message and of the start of the answer."""
         if self._conversing:
-            return self._template.turn(self._text)
-        return self._template.opening(self._text, self._begun)
+            return self._template.turn(self._said)
+        return self._template.opening(self._said, self._begun)
 
     @cached_property
     def rewritten(self) -> bool:
@@ -67,16 +68,20 @@ class Exchange:
 
     def read(self, session: WritingStream, written: list[int]) -> None:
         """Let a session read the message, as far as it has not yet, and what the template shows of its answer."""
-        before, answer = self.earlier(written) if self.rewritten else ([], written)
-        session.feed([*self.prompt[self._read : self.lasting], *before], source=PROMPT)
+        before, answer = self.to_read(written)
+        session.feed(before[self._read :], source=PROMPT)
         if answer:
             session.feed(answer, answering=True, source=ANSWER)
+
+    def to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
+        """What a session reads of the message, and what of its answer."""
+        before, answer = self.earlier(written) if self.rewritten else ([], written)
+        return [*self.prompt[: self.lasting], *before], answer
 
     def earlier(self, written: Sequence[int]) -> tuple[list[int], list[int]]:
         """What is read behind the `lasting` tokens of the prompt: up to the answer, and what is shown of the answer."""
         tokenizer = self._template.tokenizer
-        text = self._text
-        separator = control.separator(text + self._template.system + Detokenizer(tokenizer).text([*written], []))
+        separator = control.separator(self._text + self._template.system + Detokenizer(tokenizer).text([*written], []))
         answer = _spelt(tokenizer, written, separator)
         header = (_header(self._template) or "").strip()
         if control.of(tokenizer).pattern.search(header) and header in answer:
@@ -99,7 +104,7 @@ class Exchange:
     def _shown(self, answer: str, separator: str | None = None) -> list[int]:
         """The ids of message and answer where another message follows, without what ends the answer."""
         separator = separator or control.separator(self._text + self._template.system)
-        talk = [message("user", self._text), message("assistant", answer), message("user", OTHER)]
+        talk = [*self._said, message("assistant", answer), message("user", OTHER)]
         if self._conversing:
             whole = self._template.behind_answer([*exchange(), *talk], separator=separator)
         else:

@@ -59,12 +59,12 @@ class Template:
         against = Rendered(alone, first.separator) if shown else other
         return common_ids(first.ids(self.tokenizer), against.ids(self.tokenizer))
 
-    def opening(self, text: str, begun: bool = False) -> list[int]:
-        """The ids of a conversation's beginning: system prompt, first user message, start of the answer.
+    def opening(self, said: str | list[Message], begun: bool = False) -> list[int]:
+        """The ids of a conversation's beginning: system prompt, first user message (or several), start of the answer.
 
         `begun`: in a stream that has begun, so that no token stands in front which begins a text.
         """
-        return self.begun(self.render([message("user", text)]).ids(self.tokenizer), begun)
+        return self.begun(self.render(messages(said)).ids(self.tokenizer), begun)
 
     def begun(self, ids: list[int], begun: bool = True) -> list[int]:
         """The ids of a conversation's beginning where they stand in a stream that has `begun`."""
@@ -80,11 +80,9 @@ class Template:
         back = Rendered(after, whole.separator)
         return front.ids(self.tokenizer), back.ids(self.tokenizer, ASKED)
 
-    def turn(self, text: str) -> list[int]:
-        """The ids of a later user message and of the start of its answer, behind what `closing` gives."""
-        return self.behind_closing(
-            self.behind_answer([*exchange(), message("user", text)]).ids(self.tokenizer, ANSWERED)
-        )
+    def turn(self, said: str | list[Message]) -> list[int]:
+        """The ids of a later user message (or several) and of the start of its answer, behind what `closing` gives."""
+        return self.behind_closing(self.behind_answer([*exchange(), *messages(said)]).ids(self.tokenizer, ANSWERED))
 
     def behind_closing(self, ids: list[int]) -> list[int]:
         """The ids behind an answer without those of `closing`."""
@@ -135,12 +133,15 @@ class Template:
         return Rendered(text, separator)
 
     def _broken(self, messages: list[Message], separator: str) -> list[Message]:
-        """The messages with `separator` inside what spells a control token, but for answers."""
+        """The messages with `separator` inside what spells a control token, but for answers that are not `quoted`."""
         if self._allow_special:
             return messages
         known = control.of(self.tokenizer)
         return [
-            m if m["role"] == "assistant" else m | {"content": known.broken(m["content"], separator)} for m in messages
+            m
+            if m["role"] == "assistant" and "quoted" not in m
+            else m | {"content": known.broken(m["content"], separator)}
+            for m in messages
         ]
 
     @cached_property
@@ -154,6 +155,11 @@ class Template:
 def message(role: str, text: str) -> Message:
     """A message as templates take it."""
     return {"role": role, "content": text}
+
+
+def messages(said: str | list[Message]) -> list[Message]:
+    """What was said as messages: a text is one of the user's."""
+    return [message("user", said)] if isinstance(said, str) else said
 
 
 def exchange() -> list[Message]:

@@ -38,6 +38,9 @@ class ChatOptions:
         ),
     ] = None
     list_chats: Annotated[bool, typer.Option("--list", help="Show the conversations that are kept.")] = False
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Talk to a server (everlong serve), which keeps the session.")
+    ] = None
     no_keep: Annotated[bool, typer.Option("--no-keep", help="Keep nothing of what is said on the disk.")] = False
     store: groups.Store = None
     allow_special: groups.AllowSpecial = False

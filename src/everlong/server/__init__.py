@@ -1,0 +1,1 @@
+"""The server: many endless streams over HTTP, in the forms that clients already speak."""

@@ -1,0 +1,269 @@
+"""One turn of a conversation as a job: messages read into a session, and answers written behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from everlong.engine.engine import Engine, GenerationRequest
+from everlong.engine.generation import GenerationResult
+from everlong.engine.token_odds import TokenOdds
+from everlong.engine.writing import WritingStream
+from everlong.errors import CapabilityError
+from everlong.server.messages import fitted
+from everlong.server.pace import Pace
+from everlong.server.worker import Left, Ready
+from everlong.session import asking
+from everlong.session.asking import Again
+from everlong.session.citations import checked_against, drawn_on
+from everlong.session.recall import Recall
+from everlong.session.session import Session
+from everlong.session.thoughts import Exchange
+from everlong.text.chat_template import OTHER, Message, Template, message
+from everlong.text.tokenize import token_ids
+from everlong.text.transcript import ANSWER, PROMPT, Citation
+
+MOST_CITATIONS = 16
+LONGEST_QUESTION = 1000
+"""Characters of what is taken for the question in a message that is a long text."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of the answer number `index`: its text, and the odds of the tokens that it ends with."""
+
+    index: int
+    text: str
+    odds: Sequence[TokenOdds] = ()
+
+
+Tell = Callable[[Piece], None]
+"""PieceTeller each piece of an answer as soon as it is decided; called in the engine's thread."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is wanted: the messages, how they are answered and how often."""
+
+    messages: Sequence[Message]
+    sampling: dict[str, Any]
+    n: int = 1
+    again: Again | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was written, and what it took."""
+
+    results: Sequence[GenerationResult]
+    prompt_tokens: int
+    cached_tokens: int
+    report: dict[str, Any]
+    citations: Sequence[Citation] = ()
+    """The passages that the first answer can be checked against, best first."""
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """As OpenAI's clients know it, with what the memory holds."""
+        written = sum(len(result.token_ids) for result in self.results)
+        return self.counted(self.prompt_tokens, written, self.cached_tokens, self.report)
+
+    @staticmethod
+    def counted(read: int, written: int, cached: int, report: dict[str, Any]) -> dict[str, Any]:
+        """Tokens of the prompt, of the answer and those that needed no reading, with what the memory holds."""
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "memory": report,
+        }
+
+
+class Turn:
+    """The messages of a request in the place that they have in a session, and their answers."""
+
+    def __init__(self, engine: Engine, pace: Pace, session: Session, asked: Asked, tell: Tell) -> None:
+        self._engine = engine
+        self._pace = pace
+        self._session = session
+        self._asked = asked
+        self._tell = tell
+        self._begun = session.seen_tokens
+        self._template = Template(session.tokenizer)
+        self._messages = fitted(self._given(), lambda fit: self._exchange(fit).prompt)
+        self._here = self._exchange(self._messages)
+        self._recall: Recall | None = None
+
+    def _given(self) -> Sequence[Message]:
+        """The messages; earlier answers as they are where the template itself cuts thoughts out of them."""
+        if not self._exchange([message("user", OTHER)]).rewritten:
+            return self._asked.messages
+        return [message(m["role"], m["content"]) for m in self._asked.messages]
+
+    def _exchange(self, messages: list[Message]) -> Exchange:
+        return Exchange(self._template, messages, self._session.conversing, self._begun > 0)
+
+    def run(self) -> Generator[Ready | None, None, Answered]:
+        """The answers; the session then holds the messages and the first of them. Left where nothing was written."""
+        prompt_tokens = self._begun + len(self._here.prompt)
+        twins: list[WritingStream] = []
+        read = 0
+        try:
+            if not self._outgrows and self._recalled():
+                prompt = self._passages_again(twins) if self._alone else self._with_passages(twins)
+            elif self._here.rewritten or self._asked.n > 1 or self._outgrows:
+                read = self._here.lasting
+                # The question is read after it was put, so that it does not find itself.
+                early = max(0, read - self._question_tokens) if self._outgrows else read
+                yield from self.reading(self._here.prompt[:early], PROMPT)
+                found = self._outgrows and self._recalled()
+                yield from self.reading(self._here.prompt[early:read], PROMPT)
+                if found:
+                    prompt = self._passages_again(twins)
+                else:
+                    twins += [self._session.fork() for _ in range(self._asked.n)]
+                    prompt = self._here.prompt[read:] or None
+            else:
+                prompt = self._here.prompt
+            requests = self._submitted(twins or [self._session], prompt)
+            results = yield from finished(requests)
+            citations = self._citations((twins or [self._session])[0], results[0].text)
+        finally:
+            for twin in twins:
+                twin.close()
+        if twins:
+            before, answer = self._to_read(results[0].token_ids)
+            yield from self.reading(before[read:], PROMPT)
+            yield from self.reading(answer, ANSWER)
+        self._session.feed(self._template.closing(), source=PROMPT)
+        self._session.conversing = True
+        return Answered(results, prompt_tokens, self._begun, self._report(), citations)
+
+    def _to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
+        """What the session reads of the messages and of their answer."""
+        try:
+            return self._here.to_read(written)
+        except CapabilityError:
+            # The template shows the messages in other tokens before such an answer: it stays as it was written.
+            return self._here.prompt, written
+
+    def reading(self, ids: Sequence[int], source: str) -> Generator[Ready | None, None, None]:
+        """Let the session read ids, a piece between two steps."""
+        done = 0
+        while done < len(ids):
+            piece = ids[done : done + self._pace.piece]
+            self._session.feed(piece, answering=source == ANSWER, source=source)
+            done += len(piece)
+            yield None
+
+    @cached_property
+    def _outgrows(self) -> bool:
+        """Whether the messages leave the window while they are read, so that their own passages may be called for."""
+        window = self._session.method.as_dict().get("window")
+        return self._session.method.answers and window is not None and len(self._here.prompt) > window
+
+    @cached_property
+    def _question(self) -> str:
+        """What is asked: the last message, or of one that is a long text its last words, or its first."""
+        text = self._messages[-1]["content"].strip()
+        if not self._outgrows:
+            return text
+        paragraphs = text.split("\n\n")
+        short = [part for part in (paragraphs[-1], paragraphs[0]) if 0 < len(part) <= LONGEST_QUESTION]
+        return short[0] if short else text[-LONGEST_QUESTION:].partition(" ")[2]
+
+    @property
+    def _question_tokens(self) -> int:
+        """How many of the prompt's last tokens hold the question, at most."""
+        _, after = self._template.around()
+        return len(token_ids(self._session.tokenizer, f"\n\n{self._question}")) + len(after)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether it is the first question about texts that were read: no conversation stands between."""
+        return not self._session.conversing and [m["role"] for m in self._messages] in (["user"], ["system", "user"])
+
+    def _recalled(self) -> bool:
+        """Whether the last message calls for passages that are read again for the answer; finds them."""
+        session, again = self._session, self._asked.again
+        if again == 0 or self._messages[-1]["role"] != "user" or not self._question:
+            return False
+        if not asking.recalls(session) or not any(row.sealed for row in session.stored("chat").rows):
+            return False
+        found = asking.recall(session, self._question, asking.PASSAGES if again is None else again)
+        self._recall = found if found.shown else None
+        return self._recall is not None
+
+    def _with_passages(self, twins: list[WritingStream]) -> list[int]:
+        """The prompt of copies of the session: passages in front of the last message."""
+        assert self._recall is not None
+        twins += [self._session.fork() for _ in range(self._asked.n)]
+        shown = self._exchange([*self._messages[:-1], message("user", OTHER)]).prompt
+        passages = asking.passage_ids(self._session, self._recall.shown)
+        return self._template.with_text(shown, passages, self._messages[-1]["content"])
+
+    def _passages_again(self, twins: list[WritingStream]) -> list[int]:
+        """The prompt of short streams that hold nothing else: passages and the question."""
+        assert self._recall is not None
+        first = self._messages[0]
+        system = first["content"] if first["role"] == "system" else None
+        before, after = Template(self._session.tokenizer, system).around()
+        said = token_ids(self._session.tokenizer, f"\n\nQuestion: {self._question}")
+        prompt = [*before, *asking.passage_ids(self._session, self._recall.shown), *said, *after]
+        twins += [asking.again_stream(self._session, len(prompt)) for _ in range(self._asked.n)]
+        return prompt
+
+    def _citations(self, written_on: WritingStream, answer: str) -> list[Citation]:
+        if self._recall is None:
+            return drawn_on(written_on, MOST_CITATIONS) if self._session.method.answers else []
+        return checked_against(self._session.transcript, self._recall, self._question, answer)[:MOST_CITATIONS]
+
+    def _submitted(self, streams: Sequence[WritingStream], prompt: list[int] | None) -> list[GenerationRequest]:
+        ends: dict[str, Any] = {"ends": self._template.end_tokens()}
+        found: list[GenerationRequest] = []
+        for n, stream in enumerate(streams):
+            seed = self._asked.sampling.get("seed")
+            own = {"seed": None if seed is None else seed + n}
+            told = PieceTeller(n, self._tell, found)
+            found.append(self._engine.submit(stream, prompt, told, **ends | self._asked.sampling | own))
+        return found
+
+    def _report(self) -> dict[str, Any]:
+        shown = () if self._recall is None else self._recall.shown
+        return self._session.report().as_dict() | {"reread_tokens": sum(p.last - p.first for p in shown)}
+
+
+def finished(requests: Sequence[GenerationRequest]) -> Generator[Ready | None, None, list[GenerationResult]]:
+    """What was written, when all is; whoever leaves ends it. Left where nothing was written then."""
+    gone = False
+    try:
+        yield lambda: all(request.done for request in requests)
+    except Left:
+        gone = True
+    finally:
+        for request in requests:
+            request.cancel()
+    for request in requests:
+        if request.error is not None:
+            raise Left if gone else request.error
+    return [request.result for request in requests if request.result is not None]
+
+
+@dataclass
+class PieceTeller:
+    """Tells the pieces of one of several answers, with the odds of their tokens."""
+
+    index: int
+    tell: Tell
+    requests: list[GenerationRequest]
+    given: int = 0
+
+    def __call__(self, text: str) -> None:
+        """Take a piece of text."""
+        written = self.requests[self.index].written
+        odds = [] if written is None else written.odds[self.given :]
+        self.given += len(odds)
+        self.tell(Piece(self.index, text, odds))

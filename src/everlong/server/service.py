@@ -1,0 +1,268 @@
+"""What the routes ask for, as jobs of the engine's thread: answers, sessions, documents."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from everlong.engine.budgets import planned_bytes
+from everlong.engine.engine import Engine
+from everlong.errors import EverlongError
+from everlong.methods.base import Method
+from everlong.models.load import Loaded
+from everlong.server.answering import Answered, Asked, Piece, Tell, Turn
+from everlong.server.continuing import Continuing, go_on
+from everlong.server.conversations import Conversations
+from everlong.server.errors import ApiError
+from everlong.server.kept import KeptSessions
+from everlong.server.messages import chain
+from everlong.server.metrics import Metrics, Pulse
+from everlong.server.pace import Pace
+from everlong.server.settings import ServerSettings
+from everlong.server.worker import Job, Left, Ready, Ticket, Worker
+from everlong.session.session import CHUNK_TOKENS, Session
+from everlong.text.chat_template import Message, message
+
+MOST_TOKENS = 2**31 - 1
+"""What is said of a context that nothing bounds."""
+Answering = Generator[Ready | None, None, Answered]
+
+
+class Service:
+    """One model, its engine, and all sessions that it serves."""
+
+    def __init__(
+        self, loaded: Loaded, method: Method, store: Path, settings: ServerSettings, chunk: int = CHUNK_TOKENS
+    ) -> None:
+        self.loaded = loaded
+        self.method = method
+        self.settings = settings
+        self.chunk = chunk
+        self.pace = Pace(settings.max_gap)
+        self.kept = KeptSessions(loaded, method, store, chunk)
+        self.conversations = Conversations()
+        self.engine = Engine()
+        self.worker = Worker(self.engine, self.pace)
+        self.metrics = Metrics()
+        self.context_length = 0
+        """Tokens that a session can take, as far as the disk has room for them."""
+        self.used_bytes = 0
+        self._memory = settings.memory_bytes or _half_of_memory()
+        self._threads = torch.get_num_threads()
+        self._anchor: Session | None = None
+        self.worker.submit(self._begin).future.result()
+        self._watch()
+
+    def submit(self, job: Callable[[], Job]) -> Ticket:
+        """Hand a job in; ApiError where too many are waiting."""
+        if self.worker.jobs >= self.settings.limits.queue:
+            raise ApiError(
+                429, "too many requests are waiting; try again later", code="overloaded", headers={"Retry-After": "5"}
+            )
+        return self.worker.submit(job)
+
+    def close(self) -> None:
+        """End all answers and keep all sessions."""
+        self.worker.stop(self._park)
+
+    def _watch(self) -> None:
+        watch = self.metrics.watch
+        watch("jobs", "Requests that are being worked on or wait.", lambda: self.worker.jobs)
+        watch("engine_alive", "Whether the engine runs.", lambda: self.worker.alive)
+        watch("open_sessions", "Sessions of the store that are open.", lambda: self.kept.open_count)
+        watch("held_conversations", "Turns of conversations that can be gone on from.", lambda: len(self.conversations))
+        watch("session_bytes", "What open sessions take in memory.", lambda: self.used_bytes)
+        watch("step_tokens", "Tokens of a step at most.", lambda: self.pace.tokens)
+
+    def _begin(self) -> Job:
+        # A thread of its own begins with torch's own number of threads.
+        torch.set_num_threads(self._threads)
+        # One session stays open, so that the model stays attached.
+        self._anchor = self.opened()
+        free = shutil.disk_usage(self.kept.library.folder).free
+        self.context_length = room_tokens(self._anchor, free)
+        return
+        yield
+
+    def _park(self) -> None:
+        self.conversations.close()
+        self.kept.close()
+        if self._anchor is not None:
+            self._anchor.close()
+
+    def answer(self, asked: Asked, tell: Tell, session: str | None = None, owner: str = "") -> Ticket:
+        """The answers to the messages: in a session that is kept under a name, or found by its messages."""
+        if session is None:
+            return self.submit(lambda: self._in_conversation(asked, tell, owner))
+        return self.submit(lambda: self._in_session(session, asked, tell))
+
+    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None = None) -> Ticket:
+        """Texts written behind prompts: each in a session of its own that is kept nowhere, or in a kept one."""
+        if session is None:
+            return self.submit(lambda: self._all_go_on(wanted, tell))
+        return self.submit(
+            lambda: self.with_session(session, lambda kept: self._goes_on(kept, wanted[0], tell), create=True)
+        )
+
+    def _goes_on(self, session: Session, asked: Continuing, tell: Tell) -> Job:
+        return [(yield from go_on(self.engine, self.pace, session, asked, self._timed(tell), 0))]
+
+    def _all_go_on(self, wanted: Sequence[Continuing], tell: Tell) -> Job:
+        tickets = []
+        for n, asked in enumerate(wanted):
+            tickets.append(Ticket(partial(self._one_goes_on, asked, tell, n * asked.n)))
+            self.worker.add(tickets[-1])
+        try:
+            yield lambda: all(ticket.future.done() for ticket in tickets)
+        except Left:
+            for ticket in tickets:
+                ticket.leave()
+            yield lambda: all(ticket.future.done() for ticket in tickets)
+        found = [ticket.future.result() for ticket in tickets]
+        for continued in found:
+            self.metrics.read_tokens.inc(continued.prompt_tokens)
+            self.metrics.written_tokens.inc(continued.written_tokens)
+        return found
+
+    def _one_goes_on(self, asked: Continuing, tell: Tell, first: int) -> Job:
+        with self.opened() as session:
+            return (yield from go_on(self.engine, self.pace, session, asked, self._timed(tell), first))
+
+    def opened(self) -> Session:
+        """A new session that is kept nowhere."""
+        return Session(self.loaded, self.method, self.chunk)
+
+    def _in_conversation(self, asked: Asked, tell: Tell, owner: str) -> Answering:
+        hashes = chain(asked.messages, owner)
+        known, held = self.conversations.find(hashes)
+        session = self.opened() if held is None else held.session.fork()
+        try:
+            answered = yield from self._turn(session, replace(asked, messages=asked.messages[known:]), tell)
+        except BaseException:
+            session.close()
+            raise
+        after = chain([_answer(answered)], hashes[-1])[0]
+        self.conversations.keep(session, after, held)
+        self.trim()
+        return answered
+
+    def _in_session(self, name: str, asked: Asked, tell: Tell) -> Answering:
+        yield from self.kept.take(name)
+        try:
+            session = self.kept.session(name)
+            turns = self.kept.turns(name)
+            begun, new = _unread(turns, asked.messages)
+            answered = yield from self._turn(session, replace(asked, messages=new), tell)
+            after = chain([*new, _answer(answered)], begun)[-1]
+            first = [] if turns else [(0, chain(asked.messages[:1])[0])]
+            self.kept.cite(name, answered.citations)
+            self.kept.keep(name, [*first, *turns, (session.seen_tokens, after)])
+        except BaseException:
+            self.kept.let_go(name)
+            raise
+        finally:
+            self.kept.release(name)
+        self.trim()
+        return answered
+
+    def _turn(self, session: Session, asked: Asked, tell: Tell) -> Answering:
+        before = session.report().dropped_tokens
+        answered = yield from Turn(self.engine, self.pace, session, asked, self._timed(tell)).run()
+        metrics = self.metrics
+        metrics.read_tokens.inc(answered.prompt_tokens - answered.cached_tokens)
+        metrics.reused_tokens.inc(answered.cached_tokens)
+        metrics.written_tokens.inc(sum(len(result.token_ids) for result in answered.results))
+        metrics.dropped_tokens.inc(max(0, answered.report["dropped_tokens"] - before))
+        return answered
+
+    def _timed(self, tell: Tell) -> Tell:
+        pulse = Pulse(self.metrics)
+
+        def told(piece: Piece) -> None:
+            if piece.index == 0:
+                pulse.beat()
+            tell(piece)
+
+        return told
+
+    def with_session(self, name: str, work: Callable[[Session], Job], create: bool = False) -> Job:
+        """A job with the session of this name, which must exist unless it is to be made; what it read is kept."""
+        yield from self.kept.take(name)
+        try:
+            if not create:
+                self.kept.entry(name)
+            session = self.kept.session(name)
+            result = yield from work(session)
+            if session.seen_tokens != session.kept_tokens:
+                session.checkpoint()
+        except (EverlongError, OSError):
+            self.kept.let_go(name)
+            raise
+        finally:
+            self.kept.release(name)
+        self.trim()
+        return result
+
+    def with_store(self, names: Sequence[str], work: Callable[[], Any]) -> Job:
+        """A job with the files of sessions, which are parked for it."""
+        taken: list[str] = []
+        try:
+            # Always in the same order, so that no two jobs wait for each other.
+            for name in sorted(set(names)):
+                yield from self.kept.take(name)
+                taken.append(name)
+                self.kept.park(name)
+            return work()
+        finally:
+            for name in taken:
+                self.kept.release(name)
+
+    def trim(self) -> None:
+        """Close what was used longest ago, until all open sessions fit the memory they may take."""
+        self.conversations.trim(max(0, self._memory - self.kept.bytes))
+        self.kept.trim(max(0, self._memory - self.conversations.bytes))
+        self.used_bytes = self.conversations.bytes + self.kept.bytes
+
+
+def _answer(answered: Answered) -> Message:
+    return message("assistant", answered.results[0].text)
+
+
+def _unread(turns: Sequence[tuple[int, str]], messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+    """The hash of the turns that a session has read, and which of the messages are new to it.
+
+    All are, unless they begin with the whole conversation that the session holds, or with its system prompt. The first
+    of the turns is the hash of the session's first message alone.
+    """
+    if not turns:
+        return "", messages
+    last = turns[-1][1]
+    hashes = chain(messages)
+    for n in range(len(hashes) - 1, 0, -1):
+        if hashes[n - 1] == last:
+            return last, messages[n:]
+    repeated = len(messages) > 1 and messages[0]["role"] == "system" and hashes[0] == turns[0][1]
+    return last, messages[1:] if repeated else messages
+
+
+def room_tokens(session: Session, free_bytes: int) -> int:
+    """How many tokens a session can read: what the model was trained for, or what the disk has room for."""
+    trained = getattr(session.model.config.get_text_config(), "max_position_embeddings", None)
+    if session.method.name == "dense" and trained:
+        return int(trained)
+    if not session.method.answers:
+        return MOST_TOKENS
+    one, two = (planned_bytes(session.runner, n * 2**20, session.chunk)["disk"] for n in (1, 2))
+    return min(MOST_TOKENS, free_bytes * 2**20 // max(1, two - one))
+
+
+def _half_of_memory() -> int:
+    """Half of what memory the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

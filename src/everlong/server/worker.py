@@ -1,0 +1,166 @@
+"""One thread owns the model: jobs are generators, which it advances between the steps of the engine."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from everlong.engine.engine import Engine
+from everlong.errors import EverlongError, ModelError, one_line
+from everlong.server.pace import Pace
+
+logger = logging.getLogger(__name__)
+
+Ready = Callable[[], bool]
+Job = Generator[Ready | None, None, Any]
+"""What is done in steps. It yields what tells whether it can go on, or None to be asked again after the next step."""
+
+
+class Left(Exception):
+    """Raised inside a job when whoever asked for it has gone: it ends what it writes, and keeps it."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job that was handed in; `future` has what it returns, or raises."""
+
+    job: Callable[[], Job]
+    future: Future[Any] = field(default_factory=Future)
+    gone: bool = False
+    """Whether whoever asked has gone."""
+    _running: Job | None = None
+    _told: bool = False
+    _ready: Ready | None = None
+
+    def leave(self) -> None:
+        """Say that nobody waits for it any more; from any thread."""
+        self.gone = True
+
+    def advance(self) -> bool:
+        """Go on, if it can; whether it did."""
+        leaves = self.gone and not self._told
+        if not leaves and self._ready is not None and not self._ready():
+            return False
+        try:
+            if self._running is None:
+                self._running = self.job()
+            self._told = self._told or leaves
+            self._ready = self._running.throw(Left()) if leaves else next(self._running)
+        except StopIteration as end:
+            self.future.set_result(end.value)
+        except BaseException as error:  # noqa: BLE001 (raised again where it is awaited)
+            self.future.set_exception(error)
+        return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something that it waits for."""
+        return self._ready is not None
+
+
+class Worker:
+    """Runs jobs in one thread, in which alone sessions are made, used and closed."""
+
+    def __init__(self, engine: Engine, pace: Pace) -> None:
+        self.engine = engine
+        self.alive = True
+        self._pace = pace
+        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._tickets: list[Ticket] = []
+        self._stopping = False
+        self._last: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="everlong-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def jobs(self) -> int:
+        """How many are there that have not ended."""
+        return len(self._tickets) + self._inbox.qsize()
+
+    def submit(self, job: Callable[[], Job]) -> Ticket:
+        """Hand a job in; from any thread."""
+        ticket = Ticket(job)
+        if not self.alive or self._stopping:
+            ticket.future.set_exception(ModelError("the server is closing; try again when it is back"))
+        else:
+            self._inbox.put(ticket)
+        return ticket
+
+    def add(self, ticket: Ticket) -> None:
+        """Take a job that another one hands in, in the engine's thread, however many are waiting."""
+        self._tickets.append(ticket)
+
+    def stop(self, last: Callable[[], None]) -> None:
+        """End all answers, wait until their jobs have kept what they wrote, and do what is `last` to be done."""
+        self._last = last
+        self._stopping = True
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+            self._last()
+        except BaseException:
+            logger.exception("the engine died")
+        finally:
+            self.alive = False
+            for ticket in self._tickets:
+                if not ticket.future.done():
+                    ticket.future.set_exception(ModelError("the engine died; see the server's log and start it again"))
+
+    def _turn(self) -> bool:
+        """Take what was handed in, make a step, let jobs go on; False when all has ended and it is to stop."""
+        self._take(wait=not self._tickets and not self._stopping)
+        if self._stopping:
+            for ticket in self._tickets:
+                ticket.leave()
+            if not self._tickets:
+                return False
+        stepped = self._step()
+        moved = [ticket.advance() for ticket in list(self._tickets)]
+        self._tickets = [ticket for ticket in self._tickets if not ticket.future.done()]
+        if not stepped and not any(moved) and self._tickets:
+            self._take(wait=True, seconds=0.05)
+        return True
+
+    def _take(self, wait: bool, seconds: float | None = None) -> None:
+        """What was handed in since; `wait` for the first of it, `seconds` at most."""
+        try:
+            while True:
+                ticket = self._inbox.get(timeout=seconds) if wait else self._inbox.get_nowait()
+                wait = False
+                if ticket is None:
+                    self._stopping = True
+                else:
+                    self._tickets.append(ticket)
+        except queue.Empty:
+            return
+
+    def _step(self) -> bool:
+        """One forward; where it fails, each request by itself, so that one that cannot go on ends alone."""
+        engine = self.engine
+        engine.tokens = self._pace.tokens
+        try:
+            with self._pace.timed(engine):
+                return engine.step()
+        except Exception as error:  # noqa: BLE001 (found again below, in the request that it is of)
+            logger.warning("a step failed (%s); its requests go on one by one", one_line(error))
+        requests = engine.requests
+        for key, request in requests.items():
+            engine.requests = {key: request}
+            try:
+                engine.step()
+            except EverlongError as error:
+                request.error = error
+            except Exception as error:
+                logger.exception("a request failed")
+                request.error = ModelError(f"{type(error).__name__}: {one_line(error)}")
+        engine.requests = {key: request for key, request in requests.items() if not request.done}
+        return True

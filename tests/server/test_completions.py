@@ -1,0 +1,89 @@
+"""Completions: texts and ids gone on from, as `generate` does, and scored as `score` does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from everlong import Dense, Session, Sinks
+
+
+def complete(client, prompt, **fields):
+    body = {"prompt": prompt, "max_tokens": 5, "temperature": 0} | fields
+    return client.send("POST", "/v1/completions", json=body)
+
+
+def test_texts_and_ids_are_gone_on_from_as_by_generate(serve, tiny_model):
+    client = serve()
+    texts = ["The tide", "Gulls cried over the pier. " * 4]
+    expected = []
+    for text in texts:
+        with Session(tiny_model, Sinks(sinks=3, window=60)) as session:
+            expected.append(session.generate(text, max_new_tokens=5).text)
+    answer = complete(client, texts).json()
+    assert [choice["text"] for choice in answer["choices"]] == expected
+    ids = [tiny_model.tokenizer(text).input_ids for text in texts]
+    assert [choice["text"] for choice in complete(client, ids).json()["choices"]] == expected
+    assert complete(client, ids[0]).json()["choices"][0]["text"] == expected[0]
+    assert answer["usage"]["prompt_tokens"] == sum(map(len, ids))
+
+
+def test_an_echoed_prompt_is_scored(serve, tiny_model):
+    client = serve(Dense())
+    text = "The tide rose and fell."
+    answer = complete(client, text, echo=True, logprobs=1, max_tokens=0).json()["choices"][0]
+    with Session(tiny_model, Dense()) as session:
+        expected = session.score(text)
+    assert answer["text"] == text
+    assert answer["logprobs"]["token_logprobs"][0] is None
+    assert answer["logprobs"]["token_logprobs"][1:] == pytest.approx(expected[1:].tolist(), abs=1e-4)
+    assert all(len(top) == 1 for top in answer["logprobs"]["top_logprobs"][1:])
+    assert "".join(answer["logprobs"]["tokens"]) == text
+    both = complete(client, text, echo=True, logprobs=1, max_tokens=3).json()["choices"][0]
+    assert both["text"].startswith(text)
+    assert len(both["logprobs"]["tokens"]) == len(expected) + 3
+
+
+def test_a_streamed_completion_is_the_whole_one(serve):
+    client = serve()
+    whole = complete(client, "The tide", n=2, temperature=1, seed=4).json()
+    lines = complete(client, "The tide", n=2, temperature=1, seed=4, stream=True).text.split("\n\n")
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    for n in range(2):
+        parts = [e["choices"][0] for e in events if e["choices"][0]["index"] == n]
+        assert "".join(part["text"] for part in parts) == whole["choices"][n]["text"]
+        assert parts[-1]["finish_reason"] == whole["choices"][n]["finish_reason"]
+
+
+def test_a_session_is_gone_on_with(serve):
+    client = serve()
+    first = complete(client, "The tide", session="a").json()["usage"]
+    second = complete(client, " and", session="a").json()["usage"]
+    assert second["prompt_tokens_details"]["cached_tokens"] == first["memory"]["seen_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"logprobs": 99}, "logprobs"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"echo": True, "stream": True}, "stream"),
+        ({"prompt": ["a", "b"], "session": "a"}, "prompt"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(serve, fields, param):
+    answer = complete(serve(), **({"prompt": "One"} | fields))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_ids_outside_the_vocabulary_fail_alone(serve):
+    client = serve()
+    assert complete(client, [99999]).status_code == 400
+    assert complete(client, "One").status_code == 200

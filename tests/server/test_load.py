@@ -1,0 +1,87 @@
+"""Many requests: a request fails alone, sessions wait in line, memory is bounded, time too."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import httpx
+
+from everlong import Sinks
+from everlong.engine import batch
+from everlong.errors import DamagedError
+from everlong.server.pace import Pace
+from everlong.server.settings import Limits
+
+
+def at_once(client, bodies):
+    """The answers to chats that are all asked at the same time."""
+
+    async def sent():
+        transport = httpx.ASGITransport(client.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as http:
+            return await asyncio.gather(*(http.post("/v1/chat/completions", json=body) for body in bodies))
+
+    return asyncio.run(asyncio.wait_for(sent(), 60))
+
+
+def body(text, **fields):
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0} | fields
+
+
+def test_a_request_fails_alone(serve, monkeypatch):
+    client = serve()
+    alone = [client.chat(text, max_tokens=8).json()["choices"] for text in ("One.", "Three.")]
+    read = batch.read
+
+    def damaged(pieces):
+        if any(len(piece.ids) > 60 for piece in pieces):
+            raise DamagedError("block 3: damaged; run verify")
+        read(pieces)
+
+    monkeypatch.setattr(batch, "read", damaged)
+    answers = at_once(client, [body("One."), body("Broken. " * 40), body("Three.")])
+    assert [answer.status_code for answer in answers] == [200, 409, 200]
+    assert "block 3" in answers[1].json()["error"]["message"]
+    assert [answers[n].json()["choices"] for n in (0, 2)] == alone
+    assert client.send("GET", "/healthz").status_code == 200
+
+
+def test_requests_to_one_session_wait_in_line(serve):
+    client = serve()
+    answers = at_once(client, [body(f"Number {n}.", session="a") for n in range(4)])
+    used = sorted((answer.json()["usage"] for answer in answers), key=lambda u: u["prompt_tokens"])
+    assert used[0]["prompt_tokens_details"]["cached_tokens"] == 0
+    for before, after in pairwise(used):
+        assert after["prompt_tokens_details"]["cached_tokens"] == before["memory"]["seen_tokens"]
+
+
+def test_open_sessions_take_as_much_memory_as_they_may(serve):
+    client = serve(Sinks(sinks=3, window=60), memory_bytes=200_000)
+    seen = {}
+    for n in range(6):
+        seen[n] = client.chat("One.", session=f"s{n}").json()["usage"]["memory"]["seen_tokens"]
+        client.chat(f"Number {n}.")
+        assert client.service.used_bytes <= 200_000
+    assert client.service.kept.open_count < 6
+    again = client.chat("Two.", session="s0").json()["usage"]
+    assert again["prompt_tokens_details"]["cached_tokens"] == seen[0]
+
+
+def test_an_answer_ends_when_its_time_is_over(serve):
+    client = serve(limits=Limits(request_s=0.3))
+    for stream in (False, True):
+        answer = client.chat("One.", max_tokens=16000, stream=stream)
+        assert answer.status_code == 200
+    assert client.service.worker.jobs == 0
+
+
+def test_readers_get_as_much_as_holds_nobody_up():
+    pace = Pace(max_gap=4.0)
+    assert pace.piece == pace.tokens == 512
+    pace._answers, pace._answer_s = 2, 0.1
+    pace.took_reading(100, 0.5)
+    assert pace.piece == int((0.75 * 4 - 1) * 0.1 / 0.005)
+    assert pace.tokens == pace.piece + 2
+    pace.took_reading(1, 100.0)
+    assert pace.piece == 16
