@@ -87,15 +87,31 @@ static PyObject *call_unpack(PyObject *self, PyObject *const *given, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
-/* run(operations, count, input, threads) */
+#define MOST_ROWS 16
+
+/* run(operations, count, threads, room, bytes of a row's room, then of each row: what LOAD reads) */
 static PyObject *call_run(PyObject *self, PyObject *const *given, Py_ssize_t count) {
-    long long value[4];
-    if (!numbers("run", given, count, 4, value))
+    long long value[5 + MOST_ROWS];
+    const void *inputs[MOST_ROWS];
+    if (count < 6 || count > 5 + MOST_ROWS) {
+        PyErr_Format(PyExc_TypeError, "run: %zd arguments, expected 5 and one for each of 1 to 16 rows", count);
         return NULL;
+    }
+    if (!numbers("run", given, count, (int)count, value))
+        return NULL;
+    for (int row = 0; row < count - 5; row++)
+        inputs[row] = (const void *)(intptr_t)value[5 + row];
+    struct program run = {
+        .rows = count - 5,
+        .room = (const void *)(intptr_t)value[3],
+        .room_bytes = value[4],
+        .inputs = inputs,
+        .threads = (int)value[2],
+        .level = level,
+    };
     int failed;
     Py_BEGIN_ALLOW_THREADS;
-    failed = run_program((const struct operation *)(intptr_t)value[0], value[1], (const void *)(intptr_t)value[2],
-                         (int)value[3], level);
+    failed = run_program(&run, (const struct operation *)(intptr_t)value[0], value[1]);
     Py_END_ALLOW_THREADS;
     if (failed)
         return PyErr_NoMemory();
@@ -227,7 +243,7 @@ static PyMethodDef methods[] = {
     {"unpack", (PyCFunction)(void (*)(void))call_unpack, METH_FASTCALL,
      "unpack(out, weight, panels, inputs, format, half, threads): packed weights as [inputs, 16 panels]."},
     {"run", (PyCFunction)(void (*)(void))call_run, METH_FASTCALL,
-     "run(operations, count, input, threads): a list of operations over float32 buffers (native/program.h)."},
+     "run(operations, count, threads, room, room_bytes, *inputs): operations over float32 buffers (native/program.h)."},
     {"attention", (PyCFunction)(void (*)(void))call_attention, METH_FASTCALL,
      "attention(out, shares, aux, heads, kv_heads, dim, scale, half, threads, *ranges): one token (native/attention.h)."},
     {"reading", (PyCFunction)(void (*)(void))call_reading, METH_FASTCALL,

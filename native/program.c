@@ -1,6 +1,7 @@
 /* See program.h. Loops are plain, so that the compiler makes vectors of them for each set of instructions. */
 #include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "exponential.h"
@@ -163,30 +164,63 @@ static void store(const struct operation *op) {
     }
 }
 
-int run_program(const struct operation *ops, int64_t count, const void *input, int threads, enum level level) {
+/* Where a row has what the first one has at `at`; constants are the same for all. */
+static void *of_row(const struct program *run, const void *at, int64_t row) {
+    int64_t within = (const char *)at - (const char *)run->room;
+    return (char *)at + (within >= 0 && within < run->room_bytes ? row * run->room_bytes : 0);
+}
+
+static int linear_rows(const struct program *run, const struct operation *op) {
+    int64_t rows = run->rows;
+    float *x = NULL;
+    float *out = NULL;
+    if (rows > 1) {
+        x = malloc(rows * (op->inputs + op->outputs) * sizeof(float));
+        if (!x)
+            return -1;
+        out = x + rows * op->inputs;
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(x + r * op->inputs, of_row(run, op->a, r), op->inputs * sizeof(float));
+    }
+    struct linear call = {
+        .x = x ? x : op->a,
+        .out = x ? out : op->out,
+        .weight = op->b,
+        .bias = op->c,
+        .rows = rows,
+        .outputs = op->outputs,
+        .inputs = op->inputs,
+        .format = (enum format)op->format,
+        .half = 0,
+        .threads = run->threads,
+        .level = run->level,
+    };
+    int failed = linear(&call);
+    for (int64_t r = 0; x && r < rows; r++)
+        memcpy(of_row(run, op->out, r), out + r * op->outputs, op->outputs * sizeof(float));
+    free(x);
+    return failed;
+}
+
+int run_program(const struct program *run, const struct operation *ops, int64_t count) {
     for (const struct operation *op = ops; op < ops + count; op++) {
-        if (op->kind < LINEAR)
-            elementwise(op);
-        else if (op->kind == LOAD)
-            load(op, input);
-        else if (op->kind == STORE)
-            store(op);
-        else {
-            struct linear call = {
-                .x = op->a,
-                .out = op->out,
-                .weight = op->b,
-                .bias = op->c,
-                .rows = 1,
-                .outputs = op->outputs,
-                .inputs = op->inputs,
-                .format = (enum format)op->format,
-                .half = 0,
-                .threads = threads,
-                .level = level,
-            };
-            if (linear(&call))
+        if (op->kind == LINEAR) {
+            if (linear_rows(run, op))
                 return -1;
+            continue;
+        }
+        for (int64_t row = 0; row < run->rows; row++) {
+            struct operation own = *op;
+            own.out = of_row(run, op->out, row);
+            own.a = of_row(run, op->a, row);
+            own.b = of_row(run, op->b, row);
+            own.c = of_row(run, op->c, row);
+            if (op->kind == LOAD)
+                load(&own, run->inputs[row]);
+            else if (op->kind == STORE)
+                store(&own);
+            else
+                elementwise(&own);
         }
     }
     return 0;

@@ -35,5 +35,15 @@ struct operation {
     int64_t spare[3];
 };
 
-/* Runs `count` operations; 0, or -1 where memory is short. `input` is what LOAD reads. */
-int run_program(const struct operation *ops, int64_t count, const void *input, int threads, enum level level);
+/* Rows are run at once, each in a room of its own behind the first one, which the operations name. */
+struct program {
+    int64_t rows;
+    const void *room;
+    int64_t room_bytes;        /* of one row */
+    const void *const *inputs; /* what LOAD reads, for each row */
+    int threads;
+    enum level level;
+};
+
+/* Runs `count` operations; 0, or -1 where memory is short. */
+int run_program(const struct program *run, const struct operation *ops, int64_t count);

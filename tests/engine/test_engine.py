@@ -91,7 +91,7 @@ def test_an_interrupt_loses_no_stream(tiny, monkeypatch):
             def interrupted(*_):
                 raise KeyboardInterrupt
 
-            patch.setattr("everlong.cache.packed.PackedPlan.attend", interrupted)
+            patch.setattr("everlong.cache.step.ForwardPlan.attend", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 engine.step()
         engine.run()

@@ -8,12 +8,15 @@ from torch import nn
 
 import everlong
 from everlong.cache.step import ForwardPlan
+from everlong.engine import batch
+from everlong.engine.stream import StreamPiece, TokenStream
 from everlong.hooks import patch
 from everlong.hooks.program.lower import Lowering
 from everlong.hooks.program.make import TOLERANCE
 from everlong.hooks.program.record import NotRecorded, OperationRecorder
 from everlong.hooks.program.run import Program
 from everlong.hooks.program.switch import switch_of
+from everlong.models.load import Loaded
 from everlong.models.packed_linear import pack_model
 from everlong.ops.native import extension
 from everlong.ops.workspace import Workspace
@@ -55,6 +58,32 @@ def test_gives_what_the_modules_give(tiny_llama, monkeypatch, method, weights):
     found = written(model, method)
     assert len(runs) >= 40
     torch.testing.assert_close(found, by_modules(model, method, monkeypatch), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_of_many_streams_are_run_at_once(tiny_llama, monkeypatch, dtype):
+    model = tiny_llama(num_hidden_layers=2)
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    rows = []
+    run = Program.run
+    monkeypatch.setattr(
+        Program, "run", lambda self, steps, given: (rows.append(len(steps)), run(self, steps, given))[1]
+    )
+    many, alone = ([TokenStream(Loaded(model, None, "m"), m, 32) for m in METHODS.values()] for _ in range(2))
+    for streams in (many, alone):
+        for n, stream in enumerate(streams):
+            stream.feed(IDS[: 60 + 7 * n])
+    rows.clear()
+    for token in IDS[80:100]:
+        batch.read([StreamPiece(stream, token[None], answering=True) for stream in many])
+        for one, stream in zip(alone, many, strict=True):
+            one.feed(token[None], answering=True)
+            allowed = 1e-4 if dtype == torch.float32 else 0.1
+            torch.testing.assert_close(stream.prediction, one.prediction, atol=allowed, rtol=0)
+    assert rows.count(2) == 20
+    for stream in (*many, *alone):
+        stream.close()
 
 
 def test_in_bfloat16_it_is_no_farther_from_float32_than_the_modules(tiny_llama, monkeypatch):
@@ -155,7 +184,7 @@ def test_every_operation_gives_what_torch_gives():
     for token in (3, 7, 0):
         ids = torch.tensor([[token]])
         with torch.no_grad():
-            torch.testing.assert_close(program.run(NO_STEP, [ids]), module(ids), atol=2e-5, rtol=2e-5)
+            torch.testing.assert_close(program.run([NO_STEP], [[ids]]), module(ids), atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize(

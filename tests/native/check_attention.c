@@ -156,7 +156,9 @@ static void one_program(int64_t n, enum level level) {
         {.kind = MEAN, .size = {1, 1, 1, n}, .out = mean, .a = out, .a_stride = {0, 0, 0, 1}},
         {.kind = STORE, .size = {1, 1, 1, n}, .out = (float *)half, .out_stride = {0, 0, 0, 1}, .a = out, .a_stride = {0, 0, 0, 1}},
     };
-    check(run_program(ops, 5, a, 1, level), 0, 0, "memory");
+    const void *inputs[] = {a};
+    struct program run = {.rows = 1, .room = out, .room_bytes = 1, .inputs = inputs, .threads = 1, .level = level};
+    check(run_program(&run, ops, 5), 0, 0, "memory");
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
         double x = (double)a[i] + b[i];

@@ -190,11 +190,11 @@ class ModelPatch:
         check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
         try:
             step = stream.begin(tokens, rows, pads)
-            program = self._program(step, given)
+            program = self._program([step], given)
             if program is None:
                 out = self._run_stock(step, given)
             else:
-                hidden = program.run(step, [new, step.positions(new.device)])
+                hidden = program.run([step], [[new, step.positions(new.device)]])
                 out = program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
             self.route.check(step)
             stream.commit()
@@ -212,9 +212,9 @@ class ModelPatch:
         with self.route.entered(step):
             return self.stock(**given)
 
-    def _program(self, step: ForwardPlan, given: dict[str, Any]) -> Program | None:
+    def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> Program | None:
         """The decoder's program, where it answers such a forward."""
-        if self.unpackable is not None or self._hooks or not runs_from_list(step, given):
+        if self.unpackable is not None or self._hooks or not runs_from_list(steps, given):
             return None
         return switch_of(self.decoder).program(Recording(self.decoder, self.plan, self.route, self.stock))
 
@@ -239,11 +239,20 @@ class ModelPatch:
         new = new_tokens(given)
         try:
             step = cache.begin()
-            given["attention_mask"] = None
-            given["position_ids"] = step.positions(new.device)
-            activate(step)
-            with self.route.entered(step):
-                out = self.stock(**given)
+            program = self._program(step.steps, given)
+            if program is None:
+                given["attention_mask"] = None
+                given["position_ids"] = step.positions(new.device)
+                activate(step)
+                with self.route.entered(step):
+                    out = self.stock(**given)
+            else:
+                inputs = [
+                    [ids, own.positions(new.device)] for ids, own in zip(new.split(1, 1), step.steps, strict=True)
+                ]
+                hidden = program.run(step.steps, inputs)
+                step.calls.update(step.steps[0].calls)
+                out = program.answer(last_hidden_state=hidden, past_key_values=cache)
             self.route.check(step)
             cache.commit()
             return out

@@ -7,21 +7,18 @@ is then run as it is.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from everlong.hooks.program.place import ALIGNED, HostCall, Placement, short_name, storage_of
-from everlong.hooks.program.record import ATTENTION, LINEAR, AttentionCall, NotRecorded, Operation
+from everlong.hooks.program.listing import ROWS, Lowered, Numbers, Segment, Words
+from everlong.hooks.program.place import ALIGNED, Placement, short_name, storage_of
+from everlong.hooks.program.record import ATTENTION, LINEAR, NotRecorded, Operation
 from everlong.ops.packed import FORMATS
 
 DIMS = 4
-WORDS = 28
-"""Of 8 bytes: `struct operation`."""
-Words = np.ndarray[Any, np.dtype[np.int64]]
 
 _UNARY = {"neg": 1, "exp": 2, "tanh": 3, "sigmoid": 4, "silu": 5, "relu": 8, "rsqrt": 9, "sqrt": 10, "square": 11}
 _UNARY |= {"softplus": 13}
@@ -31,40 +28,30 @@ COPY, GELU, GELU_TANH, SQUARE, POWER, MEAN, RMS_NORM, LAYER_NORM = 0, 6, 7, 11, 
 LINEAR_KIND, LOAD, STORE = 64, 65, 66
 
 
-class Segment(NamedTuple):
-    """`count` operations from `first` on, then an attention, whose tensors are those that it is handed (None: none)."""
-
-    first: int
-    count: int
-    call: AttentionCall | None
-
-
-@dataclass(eq=False)
-class Lowered:
-    """The list, its buffers, and all that must live as long as it."""
-
-    words: Words
-    segments: list[Segment]
-    host: list[HostCall]
-    uploads: dict[int, Tensor]
-    """The buffers that tensors of the host are copied to, by their place."""
-    places: int
-    out: Tensor
-    """The last hidden state, in its buffer."""
-    kept: list[Any]
-
-
 class Lowering:
     """What was recorded of one forward, as a list; NotRecorded for an operation that is not known."""
 
     def __init__(self, decoder: nn.Module, operations: list[Operation], inputs: list[Tensor], out: Tensor) -> None:
         self.dtype = out.dtype
         self._placed = Placement(decoder, operations, inputs, out)
-        self._room = torch.zeros(self._placed.buffers.numbers + ALIGNED)
+        self._extra: dict[int, int] = {}
+        self._room = torch.zeros(ROWS, self._numbers())
         self._words: list[Words] = []
-        self._kept: list[Any] = [self._room]
-        self._uploads: dict[int, Tensor] = {}
+        self._kept: list[Any] = []
+        self._uploads: dict[int, Numbers] = {}
         self._copies: dict[int, Tensor] = {}
+
+    def _numbers(self) -> int:
+        """How many float32 numbers a row has: buffers, what torch makes, what attention is handed in bfloat16."""
+        total = self._placed.buffers.numbers
+        halves = self.dtype != torch.float32
+        calls = [op.args[0] for op in self._placed.native if op.name == ATTENTION] if halves else []
+        wanted = [(key, x.numel()) for key, x in self._placed.given.items()]
+        wanted += [(id(x), -(-x.numel() // 2)) for call in calls for x in (call.q, call.k, call.v)]
+        for key, count in wanted:
+            self._extra[key] = total
+            total += -(-count // ALIGNED) * ALIGNED
+        return total
 
     def lowered(self, out: Tensor) -> Lowered:
         """All of it; `out` is the last hidden state that was recorded."""
@@ -75,24 +62,28 @@ class Lowering:
                 self._emit(op)
                 continue
             call = op.args[0]
-            handed = {name: self._handed(getattr(call, name)) for name in "qkv"}
-            segments.append(Segment(first, len(self._words) - first, replace(call, **handed)))
+            handed = tuple(self._handed(x) for x in (call.q, call.k, call.v))
+            segments.append(Segment(first, len(self._words) - first, call.settings, handed))
             first = len(self._words)
             self._add(LOAD, op.out.reshape(-1), format=int(op.out.dtype == torch.bfloat16))
         segments.append(Segment(first, len(self._words) - first, None))
-        result = self._view(out)
         words = np.concatenate(self._words)
         kept = [*self._kept, *self._copies.values()]
-        return Lowered(words, segments, self._placed.host, self._uploads, len(self._placed.places), result, kept)
+        places = len(self._placed.places)
+        result = self._numbers_of(self._view(out))
+        return Lowered(words, segments, self._placed.host, self._uploads, places, result, self._room, kept)
 
-    def _handed(self, x: Tensor) -> Tensor:
-        """The tensor that attention gets for `x`, in the model's type."""
+    def _handed(self, x: Tensor) -> Numbers:
+        """Where attention is handed `x`, in the model's type."""
         if self.dtype == torch.float32:
-            return self._view(x)
-        made = torch.empty(x.shape, dtype=self.dtype)
-        self._kept.append(made)
-        self._add(STORE, made, x, out_address=made.data_ptr())
-        return made
+            return self._numbers_of(self._view(x))
+        at = self._extra[id(x)]
+        made = torch.empty(x.shape, dtype=self.dtype, device="meta")
+        self._add(STORE, made, x, out_address=self._room.data_ptr() + 4 * at)
+        return Numbers(2 * at, tuple(x.shape), made.stride(), self.dtype)
+
+    def _numbers_of(self, view: Tensor) -> Numbers:
+        return Numbers(int(view.storage_offset()), tuple(view.shape), view.stride(), torch.float32)
 
     def _emit(self, op: Operation) -> None:
         name = short_name(op.name)
@@ -239,8 +230,10 @@ class Lowering:
             whole = self._placed.given[key]
             if not whole.is_contiguous() or whole.storage_offset() or not whole.is_floating_point():
                 raise NotRecorded("what follows from the token's id or place does not lie side by side")
-            copy = self._uploads.setdefault(self._placed.places[id(whole)], torch.zeros(whole.shape))
-            return copy.as_strided(x.shape, x.stride(), x.storage_offset())
+            at = self._extra[key]
+            copy = Numbers(at, tuple(whole.shape), whole.stride(), torch.float32)
+            self._uploads.setdefault(self._placed.places[id(whole)], copy)
+            return self._room.as_strided(x.shape, x.stride(), at + x.storage_offset())
         if (at := self._placed.buffers.at.get(key)) is None:
             raise NotRecorded("a tensor that is neither the model's nor computed")
         return self._room.as_strided(x.shape, x.stride(), at + x.storage_offset())

@@ -59,7 +59,8 @@ def make_program(model: Recording) -> Program:
     for token in ids[BEFORE + 1 :]:
         twin = stream.fork()
         with torch.no_grad():
-            got = program.run(*_begun(twin, token[None])).float()
+            step, inputs = _begun(twin, token[None])
+            got = program.run([step], [inputs]).float()
         expected = _read(model, stream, token[None])[1].last_hidden_state.float()
         error = float((got - expected).norm() / expected.norm())
         if not error <= TOLERANCE[hidden.dtype]:

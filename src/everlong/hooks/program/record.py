@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,17 +36,23 @@ class Operation:
     call: Callable[..., Any] | None = None
 
 
+class AttentionSettings(NamedTuple):
+    """What a layer's attention is asked with, besides tensors of the token."""
+
+    layer: int
+    scale: float
+    softcap: float | None
+    s_aux: Tensor | None
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
     """One layer's attention: its queries, and the keys and values that it put into the cache before."""
 
-    layer: int
     q: Tensor
     k: Tensor
     v: Tensor
-    scale: float
-    softcap: float | None
-    s_aux: Tensor | None
+    settings: AttentionSettings
 
 
 class OperationRecorder(TorchDispatchMode):
@@ -121,6 +127,6 @@ class RecordedPlan(ForwardPlan):
             raise NotRecorded(f"layer {layer} attends to other keys than those that it caches")
         with self._recorder.quiet():
             out = super().attend(layer, q, k, v, scale, softcap, s_aux).contiguous()
-        call = AttentionCall(layer, q, *self._written[layer], scale, softcap, s_aux)
+        call = AttentionCall(q, *self._written[layer], AttentionSettings(layer, scale, softcap, s_aux))
         self._recorder.found.append(Operation(ATTENTION, (call,), {}, out))
         return out

@@ -1,7 +1,8 @@
-"""A recorded decoder, run for one token: the extension between attentions, torch for what comes before the first."""
+"""A recorded decoder, run for a token of each of some streams: by the extension between attentions, else in torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,14 +10,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from everlong.cache.step import ForwardPlan
-from everlong.hooks.program.lower import WORDS, Lowered
+from everlong.hooks.program.listing import WORDS, Lowered
 from everlong.hooks.program.place import HostPlace
+from everlong.hooks.program.record import AttentionSettings
 
 BYTES = 8 * WORDS
 
 
 class Program:
-    """The list and its buffers; one step at a time."""
+    """The list and its rooms; one step at a time, of one stream or of some that are packed."""
 
     def __init__(self, lowered: Lowered, native: Any, dtype: torch.dtype, answer: type[Any]) -> None:
         self.answer = answer
@@ -24,26 +26,47 @@ class Program:
         self._lowered = lowered
         self._native = native
         self._dtype = dtype
-        start = lowered.words.ctypes.data
-        self._segments = [(start + s.first * BYTES, s.count, s.call) for s in lowered.segments]
-        self._host = lowered.host
+        self._room = (lowered.room.data_ptr(), lowered.room.shape[1] * lowered.room.element_size())
+        self._start = lowered.words.ctypes.data
+        self._rows: list[list[list[Tensor]]] = []
 
-    def run(self, step: ForwardPlan, inputs: list[Tensor]) -> Tensor:
-        """The last hidden state [1, 1, width] of one token; `inputs` are as they were recorded."""
+    def _handed(self, rows: int) -> list[list[list[Tensor]]]:
+        """q, k and v of each segment's attention, for each row."""
+        segments = self._lowered.segments
+        while len(self._rows) < rows:
+            row = len(self._rows)
+            self._rows.append([[x.of(self._lowered.room, row) for x in segment.handed] for segment in segments])
+        return self._rows
+
+    def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor:
+        """The last hidden states [1, rows, width] of one token of each step; `inputs` are as they were recorded."""
+        lowered = self._lowered
+        for row, own in enumerate(inputs):
+            self._upload(row, own)
+        found = self._handed(len(steps))
+        threads = torch.get_num_threads()
+        outs: list[Tensor] = []
+        read = [0] * len(steps)
+        for n, (first, count, call, _) in enumerate(lowered.segments):
+            self._native.run(self._start + first * BYTES, count, threads, *self._room, *read)
+            if call is not None:
+                outs = [self._attend(step, call, *found[row][n]) for row, step in enumerate(steps)]
+                read = [out.data_ptr() for out in outs]
+        width = lowered.out.shape[-1]
+        last = lowered.room[: len(steps), lowered.out.at : lowered.out.at + width]
+        return last[None].to(self._dtype, copy=True)
+
+    def _upload(self, row: int, inputs: list[Tensor]) -> None:
+        """Make what follows from a token's id and place alone, and put it into the row's room."""
         lowered = self._lowered
         places: list[Any] = [*inputs, *[None] * (lowered.places - len(inputs))]
         for op in lowered.host:
             args, kwargs = tree_map_only(HostPlace, lambda p: places[p.at], (op.args, op.kwargs))
             places[op.place] = op.call(*args, **kwargs)
-        for place, buffer in lowered.uploads.items():
-            buffer.copy_(places[place])
-        run = self._native.run
-        threads = torch.get_num_threads()
-        handed = 0
-        for first, count, call in self._segments:
-            run(first, count, handed, threads)
-            if call is not None:
-                k, v = step.write(call.k, call.v, call.layer)
-                out = step.attend(call.layer, call.q, k, v, call.scale, call.softcap, call.s_aux).contiguous()
-                handed = out.data_ptr()
-        return lowered.out.to(self._dtype, copy=True)
+        for place, numbers in lowered.uploads.items():
+            numbers.of(lowered.room, row).copy_(places[place])
+
+    @staticmethod
+    def _attend(step: ForwardPlan, call: AttentionSettings, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        columns = step.write(k, v, call.layer)
+        return step.attend(call.layer, q, *columns, call.scale, call.softcap, call.s_aux).contiguous()

@@ -1,7 +1,8 @@
-"""Which forwards of a decoder are run from its program: one token of one stream, asked for as generation asks."""
+"""Which forwards of a decoder are run from its program: one token of each stream, asked for as generation asks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from everlong.cache.step import ForwardPlan
+from everlong.hooks.program.listing import ROWS
 from everlong.hooks.program.make import TOLERANCE, Recording, make_program
 from everlong.hooks.program.record import NotRecorded
 from everlong.hooks.program.run import Program
@@ -59,12 +61,14 @@ def why_not(decoder: nn.Module, packs: bool) -> str | None:
     return switch_of(decoder).reason
 
 
-def runs_from_list(step: ForwardPlan, given: dict[str, Any]) -> bool:
-    """Whether a forward is one that a program answers: one token of one row, without gradients, on a CPU."""
-    if step.tokens != 1 or step.rows != 1 or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+def runs_from_list(steps: Sequence[ForwardPlan], given: dict[str, Any]) -> bool:
+    """Whether a forward is one that a program answers: one token of each stream, without gradients, on a CPU."""
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or len(steps) > ROWS:
+        return False
+    if any(step.tokens != 1 or step.rows != 1 or step.dtype not in TOLERANCE for step in steps):
         return False
     if any(value is not None for name, value in given.items() if name not in _GIVEN):
         return False
     ids = given.get("input_ids")
-    on_cpu = ids is not None and ids.device.type == "cpu" and step.dtype in TOLERANCE
+    on_cpu = ids is not None and ids.device.type == "cpu"
     return on_cpu and given.get("return_dict") is not False and given.get("use_cache") is not False
