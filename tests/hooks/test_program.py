@@ -139,6 +139,20 @@ def test_a_model_that_was_changed_is_recorded_anew_or_run_as_it_is(tiny_llama, m
     torch.testing.assert_close(found, by_modules(model, METHODS["sinks"], monkeypatch), atol=1e-4, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_adapters_that_are_turned_off_count(tiny_llama, monkeypatch):
+    peft = pytest.importorskip("peft", reason="the extra everlong[train] is not installed")
+    model = tiny_llama(num_hidden_layers=2)
+    config = peft.LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    on = written(model, METHODS["sinks"])
+    with adapted.disable_adapter():
+        off = written(model, METHODS["sinks"])
+        torch.testing.assert_close(off, by_modules(model, METHODS["sinks"], monkeypatch), atol=1e-4, rtol=0)
+    assert (on - off).abs().max() > 1e-3
+    assert "peft" in switch_of(model.model).reason
+
+
 def test_gradients_and_hidden_states_come_from_the_modules(tiny_llama):
     model = tiny_llama(num_hidden_layers=2)
     with everlong.attach(model, METHODS["sinks"]) as handle:

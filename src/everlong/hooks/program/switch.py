@@ -35,7 +35,9 @@ class Switch:
             self._program = None
             try:
                 if not self._watch.plain():
-                    raise NotRecorded("its modules have hooks")
+                    raise NotRecorded("its modules have hooks or forwards of their own")
+                if self._watch.other is not None:
+                    raise NotRecorded(f"{self._watch.other} may compute otherwise at any time")
                 self._program = make_program(model)
             except NotRecorded as error:
                 self.reason = str(error)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+_KNOWN = {"torch", "transformers", "everlong"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -14,6 +15,9 @@ class Watch:
 
     def __init__(self, decoder: nn.Module) -> None:
         modules = list(decoder.modules())
+        others = (type(m) for m in modules if type(m).__module__.split(".")[0] not in _KNOWN)
+        self.other: str | None = next((f"{cls.__module__}.{cls.__qualname__}" for cls in others), None)
+        """A class of another package, whose forward may depend on what is not watched: an adapter may be turned off."""
         self._hooks: list[dict[Any, Any]] = [getattr(m, name) for m in modules for name in _HOOKS]
         self._own = [vars(m) for m in modules if m is not decoder]
         self._parts = [(m._modules, name, part) for m in modules for name, part in m._modules.items()]
