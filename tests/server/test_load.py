@@ -36,12 +36,13 @@ def test_a_request_fails_alone(serve, monkeypatch):
     read = batch.read
 
     def damaged(pieces):
-        if any(len(piece.ids) > 60 for piece in pieces):
+        # A long prompt may come in pieces of any size: what was read before counts too.
+        if any(piece.stream.seen_tokens + len(piece.ids) > 100 for piece in pieces):
             raise DamagedError("block 3: damaged; run verify")
         read(pieces)
 
     monkeypatch.setattr(batch, "read", damaged)
-    answers = at_once(client, [body("One."), body("Broken. " * 40), body("Three.")])
+    answers = at_once(client, [body("One."), body("Broken. " * 80), body("Three.")])
     assert [answer.status_code for answer in answers] == [200, 409, 200]
     assert "block 3" in answers[1].json()["error"]["message"]
     assert [answers[n].json()["choices"] for n in (0, 2)] == alone
