@@ -222,6 +222,26 @@ def test_what_depends_on_more_than_fixed_operations_is_not_recorded(step):
         Lowering(module, recorder.found, [ids], out).lowered(out)
 
 
+@pytest.mark.parametrize("raised", [ValueError("odd"), KeyboardInterrupt()])
+def test_a_model_that_cannot_be_recorded_runs_by_its_modules(tiny_llama, monkeypatch, raised):
+    model = tiny_llama(num_hidden_layers=2)
+    with monkeypatch.context() as broken:
+
+        def fails(self, out):
+            raise raised
+
+        broken.setattr(Lowering, "lowered", fails)
+        if isinstance(raised, KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):
+                written(model, METHODS["sinks"])
+        else:
+            assert written(model, METHODS["sinks"]).isfinite().all()
+            assert switch_of(model.model).reason == "odd"
+    if isinstance(raised, KeyboardInterrupt):
+        written(model, METHODS["sinks"])
+        assert switch_of(model.model).reason is None
+
+
 def test_without_the_extension_the_modules_run(tiny_llama, monkeypatch):
     monkeypatch.setattr("everlong.hooks.program.make.extension", lambda: None)
     model = tiny_llama(num_hidden_layers=2)

@@ -19,7 +19,7 @@ from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
 from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
-from everlong.hooks.current_step import activate, running_step
+from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.front import Front
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
@@ -190,27 +190,29 @@ class ModelPatch:
         check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
         try:
             step = stream.begin(tokens, rows, pads)
-            program = self._program([step], given)
-            if program is None:
-                out = self._run_stock(step, given)
-            else:
-                hidden = program.run([step], [[new, step.positions(new.device)]])
-                out = program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
-            self.route.check(step)
+            out = self._forward_of(step, [step], given)
             stream.commit()
             return out
         finally:
             activate(None)
             stream.abandon()
 
-    def _run_stock(self, step: ForwardPlan, given: dict[str, Any]) -> Any:
-        """The decoder's own forward, its attention redirected to the step."""
-        given["attention_mask"] = self.route.attention_mask(step)
+    def _forward_of(self, step: RunningStep, steps: list[ForwardPlan], given: dict[str, Any]) -> Any:
+        """What the decoder gives in a step of these streams: from its program, or by its modules."""
+        new = new_tokens(given)
+        program = self._program(steps, given)
+        if program is not None:
+            ids = zip(new.split(1, 1), steps, strict=True)
+            hidden = program.run(steps, [[one, own.positions(new.device)] for one, own in ids])
+            return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
+        given["attention_mask"] = self.route.attention_mask(step) if isinstance(step, ForwardPlan) else None
         if self.takes_positions:
-            given["position_ids"] = step.positions(new_tokens(given).device)
+            given["position_ids"] = step.positions(new.device)
         activate(step)
         with self.route.entered(step):
-            return self.stock(**given)
+            out = self.stock(**given)
+        self.route.check(step)
+        return out
 
     def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> Program | None:
         """The decoder's program, where it answers such a forward."""
@@ -236,24 +238,9 @@ class ModelPatch:
         if any(stream.plan is not self.plan for stream in cache.streams):
             raise CapabilityError("PackedCache: a stream belongs to another model; pack those of one model")
         check_mode(self.decoder)
-        new = new_tokens(given)
         try:
             step = cache.begin()
-            program = self._program(step.steps, given)
-            if program is None:
-                given["attention_mask"] = None
-                given["position_ids"] = step.positions(new.device)
-                activate(step)
-                with self.route.entered(step):
-                    out = self.stock(**given)
-            else:
-                inputs = [
-                    [ids, own.positions(new.device)] for ids, own in zip(new.split(1, 1), step.steps, strict=True)
-                ]
-                hidden = program.run(step.steps, inputs)
-                step.calls.update(step.steps[0].calls)
-                out = program.answer(last_hidden_state=hidden, past_key_values=cache)
-            self.route.check(step)
+            out = self._forward_of(step, step.steps, given)
             cache.commit()
             return out
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,11 +11,14 @@ import torch
 from torch import nn
 
 from everlong.cache.step import ForwardPlan
+from everlong.errors import one_line
 from everlong.hooks.program.listing import ROWS
 from everlong.hooks.program.make import TOLERANCE, Recording, make_program
 from everlong.hooks.program.record import NotRecorded
 from everlong.hooks.program.run import Program
 from everlong.hooks.program.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 _GIVEN = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "return_dict"}
 
@@ -31,19 +35,26 @@ class Switch:
     def program(self, model: Recording) -> Program | None:
         """The program, if the decoder has one."""
         if self._watch is None or not self._watch.same():
-            self._watch = Watch(model.decoder)
-            self._program = None
-            try:
-                if not self._watch.plain():
-                    raise NotRecorded("its modules have hooks or forwards of their own")
-                if self._watch.other is not None:
-                    raise NotRecorded(f"{self._watch.other} may compute otherwise at any time")
-                self._program = make_program(model)
-            except NotRecorded as error:
-                self.reason = str(error)
-            else:
-                self.reason = None
+            watch = Watch(model.decoder)
+            self._program, self.reason = _made(watch, model)
+            # Last, so that an interrupt meanwhile leaves it to be made again.
+            self._watch = watch
         return self._program
+
+
+def _made(watch: Watch, model: Recording) -> tuple[Program | None, str | None]:
+    """The program, or why there is none; a model that works by its modules is never refused for want of one."""
+    if not watch.plain():
+        return None, "its modules have hooks or forwards of their own"
+    if watch.other is not None:
+        return None, f"{watch.other} may compute otherwise at any time"
+    try:
+        return make_program(model), None
+    except NotRecorded as error:
+        return None, str(error)
+    except Exception as error:
+        logger.exception("a decoder could not be recorded; it runs by its modules")
+        return None, one_line(error)
 
 
 _SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()
