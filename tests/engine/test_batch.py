@@ -12,8 +12,8 @@ from everlong.engine.stream import StreamPiece, TokenStream
 from everlong.errors import CapabilityError
 from everlong.hooks.packed_check import unpackable
 from everlong.models.load import Loaded
+from tests.engine.methods import SMALL
 
-SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "repr_topk": 4, "exec_chunk": 32, "pool": 8}
 METHODS = {
     "dense": Dense(),
     "window": Window(window=20),

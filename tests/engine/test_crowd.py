@@ -11,22 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from everlong import Blocks, Dense, Infini, InfinityFormer, Session, Sinks, TransformerXL, Window
+from everlong import Blocks, Dense, Infini, Session, Sinks, TransformerXL, Window
 from everlong.engine.engine import Engine, GenerationRequest
 from everlong.engine.sampling import Sampling
 from everlong.engine.writing import begin_answer
+from tests.engine.methods import METHODS
 
-SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "repr_topk": 4, "exec_chunk": 32, "pool": 8}
-METHODS = [
-    Dense(),
-    Window(window=20),
-    Sinks(sinks=3, window=17),
-    Blocks(**SMALL, recall="layer"),
-    Blocks(**SMALL, recall="layer", cut="surprise", surprise_window=16),
-    Infini(segment=16),
-    TransformerXL(segment=16),
-    InfinityFormer(segment=16, basis=8, points=32),
-]
 WIDE = {"sinks": 4, "window": 64, "block": 16, "top_k": 4, "repr_topk": 4, "exec_chunk": 64, "pool": 16}
 WIDER = [
     Dense(),

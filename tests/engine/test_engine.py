@@ -5,22 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everlong import Blocks, Dense, Infini, Session, Sinks, Window
+from everlong import Blocks, Dense, Session, Sinks, Window
 from everlong.cache.stream import CachedStream
 from everlong.engine.engine import Engine
 from everlong.errors import InputError, SessionError
+from tests.engine.methods import METHODS as ALL
+from tests.engine.methods import SMALL
 
-SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "repr_topk": 4, "exec_chunk": 32, "pool": 8}
-METHODS = [
-    Dense(),
-    Window(window=20),
-    Sinks(sinks=3, window=17),
-    Blocks(**SMALL, recall="layer"),
-    Blocks(**SMALL, recall="layer", cut="surprise", surprise_window=16),
-    Infini(segment=16),
-    Sinks(sinks=1, window=30),
-    Dense(),
-]
+METHODS = [*ALL[:6], Sinks(sinks=1, window=30), Dense()]
 TEXTS = ["Gulls cried over the pier. " * n for n in (1, 9, 4, 12, 7, 2, 20, 3)]
 SAMPLING = [{}, {"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.3}, {"stop": "e"}]
 

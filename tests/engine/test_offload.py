@@ -5,22 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everlong import Blocks, Dense, Infini, InfinityFormer, Session, Sinks, TransformerXL, Window
+from everlong import Blocks, Session, Sinks
 from everlong.errors import DamagedError
 from everlong.library.library import Library
+from tests.engine.methods import METHODS, SMALL
 from tests.session.conftest import interrupt
 
-SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "repr_topk": 4, "exec_chunk": 32, "pool": 8}
-METHODS = [
-    Dense(),
-    Window(window=20),
-    Sinks(sinks=3, window=17),
-    Blocks(**SMALL, recall="layer"),
-    Blocks(**SMALL, recall="layer", cut="surprise", surprise_window=16),
-    Infini(segment=16),
-    TransformerXL(segment=16),
-    InfinityFormer(segment=16, basis=8, points=32),
-]
 TEXT = list(range(3, 95)) * 3
 TURNS = ([4, 8, 1] * 9, [5], [7, 6] * 20)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from everlong.cache.step import ForwardPlan
 from everlong.hooks.program.listing import WORDS, Lowered
@@ -61,8 +60,8 @@ class Program:
         lowered = self._lowered
         places: list[Any] = [*inputs, *[None] * (lowered.places - len(inputs))]
         for op in lowered.host:
-            args, kwargs = tree_map_only(HostPlace, lambda p: places[p.at], (op.args, op.kwargs))
-            places[op.place] = op.call(*args, **kwargs)
+            kwargs = {name: _filled(value, places) for name, value in op.kwargs.items()}
+            places[op.place] = op.call(*_filled(op.args, places), **kwargs)
         for place, numbers in lowered.uploads.items():
             numbers.of(lowered.room, row).copy_(places[place])
 
@@ -70,3 +69,10 @@ class Program:
     def _attend(step: ForwardPlan, call: AttentionSettings, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         columns = step.write(k, v, call.layer)
         return step.attend(call.layer, q, *columns, call.scale, call.softcap, call.s_aux).contiguous()
+
+
+def _filled(given: Any, places: list[Any]) -> Any:
+    """Arguments with the tensors that stand at their places; torch's own walk through them takes most of a call."""
+    if isinstance(given, HostPlace):
+        return places[given.at]
+    return type(given)([_filled(x, places) for x in given]) if type(given) in (list, tuple) else given
