@@ -91,8 +91,7 @@ class PackedCache(Cache):
         self.streams = list(streams)
         self.tokens = list(tokens)
         self._step: PackedPlan | None = None
-        first = self.streams[0]
-        super().__init__(layers=[first.arenas[p.source] for p in first.plan.layers])
+        super().__init__(layers=self.streams[0].transformers_layers())
 
     def begin(self) -> PackedPlan:
         """Prepare the forward; where a stream refuses, none has begun."""

@@ -81,7 +81,7 @@ class ForwardPlan:
     base: int
     segments: list[Frame]
     arenas: dict[int, LayerKV]
-    plans: tuple[LayerPlan, ...]
+    plans: Mapping[int, LayerPlan]
     scratch: Workspace
     dtype: torch.dtype
     calls: dict[int, int] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class StreamCache(Cache):
         if holder is not None:
             holder.hold()
         self.stream = stream
-        super().__init__(layers=[stream.arenas[p.source] for p in stream.plan.layers])
+        super().__init__(layers=stream.transformers_layers())
 
     # What transformers asks of a cache.
 
@@ -74,7 +74,7 @@ class StreamCache(Cache):
 
     @property
     def is_croppable(self) -> bool:
-        """Whether nothing has been evicted yet (never with blocks: what tokens read moved the mass of earlier ones)."""
+        """Whether tokens can be taken back: see `CachedStream.is_whole`."""
         return self.stream.is_whole
 
     @property

@@ -7,7 +7,8 @@ turns: one forward of a model ends before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from everlong.cache.packed import PackedCache
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
-from everlong.errors import AttachError, CapabilityError
+from everlong.errors import AttachError, CapabilityError, EverlongError, one_line
 from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
 from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.front import Front
@@ -28,6 +29,7 @@ from everlong.hooks.program.switch import runs_from_list, switch_of
 from everlong.hooks.replacement import Replacement
 from everlong.hooks.routes import choose_route
 from everlong.hooks.self_check import check_equal_to_stock
+from everlong.hooks.state_check import asks_for_states, one_by_one, stateful_modules
 from everlong.hooks.turns import turn
 from everlong.methods.base import Method
 from everlong.methods.recurrent.parameters import NAME, MemoryParameters
@@ -57,10 +59,11 @@ class ModelPatch:
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = decoder_of(model)
         self.route = choose_route(model)
-        with plain(model):
+        with plain(model), _told(model):
             self.plan = probe(model, self.route)
         self.width: int = text_config(model).hidden_size
         self.takes_positions = accepts(self.decoder, "position_ids")
+        self._singly = stateful_modules(self.decoder) if self.plan.steps_singly else []
         self.holders = 0
         self.training: Trained | None = None
         self._hooks: list[Any] = []
@@ -68,7 +71,7 @@ class ModelPatch:
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
         try:
-            with plain(model):
+            with plain(model), _told(model):
                 check_equal_to_stock(model, StreamCache(CachedStream(self.plan, "self-check", 0, None)))
         except BaseException:
             self._remove()
@@ -107,7 +110,7 @@ class ModelPatch:
     def keep_inputs(self) -> None:
         """Let each step know what enters the attention of its layers, until the last holder leaves."""
         if not self._hooks:
-            modules = [m for _, m in attention_modules(self.decoder)]
+            modules = [m for _, m in attention_modules(self.decoder) if not asks_for_states(m)]
             self._hooks = [m.register_forward_pre_hook(_keep_input, with_kwargs=True) for m in modules]
 
     def trained(self, method: Method) -> MemoryParameters | None:
@@ -186,7 +189,7 @@ class ModelPatch:
         if self._front is not None:
             mask = self._front.mask(mask)
             positions = self._front.positions(positions)
-        pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding)
+        pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding and not self.plan.states)
         check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
         try:
             step = stream.begin(tokens, rows, pads)
@@ -210,6 +213,9 @@ class ModelPatch:
             given["position_ids"] = step.positions(new.device)
         activate(step)
         with self.route.entered(step):
+            if isinstance(step, ForwardPlan) and step.seen and step.tokens > 1:
+                for module in self._singly:
+                    self.route.replace(module, "forward", one_by_one(module.forward))
             out = self.stock(**given)
         self.route.check(step)
         return out
@@ -229,6 +235,8 @@ class ModelPatch:
             return "its attention depends on how long a row is"
         if any(p.latent or p.repeated for p in self.plan.layers):
             return "its attention is given other keys than those that it caches"
+        if self.plan.states:
+            return f"layer {self.plan.states[0].index} keeps a state of all that it read, of one stream at a time"
         return None
 
     def _packed(self, cache: PackedCache, given: dict[str, Any]) -> Any:
@@ -246,6 +254,20 @@ class ModelPatch:
         finally:
             activate(None)
             cache.abandon()
+
+
+@contextmanager
+def _told(model: PreTrainedModel) -> Iterator[None]:
+    """AttachError where the model itself fails while it is tried."""
+    try:
+        yield
+    except EverlongError:
+        raise
+    except Exception as error:
+        raise AttachError(
+            f"{type(model).__name__}: tried on a few tokens with transformers' cache it fails ({type(error).__name__}: "
+            f"{one_line(error)}); use another model, or transformers without everlong"
+        ) from error
 
 
 def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

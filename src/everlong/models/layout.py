@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -67,9 +68,24 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class ModelLayout:
-    """All layers, and the lengths within which positions must stay.
+class StatePlan:
+    """A layer that keeps states of constant size of all that was read: linear attention, SSM, short convolution.
 
+    `index` is the layer's; `count` how many states of each kind it may keep, `nbytes` what those of one row take.
+    Such a layer may have attention beside them, which has a LayerPlan of its own.
+    """
+
+    index: int
+    count: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """The layers that attend, those that keep a state, and the lengths within which positions must stay.
+
+    `depth` counts all layers of the decoder, those that do neither included. `steps_singly`: its states are carried
+    from one token to the next only, so that they are read one by one.
     `trained_length` is how many positions the model was trained on. `hard_length` is set where the model computes
     something else (or crashes) past it: dynamic-NTK and longrope frequencies, tables of angles. `heads` counts the
     query heads of a layer. `ranks` are set where each process has other heads; heads are then this process's own.
@@ -82,6 +98,19 @@ class ModelLayout:
     alibi: bool = False
     heads: int = 1
     ranks: Ranks | None = None
+    depth: int = 0
+    states: tuple[StatePlan, ...] = ()
+    steps_singly: bool = False
+
+    @cached_property
+    def by_index(self) -> dict[int, LayerPlan]:
+        """The layers that attend, by index in the decoder."""
+        return {layer.index: layer for layer in self.layers}
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all states of one row, however long the stream."""
+        return sum(state.nbytes for state in self.states)
 
     @property
     def frame_length(self) -> int:

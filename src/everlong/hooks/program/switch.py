@@ -65,10 +65,13 @@ def switch_of(decoder: nn.Module) -> Switch:
     return _SWITCHES.setdefault(decoder, Switch())
 
 
-def why_not(decoder: nn.Module, packs: bool) -> str | None:
-    """Why a decoder that was attached is not run from a program; None where it is."""
-    if not packs:
-        return "its attention is not asked for the keys that it caches, through transformers' attention function alone"
+def why_not(decoder: nn.Module, unpackable: str | None) -> str | None:
+    """Why a decoder that was attached is not run from a program; None where it is.
+
+    `unpackable`: why its streams cannot be packed, which stands against a program too.
+    """
+    if unpackable is not None:
+        return unpackable
     if next(decoder.parameters()).device.type != "cpu":
         return "it is not on the CPU"
     return switch_of(decoder).reason

@@ -53,8 +53,8 @@ def codecs(settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype) -> di
     """What makes the records of each layer, in the layers' order."""
     found = {}
     for index in sorted(served_layers(plan)):
-        key = plan.layers[index].key
-        value = plan.layers[index].value
+        key = plan.by_index[index].key
+        value = plan.by_index[index].value
         assert key is not None
         assert value is not None
         found[index] = codec_class(settings.codec)(key[0], settings.block, key[1], value[1], dtype)
@@ -102,6 +102,6 @@ def digest_bytes(settings: BlockSettings, plan: ModelLayout, dtype: torch.dtype)
     """Bytes of the digests of one block over all layers."""
     if settings.keep == "ids":
         return 0
-    keys = [plan.layers[index].key or (0, 0) for index in served_layers(plan)]
+    keys = [plan.by_index[index].key or (0, 0) for index in served_layers(plan)]
     bounds = settings.digest == "bounds"
     return sum(dtype.itemsize * dim * (2 * heads if bounds else plan.heads) for heads, dim in keys)

@@ -68,7 +68,7 @@ class Infini(Method):
 
         from everlong.methods.recurrent.parameters import MemoryParameters
 
-        return MemoryParameters(self.name, {"beta": torch.full((len(plan.layers), plan.heads), self.beta)})
+        return MemoryParameters(self.name, {"beta": torch.full((plan.depth, plan.heads), self.beta)})
 
     def stream_memory(
         self,

@@ -183,7 +183,7 @@ class RecurrentMemory:
         """A memory of the same settings with this state."""
         other = self.fresh()
         for index in facts["layers"]:
-            names = self.core.empty(self.plan.layers[index], 1, torch.device("meta"))
+            names = self.core.empty(self.plan.by_index[index], 1, torch.device("meta"))
             other.states[index] = {name: tensors[f"memory{index}.{name}"].to(device) for name in names}
         return other
 
