@@ -23,14 +23,15 @@ from everlong.models.layout import LayerPlan, ModelLayout
 from everlong.ops.rotary import turn_by, turned
 
 NAME = "windowed-reference"
-_WINDOWED: list[tuple[ModelLayout, int, int]] = []
+_WINDOWED: list[tuple[ModelLayout, int, int, Iterator[LayerPlan]]] = []
+"""The plan, sinks and window that are asked for, and the layers still to come (where modules do not know their own)."""
 
 
 @torch.no_grad()
 def windowed(model: PreTrainedModel, plan: ModelLayout, ids: Tensor, sinks: int, window: int) -> Tensor:
     """Logits [B, T, vocabulary] of a model whose attention goes through transformers' attention function."""
     with _named(model):
-        _WINDOWED.append((plan, sinks, window))
+        _WINDOWED.append((plan, sinks, window, iter(plan.layers)))
         try:
             return model(input_ids=ids, use_cache=False).logits
         finally:
@@ -63,8 +64,9 @@ def _attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    plan, sinks, window = _WINDOWED[-1]
-    layer = plan.by_index[module.layer_idx]
+    plan, sinks, window, coming = _WINDOWED[-1]
+    following = next(coming)
+    layer = plan.by_index.get(module.layer_idx, following)
     T = query.shape[2]
     t = np.arange(T)
     place = np.minimum(t, sinks + window - 1)

@@ -93,6 +93,7 @@ OWN: dict[str, Fields] = {
     "XmodForCausalLM": {"default_language": "en_XX"},
     "YoutuForCausalLM": MLA,
     "Zamba2ForCausalLM": {
+        "time_step_min": 1e-8,
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
         "n_mamba_heads": 4,

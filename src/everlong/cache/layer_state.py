@@ -13,6 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
+from everlong.errors import CapabilityError
+from everlong.models.layout import ModelLayout
+
 CONV = "conv"
 RECURRENT = "recurrent"
 
@@ -132,6 +135,61 @@ class LayerState(LinearAttentionCacheLayerMixin):
         """Keep copies of `states`; those numbered in `previous` are asked for by the next step."""
         self._before = None
         self._take({name: _own(x) for name, x in states.items()}, dict.fromkeys(previous, True))
+
+
+class ModelStates(dict[int, LayerState]):
+    """The states of a model's layers, by index: one stream's, or those of the rows of a batch."""
+
+    def __init__(self, plan: ModelLayout) -> None:
+        super().__init__({p.index: LayerState(p.count) for p in plan.states})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all states."""
+        return sum(state.nbytes for state in self.values())
+
+    def begin(self, seen: int) -> None:
+        """A step behind `seen` tokens begins."""
+        for state in self.values():
+            state.begin(seen)
+
+    def commit(self) -> None:
+        """The step becomes part of the stream."""
+        for state in self.values():
+            state.commit()
+
+    def abandon(self, seen: int) -> None:
+        """The step failed, and the stream still holds `seen` tokens."""
+        for state in self.values():
+            state.abandon(seen)
+
+    def check_crop(self, seen: int, target: int) -> None:
+        """CapabilityError where the tokens from `target` to `seen` would have to be taken out of a state."""
+        if self and 0 < target < seen:
+            raise CapabilityError(
+                f"crop({target - seen}): layers of this model fold all that they read into a state, from which nothing "
+                "can be taken back; take a mark or a fork before you read on"
+            )
+
+    def crop(self, target: int) -> None:
+        """Only the first `target` tokens were read."""
+        if not target:
+            self.clear_all()
+
+    def clear_all(self) -> None:
+        """Every layer keeps nothing."""
+        for state in self.values():
+            state.clear()
+
+    def select_rows(self, rows: Int[Tensor, " B"]) -> None:
+        """Keep, repeat or reorder batch rows."""
+        for state in self.values():
+            state.select_rows(rows)
+
+    def copy_to(self, other: ModelStates) -> None:
+        """Give `other` states of its own that are equal."""
+        for index, state in self.items():
+            state.copy_to(other[index])
 
 
 def _own(x: Tensor) -> Tensor:

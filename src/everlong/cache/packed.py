@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
+from everlong.cache.stream_cache import layers_of
 from everlong.errors import CapabilityError
 
 
@@ -91,7 +92,7 @@ class PackedCache(Cache):
         self.streams = list(streams)
         self.tokens = list(tokens)
         self._step: PackedPlan | None = None
-        super().__init__(layers=self.streams[0].transformers_layers())
+        super().__init__(layers=layers_of(self.streams[0]))
 
     def begin(self) -> PackedPlan:
         """Prepare the forward; where a stream refuses, none has begun."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers.cache_utils import DummyLayer
 
 from everlong.cache.layer_kv import LayerKV
-from everlong.cache.layer_state import LayerState
+from everlong.cache.layer_state import ModelStates
 from everlong.cache.report import MemoryReport
 from everlong.cache.step import ForwardPlan, Frame
 from everlong.cache.stream_memory import MemoryAccount, RetrievalMemory, StreamMemory
@@ -52,7 +51,7 @@ class CachedStream:
         self._scratch = Workspace()
         self.lanes: dict[Pattern, WindowLayout] = {}
         self.arenas = {p.index: LayerKV(self._lane(p.pattern)) for p in plan.layers if p.source == p.index}
-        self.states = {p.index: LayerState(p.count) for p in plan.states}
+        self.states = ModelStates(plan)
 
     def _lane(self, pattern: Pattern) -> WindowLayout:
         if self.memory is not None and pattern not in self.lanes:
@@ -65,11 +64,6 @@ class CachedStream:
         """The memory, if it brings back what it stores."""
         retrieves = self.memory is not None and self.memory.retrieves
         return cast("RetrievalMemory", self.memory) if retrieves else None
-
-    def transformers_layers(self) -> list[Any]:
-        """What transformers sees of each layer: its state, if it keeps one; keys go through the cache's `update`."""
-        attending = {p.index: self.arenas[p.source] for p in self.plan.layers}
-        return [self.states.get(i) or attending.get(i) or DummyLayer() for i in range(self.plan.depth)]
 
     @property
     def rows(self) -> int:
@@ -114,8 +108,7 @@ class CachedStream:
             lane.make_room(self.seen_tokens, tokens)
         frame = self.seen_tokens, tokens, rows, base, segments
         self.running = step = ForwardPlan(*frame, self.arenas, self.plan.by_index, self._scratch, self.plan.dtype)
-        for state in self.states.values():
-            state.begin(self.seen_tokens)
+        self.states.begin(self.seen_tokens)
         if self.memory is not None:
             step.memory = self.memory
             self.memory.begin(step, self.pads)
@@ -145,8 +138,7 @@ class CachedStream:
         self.seen_tokens = step.seen + step.tokens
         for arena in self.arenas.values():
             arena.commit(self.seen_tokens)
-        for state in self.states.values():
-            state.commit()
+        self.states.commit()
         oldest = min(lane.oldest(self.seen_tokens) for lane in self.lanes.values())
         ends = [s.start for s in step.segments[1:]] + [self.seen_tokens + 1]
         self.segments = [s for s, end in zip(step.segments, ends, strict=True) if end > oldest]
@@ -160,8 +152,7 @@ class CachedStream:
             self.memory.abandon()
         for arena in self.arenas.values():
             arena.abandon()
-        for state in self.states.values():
-            state.abandon(self.seen_tokens)
+        self.states.abandon(self.seen_tokens)
         self.set_pads(self._pads_before)
         self.running = None
 
@@ -169,11 +160,7 @@ class CachedStream:
 
     def crop(self, target: int) -> None:
         """Forget the tokens from `target` on; CapabilityError if what came before them is gone."""
-        if self.states and 0 < target < self.seen_tokens:
-            raise CapabilityError(
-                f"crop({target - self.seen_tokens}): layers of this model fold all that they read into a state, from "
-                "which nothing can be taken back; take a mark or a fork before you read on"
-            )
+        self.states.check_crop(self.seen_tokens, target)
         if self.memory is not None:
             self.memory.check_crop(self.seen_tokens, target, self.pads)
         for lane in self.lanes.values():
@@ -183,9 +170,7 @@ class CachedStream:
                     f"({self.method}, seen {self.seen_tokens}); use a larger window, or fork before you read on"
                 )
         self.seen_tokens = target
-        if not target:
-            for state in self.states.values():
-                state.clear()
+        self.states.crop(target)
         if self.pads is not None:
             self.set_pads(np.minimum(self.pads, target) if target else None)
         self.segments = [s for s in self.segments if s.start < max(1, target)]
@@ -199,8 +184,7 @@ class CachedStream:
             lane.pads = None
         for arena in self.arenas.values():
             arena.clear()
-        for state in self.states.values():
-            state.clear()
+        self.states.clear_all()
         if self.memory is not None:
             self.memory = self.memory.fresh()
 
@@ -208,8 +192,7 @@ class CachedStream:
         """Keep these rows, in this order."""
         for arena in self.arenas.values():
             arena.select_rows(indices, self.seen_tokens)
-        for state in self.states.values():
-            state.select_rows(indices)
+        self.states.select_rows(indices)
         if self.pads is not None:
             self.set_pads(self.pads[indices.cpu().numpy()])
         if self.memory is not None:
@@ -225,10 +208,7 @@ class CachedStream:
 
     @property
     def is_whole(self) -> bool:
-        """Whether tokens can be taken back: nothing was evicted yet, or folded into a layer's state.
-
-        Never with blocks: what tokens read moved the mass of earlier ones.
-        """
+        """Whether nothing was evicted or folded into a state yet (never with blocks: tokens move masses of others)."""
         account = self._account()
         kept = account.dropped_tokens + account.compressed_tokens == 0 and self.blocks is None
         return kept and not (self.states and self.seen_tokens)
@@ -241,17 +221,14 @@ class CachedStream:
         return MemoryAccount({"device": 0, "host": 0, "disk": 0}, dropped_tokens=dropped)
 
     def planned_bytes(self) -> int | None:
-        """Bytes that the cache takes on the model's device for one row, however long the stream; None: no bound.
-
-        Layers' states count twice: a step keeps what they were before it.
-        """
+        """Bytes that the cache takes on the model's device for one row, however long the stream; None: no bound."""
         capacities = {index: arena.lane.capacity for index, arena in self.arenas.items()}
         plans = {p.index: p for p in self.plan.layers}
         if any(c is None and plans[i].numbers_per_token for i, c in capacities.items()):
             return None
         size = self.plan.dtype.itemsize
         total = sum((c or 0) * plans[i].numbers_per_token * size for i, c in capacities.items())
-        total += 2 * self.plan.state_bytes
+        total += 2 * self.plan.state_bytes  # a step keeps what they were before it
         return total + (0 if self.memory is None else self.memory.planned_bytes(self.chunk))
 
     def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
@@ -286,8 +263,7 @@ class CachedStream:
         window = seen - sinks if self.window is None else min(self.window, seen - sinks)
         if self.blocks is None:
             window = seen - sinks - compressed - dropped
-        state_bytes = sum(state.nbytes for state in self.states.values())
-        device = account.bytes["device"] + sum(a.nbytes for a in self.arenas.values()) + state_bytes
+        device = account.bytes["device"] + sum(a.nbytes for a in self.arenas.values()) + self.states.nbytes
         return MemoryReport(
             self.method,
             seen_tokens=seen,
@@ -303,7 +279,7 @@ class CachedStream:
             written_bytes=account.traffic.written_bytes,
             cache_hits=account.traffic.hits,
             cache_misses=account.traffic.misses,
-            state_bytes=state_bytes,
+            state_bytes=self.states.nbytes,
         )
 
     def fork(self) -> CachedStream:
@@ -317,6 +293,5 @@ class CachedStream:
             other.set_pads(self.pads.copy())
         for index, arena in self.arenas.items():
             arena.copy_to(other.arenas[index], self.seen_tokens)
-        for index, state in self.states.items():
-            state.copy_to(other.states[index])
+        self.states.copy_to(other.states)
         return other

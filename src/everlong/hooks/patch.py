@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any, Protocol
 
 import torch
@@ -265,9 +266,16 @@ def _told(model: PreTrainedModel) -> Iterator[None]:
         raise
     except Exception as error:
         raise AttachError(
-            f"{type(model).__name__}: tried on a few tokens with transformers' cache it fails ({type(error).__name__}: "
-            f"{one_line(error)}); use another model, or transformers without everlong"
+            f"{type(model).__name__}{_layer_of(error)}: tried on a few tokens with transformers' cache it fails "
+            f"({type(error).__name__}: {one_line(error)}); use another model, or transformers without everlong"
         ) from error
+
+
+def _layer_of(error: Exception) -> str:
+    """Which layer an error was raised in, if a module on the way knows its index."""
+    owners = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
+    found = [index for index in (getattr(owner, "layer_idx", None) for owner in owners) if isinstance(index, int)]
+    return f" layer {found[-1]}" if found else ""
 
 
 def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

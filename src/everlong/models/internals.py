@@ -60,6 +60,8 @@ def accepts(module: nn.Module, name: str) -> bool:
 def device_of(model: Any) -> torch.device:
     """Where inputs go: to the embedding's weights, or where accelerate brings them when they are offloaded."""
     embedding: Any = model.get_input_embeddings()
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        return next(model.parameters()).device
     if embedding.weight.device.type != "meta":
         return embedding.weight.device
     execution = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)

@@ -67,6 +67,11 @@ class RecurrentMemory:
         window = cache(lambda: self._near(step, layer, q, k, v, scale, softcap, s_aux))
         lane = step.arenas[layer.source].lane
         hidden = step.inputs.get(layer.index)
+        if self.keeps_inputs and hidden is None:
+            raise CapabilityError(
+                f"{self.core.name} layer {layer.index}: what enters its attention is not known, as layers share its "
+                "module; use the method sinks or blocks"
+            )
         old = self.states.get(layer.index) or self.core.empty(layer, len(q), q.device)
         found = []
         for rows, pad in _alike(lane.pads, len(q)):
