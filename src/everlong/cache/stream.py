@@ -237,7 +237,8 @@ class CachedStream:
         For tokens that a block memory has not sealed yet, in a layer that it serves.
         """
         assert self.blocks is not None
-        rotation = self.plan.by_index[layer].rotation
+        plan = self.plan.by_index[layer]
+        rotation = plan.rotation
         held, pending = self.blocks.pending_keys(layer, first, end)
         found = [] if pending is None else [pending]
         arena = self.arenas[layer]
@@ -246,7 +247,8 @@ class CachedStream:
             a = max(first, held, segment.start)
             b = min(end, after)
             if a < b:
-                keys = arena.pair[0][:, :, a - arena.shift : b - arena.shift]
+                pair = [x[:, :, a - arena.shift : b - arena.shift] for x in arena.pair]
+                keys = torch.cat(pair, 3) if plan.joint else pair[0]
                 if rotation is not None:
                     back = turn_by(rotation, -torch.arange(a - segment.base, b - segment.base), keys)
                     keys = turned(keys, rotation, back)

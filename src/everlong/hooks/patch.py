@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from traceback import walk_tb
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError, EverlongError, one_line
 from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
 from everlong.hooks.current_step import RunningStep, activate, running_step
+from everlong.hooks.expansion import Expansions
 from everlong.hooks.front import Front
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
@@ -69,6 +71,7 @@ class ModelPatch:
         self.training: Trained | None = None
         self._hooks: list[Any] = []
         self.replacement = Replacement(self.decoder, self._forward)
+        self.plan = replace(self.plan, expansions=Expansions(self.decoder, self.stock, self.route))
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from everlong.models.ranks import Ranks
+from everlong.ops.absorb import Absorbed
 from everlong.ops.rotary import Rotation
 from everlong.ops.spans import Ints
 
@@ -66,6 +68,19 @@ class LayerPlan:
         """How many numbers a token costs in this layer."""
         return sum(heads * dim for heads, dim in (x for x in (self.key, self.value) if x is not None))
 
+    @property
+    def joint(self) -> bool:
+        """Whether keys and values of all heads are made of one vector, which lies in both slots of the cache (MLA)."""
+        one = self.key is not None and self.value is not None and self.key[0] == self.value[0] == 1
+        return one and (self.latent or (self.repeated and self.rotation is None))
+
+    @property
+    def compared(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(heads, dim) of the keys that a memory compares and of the values that it keeps: the one vector, if joint."""
+        key = self.key or (0, 0)
+        value = self.value or (0, 0)
+        return ((1, key[1] + value[1]), key) if self.joint else (key, value)
+
 
 @dataclass(frozen=True)
 class StatePlan:
@@ -101,6 +116,8 @@ class ModelLayout:
     depth: int = 0
     states: tuple[StatePlan, ...] = ()
     steps_singly: bool = False
+    expansions: Callable[[ModelLayout], dict[int, Absorbed]] | None = field(default=None, compare=False)
+    """Finds how joint layers make keys and values of what they cache."""
 
     @cached_property
     def by_index(self) -> dict[int, LayerPlan]:
