@@ -25,6 +25,7 @@ from everlong.hooks.arguments import check_mode, check_outputs, check_positions,
 from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.expansion import Expansions
 from everlong.hooks.front import Front
+from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
 from everlong.hooks.program.run import Program
@@ -74,6 +75,7 @@ class ModelPatch:
         self.plan = replace(self.plan, expansions=Expansions(self.decoder, self.stock, self.route))
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
+        self._head = OutputHead.of(model)
         try:
             with plain(model), _told(model):
                 check_equal_to_stock(model, StreamCache(CachedStream(self.plan, "self-check", 0, None)))
@@ -160,6 +162,8 @@ class ModelPatch:
         self.replacement.remove()
         if self._front is not None:
             self._front.replacement.remove()
+        if self._head is not None:
+            self._head.replacement.remove()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
