@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from everlong.cache.step import ForwardPlan
 from everlong.hooks.program.listing import WORDS, Lowered
+from everlong.hooks.program.lower import LINEAR_KIND
 from everlong.hooks.program.place import HostPlace
 from everlong.hooks.program.record import AttentionSettings
 
@@ -47,13 +49,23 @@ class Program:
         outs: list[Tensor] = []
         read = [0] * len(steps)
         for n, (first, count, call, _) in enumerate(lowered.segments):
-            self._native.run(self._start + first * BYTES, count, threads, *self._room, *read)
+            self.between(self._start + first * BYTES, count, threads, read)
             if call is not None:
                 outs = [self._attend(step, call, *found[row][n]) for row, step in enumerate(steps)]
                 read = [out.data_ptr() for out in outs]
         width = lowered.out.shape[-1]
         last = lowered.room[: len(steps), lowered.out.at : lowered.out.at + width]
         return last[None].to(self._dtype, copy=True)
+
+    def between(self, start: int, count: int, threads: int, read: Sequence[int]) -> None:
+        """Run the operations between two attentions; `read` are the addresses of what the first of them gave."""
+        self._native.run(start, count, threads, *self._room, *read)
+
+    def linears(self) -> None:
+        """The list's matrix products alone, for a row of what is there: to know what they take."""
+        words = self._lowered.words.reshape(-1, WORDS)
+        alone = np.ascontiguousarray(words[words[:, 0] == LINEAR_KIND])
+        self.between(alone.ctypes.data, len(alone), torch.get_num_threads(), [0])
 
     def _upload(self, row: int, inputs: list[Tensor]) -> None:
         """Make what follows from a token's id and place alone, and put it into the row's room."""

@@ -32,6 +32,11 @@ class Switch:
         self._program: Program | None = None
         self._watch: Watch | None = None
 
+    @property
+    def made(self) -> Program | None:
+        """The program as it was last made."""
+        return self._program
+
     def program(self, model: Recording) -> Program | None:
         """The program, if the decoder has one."""
         if self._watch is None or not self._watch.same():
