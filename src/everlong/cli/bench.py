@@ -65,7 +65,7 @@ def bench(ctx: typer.Context, given: BenchOptions) -> None:
     if given.output.json:
         console.result(_document(rows, left_out, loaded, peers))
     else:
-        _tell(rows, left_out, loaded, peers, given.plot, console)
+        _tell(rows, left_out, loaded, peers, given.plot, console, options.is_default(ctx, "method"))
 
 
 def _document(rows: list[SpeedRow], left_out: dict[str, str], loaded: Loaded, peers: dict[str, Make]) -> dict[str, Any]:
@@ -159,6 +159,7 @@ def _tell(
     peers: dict[str, Make],
     plot: Path | None,
     console: Console,
+    is_new: bool,
 ) -> None:
     """The rows as a table, under the command and what it ran on."""
     others = "".join(f", {name} {version}" for name, version in peer_versions(list(peers)).items())
@@ -170,4 +171,7 @@ def _tell(
     console.note("\nRatio above 1: everlong is faster. Medians; spread and quartiles over the rounds.")
     for name in (name for name in left_out if " at " in name):
         console.note(f"{name}: not measured ({left_out[name]})")
-    console.note(f"Wrote {plot}." if plot is not None else f"Next: {_again()} --method sinks,blocks --context 8K,32K")
+    if plot is not None:
+        console.note(f"Wrote {plot}.")
+    if is_new:
+        console.note(f"Next: {_again()} --method dense,window,sinks")

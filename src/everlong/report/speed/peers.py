@@ -35,6 +35,7 @@ GENAI = "onnxruntime-genai"
 PEERS = (TransformersReader.name, LLAMA, GENAI)
 _MODULES = {LLAMA: "llama_cpp", GENAI: "onnxruntime_genai"}
 _PACKAGES = {LLAMA: "llama-cpp-python", GENAI: GENAI}
+_TRIED = 8
 _BUILDER = "onnxruntime_genai.models.builder"
 
 Make = Callable[[Sequence[int], int, int], Reader]
@@ -42,7 +43,19 @@ Make = Callable[[Sequence[int], int, int], Reader]
 
 
 def peer_of(name: str, loaded: Loaded, stock: Any, threads: int) -> Make:
-    """What makes readers of the peer `name`; CapabilityError where it is not installed or cannot read this model."""
+    """What makes readers of the peer `name`, tried once; CapabilityError where it cannot run this model."""
+    make = _maker(name, loaded, stock, threads)
+    try:
+        make(range(_TRIED), _TRIED, _TRIED).close()
+    except Exception as error:
+        raise CapabilityError(
+            f"{name}: cannot run this model ({one_line(error, 160)}); leave it out of --peers"
+        ) from error
+    return make
+
+
+def _maker(name: str, loaded: Loaded, stock: Any, threads: int) -> Make:
+    """The same, not tried; CapabilityError where the peer is not installed or does not read such files."""
     if name == TransformersReader.name:
         return lambda ids, chunk, room: TransformersReader(stock, ids, chunk)
     if importlib.util.find_spec(_MODULES[name]) is None:
