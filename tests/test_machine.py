@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-import torch
-
 from everlong import machine
 from everlong.machine import circumstances
 
