@@ -24,24 +24,24 @@ class Program:
     def __init__(self, lowered: Lowered, native: Any, dtype: torch.dtype, answer: type[Any]) -> None:
         self.answer = answer
         """The class of what the decoder's forward gives."""
-        self._lowered = lowered
+        self.lowered = lowered
         self._native = native
-        self._dtype = dtype
+        self.dtype = dtype
         self._room = (lowered.room.data_ptr(), lowered.room.shape[1] * lowered.room.element_size())
         self._start = lowered.words.ctypes.data
         self._rows: list[list[list[Tensor]]] = []
 
     def _handed(self, rows: int) -> list[list[list[Tensor]]]:
         """q, k and v of each segment's attention, for each row."""
-        segments = self._lowered.segments
+        segments = self.lowered.segments
         while len(self._rows) < rows:
             row = len(self._rows)
-            self._rows.append([[x.of(self._lowered.room, row) for x in segment.handed] for segment in segments])
+            self._rows.append([[x.of(self.lowered.room, row) for x in segment.handed] for segment in segments])
         return self._rows
 
     def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor:
         """The last hidden states [1, rows, width] of one token of each step; `inputs` are as they were recorded."""
-        lowered = self._lowered
+        lowered = self.lowered
         for row, own in enumerate(inputs):
             self._upload(row, own)
         found = self._handed(len(steps))
@@ -55,7 +55,7 @@ class Program:
                 read = [out.data_ptr() for out in outs]
         width = lowered.out.shape[-1]
         last = lowered.room[: len(steps), lowered.out.at : lowered.out.at + width]
-        return last[None].to(self._dtype, copy=True)
+        return last[None].to(self.dtype, copy=True)
 
     def between(self, start: int, count: int, threads: int, read: Sequence[int]) -> None:
         """Run the operations between two attentions; `read` are the addresses of what the first of them gave."""
@@ -63,13 +63,13 @@ class Program:
 
     def linears(self) -> None:
         """The list's matrix products alone, for a row of what is there: to know what they take."""
-        words = self._lowered.words.reshape(-1, WORDS)
+        words = self.lowered.words.reshape(-1, WORDS)
         alone = np.ascontiguousarray(words[words[:, 0] == LINEAR_KIND])
         self.between(alone.ctypes.data, len(alone), torch.get_num_threads(), [0])
 
     def _upload(self, row: int, inputs: list[Tensor]) -> None:
         """Make what follows from a token's id and place alone, and put it into the row's room."""
-        lowered = self._lowered
+        lowered = self.lowered
         places: list[Any] = [*inputs, *[None] * (lowered.places - len(inputs))]
         for op in lowered.host:
             kwargs = {name: _filled(value, places) for name, value in op.kwargs.items()}
