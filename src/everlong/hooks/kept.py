@@ -43,6 +43,8 @@ from everlong.ops.rotary import Rotation
 logger = logging.getLogger(__name__)
 
 FEWEST_WEIGHTS = 1 << 20
+_DECIDING = ("hooks", "cache", "ops", "models")
+"""The folders of everlong whose code decides what is found."""
 _DIGEST_BYTES = 32
 
 
@@ -140,7 +142,9 @@ def _key(model: PreTrainedModel, route: AttentionHook) -> str:
 
 def _sources(model: PreTrainedModel) -> Iterator[str]:
     """Size and time of the files whose code decides what is found: everlong's, and those of the model's classes."""
-    files = {file for kind in ("*.py", "*.so", "*.pyd") for file in Path(everlong.__file__).parent.rglob(kind)}
+    package = Path(everlong.__file__).parent
+    files = {file for kind in ("*.so", "*.pyd") for file in package.glob(kind)}
+    files |= {file for folder in _DECIDING for file in (package / folder).rglob("*.py")}
     files |= {Path(inspect.getfile(cls)) for cls in {type(m) for m in model.modules()}}
     for file in sorted(files):
         facts = file.stat()
