@@ -22,6 +22,7 @@ from everlong.hooks.arguments import check_mode, check_outputs, check_positions,
 from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.front import Front
 from everlong.hooks.kept import KeptFindings
+from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
 from everlong.hooks.program.run import Program
@@ -70,6 +71,7 @@ class ModelPatch:
         self.replacement = Replacement(self.decoder, self._forward)
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
+        self._head = OutputHead.of(model)
         if found is not None:
             return
         try:
@@ -160,6 +162,8 @@ class ModelPatch:
         self.replacement.remove()
         if self._front is not None:
             self._front.replacement.remove()
+        if self._head is not None:
+            self._head.replacement.remove()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -47,6 +47,7 @@ class Bench:
         self._peers = peers
         self._plan = plan
         self._ids = _ids(loaded)
+        self._stock = stock_copy(loaded.model)
 
     def rows(self, context: int, methods: Sequence[tuple[Method, int]], whats: Sequence[str]) -> Iterator[SpeedRow]:
         """The rows of one context; each method is given with the tokens that it reads before."""
@@ -108,7 +109,7 @@ class Bench:
             with Session(self._loaded, method, chunk=self._plan.chunk, store=store, name=_NAME) as kept:
                 kept.feed(self._cycle(context))
             for _ in range(1 + self._plan.repeats):
-                fresh = replace(self._loaded, model=stock_copy(self._loaded.model))
+                fresh = replace(self._loaded, model=stock_copy(self._stock))
                 opened: list[Session] = []
                 taken.append(
                     timed(lambda store=store, fresh=fresh, opened=opened: opened.append(_opened(store, fresh)))

@@ -1,8 +1,8 @@
 """Where the CPU time of a decoded token goes.
 
 Functions are timed while they stand in for the real ones, each without what is timed inside it. Where a decoder runs
-from its list (hooks/program/), products are inside of C calls: they are run once more alone, over all weights, and
-their time is taken from that of the calls.
+from its list (hooks/program/), products, norms and most attention are inside of C calls: products are run once more
+alone, over all weights, then all else but attention, and what is left of the calls' time is attention's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from everlong.cache import step as cache_step
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
+from everlong.hooks import output_head
 from everlong.hooks.program.switch import switch_of
 from everlong.methods.blocks import step as blocks_step
 from everlong.models.internals import decoder_of
@@ -32,6 +33,7 @@ MEMORY = "memory"
 OTHER = "norms"
 FRAMEWORK = "framework"
 TOTAL = "total"
+_IN_C = "in C"
 
 
 class Stopwatch:
@@ -87,20 +89,23 @@ def _sample(reader: EverlongReader, program: Any, ids: Sequence[int]) -> dict[st
         for owner, name in (
             (ForwardPlan, "attend"),
             (ForwardPlan, "write"),
+            (ForwardPlan, "token_tables"),
             (CachedStream, "begin"),
             (CachedStream, "commit"),
         ):
             stack.enter_context(watch.timing(owner, name, MEMORY))
         for owner in (torch.nn.functional, packed):
             stack.enter_context(watch.timing(owner, "linear", LINEARS))
+        stack.enter_context(watch.timing(output_head, "plain_linear", LINEARS))
         if program is not None:
-            stack.enter_context(watch.timing(program, "between", OTHER))
+            stack.enter_context(watch.timing(program, "token", _IN_C))
         total = timed(lambda: reader.decode(ids)).cpu
     found = {label: watch.times[label].cpu for label in (LINEARS, ATTENTION, MEMORY, OTHER)}
     if program is not None:
-        alone = timed(lambda: [program.linears() for _ in ids]).cpu
-        found[LINEARS] += alone
-        found[OTHER] = max(0.0, found[OTHER] - alone)
+        linears, others = (timed(lambda own=own: [program.alone(own) for _ in ids]).cpu for own in (True, False))
+        found[LINEARS] += linears
+        found[OTHER] += others
+        found[ATTENTION] += max(0.0, watch.times[_IN_C].cpu - linears - others)
     found[FRAMEWORK] = total - sum(found.values())
     return found | {TOTAL: total}
 
