@@ -144,7 +144,7 @@ def test_inputs_get_gradients_through_packed_layers(folder):
 
 @torch.no_grad()
 def test_in_an_exported_graph_a_packed_layer_is_one_operator():
-    layer = PackedLinear.of(nn.Linear(40, 33), "q4")
+    layer = PackedLinear.of(nn.Linear(40, 33), "int4")
     x = torch.randn(2, 40)
     exported = torch.export.export(layer, (x,))
     assert [n.target for n in exported.graph.nodes if n.op == "call_function"] == [
@@ -155,7 +155,7 @@ def test_in_an_exported_graph_a_packed_layer_is_one_operator():
 
 def test_code_that_takes_the_weights_gets_them():
     linear = nn.Linear(40, 33)
-    packed = PackedLinear.of(linear, "q8")
+    packed = PackedLinear.of(linear, "int8")
     assert packed.weight.shape == (33, 40)
     assert (packed.weight - linear.weight).abs().max() < 0.002
     assert "weights=q8" in repr(packed)

@@ -81,7 +81,7 @@ def load_base(
 
 def _read(name: str, dtype: Any, weights: str) -> tuple[Any, Any]:
     """The model, its weights packed if that is asked for, and the tokenizer of `name`."""
-    from everlong.models.packed_kept import pack_kept
+    from everlong.models.packed_linear import pack_model
 
     path = model_folder(name) or Path(name).expanduser()
     own = gguf.package_gguf(DEFAULT_PACKAGE) if name == DEFAULT and not path.exists() else None
@@ -94,7 +94,7 @@ def _read(name: str, dtype: Any, weights: str) -> tuple[Any, Any]:
     if weights == FILE:
         raise ConfigError(f"weights=file: {one_line(name, 100)} is not a GGUF file; use int8, int4 or full")
     model, tokenizer = _read_full(name, path, dtype)
-    pack_kept(model, weights, tokenizer)
+    pack_model(model, weights)
     return model, tokenizer
 
 

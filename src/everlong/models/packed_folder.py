@@ -21,7 +21,7 @@ from everlong.models.packed_linear import PackedLinear, pack_model, packed_layer
 logger = logging.getLogger(__name__)
 
 _FILE = "packed.safetensors"
-_FORMAT = 2
+_FORMAT = 1
 
 
 def from_gguf(path: Path, dtype: torch.dtype, weights: str) -> tuple[Any, Any]:
@@ -32,7 +32,7 @@ def from_gguf(path: Path, dtype: torch.dtype, weights: str) -> tuple[Any, Any]:
 
     def convert(path: Path, folder: Path) -> None:
         model, tokenizer = gguf.read(path, torch.float32)
-        pack_model(model, weights, tokenizer)
+        pack_model(model, weights)
         write(model, tokenizer, folder)
 
     try:
@@ -40,7 +40,7 @@ def from_gguf(path: Path, dtype: torch.dtype, weights: str) -> tuple[Any, Any]:
     except OSError as error:
         logger.warning("%s cannot be cached in %s (%s): packed anew", path.name, gguf.cache_folder(), error)
     model, tokenizer = gguf.read(path, torch.float32)
-    pack_model(model, weights, tokenizer)
+    pack_model(model, weights)
     _cast(model, dtype)
     return model, tokenizer
 

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlong.errors import ConfigError
-from everlong.models.calibrated import calibration_ids, input_moments
 from everlong.models.weights import FILE, FULL, check_weights
 from everlong.ops import packed
-from everlong.ops.compensated import quantise_compensated
 from everlong.ops.native import extension
 from everlong.ops.quantise import held_in_four_bits, quantise
 
@@ -47,11 +45,19 @@ class PackedLinear(nn.Module):
         self._ready: tuple[Tensor, ...] = ()
 
     @classmethod
-    def of(cls, module: nn.Linear, form: packed.Format, data: Tensor | None = None) -> PackedLinear:
-        """The linear layer `module` in `form`; `data` where its weights are in panels already."""
+    def of(cls, module: nn.Linear, weights: str, is_head: bool = False, is_small: bool = False) -> PackedLinear:
+        """The linear layer `module` in the form that `weights` asks for.
+
+        Weights that 4 bits hold as they are have 4. Of others a head and small layers have 8 all the same: they are few
+        bytes, and rounding them costs much.
+        """
         weight = module.weight.detach()
         shape = (module.out_features, module.in_features)
-        return cls(quantise(weight, form) if data is None else data, form, shape, module.bias, sample_of(weight))
+        fours = weights == FILE or (weights == "int4" and not is_head)
+        held = held_in_four_bits(weight) if fours else None
+        rounds = weights == "int4" and not is_head and not is_small
+        form: packed.Format = "q4" if held is not None or rounds else "q8"
+        return cls(quantise(weight, form) if held is None else held, form, shape, module.bias, sample_of(weight))
 
     @property
     def weight(self) -> Tensor:
@@ -81,12 +87,10 @@ class PackedLinear(nn.Module):
         )
 
 
-def pack_model(model: Any, weights: str, tokenizer: Any = None) -> None:
+def pack_model(model: Any, weights: str) -> None:
     """Put packed layers in the place of a model's linear ones; all else stays as it is, which is said where it is much.
 
-    Weights that 4 bits hold as they are have 4. Of others a head and small layers have 8 all the same: they are few
-    bytes, and rounding them costs much. The rest is rounded to 4 bits (int4) for what the layers are given while the
-    model reads a text, where there is a tokenizer. ConfigError for a model without linear layers.
+    ConfigError for a model without linear layers.
     """
     if check_weights(weights) == FULL:
         return
@@ -96,31 +100,10 @@ def pack_model(model: Any, weights: str, tokenizer: Any = None) -> None:
         raise ConfigError(f"weights={weights}: {type(model).__name__} has no linear layers to pack; leave weights out")
     _tell_of_the_rest(model, sum(m.weight.numel() for _, m in found if m is not head), weights)
     largest = max((m.weight.numel() for _, m in found if m is not head), default=0)
-    data: dict[str, Tensor] = {}
-    rounded: dict[str, nn.Linear] = {}
-    for name, module in found:
-        fours = weights == FILE or (weights == "int4" and module is not head)
-        held = held_in_four_bits(module.weight.detach()) if fours else None
-        if held is not None:
-            data[name] = held
-        elif weights == "int4" and module is not head and module.weight.numel() >= largest * _SMALL:
-            rounded[name] = module
-    ids = calibration_ids(tokenizer) if rounded else None
-    seen = {} if ids is None else input_moments(model, rounded, ids)
     for name, module in found:
         owner, _, own = name.rpartition(".")
-        if name in seen:
-            data[name] = _rounded(module.weight.detach(), seen.pop(name))
-        form: packed.Format = "q4" if name in data or name in rounded else "q8"
-        setattr(model.get_submodule(owner), own, PackedLinear.of(module, form, data.pop(name, None)))
-
-
-def _rounded(weight: Tensor, seen: Tensor) -> Tensor:
-    """Weights in panels of 4 bits, rounded for what was seen of their inputs, if that can be inverted."""
-    try:
-        return quantise_compensated(weight, seen)
-    except torch.linalg.LinAlgError:
-        return quantise(weight, "q4")
+        is_small = module.weight.numel() < largest * _SMALL
+        setattr(model.get_submodule(owner), own, PackedLinear.of(module, weights, module is head, is_small))
 
 
 def is_packed(model: nn.Module) -> bool:

@@ -34,11 +34,11 @@ def quantise(weight: Float[Tensor, "O I"], form: Format) -> UInt8[Tensor, "P B"]
     if form == "q8":
         scale = _scale_of_eight_bits(w_OGL)
         return pack(_codes(w_OGL, scale, None), scale, None)
-    scale, minimum = fitted(w_OGL)
+    scale, minimum = _fitted(w_OGL)
     return pack(_codes(w_OGL, scale, minimum), scale, minimum)
 
 
-def fitted(w_OGL: Tensor) -> tuple[Float[Tensor, "O G"], Float[Tensor, "O G"]]:
+def _fitted(w_OGL: Tensor) -> tuple[Float[Tensor, "O G"], Float[Tensor, "O G"]]:
     """Scale and minimum of each group in 4 bits, in float16: of those tried the ones with the least squared error."""
     low, high = w_OGL.amin(-1), w_OGL.amax(-1)
     minimum = low.half()
