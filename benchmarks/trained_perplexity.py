@@ -80,7 +80,7 @@ def scored(name: str, work: Path, data: Path) -> dict[str, dict[str, torch.Tenso
     """
     kept = work / folder_of(name) / "scores.pt"
     found: dict[str, dict[str, torch.Tensor]] = torch.load(kept, weights_only=True) if kept.is_file() else {}
-    loaded: Any = everlong.load(work / folder_of(name) / "model")
+    loaded: Any = everlong.load(work / folder_of(name) / "model", dtype="float32")
     ways = {"on": loaded.method}
     if loaded.method.memory != "off":
         controls = ("off", "zeroed") if name.startswith("infini,") else ("off",)
@@ -127,7 +127,7 @@ def main() -> None:
     nlls: dict[str, dict[str, torch.Tensor]] = {}
     for name, given in METHODS.items():
         result, found = trained(name, args.work), scored(name, args.work, args.data)
-        loaded = everlong.load(args.work / folder_of(name) / "model")
+        loaded = everlong.load(args.work / folder_of(name) / "model", dtype="float32")
         nlls[name] = found["on"]
         numbers, what = memory_numbers(name, loaded.model.config)
         width, layers = loaded.model.config.hidden_size, loaded.model.config.num_hidden_layers

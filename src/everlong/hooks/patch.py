@@ -25,6 +25,7 @@ from everlong.hooks.arguments import check_mode, check_outputs, check_positions,
 from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.expansion import Expansions
 from everlong.hooks.front import Front
+from everlong.hooks.kept import KeptFindings
 from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
@@ -63,8 +64,10 @@ class ModelPatch:
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = decoder_of(model)
         self.route = choose_route(model)
+        kept = KeptFindings.of(model, self.route)
+        found = None if kept is None else kept.read()
         with plain(model), _told(model):
-            self.plan = probe(model, self.route)
+            self.plan = found or probe(model, self.route)
         self.width: int = text_config(model).hidden_size
         self.takes_positions = accepts(self.decoder, "position_ids")
         self._singly = stateful_modules(self.decoder) if self.plan.steps_singly else []
@@ -76,12 +79,16 @@ class ModelPatch:
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
         self._head = OutputHead.of(model)
+        if found is not None:
+            return
         try:
             with plain(model), _told(model):
                 check_equal_to_stock(model, StreamCache(CachedStream(self.plan, "self-check", 0, None)))
         except BaseException:
             self._remove()
             raise
+        if kept is not None:
+            kept.write(self.plan)
 
     @classmethod
     def held(cls, model: PreTrainedModel) -> ModelPatch:

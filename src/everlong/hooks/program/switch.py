@@ -32,6 +32,17 @@ class Switch:
         self._program: Program | None = None
         self._watch: Watch | None = None
 
+    @property
+    def made(self) -> Program | None:
+        """The program as it was last made."""
+        return self._program
+
+    def adopt(self, watch: Watch, program: Program | None, reason: str | None) -> None:
+        """Take the program that was kept of the decoder as `watch` knows it, or why it has none."""
+        self._program = program
+        self.reason = reason
+        self._watch = watch
+
     def program(self, model: Recording) -> Program | None:
         """The program, if the decoder has one."""
         if self._watch is None or not self._watch.same():
