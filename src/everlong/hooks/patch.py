@@ -40,6 +40,7 @@ from everlong.models.internals import (
     device_of,
     plain,
     text_config,
+    with_added,
 )
 
 
@@ -105,10 +106,14 @@ class ModelPatch:
                 self._remove()
 
     def keep_inputs(self) -> None:
-        """Let each step know what enters the attention of its layers, until the last holder leaves."""
+        """Let each step know what enters the attention of its layers, and add to what leaves it.
+
+        Until the last holder leaves.
+        """
         if not self._hooks:
             modules = [m for _, m in attention_modules(self.decoder)]
             self._hooks = [m.register_forward_pre_hook(_keep_input, with_kwargs=True) for m in modules]
+            self._hooks += [m.register_forward_hook(_add_to_output) for m in modules]
 
     def trained(self, method: Method) -> MemoryParameters | None:
         """What was trained for `method` and is kept with the model; CapabilityError if it is for another."""
@@ -253,3 +258,10 @@ def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     step = running_step()
     if step is not None:
         step.inputs[module.layer_idx] = attention_input(args, kwargs)
+
+
+def _add_to_output(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+    """What leaves a layer's attention, with what a memory adds to it."""
+    step = running_step()
+    added = None if step is None else step.take_added(module.layer_idx)
+    return output if added is None else with_added(output, added)

@@ -83,6 +83,13 @@ def attention_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
 
+def with_added(output: Any, added: Tensor) -> Any:
+    """What an attention module gave, its hidden states (the first of several) plus `added` [B, T, W]."""
+    if isinstance(output, Tensor):
+        return output + added.to(output.dtype)
+    return (output[0] + added.to(output[0].dtype), *output[1:])
+
+
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Submodules that stand for one layer of attention: they know their layer's index and project keys."""
     for name, module in model.named_modules():

@@ -6,7 +6,7 @@ The samples are read as streams, the way the model will be used, and not as rows
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 
@@ -37,15 +37,10 @@ def ablation(
     ones, `answers` the share of samples with all of them (both NaN where nothing is asked).
     """
     found = {}
-    for control in controls(method):
+    for control in method.controls():
         tell(f"held-out samples with memory={control}")
         found[control] = _measured(model, make_method(method.name, method.as_dict() | {"memory": control}), samples)
     return found
-
-
-def controls(method: Method) -> list[str]:
-    """The values of the method's field `memory`, "on" first."""
-    return list(get_args(get_type_hints(type(method)).get("memory"))) or ["on"]
 
 
 @torch.inference_mode()
