@@ -82,7 +82,7 @@ class Method:
         return None
 
     def controls(self) -> list[str]:
-        """Values of the field `memory` that tell what a memory is worth, "on" first; "on" alone without such a field."""
+        """Values of the field `memory` that show what a memory is worth, "on" first; "on" alone without that field."""
         return list(get_args(get_type_hints(type(self)).get("memory"))) or ["on"]
 
     def as_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-PIECE = 64
+PIECE = 32
 """Segments are worked through in pieces of at most so many tokens, whose products with each other cost its square."""
 
 
@@ -37,7 +37,8 @@ class Tokens(NamedTuple):
 
     def part(self, first: int, end: int) -> Tokens:
         """The tokens `first` .. `end - 1`."""
-        return Tokens(*(None if x is None else x[:, :, first:end] for x in self))
+        q, k, v, b = (x[:, :, first:end] for x in self[:4])
+        return Tokens(q, k, v, b, None if self.log_a is None else self.log_a[:, :, first:end])
 
 
 class Open(NamedTuple):
@@ -93,23 +94,24 @@ def read_segments(
     k, v, b = (x.unflatten(2, (-1, piece)) for x in (tokens.k, tokens.v, tokens.b))
     q = _grouped(tokens.q, k.shape[1], piece)
     log_g = None if tokens.log_a is None else tokens.log_a.unflatten(2, (-1, piece)).cumsum(3)
-    inverse = _inverse(k, b, log_g, degree)
     f = features(k, degree)
     heard, kept, left = f, f, None
     if log_g is not None:
         heard = f * log_g.exp()[..., None]
         kept = f * (log_g[..., -1:] - log_g).exp()[..., None]
-        left = log_g[..., -1].exp()[..., None, None]
+        left = log_g[..., -1].exp()[..., None, None].unbind(2)
     keep = None if restart is None else ~restart.repeat_interleave(length // piece, 1)
     starts = _starts(restart, length // piece)
     found, written = [], []
-    for n in range(k.shape[2]):
+    # unbind: the gradient of x[:, :, n] would fill a tensor of the size of x for each n
+    each = (x.unbind(2) for x in (_inverse(k, b, log_g, degree) * b[..., None, :], v, heard, kept))
+    for n, (solve, v_n, heard_n, kept_n) in enumerate(zip(*each, strict=True)):
         if keep is not None and starts[n]:
             M = M * keep[:, n, None, None, None]
-        u = inverse[:, :, n] @ (b[:, :, n, :, None] * (v[:, :, n] - heard[:, :, n] @ M))
+        u = solve @ (v_n - heard_n @ M)
         found.append(M)
         written.append(u)
-        M = (M if left is None else M * left[:, :, n]) + kept[:, :, n].transpose(-1, -2) @ u
+        M = (M if left is None else M * left[n]) + kept_n.transpose(-1, -2) @ u
     read = features(q, degree)
     if log_g is not None:
         read = read * log_g.exp()[:, :, :, None, :, None]

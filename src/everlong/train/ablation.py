@@ -34,7 +34,7 @@ def ablation(
     """By control ("on", "off", and what else the method has): loss, digits right, answers right, n.
 
     `loss` is -log p (nats) over the tokens with a weight, `digits` the share of answer tokens that are the most likely
-    ones, `answers` the share of samples with all of them (both NaN where nothing is asked).
+    ones, `answers` the share of answers with all of them (both NaN where nothing is asked).
     """
     found = {}
     for control in method.controls():
@@ -55,8 +55,7 @@ def _measured(model: Any, method: Method, samples: list[Example]) -> dict[str, f
             w = torch.from_numpy(one.loss_weight[1:]).to(model.device)
             nll += float((torch.nn.functional.cross_entropy(logits[:-1], following, reduction="none") * w).sum())
             weight += float(w.sum())
-            a, b = one.answer
-            if b > a:
+            for a, b in one.answers:
                 right = (logits[a - 1 : b - 1].argmax(-1) == following[a - 1 : b - 1]).tolist()
                 digits += right
                 answers.append(all(right))

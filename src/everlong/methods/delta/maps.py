@@ -3,10 +3,10 @@
 A token's key and query describe the tokens before it (short convolutions), its value the token itself: at a digit the
 key is "what stood before this digit". With `projections="own"` x W_q, x W_k, x W_v of what enters the layer go into
 the convolutions, and the answer is added behind the layer's output projection, through W_m; with "none" it is the
-model's own queries, keys and values, before they are rotated, and the answer is added to each head, times s.
+model's own queries, keys and values, not rotated, and the answer is added to each head, times s.
 
-Letters: B rows, H query heads, G kv heads, T tokens, K taps, D key dim, E value dim, W width of the model, C channels of
-the convolution (H D + G D + G E), Y layers.
+Letters: B rows, H query heads, G kv heads, T tokens, K taps, D key dim, E value dim, W width of the model, C channels
+of the convolution (H D + G D + G E), Y layers.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 M moves at the ends of segments, so the newest tokens may be taken back. Of the open segment there are kept what its
 tokens wrote (u, with their keys), and what entered the convolutions of it and of the K - 1 tokens before it.
 
-Letters: B rows, H query heads, G kv heads, T new tokens, L tokens per segment, K taps, D key dim, E value dim, F numbers
-of phi, C channels of the convolutions.
+Letters: B rows, H query heads, G kv heads, T new tokens, L tokens per segment, K taps, D key dim, E value dim, F
+numbers of phi, C channels of the convolutions.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from everlong.ops.segments import NONE
 class DeltaCore:
     """Reads M and the open segment with each query, and goes on with M at the end of each segment.
 
-    `reset`: M is emptied every so many tokens (a control). Not `reads`: it answers zeros (another), and unless it
-    `compresses` it keeps nothing. What entered the convolutions for place t lies at t % (L + K - 1), keys and u at t % L.
+    `reset`: M is emptied every so many tokens (a control). Not `reads`: it answers zeros, and keeps nothing; unless it
+    `compresses` either, it is the window alone (two more). What entered the convolutions for place t lies at
+    t % (L + K - 1), keys and u at t % L.
     """
 
     segment: int
@@ -50,7 +51,7 @@ class DeltaCore:
         check_model(plan, self.degree)
 
     def empty(self, layer: LayerPlan, rows: int, device: torch.device) -> State:
-        """M [B, G, F, E], and of the open segment k, u, log_g (where there is decay) and `entered` [B, L + K - 1, C]."""
+        """M [B, G, F, E]; of the open segment k, u, log_g (where there is decay) and `entered` [B, L + K - 1, C]."""
         if not self.reads:
             return {}
         maps = self.maps[layer.index]
@@ -104,7 +105,7 @@ class DeltaCore:
         return maps.tokens(torch.cat([old, new], 1), document, hidden)
 
     def _read(self, tokens: Tokens, state: State, first: int) -> tuple[Float[Tensor, "B H T E"], Tensor]:
-        """What the tokens from place `first` on read, and M behind the last whole segment; `state` gets the open one."""
+        """What the tokens from place `first` on read, and M behind the last whole segment; `state` gets the rest."""
         L = self.segment
         T = tokens.q.shape[2]
         M = state["M"]
@@ -126,19 +127,23 @@ class DeltaCore:
         return torch.cat(found, 2), M
 
     def _whole(self, place: int, tokens: int) -> int:
-        """How many of the tokens from `place`, the start of a segment, are read at once: whole segments up to a reset."""
+        """How many of the tokens from `place`, a segment's start, are read at once: whole segments up to a reset."""
         until = tokens if self.reset is None else min(tokens, self.reset - place % self.reset)
         return until - until % self.segment
 
     def _open(self, tokens: Tokens, state: State, M: Tensor, inside: int) -> tuple[Tensor, Tensor]:
         """What a part of a segment reads, which begins at its place `inside`; M, gone on where the segment is full."""
-        names = ("k", "u", "log_g")
-        before = Open(*(state[name][:, :, :inside] if name in state else None for name in names))
-        out, new = read_open(tokens, M, before, self.degree)
+        out, new = read_open(tokens, M, _first(state, inside), self.degree)
         end = inside + tokens.q.shape[2]
-        for name, x in zip(names, new, strict=True):
+        for name, x in zip(Open._fields, new, strict=True):
             if x is not None:
                 state[name][:, :, inside:end] = x
         if end == self.segment:
-            M = fold_open(M, Open(*(state.get(name) for name in names)), self.degree)
+            M = fold_open(M, _first(state, end), self.degree)
         return out, M
+
+
+def _first(state: State, count: int) -> Open:
+    """The first so many tokens of the open segment."""
+    log_g = state["log_g"][:, :, :count] if "log_g" in state else None
+    return Open(state["k"][:, :, :count], state["u"][:, :, :count], log_g)
