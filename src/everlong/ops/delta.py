@@ -49,17 +49,18 @@ class Open(NamedTuple):
     log_g: Tensor | None
 
 
-def features(x: Float[Tensor, "*any D"], degree: int) -> Float[Tensor, "*any F"]:
+def features(x: Float[Tensor, "*any T D"], degree: int) -> Float[Tensor, "*any T F"]:
     """phi(x): x itself for degree 1; for degree 2 the D (D / 2 + 1) products of its numbers, D even.
 
-    >>> q, k = torch.randn(2, 8, dtype=torch.float64)
-    >>> bool(torch.isclose(features(q, 2) @ features(k, 2), (q @ k) ** 2))
+    >>> q, k = torch.randn(2, 3, 8, dtype=torch.float64)
+    >>> bool(torch.allclose(features(q, 2) @ features(k, 2).T, (q @ k.T) ** 2))
     True
     """
     if degree == 1:
         return x
     half = x.shape[-1] // 2
-    between = [2**0.5 * x * x.roll(j, -1) for j in range(1, half)]
+    twice = 2**0.5 * x
+    between = [twice * x.roll(j, -1) for j in range(1, half)]
     return torch.cat([x * x, *between, x * x.roll(half, -1)], -1)
 
 
@@ -77,12 +78,14 @@ def convolved(
     """
     K = taps.shape[1]
     T = x.shape[1] - K + 1
-    now = document[:, K - 1 :]
+    alone = bool((document == document[:, :1]).all())
     out = taps[:, 0] * x[:, K - 1 :]
     for lag in range(1, K):
-        first = K - 1 - lag
-        same = document[:, first : first + T] == now
-        out = out + taps[:, lag] * x[:, first : first + T] * same[..., None]
+        earlier = slice(K - 1 - lag, K - 1 - lag + T)
+        heard = x[:, earlier]
+        if not alone:
+            heard = heard * (document[:, earlier] == document[:, K - 1 :])[..., None]
+        out = torch.addcmul(out, heard, taps[:, lag])
     return out
 
 
@@ -91,10 +94,9 @@ def read_segments(
 ) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B G F E"]]:
     """What the tokens of whole segments of `length` read, and M behind them. `restart` empties M before a segment."""
     piece = _piece(length)
-    k, v, b = (x.unflatten(2, (-1, piece)) for x in (tokens.k, tokens.v, tokens.b))
-    q = _grouped(tokens.q, k.shape[1], piece)
+    k, v, b, f = (x.unflatten(2, (-1, piece)) for x in (*tokens[1:4], features(tokens.k, degree)))
+    q, read = (_grouped(x, k.shape[1], piece) for x in (tokens.q, features(tokens.q, degree)))
     log_g = None if tokens.log_a is None else tokens.log_a.unflatten(2, (-1, piece)).cumsum(3)
-    f = features(k, degree)
     heard, kept, left = f, f, None
     if log_g is not None:
         heard = f * log_g.exp()[..., None]
@@ -112,7 +114,6 @@ def read_segments(
         found.append(M)
         written.append(u)
         M = (M if left is None else M * left[n]) + kept_n.transpose(-1, -2) @ u
-    read = features(q, degree)
     if log_g is not None:
         read = read * log_g.exp()[:, :, :, None, :, None]
     near = _scores(q, k[:, :, :, None], _each(log_g), _each(log_g), degree).tril()
@@ -163,8 +164,8 @@ def _starts(restart: Bool[Tensor, "B N"] | None, pieces: int) -> list[bool]:
 
 
 def _piece(length: int) -> int:
-    """The largest divisor of the segment's length that is at most PIECE."""
-    return next(size for size in range(min(length, PIECE), 0, -1) if length % size == 0)
+    """The largest divisor of the segment's length that is at most PIECE; the length itself if that would be tiny."""
+    return next((size for size in range(min(length, PIECE), 7, -1) if length % size == 0), length)
 
 
 def _scores(a: Tensor, b: Tensor, log_a: Tensor | None, log_b: Tensor | None, degree: int) -> Float[Tensor, "*any T S"]:

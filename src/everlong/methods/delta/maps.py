@@ -97,7 +97,7 @@ class Maps:
         taps = torch.cat([self.given[name] for name in ("taps_q", "taps_k", "taps_v")])
         parts = convolved(entering, taps, document).split(sizes.channels, -1)
         dims = (sizes.D, sizes.D, sizes.E)
-        q, k, v = (x.unflatten(-1, (-1, dim)).transpose(1, 2) for x, dim in zip(parts, dims, strict=True))
+        q, k, v = (x.unflatten(-1, (-1, d)).transpose(1, 2).contiguous() for x, d in zip(parts, dims, strict=True))
         x = hidden.to(taps.dtype)
         rest = torch.nn.functional.logsigmoid(-(x @ self.given["w_b"].T))
         if write is not None:
