@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from everlong.machine import circumstances
-from everlong.ops.delta import Tokens, feature_count, features, read_segments
+from everlong.ops.delta import Writes, feature_count, features, read_segments
 
 SHAPES = {
     "4 heads of 16": (2, 4, 16, 2),
@@ -30,7 +30,7 @@ SHAPES = {
 TOKENS, SEGMENT = 2048, 128
 
 
-def loop(tokens: Tokens, M: Tensor, degree: int) -> Tensor:
+def loop(tokens: Writes, M: Tensor, degree: int) -> Tensor:
     """The rule as it is written."""
     q, k = features(tokens.q, degree).unbind(2), features(tokens.k, degree).unbind(2)
     v, b = tokens.v.unbind(2), tokens.b.unbind(2)
@@ -62,7 +62,7 @@ def main() -> None:
         q, k = (torch.nn.functional.normalize(torch.randn(B, H, TOKENS, D), dim=-1).requires_grad_() for _ in range(2))
         v = torch.randn(B, H, TOKENS, D).requires_grad_()
         b = torch.rand(B, H, TOKENS).requires_grad_()
-        tokens = Tokens(q, k, v, b, None)
+        tokens = Writes(q, k, v, b, None)
         M = torch.zeros(B, H, feature_count(D, degree), D)
         forms: dict[str, Callable[[], Tensor]] = {
             "parallel": lambda t=tokens, m=M, d=degree: read_segments(t, m, SEGMENT, d)[0],

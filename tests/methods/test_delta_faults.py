@@ -11,7 +11,7 @@ import torch
 from everlong.methods.delta import maps
 from everlong.models.layout import LayerPlan, ModelLayout, Pattern
 from everlong.ops.compressive import fold, recall
-from everlong.ops.delta import Tokens, feature_count, read_segments
+from everlong.ops.delta import Writes, feature_count, read_segments
 from everlong.ops.segments import NONE
 
 WIDTH, HEADS, D, LOOK_BACK = 64, 4, 16, 6
@@ -77,7 +77,7 @@ def read_by_delta(k, v, degree, asked):
     k, v = torch.cat([k, asked], 2), torch.cat([v, torch.zeros(1, 1, asked.shape[2], v.shape[3])], 2)
     b = torch.cat([b, torch.zeros(asked.shape[:3])], 2)
     out, _ = read_segments(
-        Tokens(k, k, v, b, None), torch.zeros(1, 1, feature_count(k.shape[3], degree), 16), k.shape[2], degree
+        Writes(k, k, v, b, None), torch.zeros(1, 1, feature_count(k.shape[3], degree), 16), k.shape[2], degree
     )
     return out[:, :, -asked.shape[2] :]
 
@@ -104,7 +104,7 @@ def drowned(repeats):
     v = torch.cat([values.repeat(repeats, 1), said, values.repeat(repeats, 1), torch.zeros(1, 16)])[None, None]
     b = torch.full(k.shape[:3], 0.9)
     b[..., -1] = 0
-    out, _ = read_segments(Tokens(k, k, v, b, None), torch.zeros(1, 1, feature_count(D, 2), 16), k.shape[2], 2)
+    out, _ = read_segments(Writes(k, k, v, b, None), torch.zeros(1, 1, feature_count(D, 2), 16), k.shape[2], 2)
     weights = (k[0, 0, :-1] @ needle[0]) ** 2
     sums = weights @ v[0, 0, :-1] / weights.sum()
     return tuple(float((x - said[0]).norm() / said.norm()) for x in (sums, out[0, 0, -1]))

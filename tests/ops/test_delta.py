@@ -7,7 +7,16 @@ import time
 import pytest
 import torch
 
-from everlong.ops.delta import Open, Tokens, convolved, feature_count, features, fold_open, read_open, read_segments
+from everlong.ops.delta import (
+    OpenSegment,
+    Writes,
+    convolved,
+    feature_count,
+    features,
+    fold_open,
+    read_open,
+    read_segments,
+)
 from tests.ops.delta_literal import conv, rule
 
 B, H, G, D, E = 2, 4, 2, 6, 5
@@ -22,8 +31,8 @@ def inputs(tokens, decay, dtype=torch.float64, rows=B):
 
     q, k = (torch.nn.functional.normalize(randn(rows, n, tokens, D), dim=-1) for n in (H, G))
     log_a = torch.nn.functional.logsigmoid(randn(rows, G, tokens) + 2) if decay else None
-    found = Tokens(q, k, randn(rows, G, tokens, E), randn(rows, G, tokens).sigmoid(), log_a)
-    return Tokens(*(None if x is None else x.requires_grad_() for x in found))
+    found = Writes(q, k, randn(rows, G, tokens, E), randn(rows, G, tokens).sigmoid(), log_a)
+    return Writes(*(None if x is None else x.requires_grad_() for x in found))
 
 
 def empty(degree, dtype=torch.float64, rows=B):
@@ -60,11 +69,11 @@ def test_a_segment_read_in_parts_equals_the_rule(degree, decay, cuts):
     tokens = inputs(18, decay)
     first, M = read_segments(tokens.part(0, 9), empty(degree), 9, degree)
     found, at = [first], 9
-    before = Open(*(None if x is None else x[:, :, :0] for x in (tokens.k, tokens.v, tokens.log_a)))
+    before = OpenSegment(*(None if x is None else x[:, :, :0] for x in (tokens.k, tokens.v, tokens.log_a)))
     for count in cuts:
         out, new = read_open(tokens.part(at, at + count), M, before, degree)
         pairs = zip(before, new, strict=True)
-        before = Open(*(None if a is None else torch.cat([a, b], 2) for a, b in pairs))
+        before = OpenSegment(*(None if a is None else torch.cat([a, b], 2) for a, b in pairs))
         found.append(out)
         at += count
     torch.testing.assert_close(torch.cat(found, 2), literal(tokens, degree), atol=1e-12, rtol=0)
@@ -83,7 +92,7 @@ def test_long_segments_are_worked_through_in_pieces(degree, length):
 
 def test_float32_stays_within_1e_6_of_float64():
     tokens = inputs(60, True)
-    small = Tokens(*(x.detach().float() for x in tokens))
+    small = Writes(*(x.detach().float() for x in tokens))
     got, _ = read_segments(small, empty(2, torch.float32), 12, 2)
     torch.testing.assert_close(got.double(), literal(tokens, 2), atol=3e-6, rtol=0)
 
@@ -93,7 +102,7 @@ def test_a_restart_is_a_beginning():
     restart = torch.tensor([[False, True, False], [False, False, True]])
     got, _ = read_segments(tokens, empty(2), 6, 2, restart)
     for row, at in ((0, 6), (1, 12)):
-        own = Tokens(*(x[row : row + 1] for x in tokens))
+        own = Writes(*(x[row : row + 1] for x in tokens))
         for a, b in ((0, at), (at, 18)):
             torch.testing.assert_close(got[row : row + 1, :, a:b], literal(own.part(a, b), 2), atol=1e-12, rtol=0)
 
@@ -116,14 +125,14 @@ def test_a_convolution_stays_inside_its_document():
 def test_repeated_keys_do_not_diverge():
     """The rule takes each token against what the memory then says: 512 equal keys leave one value, not a power."""
     key = torch.nn.functional.normalize(torch.randn(1, 1, 1, D), dim=-1).expand(1, 1, 512, D)
-    tokens = Tokens(key, key, torch.ones(1, 1, 512, E), torch.full((1, 1, 512), 0.9), None)
+    tokens = Writes(key, key, torch.ones(1, 1, 512, E), torch.full((1, 1, 512), 0.9), None)
     out, _ = read_segments(tokens, torch.zeros(1, 1, feature_count(D, 2), E), 128, 2)
     torch.testing.assert_close(out[:, :, -1], torch.ones(1, 1, E))
 
 
 def test_a_token_written_w_times_is_one_with_another_strength():
     tokens = inputs(6, False)
-    repeated = Tokens(*(None if x is None else torch.cat([x[:, :, :3], x[:, :, 2:3], x[:, :, 2:]], 2) for x in tokens))
+    repeated = Writes(*(None if x is None else torch.cat([x[:, :, :3], x[:, :, 2:3], x[:, :, 2:]], 2) for x in tokens))
     b = tokens.b.clone()
     b[:, :, 2] = 1 - (1 - b[:, :, 2]) ** 3
     got = literal(tokens._replace(b=b), 2)
@@ -131,7 +140,7 @@ def test_a_token_written_w_times_is_one_with_another_strength():
 
 
 def test_at_least_three_times_as_fast_as_the_loop():
-    tokens = Tokens(*(None if x is None else x.detach().float() for x in inputs(256, False)))
+    tokens = Writes(*(None if x is None else x.detach().float() for x in inputs(256, False)))
     a = torch.ones_like(tokens.b)
 
     def loop():

@@ -23,7 +23,7 @@ PIECE = 32
 """Segments are worked through in pieces of at most so many tokens, whose products with each other cost its square."""
 
 
-class Tokens(NamedTuple):
+class Writes(NamedTuple):
     """What the rule takes of each token: unit queries and keys, values, the strength b of writing, log of the decay a.
 
     `q` [B, H, T, D], `k` [B, G, T, D], `v` [B, G, T, E], `b` and `log_a` [B, G, T] (None where nothing decays).
@@ -35,13 +35,13 @@ class Tokens(NamedTuple):
     b: Tensor
     log_a: Tensor | None
 
-    def part(self, first: int, end: int) -> Tokens:
+    def part(self, first: int, end: int) -> Writes:
         """The tokens `first` .. `end - 1`."""
         q, k, v, b = (x[:, :, first:end] for x in self[:4])
-        return Tokens(q, k, v, b, None if self.log_a is None else self.log_a[:, :, first:end])
+        return Writes(q, k, v, b, None if self.log_a is None else self.log_a[:, :, first:end])
 
 
-class Open(NamedTuple):
+class OpenSegment(NamedTuple):
     """The tokens of a segment that is not full: keys [B, G, S, D], what they wrote [B, G, S, E], log of g [B, G, S]."""
 
     k: Tensor
@@ -90,7 +90,7 @@ def convolved(
 
 
 def read_segments(
-    tokens: Tokens, M: Float[Tensor, "B G F E"], length: int, degree: int, restart: Bool[Tensor, "B N"] | None = None
+    tokens: Writes, M: Float[Tensor, "B G F E"], length: int, degree: int, restart: Bool[Tensor, "B N"] | None = None
 ) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B G F E"]]:
     """What the tokens of whole segments of `length` read, and M behind them. `restart` empties M before a segment."""
     piece = _piece(length)
@@ -122,8 +122,8 @@ def read_segments(
 
 
 def read_open(
-    tokens: Tokens, M: Float[Tensor, "B G F E"], before: Open, degree: int
-) -> tuple[Float[Tensor, "B H T E"], Open]:
+    tokens: Writes, M: Float[Tensor, "B G F E"], before: OpenSegment, degree: int
+) -> tuple[Float[Tensor, "B H T E"], OpenSegment]:
     """What new tokens of one segment read, and what they are `before` later ones; M is that of the segment's start."""
     k, v, b = tokens.k, tokens.v, tokens.b
     T = k.shape[2]
@@ -144,10 +144,10 @@ def read_open(
     own = _scores(q, k[:, :, None], _each(log_g), _each(log_g), degree).tril()
     old = _scores(q, before.k[:, :, None], _each(log_g), _each(before.log_g), degree)
     out = read @ M[:, :, None] + own @ u[:, :, None] + old @ before.u[:, :, None]
-    return _ungrouped(out[:, :, None]), Open(k, u, log_g)
+    return _ungrouped(out[:, :, None]), OpenSegment(k, u, log_g)
 
 
-def fold_open(M: Float[Tensor, "B G F E"], full: Open, degree: int) -> Float[Tensor, "B G F E"]:
+def fold_open(M: Float[Tensor, "B G F E"], full: OpenSegment, degree: int) -> Float[Tensor, "B G F E"]:
     """M behind a segment that is full."""
     f = features(full.k, degree)
     if full.log_g is None:

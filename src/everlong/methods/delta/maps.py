@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everlong.errors import CapabilityError
 from everlong.models.layout import LayerPlan, ModelLayout
-from everlong.ops.delta import Tokens, convolved
+from everlong.ops.delta import Writes, convolved
 
 OPEN = 7.0
 """What w_a.x is added to: an untrained decay is sigmoid(7), .1 % a token."""
@@ -88,7 +88,7 @@ class Maps:
         document: Int[Tensor, "B KT"],
         hidden: Float[Tensor, "B T W"],
         write: Float[Tensor, "B T"] | None = None,
-    ) -> Tokens:
+    ) -> Writes:
         """What the rule takes; `entering` and `document` begin K - 1 tokens before the T that are asked for.
 
         `write` is how often each token stands there: written w times it is written with b' = 1 - (1 - b)^w.
@@ -106,7 +106,7 @@ class Maps:
         log_a = None
         if "w_a" in self.given:
             log_a = torch.nn.functional.logsigmoid(x @ self.given["w_a"].T + OPEN).transpose(1, 2)
-        return Tokens(_unit(q), _unit(k), v, b.transpose(1, 2), log_a)
+        return Writes(_unit(q), _unit(k), v, b.transpose(1, 2), log_a)
 
     def leaving(self, far: Float[Tensor, "B H T E"]) -> tuple[Tensor | None, Tensor | None]:
         """(what is added to each head [B, H, T, E], what to the layer's output [B, T, W]): one of the two."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from everlong.methods.delta.maps import Maps, check_model
 from everlong.methods.recurrent.core import RecurrentCall, State
 from everlong.models.layout import LayerPlan, ModelLayout
-from everlong.ops.delta import Open, Tokens, feature_count, fold_open, read_open, read_segments
+from everlong.ops.delta import OpenSegment, Writes, feature_count, fold_open, read_open, read_segments
 from everlong.ops.segments import NONE
 
 
@@ -83,7 +83,7 @@ class DeltaCore:
         pad = (0, 0, 0, 0, call.padding, 0)
         return local + torch.nn.functional.pad(heads.transpose(1, 2), pad).to(local.dtype), state
 
-    def _tokens(self, call: RecurrentCall, state: State) -> Tokens:
+    def _tokens(self, call: RecurrentCall, state: State) -> Writes:
         """The new tokens as the rule takes them; what entered their convolutions is put into `state`."""
         maps = self.maps[call.plan.index]
         first = call.start + call.padding
@@ -104,7 +104,7 @@ class DeltaCore:
         document = torch.where(places < 0, NONE, 0).expand(len(new), -1)
         return maps.tokens(torch.cat([old, new], 1), document, hidden)
 
-    def _read(self, tokens: Tokens, state: State, first: int) -> tuple[Float[Tensor, "B H T E"], Tensor]:
+    def _read(self, tokens: Writes, state: State, first: int) -> tuple[Float[Tensor, "B H T E"], Tensor]:
         """What the tokens from place `first` on read, and M behind the last whole segment; `state` gets the rest."""
         L = self.segment
         T = tokens.q.shape[2]
@@ -131,11 +131,11 @@ class DeltaCore:
         until = tokens if self.reset is None else min(tokens, self.reset - place % self.reset)
         return until - until % self.segment
 
-    def _open(self, tokens: Tokens, state: State, M: Tensor, inside: int) -> tuple[Tensor, Tensor]:
+    def _open(self, tokens: Writes, state: State, M: Tensor, inside: int) -> tuple[Tensor, Tensor]:
         """What a part of a segment reads, which begins at its place `inside`; M, gone on where the segment is full."""
         out, new = read_open(tokens, M, _first(state, inside), self.degree)
         end = inside + tokens.q.shape[2]
-        for name, x in zip(Open._fields, new, strict=True):
+        for name, x in zip(OpenSegment._fields, new, strict=True):
             if x is not None:
                 state[name][:, :, inside:end] = x
         if end == self.segment:
@@ -143,7 +143,7 @@ class DeltaCore:
         return out, M
 
 
-def _first(state: State, count: int) -> Open:
+def _first(state: State, count: int) -> OpenSegment:
     """The first so many tokens of the open segment."""
     log_g = state["log_g"][:, :, :count] if "log_g" in state else None
-    return Open(state["k"][:, :, :count], state["u"][:, :, :count], log_g)
+    return OpenSegment(state["k"][:, :, :count], state["u"][:, :, :count], log_g)
