@@ -8,6 +8,7 @@ import torch
 import everlong
 from everlong.errors import CapabilityError, ConfigError
 from everlong.hooks.training import attach_training
+from everlong.methods.fields import reset_tokens
 from everlong.methods.recurrent.training import Carried
 from tests.ops import delta_literal
 
@@ -64,7 +65,7 @@ def literal(model, method, row, write=None):
         q, k, v = (y.unflatten(1, (-1, D)).transpose(0, 1) for y in raw)
         q, k = (y * cos + torch.cat([-y[..., D // 2 :], y[..., : D // 2]], -1) * sin for y in (q, k))
         local = window_attention(q, *(y.repeat_interleave(H // G, 0) for y in (k, v)), method)
-        far = delta_literal.read(h, *raw, given, H, H if own else G, method.degree, write, method.reset)
+        far = delta_literal.read(h, *raw, given, H, H if own else G, method.degree, write, reset_tokens(method.memory))
         if not own:
             local = local + given["s"][:, None, None] * far
         x = x + attention.o_proj(local.transpose(0, 1).flatten(1))

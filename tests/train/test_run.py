@@ -86,7 +86,7 @@ def test_a_run_leaves_metrics_and_a_model_that_reads(run):
         session.feed("The grass is green. The sky is blue." * 30)
         assert session.report().compressed_tokens > 0
     assert result == json.loads((out / "result.json").read_text())
-    assert list(result["ablation"]) == ["on", "off", "zeroed"]
+    assert list(result["ablation"]) == ["on", "off", "zeroed", "reset:64"]
     assert result["ablation"]["on"]["loss"] != result["ablation"]["off"]["loss"]
     assert load_yaml(out / "recipe.yaml")["stages"][1]["lr"] == 0.5
 

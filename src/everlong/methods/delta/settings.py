@@ -9,13 +9,12 @@ convolutions as in both, put beside the window of any model; the start of the co
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
 from everlong.methods.base import Method
-from everlong.methods.fields import at_least, check_choices
+from everlong.methods.fields import at_least, check_choices, check_memory, reset_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,30 +61,12 @@ class Delta(Method):
         if not math.isfinite(self.start):
             raise ConfigError(f"start={self.start}: must be finite ({HELP['start']})")
         check_choices(self)
-        self._check_memory()
-
-    def _check_memory(self) -> None:
-        """ConfigError for a value of `memory` that is none of its own."""
-        if self.memory in ("on", "off", "zeroed"):
-            return
-        found = re.fullmatch(r"reset:([1-9]\d*)", self.memory)
-        if found is None:
-            raise ConfigError(f"memory={self.memory!r}: expected on, off, zeroed or reset:N, such as reset:1024")
-        if int(found[1]) % self.segment:
-            whole = max(1, round(int(found[1]) / self.segment)) * self.segment
-            raise ConfigError(
-                f"memory={self.memory}: must be a multiple of segment={self.segment}; use reset:{whole}, for example"
-            )
+        check_memory(self.memory, self.segment)
 
     @property
     def back(self) -> int:
         """Tokens before its own segment that a token attends to."""
         return self.segment if self.local == "xl" else 0
-
-    @property
-    def reset(self) -> int | None:
-        """Tokens after which the memory is emptied, if it ever is."""
-        return int(self.memory.removeprefix("reset:")) if self.memory.startswith("reset:") else None
 
     def controls(self) -> list[str]:
         """With the memory as it is, but emptied so often that it never holds more than the window."""
@@ -124,7 +105,8 @@ class Delta(Method):
         maps = {p.index: of_layer(plan, p, given[p.index], dtype) for p in plan.layers}
         on = self.memory not in ("off", "zeroed")
         compresses = self.memory != "off"
-        return RecurrentMemory(DeltaCore(self.segment, self.back, self.degree, maps, self.reset, on, compresses), plan)
+        reset = reset_tokens(self.memory)
+        return RecurrentMemory(DeltaCore(self.segment, self.back, self.degree, maps, reset, on, compresses), plan)
 
     def trainable(self, plan: ModelLayout) -> DeltaTraining:
         """All segments of a layer at once, but for the products with M (ops/delta.py)."""
