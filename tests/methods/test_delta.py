@@ -7,9 +7,11 @@ import torch
 
 import everlong
 from everlong.errors import CapabilityError, ConfigError
+from everlong.hooks import patch, training
 from everlong.hooks.training import attach_training
 from everlong.methods.fields import reset_tokens
 from everlong.methods.recurrent.training import Carried
+from everlong.models.internals import with_added
 from tests.ops import delta_literal
 
 SEGMENT = 8
@@ -34,8 +36,8 @@ def model(tiny_llama):
 def trained(model, method):
     """The model with a memory that says something."""
     draw = torch.Generator().manual_seed(4)
-    with attach_training(model, method) as training, torch.no_grad():
-        for p in training.parameters.parameters():
+    with attach_training(model, method) as held, torch.no_grad():
+        for p in held.parameters.parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=draw, dtype=p.dtype))
     return model
 
@@ -124,8 +126,8 @@ def test_training_gives_the_logits_and_gradients_of_the_rule(model, method):
             logits = torch.stack([literal(model, method, row) for row in IDS])
             logits[:, -1].square().sum().backward()
         else:
-            with attach_training(model, method) as training:
-                training.parameters.requires_grad_(True)
+            with attach_training(model, method) as held:
+                held.parameters.requires_grad_(True)
                 logits = model(IDS).logits
                 logits[:, -1].square().sum().backward()
         found.append((logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}))
@@ -247,3 +249,20 @@ def test_models_that_it_cannot_serve_are_refused(tiny_llama):
     with pytest.raises(ConfigError, match="a control for reading; training needs memory=on"):
         attach_training(odd, controls)
     assert everlong.Delta(segment=64).controls() == ["on", "off", "zeroed", "reset:128"]
+
+
+def test_an_answer_that_no_module_takes_is_an_error_and_not_lost(model, monkeypatch):
+    trained(model, KINDS[0])
+    monkeypatch.setattr(patch, "_add_to_output", lambda module, args, output: output)
+    with pytest.raises(CapabilityError, match="layers 0, 1: this model's attention is not a module"):
+        streamed(model, KINDS[0], IDS)
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "_add", lambda *_: None)
+    with pytest.raises(CapabilityError, match="layers 0, 1: this model's attention"):
+        attach_training(model, KINDS[0])
+
+
+def test_an_answer_of_another_width_is_refused():
+    with pytest.raises(CapabilityError, match=r"gives hidden states \[1, 2, 3\], and its memory adds \[1, 2, 4\]"):
+        with_added((torch.zeros(1, 2, 3), None), torch.zeros(1, 2, 4))
+    assert with_added(torch.zeros(1, 2, 3), torch.ones(1, 2, 3)).sum() == 6

@@ -36,6 +36,7 @@ from everlong.models.internals import (
     around_decoder,
     attention_input,
     attention_modules,
+    check_all_added,
     decoder_of,
     device_of,
     plain,
@@ -217,6 +218,8 @@ class ModelPatch:
         with self.route.entered(step):
             out = self.stock(**given)
         self.route.check(step)
+        for own in steps:
+            check_all_added(own.added)
         return out
 
     def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> Program | None:

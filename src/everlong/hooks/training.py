@@ -26,7 +26,7 @@ from everlong.hooks.self_check import CUTS, TOLERANCE
 from everlong.methods.base import Method
 from everlong.methods.recurrent.parameters import NAME
 from everlong.methods.recurrent.training import TrainableCore, TrainStep, check_trainable
-from everlong.models.internals import attention_input, attention_modules, configs_of, with_added
+from everlong.models.internals import attention_input, attention_modules, check_all_added, configs_of, with_added
 from everlong.models.sharding import check_complete, check_not_wrapped_inside
 from everlong.ops.segments import NONE, aligned
 
@@ -127,6 +127,7 @@ class Training(AbstractContextManager["Training"]):
         given.pop("cache_position", None)
         self.latest = step
         out = self.plug.stock(**given)
+        check_all_added(step.added)
         if carried is not None:
             carried.take(step, new.shape[1])
         return _in_order(out, text)
