@@ -103,9 +103,10 @@ def with_added(output: Any, added: Tensor) -> Any:
 def check_all_added(left: Mapping[int, Tensor]) -> None:
     """CapabilityError where what a memory added to some layers' outputs was taken by no module."""
     if left:
+        layers = ", ".join(map(str, sorted(left)))
         raise CapabilityError(
-            f"layers {', '.join(map(str, sorted(left)))}: this model's attention is not a module whose output can be added "
-            "to; use a method that adds to heads (delta with projections=none, infini)"
+            f"layers {layers}: this model's attention is not a module whose output can be added to; use a method that "
+            "adds to heads (delta with projections=none, infini)"
         )
 
 
