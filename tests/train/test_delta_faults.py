@@ -24,12 +24,13 @@ def digits(folder, **method):
     return train(recipe, folder)["ablation"]
 
 
-def random_taps(untrained):
-    """The start with taps of keys and queries drawn by chance, as spread as those that they stand for."""
+def by_chance(untrained):
+    """The start without the induction head: taps of keys and queries, and W_k, drawn for themselves, as spread."""
 
     def drawn(*args):
         given = untrained(*args)
-        return given | {name: torch.randn(given[name].shape) * given[name].std() for name in ("taps_q", "taps_k")}
+        names = ("taps_q", "taps_k", "W_k")
+        return given | {name: torch.randn(given[name].shape) * given[name].std() for name in names}
 
     return drawn
 
@@ -40,5 +41,5 @@ def test_each_remedy_is_needed(tmp_path, monkeypatch):
     assert whole["on"]["digits"] > 0.95
     assert all(whole[control]["digits"] < 0.5 for control in ("off", "zeroed", "reset:64"))
     assert digits(tmp_path / "degree", degree=1)["on"]["digits"] < 0.9
-    monkeypatch.setattr(maps, "untrained", random_taps(maps.untrained))
-    assert digits(tmp_path / "taps")["on"]["digits"] < 0.6
+    monkeypatch.setattr(maps, "untrained", by_chance(maps.untrained))
+    assert digits(tmp_path / "chance")["on"]["digits"] < 0.6
