@@ -42,4 +42,4 @@ def test_each_remedy_is_needed(tmp_path, monkeypatch):
     assert all(whole[control]["digits"] < 0.5 for control in ("off", "zeroed", "reset:64"))
     assert digits(tmp_path / "degree", degree=1)["on"]["digits"] < 0.9
     monkeypatch.setattr(maps, "untrained", by_chance(maps.untrained))
-    assert digits(tmp_path / "chance")["on"]["digits"] < 0.6
+    assert digits(tmp_path / "chance")["on"]["digits"] < 0.75
