@@ -51,6 +51,14 @@ class PackedPlan:
         self._new[layer] = k
         return k, v
 
+    def take_added(self, layer: int) -> Tensor | None:
+        """What the streams' memories add to the output of a layer's attention, side by side; given once."""
+        found = [(step.take_added(layer), step.tokens) for step in self.steps]
+        like = next((x for x, _ in found if x is not None), None)
+        if like is None:
+            return None
+        return torch.cat([like.new_zeros(1, n, like.shape[2]) if x is None else x for x, n in found], 1)
+
     def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:
         """As ForwardPlan does."""
         self.steps[0].check_call(layer, sliding, extra)

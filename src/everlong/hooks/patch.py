@@ -43,10 +43,12 @@ from everlong.models.internals import (
     around_decoder,
     attention_input,
     attention_modules,
+    check_all_added,
     decoder_of,
     device_of,
     plain,
     text_config,
+    with_added,
 )
 
 
@@ -121,10 +123,14 @@ class ModelPatch:
                 self._remove()
 
     def keep_inputs(self) -> None:
-        """Let each step know what enters the attention of its layers, until the last holder leaves."""
+        """Let each step know what enters the attention of its layers, and add to what leaves it.
+
+        Until the last holder leaves.
+        """
         if not self._hooks:
             modules = [m for _, m in attention_modules(self.decoder) if not asks_for_states(m)]
             self._hooks = [m.register_forward_pre_hook(_keep_input, with_kwargs=True) for m in modules]
+            self._hooks += [m.register_forward_hook(_add_to_output) for m in modules]
 
     def trained(self, method: Method) -> MemoryParameters | None:
         """What was trained for `method` and is kept with the model; CapabilityError if it is for another."""
@@ -233,6 +239,8 @@ class ModelPatch:
                     self.route.replace(module, "forward", one_by_one(module.forward))
             out = self.stock(**given)
         self.route.check(step)
+        for own in steps:
+            check_all_added(own.added)
         return out
 
     def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> Program | None:
@@ -297,3 +305,10 @@ def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     step = running_step()
     if step is not None:
         step.inputs[module.layer_idx] = attention_input(args, kwargs)
+
+
+def _add_to_output(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+    """What leaves a layer's attention, with what a memory adds to it."""
+    step = running_step()
+    added = None if step is None else step.take_added(module.layer_idx)
+    return output if added is None else with_added(output, added)

@@ -55,6 +55,8 @@ class TrainCall:
     hidden: Tensor | None
     extra: dict[int, Tensor]
     """What each layer adds to the loss: the core puts its own there."""
+    added: dict[int, Tensor]
+    """What is added to the output [B, N * L, W] of each layer's attention: likewise."""
 
 
 @runtime_checkable
@@ -129,6 +131,8 @@ class TrainStep:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[int, Tensor] = field(default_factory=dict)
     """What each layer adds to the loss."""
+    added: dict[int, Tensor] = field(default_factory=dict)
+    """What the memory adds to the output of each layer's attention."""
     _turns: dict[int, RotaryAngles] = field(default_factory=dict)
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Float[Tensor, "B H NL E"]:
@@ -147,6 +151,7 @@ class TrainStep:
             state=self.before.get(layer),
             hidden=self.hidden.get(layer),
             extra=self.extra,
+            added=self.added,
         )
         out, self.states[layer] = self.core.train(call)
         return out
