@@ -12,6 +12,7 @@ from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
+from everlong.library.journal import Run
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
@@ -63,6 +64,8 @@ class Answered:
     report: dict[str, Any]
     citations: Sequence[Citation] = ()
     """The passages that the first answer can be checked against, best first."""
+    runs: Sequence[Run] = ()
+    """What the session has read of it all, and how."""
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -134,13 +137,17 @@ class Turn:
         finally:
             for twin in twins:
                 twin.close()
+        runs: list[Run] = [("prompt", self._here.prompt), ("answer", results[0].token_ids)]
         if twins:
             before, answer = self._to_read(results[0].token_ids)
             yield from self.reading(before[read:], PROMPT)
             yield from self.reading(answer, ANSWER)
-        self._session.feed(self._template.closing(), source=PROMPT)
+            runs = [("text", before), ("answer", answer)]
+        closing = self._template.closing()
+        self._session.feed(closing, source=PROMPT)
         self._session.conversing = True
-        return Answered(results, prompt_tokens, self._begun, self._report(), citations)
+        runs.append(("text", closing))
+        return Answered(results, prompt_tokens, self._begun, self._report(), citations, runs)
 
     def _to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
         """What the session reads of the messages and of their answer."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from everlong.engine.budgets import planned_bytes
 from everlong.engine.engine import Engine
-from everlong.errors import EverlongError
+from everlong.errors import EverlongError, one_line
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
 from everlong.server.answering import Answered, Asked, Piece, Tell, Turn
@@ -30,6 +31,7 @@ from everlong.server.worker import Job, Left, Ready, Ticket, Worker
 from everlong.session.session import CHUNK_TOKENS, Session
 from everlong.text.chat_template import Message, message
 
+logger = logging.getLogger(__name__)
 MOST_TOKENS = 2**31 - 1
 """What is said of a context that nothing bounds."""
 Answering = Generator[Ready | None, None, Answered]
@@ -46,10 +48,10 @@ class Service:
         self.settings = settings
         self.chunk = chunk
         self.pace = Pace(settings.max_gap)
-        self.kept = KeptSessions(loaded, method, store, chunk)
         self.conversations = Conversations()
         self.engine = Engine()
         self.worker = Worker(self.engine, self.pace)
+        self.kept = KeptSessions(loaded, method, store, chunk, self.worker.beside)
         self.metrics = Metrics()
         self.context_length = 0
         """Tokens that a session can take, as far as the disk has room for them."""
@@ -57,6 +59,7 @@ class Service:
         self._memory = settings.memory_bytes or _half_of_memory()
         self._threads = torch.get_num_threads()
         self._anchor: Session | None = None
+        self._parking = False
         self.worker.submit(self._begin).future.result()
         self._watch()
 
@@ -156,21 +159,44 @@ class Service:
     def _in_session(self, name: str, asked: Asked, tell: Tell) -> Answering:
         yield from self.kept.take(name)
         try:
-            session = self.kept.session(name)
-            turns = self.kept.turns(name)
-            begun, new = _unread(turns, asked.messages)
-            answered = yield from self._turn(session, replace(asked, messages=new), tell)
+            kept = yield from self.kept.opened(name, self._piece)
+            yield from self.kept.settle(name)
+            begun, new = _unread(kept.turns, asked.messages)
+            answered = yield from self._turn(kept.session, replace(asked, messages=new), tell)
             after = chain([*new, _answer(answered)], begun)[-1]
-            first = [] if turns else [(0, chain(asked.messages[:1])[0])]
-            self.kept.cite(name, answered.citations)
-            self.kept.keep(name, [*first, *turns, (session.seen_tokens, after)])
+            first = [] if kept.turns else [(0, chain(asked.messages[:1])[0])]
+            note = {
+                "turns": [*first, (kept.session.seen_tokens, after)],
+                "citations": [asdict(cited) for cited in answered.citations],
+            }
+            yield from self.kept.acknowledge(name, answered.runs, note)
         except BaseException:
             self.kept.let_go(name)
             raise
         finally:
             self.kept.release(name)
-        self.trim()
+        self._keep_up(name)
         return answered
+
+    def _piece(self) -> int:
+        return self.pace.piece
+
+    def _keep_up(self, name: str) -> None:
+        """Write the state of a session beside the engine's steps, if it is time to."""
+        if self.kept.due(name):
+            self.worker.add(Ticket(partial(self._checkpoint, name)))
+        self.trim()
+
+    def _checkpoint(self, name: str) -> Job:
+        yield from self.kept.take(name)
+        try:
+            if self.kept.due(name):
+                yield from self.kept.checkpoint(name)
+        except EverlongError as error:
+            # What was acknowledged is in the journal; the next turn tries again.
+            logger.warning("session %s: no checkpoint (%s)", name, one_line(error))
+        finally:
+            self.kept.release(name)
 
     def _turn(self, session: Session, asked: Asked, tell: Tell) -> Answering:
         before = session.report().dropped_tokens
@@ -198,10 +224,9 @@ class Service:
         try:
             if not create:
                 self.kept.entry(name)
-            session = self.kept.session(name)
-            result = yield from work(session)
-            if session.seen_tokens != session.kept_tokens:
-                session.checkpoint()
+            kept = yield from self.kept.opened(name, self._piece)
+            result = yield from work(kept.session)
+            yield from self.kept.checkpoint(name)
         except (EverlongError, OSError):
             self.kept.let_go(name)
             raise
@@ -218,7 +243,7 @@ class Service:
             for name in sorted(set(names)):
                 yield from self.kept.take(name)
                 taken.append(name)
-                self.kept.park(name)
+                yield from self.kept.park(name)
             return work()
         finally:
             for name in taken:
@@ -227,8 +252,25 @@ class Service:
     def trim(self) -> None:
         """Close what was used longest ago, until all open sessions fit the memory they may take."""
         self.conversations.trim(max(0, self._memory - self.kept.bytes))
-        self.kept.trim(max(0, self._memory - self.conversations.bytes))
         self.used_bytes = self.conversations.bytes + self.kept.bytes
+        if self.used_bytes > self._memory and not self._parking:
+            self._parking = True
+            self.worker.add(Ticket(self._make_room))
+
+    def _make_room(self) -> Job:
+        """Park the sessions used longest ago, each written beside the engine's steps, until the others fit."""
+        try:
+            while self.used_bytes > self._memory and (name := self.kept.idlest()) is not None:
+                yield from self.kept.take(name)
+                try:
+                    yield from self.kept.park(name)
+                finally:
+                    self.kept.release(name)
+                self.used_bytes = self.conversations.bytes + self.kept.bytes
+        except EverlongError as error:
+            logger.warning("no room could be made (%s)", one_line(error))
+        finally:
+            self._parking = False
 
 
 def _answer(answered: Answered) -> Message:
