@@ -52,6 +52,15 @@ def test_a_client_that_sends_all_messages_has_only_the_new_ones_read(serve):
     assert third.json()["usage"]["prompt_tokens"] - cached(third) == new
 
 
+def test_a_block_of_control_tokens_alone_is_no_citation(serve, blocks):
+    client = serve(blocks)
+    for n in range(4):
+        answer = client.chat(f"Gull {n} cried over the pier. " * (1 + n % 2), max_tokens=5, again=0, session="a")
+        assert answer.status_code == 200, answer.text
+    found = client.send("GET", "/v1/sessions/a/citations").json()["data"]
+    assert all(cited["start"] < cited["end"] for cited in found)
+
+
 def test_a_session_outlives_the_server(serve, blocks):
     client = serve(blocks)
     first = client.chat("The tide rose and fell. " * 9, session="a")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from everlong.engine.engine import Engine, GenerationRequest
 from everlong.engine.generation import GenerationResult
@@ -67,6 +67,20 @@ class Answered:
     runs: Sequence[Run] = ()
     """What the session has read of it all, and how."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON, but for what was read, and where the passages stand."""
+        found = asdict(replace(self, citations=(), runs=()))
+        return {name: value for name, value in found.items() if name not in ("citations", "runs")}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """What `as_dict` gave."""
+        results = [
+            GenerationResult(**result | {"odds": [_odds(**odds) for odds in result["odds"]]})
+            for result in found["results"]
+        ]
+        return cls(**found | {"results": results})
+
     @property
     def usage(self) -> dict[str, Any]:
         """As OpenAI's clients know it, with what the memory holds."""
@@ -83,6 +97,10 @@ class Answered:
             "prompt_tokens_details": {"cached_tokens": cached},
             "memory": report,
         }
+
+
+def _odds(token: int, logprob: float, likeliest: Sequence[Sequence[Any]]) -> TokenOdds:
+    return TokenOdds(token, logprob, tuple((int(other), float(p)) for other, p in likeliest))
 
 
 class Turn:

@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from everlong.server import openai
 from everlong.server.answering import Answered, Asked, Piece
-from everlong.server.body import body_of, owner_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, service_of, session_of
 from everlong.server.errors import api_error
 from everlong.server.openai import ChatFields, choice, chunk, parsed
 from everlong.server.service import Service
 from everlong.server.streaming import DONE, Events, EventStream, result
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 
 router = APIRouter()
 
@@ -34,11 +34,11 @@ async def chat_completions(request: Request) -> Response:
     identity = f"chatcmpl-{uuid.uuid4().hex}"
     model = fields.model or service.loaded.name
     if not fields.stream:
-        ticket = service.answer(asked, lambda piece: None, session, owner_of(request))
+        ticket = service.answer(asked, lambda piece: None, session, caller_of(request))
         answered = await result(ticket, request, service.settings.limits.request_s)
         return JSONResponse(openai.completion(answered, asked, identity, model, service.loaded.tokenizer))
     events = Events(service.settings.limits.request_s)
-    ticket = service.answer(asked, events.tell, session, owner_of(request))
+    ticket = service.answer(asked, events.tell, session, caller_of(request))
     written = Chunks(service, asked, identity, model, fields.wants_usage)
     return EventStream(written.of(events, ticket, request), ticket)
 
@@ -56,7 +56,7 @@ class Chunks:
     def __post_init__(self) -> None:
         self._created = int(time.time())
 
-    async def of(self, events: Events, ticket: Ticket, request: Request) -> AsyncIterator[dict[str, Any] | str | None]:
+    async def of(self, events: Events, ticket: Waited, request: Request) -> AsyncIterator[dict[str, Any] | str | None]:
         """Roles first, then the pieces of text, why each answer ended, what was used, and the end."""
         for n in range(self.asked.n):
             yield self._chunk(choice(n, {"role": "assistant", "content": ""}))

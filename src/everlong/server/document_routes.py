@@ -20,7 +20,7 @@ from everlong.server.body import scope_of, service_of
 from everlong.server.errors import ApiError, api_error, refused
 from everlong.server.service import Service
 from everlong.server.streaming import Events, EventStream, result
-from everlong.server.worker import Job, Left, Ticket
+from everlong.server.worker import Job, Left, Waited
 from everlong.session.ingest import Document, is_read, read_document
 from everlong.session.session import Session
 
@@ -52,7 +52,7 @@ async def read_documents(request: Request, name: str) -> Response:
     return EventStream(_told(events, ticket, request), ticket)
 
 
-async def _told(events: Events, ticket: Ticket, request: Request) -> AsyncIterator[dict[str, Any] | None]:
+async def _told(events: Events, ticket: Waited, request: Request) -> AsyncIterator[dict[str, Any] | None]:
     try:
         async for event in events.of(ticket, request):
             yield event
@@ -145,7 +145,7 @@ def _paced(service: Service, full: str, session: Session, document: Document, te
                 return
             tell({"type": "document.progress", "name": document.name, "tokens": done})
             yield None
-    except BaseException:
+    except Exception:
         reading.close()
         yield from service.kept.checkpoint(full)
         raise

@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from everlong.server import responses
 from everlong.server.answering import Answered, Asked
-from everlong.server.body import body_of, owner_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, owner_of, service_of, session_of
 from everlong.server.errors import ApiError, api_error, refused
 from everlong.server.openai import parsed
 from everlong.server.responses import KeptResponse, ResponseFields, Responses
 from everlong.server.streaming import Events, EventStream, result
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 from everlong.text.chat_template import message
 
 router = APIRouter(prefix="/v1/responses")
@@ -38,7 +38,7 @@ async def create_response(request: Request) -> Response:
     asked = fields.asked(service.settings.limits, before)
     making = Making(request, fields, asked)
     events = Events(service.settings.limits.request_s)
-    ticket = service.answer(asked, events.tell, session, owner_of(request))
+    ticket = service.answer(asked, events.tell, session, caller_of(request))
     request.app.state.running[making.begun["id"]] = (owner_of(request), ticket)
     if fields.stream:
         return EventStream(making.events(events, ticket), ticket)
@@ -68,7 +68,7 @@ async def cancel_response(request: Request, identity: str) -> dict[str, Any]:
     owner, ticket = request.app.state.running.get(identity, (None, None))
     if ticket is None or owner != owner_of(request):
         raise ApiError(404, f"response {identity!r}: is not being written", None, "not_found")
-    ticket.leave()
+    ticket.end()
     return {"id": identity, "object": "response", "status": "cancelled"}
 
 
@@ -94,7 +94,7 @@ class Making:
         _responses(self._request).keep(kept)
         return whole
 
-    async def events(self, events: Events, ticket: Ticket) -> AsyncIterator[dict[str, Any] | None]:
+    async def events(self, events: Events, ticket: Waited) -> AsyncIterator[dict[str, Any] | None]:
         """The events of a response: each object whole, each event numbered."""
         identity = self.begun["id"]
         empty = responses.item(identity, None, "in_progress")

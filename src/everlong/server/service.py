@@ -22,12 +22,13 @@ from everlong.server.answering import Answered, Asked, Piece, Tell, Turn
 from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError
+from everlong.server.joining import Caller, Repeats, digest, other_request
 from everlong.server.kept import KeptSessions
 from everlong.server.messages import chain
 from everlong.server.metrics import Metrics, Pulse
 from everlong.server.pace import Pace
 from everlong.server.settings import ServerSettings
-from everlong.server.worker import Job, Left, Ready, Ticket, Worker
+from everlong.server.worker import Job, Left, Ready, Ticket, Waited, Worker
 from everlong.session.session import CHUNK_TOKENS, Session
 from everlong.text.chat_template import Message, message
 
@@ -53,6 +54,7 @@ class Service:
         self.worker = Worker(self.engine, self.pace)
         self.kept = KeptSessions(loaded, method, store, chunk, self.worker.beside)
         self.metrics = Metrics()
+        self.repeats = Repeats()
         self.context_length = 0
         """Tokens that a session can take, as far as the disk has room for them."""
         self.used_bytes = 0
@@ -100,19 +102,44 @@ class Service:
         if self._anchor is not None:
             self._anchor.close()
 
-    def answer(self, asked: Asked, tell: Tell, session: str | None = None, owner: str = "") -> Ticket:
+    def answer(self, asked: Asked, tell: Tell, session: str | None, caller: Caller) -> Waited:
         """The answers to the messages: in a session that is kept under a name, or found by its messages."""
+        content = digest(session, chain(asked.messages, caller.owner)[-1], asked.sampling, asked.n, asked.again)
         if session is None:
-            return self.submit(lambda: self._in_conversation(asked, tell, owner))
-        return self.submit(lambda: self._in_session(session, asked, tell))
+            return self._joined(
+                caller, content, [asked], tell, lambda told: self._in_conversation(asked, told, caller.owner)
+            )
+        again = None if caller.identity is None else (caller.identity, content)
+        return self._joined(caller, content, None, tell, lambda told: self._in_session(session, asked, told, again))
 
-    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None = None) -> Ticket:
+    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None, caller: Caller) -> Waited:
         """Texts written behind prompts: each in a session of its own that is kept nowhere, or in a kept one."""
+        facts = [(asked.prompt, asked.sampling, asked.n, asked.echo, asked.writes) for asked in wanted]
+        content = digest(session, caller.owner, facts)
         if session is None:
-            return self.submit(lambda: self._all_go_on(wanted, tell))
-        return self.submit(
-            lambda: self.with_session(session, lambda kept: self._goes_on(kept, wanted[0], tell), create=True)
+            return self._joined(caller, content, wanted, tell, lambda told: self._all_go_on(wanted, told))
+        return self._joined(
+            caller,
+            content,
+            None,
+            tell,
+            lambda told: self.with_session(session, lambda kept: self._goes_on(kept, wanted[0], told), create=True),
         )
+
+    def _joined(
+        self,
+        caller: Caller,
+        content: str,
+        free: Sequence[Asked | Continuing] | None,
+        tell: Tell,
+        job: Callable[[Tell], Job],
+    ) -> Waited:
+        """A job, or that of the same request, which came before. `free`: what is asked outside of any session.
+
+        There the same content asked at the same time is a repetition only where it can have one answer alone.
+        """
+        joins = free is None or all(is_settled(asked.sampling) for asked in free)
+        return self.repeats.answer(caller, content, joins, tell, lambda told: self.submit(lambda: job(told)))
 
     def _goes_on(self, session: Session, asked: Continuing, tell: Tell) -> Job:
         return [(yield from go_on(self.engine, self.pace, session, asked, self._timed(tell), 0))]
@@ -156,19 +183,23 @@ class Service:
         self.trim()
         return answered
 
-    def _in_session(self, name: str, asked: Asked, tell: Tell) -> Answering:
+    def _in_session(self, name: str, asked: Asked, tell: Tell, again: tuple[str, str] | None) -> Answering:
         yield from self.kept.take(name)
         try:
             kept = yield from self.kept.opened(name, self._piece)
             yield from self.kept.settle(name)
+            if again is not None and again[0] in kept.replies:
+                return _told_again(kept.replies[again[0]], again[1], tell)
             begun, new = _unread(kept.turns, asked.messages)
             answered = yield from self._turn(kept.session, replace(asked, messages=new), tell)
             after = chain([*new, _answer(answered)], begun)[-1]
             first = [] if kept.turns else [(0, chain(asked.messages[:1])[0])]
-            note = {
+            note: dict[str, Any] = {
                 "turns": [*first, (kept.session.seen_tokens, after)],
                 "citations": [asdict(cited) for cited in answered.citations],
             }
+            if again is not None:
+                note["replies"] = {again[0]: {"content": again[1], "answered": answered.as_dict()}}
             yield from self.kept.acknowledge(name, answered.runs, note)
         except BaseException:
             self.kept.let_go(name)
@@ -275,6 +306,21 @@ class Service:
 
 def _answer(answered: Answered) -> Message:
     return message("assistant", answered.results[0].text)
+
+
+def is_settled(sampling: dict[str, Any]) -> bool:
+    """Whether the same request has the same answer each time."""
+    return sampling["temperature"] == 0 or sampling.get("seed") is not None
+
+
+def _told_again(reply: dict[str, Any], content: str, tell: Tell) -> Answered:
+    """An answer that was given before, to a request that came again after the server had been ended."""
+    if reply["content"] != content:
+        raise other_request()
+    answered = Answered.from_dict(reply["answered"])
+    for n, result in enumerate(answered.results):
+        tell(Piece(n, result.text, result.odds))
+    return answered
 
 
 def _unread(turns: Sequence[tuple[int, str]], messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:

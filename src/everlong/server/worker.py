@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from everlong.engine.engine import Engine
 from everlong.errors import EverlongError, ModelError, one_line
@@ -20,6 +20,24 @@ logger = logging.getLogger(__name__)
 Ready = Callable[[], bool]
 Job = Generator[Ready | None, None, Any]
 """What is done in steps. It yields what tells whether it can go on, or None to be asked again after the next step."""
+
+
+@runtime_checkable
+class Waited(Protocol):
+    """What somebody waits for: `future` has it."""
+
+    @property
+    def future(self) -> Future[Any]:
+        """What it returns, or raises."""
+        ...
+
+    def leave(self) -> None:
+        """Say that nobody waits for it here any more."""
+        ...
+
+    def end(self) -> None:
+        """Let it end now, with what there is."""
+        ...
 
 
 class Left(Exception):
@@ -41,6 +59,8 @@ class Ticket:
     def leave(self) -> None:
         """Say that nobody waits for it any more; from any thread."""
         self.gone = True
+
+    end = leave
 
     def advance(self) -> bool:
         """Go on, if it can; whether it did."""

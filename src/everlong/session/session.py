@@ -177,9 +177,7 @@ class Session(AnsweringStream):
         `read_only`: what it reads from now on is not kept, and another process may write to it meanwhile. Budgets, as
         in Session, hold for as long as it is open. BudgetError if what is stored passes them and nothing may give way.
         """
-        session = cls.restored(
-            store, name, model, chunk, read_only, host_budget, disk_budget, when_full, allow_special
-        )
+        session = cls.restored(store, name, model, chunk, read_only, host_budget, disk_budget, when_full, allow_special)
         try:
             for _ in session.replay():
                 pass
