@@ -71,49 +71,64 @@ class Journal:
         self.path = path
         self.records: list[JournalRecord] = []
         """Those that go on from the checkpoint, in order."""
-        self._size = 0
+        self._ends = [0]
+        """Where each record ends in the file, behind those of before the checkpoint."""
         for record, end in _whole(_bytes(path)):
             if record.end <= tokens:
-                # Of before the checkpoint: a crash came before the journal was emptied.
-                self._size = end
+                # A crash came before the journal was emptied.
+                self._ends = [end]
             elif record.first == (self.records[-1].end if self.records else tokens):
                 self.records.append(record)
-                self._size = end
+                self._ends.append(end)
             else:
                 break
 
     def append(self, record: JournalRecord) -> None:
         """Add a record, and wait until it is on the disk; SaveError leaves those before it."""
+        data = record.packed()
+        self._write(self._ends[-1], data)
+        self._ends.append(self._ends[-1] + len(data))
+        self.records.append(record)
+
+    def cut(self, tokens: int) -> None:
+        """Forget what was read behind the first `tokens` of the stream, which is where a record ends."""
+        kept = sum(record.end <= tokens for record in self.records)
+        self._write(self._ends[kept], b"")
+        del self.records[kept:]
+        del self._ends[kept + 1 :]
+
+    def replace(self, record: JournalRecord) -> None:
+        """Let this be the only record."""
+        draft = Journal(self.path.with_name(f"{self.path.name}.draft"), 0)
+        draft.cut(0)
+        draft.append(record)
+        draft.path.replace(self.path)
+        self.records = [record]
+        self._ends = [0, self.path.stat().st_size]
+
+    def _write(self, at: int, data: bytes) -> None:
+        """Let the file end with these bytes from `at` on, and wait for the disk."""
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                os.ftruncate(descriptor, self._size)
-                with os.fdopen(os.dup(descriptor), "wb") as file:
-                    file.seek(self._size)
-                    size = file.write(record.packed())
+                os.ftruncate(descriptor, at)
+                with os.fdopen(os.dup(descriptor), "r+b") as file:
+                    file.seek(at)
+                    file.write(data)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise SaveError(f"{self.path}: {error.strerror or error}; make room and ask again") from error
-        self._size += size
-        self.records.append(record)
 
     def clear(self, overwrites: bool = False) -> None:
         """Forget all records: a checkpoint has what they say. `overwrites`: on the disk, too."""
         if overwrites and pending(self.path.parent):
             overwrite(self.path, [(0, self.path.stat().st_size)])
         self.records.clear()
-        self._size = 0
+        self._ends = [0]
         with contextlib.suppress(OSError):
             os.truncate(self.path, 0)
-
-    def cut(self, tokens: int) -> None:
-        """Forget what was read behind the first `tokens` of the stream, which is where a record ends."""
-        kept = [record for record in self.records if record.end <= tokens]
-        self.clear()
-        for record in kept:
-            self.append(record)
 
     def check(self, ids: array[int], record: JournalRecord) -> None:
         """DamagedError unless the ids that were read are those that the record stands behind."""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from everlong.errors import InputError
+from everlong.errors import CapabilityError, InputError
 from everlong.library.catalog import SessionRecord
 from everlong.library.journal import JOURNAL, Journal, Run
 from everlong.library.library import Library
 from everlong.library.naming import check_name
+from everlong.library.rewind import Lengths
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
 from everlong.server.conversations import memory_bytes
@@ -23,10 +24,30 @@ from everlong.text.transcript import ANSWER, PROMPT
 
 MOST_TURNS = 4096
 """Turns of a session by which its conversation is known again."""
+MOST_RECENT = 64
+"""Turns of which it is known how they were read."""
 MOST_REPLIES = 16
 """Answers of a session that a repeated request gets again."""
 STATE_TOKENS = 1024
 """Tokens behind which a state is written: what a restart has to read again at most, and one turn."""
+
+
+class KnownTurn(NamedTuple):
+    """A turn of a conversation: the tokens of the session after it, the hash of all messages up to it, how it was read.
+
+    The first of a session stands for the system prompt alone, and has no tokens.
+    """
+
+    end: int
+    chain: str
+    begin: int = -1
+    lengths: Lengths = ()
+
+    @classmethod
+    def of(cls, noted: Sequence[Any]) -> KnownTurn:
+        """A turn that was noted down as JSON."""
+        end, chain, begin, lengths = noted if len(noted) == 4 else (*noted, -1, ())
+        return cls(end, chain, begin, [(kind, length) for kind, length in lengths])
 
 
 @dataclass(eq=False)
@@ -34,8 +55,8 @@ class KeptSession:
     """An open session of the store, and what was noted of its turns."""
 
     session: Session
-    turns: list[tuple[int, str]]
-    """(tokens, hash) of each turn of its conversation."""
+    turns: list[KnownTurn]
+    """The turns of its conversation."""
     citations: list[dict[str, Any]]
     """What its last answer can be checked against."""
     replies: dict[str, dict[str, Any]]
@@ -43,7 +64,7 @@ class KeptSession:
 
     def add(self, note: dict[str, Any]) -> None:
         """Take down what was noted with a turn."""
-        self.turns = [*self.turns, *((n, chain) for n, chain in note.get("turns", ()))][-MOST_TURNS:]
+        self.turns = [*self.turns, *(KnownTurn.of(turn) for turn in note.get("turns", ()))][-MOST_TURNS:]
         self.citations = note.get("citations", self.citations)
         self.replies |= note.get("replies", {})
         for key in list(self.replies)[:-MOST_REPLIES]:
@@ -56,8 +77,15 @@ class KeptSession:
 
     @property
     def due(self) -> bool:
-        """Whether a checkpoint is to be made: of the first turn, and where a restart had much to read again."""
-        return self.unwritten_tokens >= (STATE_TOKENS if self.session.kept_tokens else 1)
+        """Whether a checkpoint is to be made: of the first turn, and where a restart had much to read again.
+
+        Two states are kept: that before the new one must be of before the last two turns, which may be taken back.
+        """
+        kept_tokens = self.session.kept_tokens
+        if not kept_tokens:
+            return self.unwritten_tokens > 0
+        early = self.turns[-2].begin if len(self.turns) > 1 else 0
+        return self.unwritten_tokens >= STATE_TOKENS and kept_tokens <= early
 
 
 class KeptSessions:
@@ -195,13 +223,39 @@ class KeptSessions:
         passed over when the session is next opened.
         """
         entry = self.library.entry(kept.session.kept_name or "")
-        self.library.note(f"turns {entry.id}", json.dumps(kept.turns))
+        old, recent = kept.turns[:-MOST_RECENT], kept.turns[-MOST_RECENT:]
+        self.library.note(f"turns {entry.id}", json.dumps([*(turn[:2] for turn in old), *recent]))
         self.library.note(f"citations {entry.id}", json.dumps(kept.citations))
         self.library.note(f"replies {entry.id}", json.dumps(kept.replies))
         kept.session.checkpoint()
 
-    def _turns(self, entry: SessionRecord) -> list[tuple[int, str]]:
-        return [(n, chain) for n, chain in self._noted("turns", entry, []) if n <= entry.tokens]
+    def rewind(self, name: str, turns: int) -> Job:
+        """Take back the last turns of a session, with all that was read since they began; CapabilityError for more."""
+        if name in self._open:
+            yield from self.settle(name)
+            self.let_go(name)
+        entry = self.library.entry(name)
+        known = self._turns(entry)
+        for record in Journal(self.library.place(entry) / JOURNAL, entry.tokens).records:
+            known += [KnownTurn.of(turn) for turn in record.note.get("turns", ())]
+        taken = [turn for turn in known if turn.lengths][-turns:]
+        if len(taken) < turns:
+            raise CapabilityError(f"turns={turns}: only {len(taken)} can be taken back here; ask for fewer")
+        tokens = taken[0].begin
+        left = [turn for turn in known if turn.end <= tokens]
+        lengths = [(turn.begin, turn.lengths) for turn in left if turn.lengths]
+        yield from self._beside(lambda: self._take_back(entry, tokens, lengths, left))
+
+    def _take_back(
+        self, entry: SessionRecord, tokens: int, lengths: Sequence[tuple[int, Lengths]], left: Sequence[KnownTurn]
+    ) -> None:
+        older = self.library.previous_tokens(entry)
+        note = {"turns": [turn for turn in left if turn.end > older], "citations": []}
+        self.library.take_back(entry, tokens, lengths, note)
+
+    def _turns(self, entry: SessionRecord) -> list[KnownTurn]:
+        turns = [KnownTurn.of(turn) for turn in self._noted("turns", entry, [])]
+        return [turn for turn in turns if turn.end <= entry.tokens]
 
     def _noted(self, what: str, entry: SessionRecord, otherwise: Any) -> Any:
         noted = self.library.noted(f"{what} {entry.id}")

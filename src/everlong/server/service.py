@@ -23,7 +23,7 @@ from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError
 from everlong.server.joining import Caller, Repeats, digest, other_request
-from everlong.server.kept import KeptSessions
+from everlong.server.kept import KeptSessions, KnownTurn
 from everlong.server.messages import chain
 from everlong.server.metrics import Metrics, Pulse
 from everlong.server.pace import Pace
@@ -191,11 +191,13 @@ class Service:
             if again is not None and again[0] in kept.replies:
                 return _told_again(kept.replies[again[0]], again[1], tell)
             begun, new = _unread(kept.turns, asked.messages)
+            begin = kept.session.seen_tokens
             answered = yield from self._turn(kept.session, replace(asked, messages=new), tell)
             after = chain([*new, _answer(answered)], begun)[-1]
-            first = [] if kept.turns else [(0, chain(asked.messages[:1])[0])]
+            first = [] if kept.turns else [KnownTurn(begin, chain(asked.messages[:1])[0])]
+            lengths = [(kind, len(ids)) for kind, ids in answered.runs]
             note: dict[str, Any] = {
-                "turns": [*first, (kept.session.seen_tokens, after)],
+                "turns": [*first, KnownTurn(kept.session.seen_tokens, after, begin, lengths)],
                 "citations": [asdict(cited) for cited in answered.citations],
             }
             if again is not None:
@@ -323,7 +325,7 @@ def _told_again(reply: dict[str, Any], content: str, tell: Tell) -> Answered:
     return answered
 
 
-def _unread(turns: Sequence[tuple[int, str]], messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+def _unread(turns: Sequence[KnownTurn], messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
     """The hash of the turns that a session has read, and which of the messages are new to it.
 
     All are, unless they begin with the whole conversation that the session holds, or with its system prompt. The first
@@ -331,12 +333,12 @@ def _unread(turns: Sequence[tuple[int, str]], messages: Sequence[Message]) -> tu
     """
     if not turns:
         return "", messages
-    last = turns[-1][1]
+    last = turns[-1].chain
     hashes = chain(messages)
     for n in range(len(hashes) - 1, 0, -1):
         if hashes[n - 1] == last:
             return last, messages[n:]
-    repeated = len(messages) > 1 and messages[0]["role"] == "system" and hashes[0] == turns[0][1]
+    repeated = len(messages) > 1 and messages[0]["role"] == "system" and hashes[0] == turns[0].chain
     return last, messages[1:] if repeated else messages
 
 
