@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -40,8 +41,42 @@ class Piece:
     odds: Sequence[TokenOdds] = ()
 
 
-Tell = Callable[[Piece], None]
-"""PieceTeller each piece of an answer as soon as it is decided; called in the engine's thread."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a prompt is read: `total` tokens, `cached` of them from before, `processed` so far, those included."""
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, int]:
+        """As llama.cpp shows it."""
+        took_ms = int(1000 * self.seconds)
+        return {"total": self.total, "cache": self.cached, "processed": self.processed, "time_ms": took_ms}
+
+
+Tell = Callable[[Piece | Progress], None]
+"""Tells each piece of an answer as soon as it is decided, and how far its prompt is; called in the engine's thread."""
+
+
+class ProgressTeller:
+    """Tells how far a session has come with a prompt of so many tokens, whenever it has come further."""
+
+    def __init__(self, session: Session, tokens: int, tell: Tell) -> None:
+        self._session = session
+        self._begun = session.seen_tokens
+        self._total = self._begun + tokens
+        self._tell = tell
+        self._start = time.monotonic()
+        self._told = -1
+
+    def __call__(self) -> None:
+        """Look how far it is."""
+        read = min(self._session.seen_tokens, self._total)
+        if read > self._told:
+            self._told = read
+            self._tell(Progress(self._total, self._begun, read, time.monotonic() - self._start))
 
 
 @dataclass(frozen=True)
@@ -52,6 +87,8 @@ class Asked:
     sampling: dict[str, Any]
     n: int = 1
     again: Again | None = None
+    progress: bool = False
+    """Whether it is to be told how far the messages are read."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +154,8 @@ class Turn:
         self._messages = fitted(self._given(), lambda fit: self._exchange(fit).prompt)
         self._here = self._exchange(self._messages)
         self._recall: Recall | None = None
+        read = ProgressTeller(session, len(self._here.prompt), tell)
+        self._look: Callable[[], None] = read if asked.progress else lambda: None
 
     def _given(self) -> Sequence[Message]:
         """The messages; earlier answers as they are where the template itself cuts thoughts out of them."""
@@ -150,7 +189,7 @@ class Turn:
             else:
                 prompt = self._here.prompt
             requests = self._submitted(twins or [self._session], prompt)
-            results = yield from finished(requests)
+            results = yield from finished(requests, self._look)
             citations = self._citations((twins or [self._session])[0], results[0].text)
         finally:
             for twin in twins:
@@ -182,6 +221,7 @@ class Turn:
             piece = ids[done : done + self._pace.piece]
             self._session.feed(piece, answering=source == ANSWER, source=source)
             done += len(piece)
+            self._look()
             yield None
 
     @cached_property
@@ -261,11 +301,21 @@ class Turn:
         return self._session.report().as_dict() | {"reread_tokens": sum(p.last - p.first for p in shown)}
 
 
-def finished(requests: Sequence[GenerationRequest]) -> Generator[Ready | None, None, list[GenerationResult]]:
-    """What was written, when all is; whoever leaves ends it. Left where nothing was written then."""
+def finished(
+    requests: Sequence[GenerationRequest], look: Callable[[], None] = lambda: None
+) -> Generator[Ready | None, None, list[GenerationResult]]:
+    """What was written, when all is; whoever leaves ends it. Left where nothing was written then.
+
+    `look` is called after each step.
+    """
     gone = False
+
+    def ended() -> bool:
+        look()
+        return all(request.done for request in requests)
+
     try:
-        yield lambda: all(request.done for request in requests)
+        yield ended
     except Left:
         gone = True
     finally:

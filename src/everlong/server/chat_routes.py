@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from everlong.server import openai
-from everlong.server.answering import Answered, Asked, Piece
+from everlong.server.answering import Answered, Asked, Piece, Progress
 from everlong.server.body import body_of, caller_of, service_of, session_of
 from everlong.server.errors import api_error
 from everlong.server.openai import ChatFields, choice, chunk, parsed
@@ -62,7 +62,7 @@ class Chunks:
             yield self._chunk(choice(n, {"role": "assistant", "content": ""}))
         try:
             async for piece in events.of(ticket, request):
-                yield None if piece is None else self._piece(piece)
+                yield None if piece is None else self._told(piece)
         except Left:
             return
         except Exception as error:  # noqa: BLE001 (the client is told)
@@ -74,6 +74,11 @@ class Chunks:
         if self.wants_usage:
             yield chunk(self.identity, self._created, self.model, [], answered.usage)
         yield DONE
+
+    def _told(self, piece: Piece | Progress) -> dict[str, Any]:
+        if isinstance(piece, Progress):
+            return self._chunk(choice(0, {})) | {"prompt_progress": piece.as_dict()}
+        return self._piece(piece)
 
     def _piece(self, piece: Piece) -> dict[str, Any]:
         odds = openai.logprobs_of(piece.odds, self.service.loaded.tokenizer) if piece.odds else None

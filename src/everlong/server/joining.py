@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from everlong.server.answering import Piece, Tell
+from everlong.server.answering import Piece, Progress, Tell
 from everlong.server.errors import refused
 from everlong.server.worker import Waited
 
@@ -46,12 +46,12 @@ class SharedAnswer:
     content: str
     keyed: bool
     ticket: Waited | None = None
-    _pieces: list[Piece] = field(default_factory=list)
+    _pieces: list[Piece | Progress] = field(default_factory=list)
     _tells: list[Tell] = field(default_factory=list)
     _waiting: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def tell(self, piece: Piece) -> None:
+    def tell(self, piece: Piece | Progress) -> None:
         """Tell all a piece, and whoever comes later."""
         with self._lock:
             self._pieces.append(piece)

@@ -18,7 +18,7 @@ from everlong.engine.engine import Engine
 from everlong.errors import EverlongError, one_line
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
-from everlong.server.answering import Answered, Asked, Piece, Tell, Turn
+from everlong.server.answering import Answered, Asked, Piece, Progress, Tell, Turn
 from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError
@@ -104,7 +104,7 @@ class Service:
 
     def answer(self, asked: Asked, tell: Tell, session: str | None, caller: Caller) -> Waited:
         """The answers to the messages: in a session that is kept under a name, or found by its messages."""
-        content = digest(session, chain(asked.messages, caller.owner)[-1], asked.sampling, asked.n, asked.again)
+        content = digest(session, chain(asked.messages, caller.owner)[-1], asked.sampling, asked.n, asked.again, asked.progress)
         if session is None:
             return self._joined(
                 caller, content, [asked], tell, lambda told: self._in_conversation(asked, told, caller.owner)
@@ -244,8 +244,8 @@ class Service:
     def _timed(self, tell: Tell) -> Tell:
         pulse = Pulse(self.metrics)
 
-        def told(piece: Piece) -> None:
-            if piece.index == 0:
+        def told(piece: Piece | Progress) -> None:
+            if isinstance(piece, Piece) and piece.index == 0:
                 pulse.beat()
             tell(piece)
 
