@@ -20,6 +20,7 @@ from everlong.models.load import Loaded
 from everlong.server.conversations import memory_bytes
 from everlong.server.worker import Job, Ready
 from everlong.session.session import Session
+from everlong.storage.record_cache import RecordPool
 from everlong.text.transcript import ANSWER, PROMPT
 
 MOST_TURNS = 4096
@@ -61,6 +62,8 @@ class KeptSession:
     """What its last answer can be checked against."""
     replies: dict[str, dict[str, Any]]
     """The last answers of requests that can be made again, by their keys."""
+    bytes: int = 0
+    """What it took in memory when it was last used."""
 
     def add(self, note: dict[str, Any]) -> None:
         """Take down what was noted with a turn."""
@@ -99,6 +102,8 @@ class KeptSessions:
         self._method = method
         self._chunk = chunk
         self._beside = beside
+        self.pool = RecordPool()
+        """What sessions have read back from the disk."""
         self._open: dict[str, KeptSession] = {}
         """Those used last stand last."""
         self._busy: set[str] = set()
@@ -110,8 +115,17 @@ class KeptSessions:
 
     @property
     def bytes(self) -> int:
-        """What the open ones take in memory."""
-        return sum(memory_bytes(kept.session) for kept in self._open.values())
+        """What the open ones take in memory, with what they share."""
+        return self.pool.nbytes + sum(kept.bytes for kept in self._open.values())
+
+    @property
+    def largest_bytes(self) -> int:
+        """What the largest of the open ones takes: what another may come to take."""
+        return max((kept.bytes for kept in self._open.values()), default=0)
+
+    def is_open(self, name: str) -> bool:
+        """Whether a session is open."""
+        return name in self._open
 
     def take(self, name: str) -> Generator[Ready | None, None, None]:
         """Wait in line for a session; `release` lets the next one have it."""
@@ -123,12 +137,15 @@ class KeptSessions:
     def release(self, name: str) -> None:
         """Let the next in line have the session."""
         self._busy.discard(name)
+        if name in self._open:
+            self._open[name].bytes = memory_bytes(self._open[name].session)
 
     def opened(self, name: str, piece: Callable[[], int]) -> Generator[Ready | None, None, KeptSession]:
         """The session of this name, opened or made; what a crash left in its journal is read again in such pieces."""
         kept = self._open.pop(name, None)
         if kept is None:
             kept = self._begin(name)
+            kept.session.share(self.pool)
             try:
                 yield from self._replay(kept.session, piece)
             except BaseException:

@@ -23,13 +23,14 @@ from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError
 from everlong.server.joining import Caller, Repeats, digest, other_request
-from everlong.server.kept import KeptSessions, KnownTurn
+from everlong.server.kept import KeptSession, KeptSessions, KnownTurn
 from everlong.server.messages import chain
 from everlong.server.metrics import Metrics, Pulse
 from everlong.server.pace import Pace
 from everlong.server.settings import ServerSettings
 from everlong.server.worker import Job, Left, Ready, Ticket, Waited, Worker
 from everlong.session.session import CHUNK_TOKENS, Session
+from everlong.storage.record_cache import DEFAULT_BYTES
 from everlong.text.chat_template import Message, message
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Service:
         """Tokens that a session can take, as far as the disk has room for them."""
         self.used_bytes = 0
         self._memory = settings.memory_bytes or _half_of_memory()
+        self.kept.pool.limit = min(DEFAULT_BYTES, self._memory // 8)
         self._threads = torch.get_num_threads()
         self._anchor: Session | None = None
         self._parking = False
@@ -104,7 +106,9 @@ class Service:
 
     def answer(self, asked: Asked, tell: Tell, session: str | None, caller: Caller) -> Waited:
         """The answers to the messages: in a session that is kept under a name, or found by its messages."""
-        content = digest(session, chain(asked.messages, caller.owner)[-1], asked.sampling, asked.n, asked.again, asked.progress)
+        content = digest(
+            session, chain(asked.messages, caller.owner)[-1], asked.sampling, asked.n, asked.again, asked.progress
+        )
         if session is None:
             return self._joined(
                 caller, content, [asked], tell, lambda told: self._in_conversation(asked, told, caller.owner)
@@ -186,7 +190,7 @@ class Service:
     def _in_session(self, name: str, asked: Asked, tell: Tell, again: tuple[str, str] | None) -> Answering:
         yield from self.kept.take(name)
         try:
-            kept = yield from self.kept.opened(name, self._piece)
+            kept = yield from self._opened(name)
             yield from self.kept.settle(name)
             if again is not None and again[0] in kept.replies:
                 return _told_again(kept.replies[again[0]], again[1], tell)
@@ -211,9 +215,6 @@ class Service:
         self._keep_up(name)
         return answered
 
-    def _piece(self) -> int:
-        return self.pace.piece
-
     def _keep_up(self, name: str) -> None:
         """Write the state of a session beside the engine's steps, if it is time to."""
         if self.kept.due(name):
@@ -230,6 +231,7 @@ class Service:
             logger.warning("session %s: no checkpoint (%s)", name, one_line(error))
         finally:
             self.kept.release(name)
+        self.trim()
 
     def _turn(self, session: Session, asked: Asked, tell: Tell) -> Answering:
         before = session.report().dropped_tokens
@@ -257,7 +259,7 @@ class Service:
         try:
             if not create:
                 self.kept.entry(name)
-            kept = yield from self.kept.opened(name, self._piece)
+            kept = yield from self._opened(name)
             result = yield from work(kept.session)
             yield from self.kept.checkpoint(name)
         except (EverlongError, OSError):
@@ -285,25 +287,39 @@ class Service:
     def trim(self) -> None:
         """Close what was used longest ago, until all open sessions fit the memory they may take."""
         self.conversations.trim(max(0, self._memory - self.kept.bytes))
-        self.used_bytes = self.conversations.bytes + self.kept.bytes
-        if self.used_bytes > self._memory and not self._parking:
+        if self._over(0) and not self._parking:
             self._parking = True
-            self.worker.add(Ticket(self._make_room))
+            self.worker.add(Ticket(self._trimmed))
 
-    def _make_room(self) -> Job:
-        """Park the sessions used longest ago, each written beside the engine's steps, until the others fit."""
+    def _trimmed(self) -> Job:
         try:
-            while self.used_bytes > self._memory and (name := self.kept.idlest()) is not None:
-                yield from self.kept.take(name)
-                try:
-                    yield from self.kept.park(name)
-                finally:
-                    self.kept.release(name)
-                self.used_bytes = self.conversations.bytes + self.kept.bytes
-        except EverlongError as error:
-            logger.warning("no room could be made (%s)", one_line(error))
+            yield from self._make_room(0)
         finally:
             self._parking = False
+
+    def _over(self, wanted: int) -> bool:
+        self.used_bytes = self.conversations.bytes + self.kept.bytes
+        return self.used_bytes + wanted > self._memory
+
+    def _make_room(self, wanted: int) -> Job:
+        """Park the sessions used longest ago, each written beside the engine's steps, until so many bytes are free."""
+        if self._over(wanted):
+            self.conversations.trim(max(0, self._memory - self.kept.bytes - wanted))
+        while self._over(wanted) and (name := self.kept.idlest()) is not None:
+            yield from self.kept.take(name)
+            try:
+                yield from self.kept.park(name)
+            except EverlongError as error:
+                logger.warning("session %s: cannot be parked (%s)", name, one_line(error))
+                return
+            finally:
+                self.kept.release(name)
+
+    def _opened(self, name: str) -> Generator[Ready | None, None, KeptSession]:
+        """A session that was taken, open, with room for it."""
+        if not self.kept.is_open(name):
+            yield from self._make_room(self.kept.largest_bytes)
+        return (yield from self.kept.opened(name, lambda: self.pace.piece))
 
 
 def _answer(answered: Answered) -> Message:

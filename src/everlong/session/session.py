@@ -28,6 +28,7 @@ from everlong.session import forgetting
 from everlong.session import replay as replaying
 from everlong.session.answering import AnsweringStream
 from everlong.session.forgetting import Forgotten
+from everlong.storage.record_cache import RecordPool
 from everlong.text.transcript import TokenRange
 
 CHUNK_TOKENS = 512
@@ -132,6 +133,18 @@ class Session(AnsweringStream):
         if self._checkpointer is None:
             raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
         self._checkpointer.checkpoint(self)
+
+    def share(self, pool: RecordPool) -> None:
+        """Let what is read back from the disk stay in memory that many sessions share."""
+        resident = None if self._checkpointer is None else self._checkpointer.store.resident
+        if resident is not None:
+            resident.pool = pool
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of host memory that the session has of what it shares."""
+        resident = None if self._checkpointer is None else self._checkpointer.store.resident
+        return 0 if resident is None or resident.pool is None else resident.nbytes
 
     def note_reading(self, runs: Sequence[Run], note: dict[str, Any] | None = None) -> Callable[[], None]:
         """What makes `runs`, all that was read since, outlive a crash, at 4 bytes a token; to be called in any thread.
