@@ -21,7 +21,7 @@ Evict = Literal["lru", "score"]
 
 
 class RecordPool:
-    """Bytes that the caches of many stores share: where they are all taken, the cache used longest ago gives some up."""
+    """Bytes that the caches of many stores share: where all are taken, the cache used longest ago gives some up."""
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self.limit = limit
