@@ -164,7 +164,7 @@ def test_roles_are_merged_where_the_template_refuses_them(serve, tiny_model, mon
         ({"top_p": 2}, "top_p"),
         ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"logit_bias": {"9999999": 1}}, "logit_bias"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),

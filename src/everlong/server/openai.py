@@ -13,6 +13,7 @@ from everlong.engine.sampling import Sampling
 from everlong.engine.token_odds import TokenOdds
 from everlong.server.answering import Answered, Asked
 from everlong.server.errors import ApiError, field_error, refused
+from everlong.server.forms import of_format, of_grammar
 from everlong.server.messages import messages_of
 from everlong.server.settings import Limits
 
@@ -46,6 +47,7 @@ class SamplingFields(BaseModel):
     session: str | None = None
     again: int | str | None = None
     return_progress: StrictBool | None = None
+    grammar: str | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -70,6 +72,8 @@ class SamplingFields(BaseModel):
             given["stop"] = tuple(text for text in ([self.stop] if isinstance(self.stop, str) else self.stop) if text)
         if self.logit_bias:
             given["logit_bias"] = _biases(self.logit_bias)
+        if (form := of_grammar(self.grammar)) is not None:
+            given["grammar"] = form
         Sampling(**(given | {"temperature": max(given["temperature"], 1)}))
         if given["temperature"] == 0:
             given = {name: value for name, value in given.items() if name not in ("top_p", "top_k")}
@@ -109,6 +113,11 @@ class ChatFields(SamplingFields):
         """What is wanted; ApiError, with the field, for what cannot be done."""
         self._refuse()
         sampling = self.settings(limits)
+        form = of_format(self.response_format, "response_format")
+        if form is not None and self.grammar:
+            raise refused("grammar", "an answer has one form; leave out grammar, or response_format")
+        if form is not None:
+            sampling["grammar"] = form
         if self.logprobs:
             likeliest = self.top_logprobs or 0
             if not 0 <= likeliest <= MOST_LIKELIEST:
@@ -120,11 +129,6 @@ class ChatFields(SamplingFields):
         return Asked(messages_of(self.messages), sampling, self.answers(), _passages(self.again), progress)
 
     def _refuse(self) -> None:
-        wanted = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
-        if wanted not in (None, "text"):
-            raise refused(
-                "response_format", f"{wanted!r} cannot be promised here; leave it out and ask for it in words"
-            )
         for name in ("tools", "functions"):
             if getattr(self, name) and self.tool_choice != "none":
                 raise refused(name, "tools are not supported here; leave them out, or set tool_choice to none")
