@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from collections.abc import Iterable
@@ -36,10 +37,8 @@ class Grammar:
     def __post_init__(self) -> None:
         if importlib.util.find_spec("llguidance") is None:
             raise CapabilityError(f"{self.form}: needs a package that is not here; pip install 'everlong[grammar]'")
-        from llguidance import LLMatcher
-
         try:
-            wrong = LLMatcher.validate_grammar(self.compiled)
+            wrong = _library().LLMatcher.validate_grammar(self.compiled)
         except ValueError as error:
             wrong = str(error)
         if wrong:
@@ -53,21 +52,17 @@ class Grammar:
     @property
     def compiled(self) -> str:
         """As llguidance takes it."""
-        from llguidance import LLMatcher, grammar_from
-
         if self.form == "json_schema":
-            return LLMatcher.grammar_from_json_schema(self.text, overrides=_COMPACT)
-        return grammar_from(self.form, self.text)
+            return _library().LLMatcher.grammar_from_json_schema(self.text, overrides=_COMPACT)
+        return _library().grammar_from(self.form, self.text)
 
 
 class GrammarState:
     """How far an answer has come in its grammar."""
 
     def __init__(self, grammar: Grammar, tokenizer: Any, vocabulary: int, ends: Iterable[int]) -> None:
-        from llguidance import LLMatcher
-
         self._tokens = _tokens(_Same(tokenizer), vocabulary, tuple(sorted(ends)))
-        self._matcher = LLMatcher(self._tokens, grammar.compiled)
+        self._matcher = _library().LLMatcher(self._tokens, grammar.compiled)
         self._words = np.zeros((vocabulary + 31) // 32, dtype=np.int32)
 
     @property
@@ -94,6 +89,10 @@ class GrammarState:
             raise ModelError(f"grammar: {one_line(self._matcher.get_error())}; give a simpler one")
 
 
+def _library() -> Any:
+    return importlib.import_module("llguidance")
+
+
 class _Same:
     """A tokenizer by its identity, as a key."""
 
@@ -110,10 +109,10 @@ class _Same:
 @lru_cache(maxsize=4)
 def _tokens(tokenizer: _Same, vocabulary: int, ends: tuple[int, ...]) -> Any:
     """The tokens as llguidance knows them; those that end an answer end its grammar."""
-    from llguidance.hf import from_tokenizer
-
     try:
-        return from_tokenizer(tokenizer.tokenizer, vocabulary, list(ends) or None)
+        return importlib.import_module("llguidance.hf").from_tokenizer(
+            tokenizer.tokenizer, vocabulary, list(ends) or None
+        )
     except (TypeError, ValueError) as error:
         raise CapabilityError(
             f"grammar: this model's tokenizer cannot be read by llguidance ({one_line(error, 120)}); leave it out"
