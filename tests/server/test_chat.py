@@ -165,7 +165,7 @@ def test_roles_are_merged_where_the_template_refuses_them(serve, tiny_model, mon
         ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"response_format": {"type": "xml"}}, "response_format"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0"),
         ({"logit_bias": {"9999999": 1}}, "logit_bias"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"top_logprobs": 3}, "top_logprobs"),

@@ -62,6 +62,8 @@ class KeptSession:
     """What its last answer can be checked against."""
     replies: dict[str, dict[str, Any]]
     """The last answers of requests that can be made again, by their keys."""
+    tools: str = ""
+    """The digest of the tools that its conversation was begun with."""
     bytes: int = 0
     """What it took in memory when it was last used."""
 
@@ -69,6 +71,7 @@ class KeptSession:
         """Take down what was noted with a turn."""
         self.turns = [*self.turns, *(KnownTurn.of(turn) for turn in note.get("turns", ()))][-MOST_TURNS:]
         self.citations = note.get("citations", self.citations)
+        self.tools = note.get("tools", self.tools)
         self.replies |= note.get("replies", {})
         for key in list(self.replies)[:-MOST_REPLIES]:
             del self.replies[key]
@@ -162,6 +165,7 @@ class KeptSessions:
         session = Session.restored(folder, name, self._loaded, self._chunk)
         kept = KeptSession(session, self._turns(entry), self._noted("citations", entry, []), {})
         kept.replies = self._noted("replies", entry, {})
+        kept.tools = self._noted("tools", entry, "")
         for _, note in session.notes:
             kept.add(note)
         return kept
@@ -244,6 +248,7 @@ class KeptSessions:
         self.library.note(f"turns {entry.id}", json.dumps([*(turn[:2] for turn in old), *recent]))
         self.library.note(f"citations {entry.id}", json.dumps(kept.citations))
         self.library.note(f"replies {entry.id}", json.dumps(kept.replies))
+        self.library.note(f"tools {entry.id}", json.dumps(kept.tools))
         kept.session.checkpoint()
 
     def rewind(self, name: str, turns: int) -> Job:

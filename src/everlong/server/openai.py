@@ -16,6 +16,7 @@ from everlong.server.errors import ApiError, field_error, refused
 from everlong.server.forms import of_format, of_grammar
 from everlong.server.messages import messages_of
 from everlong.server.settings import Limits
+from everlong.server.tools import parted, shown, tools_of
 
 Fields = TypeVar("Fields", bound=BaseModel)
 TEMPERATURE = 0.7
@@ -125,13 +126,13 @@ class ChatFields(SamplingFields):
             sampling["logprobs"] = likeliest
         elif self.top_logprobs:
             raise refused("top_logprobs", "has no effect without logprobs; set logprobs to true")
+        offered = tools_of(self.tools, self.tool_choice)
         progress = bool(self.stream and self.return_progress)
-        return Asked(messages_of(self.messages), sampling, self.answers(), _passages(self.again), progress)
+        return Asked(messages_of(self.messages), sampling, self.answers(), _passages(self.again), offered, progress)
 
     def _refuse(self) -> None:
-        for name in ("tools", "functions"):
-            if getattr(self, name) and self.tool_choice != "none":
-                raise refused(name, "tools are not supported here; leave them out, or set tool_choice to none")
+        if self.functions:
+            raise refused("functions", "are not taken any more; send tools")
         if any(kind != "text" for kind in self.modalities or ()):
             raise refused("modalities", f"got {self.modalities}, expected text; the model writes text only")
 
@@ -163,8 +164,10 @@ def _biases(given: Mapping[str, float]) -> dict[int, float]:
     return found
 
 
-def finish_reason(result: GenerationResult) -> str:
+def finish_reason(result: GenerationResult, calls: Sequence[Any] = ()) -> str:
     """Why an answer ended, as OpenAI calls it."""
+    if calls:
+        return "tool_calls"
     return "length" if result.finish == "length" else "stop"
 
 
@@ -184,15 +187,16 @@ def logprobs_of(odds: Sequence[TokenOdds], tokenizer: Any) -> dict[str, Any]:
 def completion(answered: Answered, asked: Asked, identity: str, model: str, tokenizer: Any) -> dict[str, Any]:
     """The whole response to a chat completion."""
     wants = asked.sampling.get("logprobs") is not None
-    choices = [
-        {
+    choices = []
+    for n, result in enumerate(answered.results):
+        text, calls = parted(result.text) if asked.tools else (result.text, [])
+        said = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
+        choices.append({
             "index": n,
-            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "message": said | ({"tool_calls": shown(calls)} if calls else {}),
             "logprobs": logprobs_of(result.odds, tokenizer) if wants else None,
-            "finish_reason": finish_reason(result),
-        }
-        for n, result in enumerate(answered.results)
-    ]
+            "finish_reason": finish_reason(result, calls),
+        })  # fmt: skip
     head = {"id": identity, "object": "chat.completion", "created": int(time.time()), "model": model}
     return head | {"choices": choices, "usage": answered.usage, "system_fingerprint": None}
 
