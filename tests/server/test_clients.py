@@ -83,7 +83,7 @@ CODEX = {
     "model": "tiny",
     "instructions": "You are a coding agent.",
     "input": [
-        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "<permissions>read</permissions>"}]},
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "<p>read</p>"}]},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Print 2."}]},
     ],
     "tools": [],
