@@ -23,7 +23,7 @@ from everlong.storage.row_file import overwrite
 JOURNAL = "journal"
 """The file in a session's folder."""
 _HEADER = struct.Struct("<8sII")
-_MAGIC = b"evjour\x01\n"
+MAGIC = b"evjour\x01\n"
 
 Kind = Literal["prompt", "text", "answer"]
 """How tokens were read: as a prompt (what it recalls is held), as plain text, or as an answer that chose for itself."""
@@ -60,7 +60,7 @@ class JournalRecord:
         }
         document = json.dumps(facts).encode()
         ids = array("i", [token for _, run in self.runs for token in run])
-        body = _HEADER.pack(_MAGIC, len(document), len(ids)) + document + ids.tobytes()
+        body = _HEADER.pack(MAGIC, len(document), len(ids)) + document + ids.tobytes()
         return body + zlib.crc32(body).to_bytes(4, "little")
 
 
@@ -160,7 +160,7 @@ def _whole(data: bytes) -> Iterator[tuple[JournalRecord, int]]:
         begin = at + _HEADER.size
         end = begin + document_bytes + 4 * tokens
         check = int.from_bytes(data[end : end + 4], "little")
-        if magic != _MAGIC or end + 4 > len(data) or zlib.crc32(data[at:end]) != check:
+        if magic != MAGIC or end + 4 > len(data) or zlib.crc32(data[at:end]) != check:
             return
         facts = json.loads(data[begin : begin + document_bytes])
         ids = array("i", data[begin + document_bytes : end]).tolist()
