@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = everlong.load("smollm2")
+    loaded = everlong.load("smollm2", dtype="float32")
     record: dict[str, object] = {"command": " ".join(sys.argv)}
     text = ids(loaded.tokenizer, NOISE) * (args.short // 10)
     library, copies = Library(args.store), ("cost-long", "cost-short")

@@ -54,8 +54,8 @@ def main() -> None:
         group: [file for file in sorted(args.data.glob(glob)) if not trained_on(file, args.data)][: args.files]
         for group, glob in TEXTS.items()
     }
-    after = everlong.load(str(args.converted))
-    before = everlong.load(args.model)
+    after = everlong.load(str(args.converted), dtype="float32")
+    before = everlong.load(args.model, dtype="float32")
     given: Any = after.method
     untrained = dataclasses.replace(given, beta=type(given)().beta)
     ways = {

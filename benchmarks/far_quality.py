@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=512)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = everlong.load("smollm2")
+    loaded = everlong.load("smollm2", dtype="float32")
     ids = loaded.tokenizer(args.book.read_text(encoding="utf-8"))["input_ids"][: args.tokens]
     logprobs, resident, seconds = read_with_sinks(loaded, ids, args.chunk)
     rows = []

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = everlong.load()
+    loaded = everlong.load(dtype="float32")
     data = Path(os.environ.get("EVERLONG_DATA", "../shared/data")) / "squality" / "dev.jsonl"
     lines = data.read_text(encoding="utf-8").splitlines()[args.skip : args.skip + args.stories]
     rows: list[dict[str, Any]] = []

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--offset", type=int, default=50_000_000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = everlong.load("smollm2")
+    loaded = everlong.load("smollm2", dtype="float32")
     model, text = loaded.model, args.book.read_text(encoding="utf-8")[20_000:40_000]
     ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"][:, : args.tokens]
     differences: dict[str, float] = {}

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", default=[], dest="methods")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = everlong.load("smollm2")
+    loaded = everlong.load("smollm2", dtype="float32")
     ids = loaded.tokenizer(args.book.read_text(encoding="utf-8"))["input_ids"][: args.tokens]
     nll = {}
     for spec in args.methods or METHODS:

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = everlong.load()
+    loaded = everlong.load(dtype="float32")
     text = args.text.read_text(encoding="utf-8")[args.skip : args.skip + 8 * TOKENS]
     ids = loaded.tokenizer(text)["input_ids"][:TOKENS]
     rows = []

@@ -42,6 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "infinity_former": {"name": "infinity_former", "segment": 128, "local": "xl", "basis": 64, "points": 256},
     "infini, linear": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0},
     "infini, delta": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0, "update": "delta"},
+    "delta, decay": {"name": "delta", "segment": 128, "degree": 1, "decay": True},
 }
 TEXTS = ("pg19/*.txt", "books/*.txt", "math/*.tex")
 FIRST, LAST, CHUNK = 2048, 16384, 2048
@@ -75,15 +76,15 @@ def trained(name: str, work: Path) -> dict[str, Any]:
 def scored(name: str, work: Path, data: Path) -> dict[str, dict[str, torch.Tensor]]:
     """By way of reading and group of texts: -log p of all tokens.
 
-    Ways are on; off, the window alone; zeroed, Infini's gates with nothing behind them. Kept in the run's folder, and
-    read from there as far as they are done.
+    Ways are on; off, the window alone; zeroed, Infini's gates with nothing behind them; reset, the memory emptied
+    every so many tokens. Kept in the run's folder, and read from there as far as they are done.
     """
     kept = work / folder_of(name) / "scores.pt"
     found: dict[str, dict[str, torch.Tensor]] = torch.load(kept, weights_only=True) if kept.is_file() else {}
-    loaded: Any = everlong.load(work / folder_of(name) / "model")
+    loaded: Any = everlong.load(work / folder_of(name) / "model", dtype="float32")
     ways = {"on": loaded.method}
     if loaded.method.memory != "off":
-        controls = ("off", "zeroed") if name.startswith("infini,") else ("off",)
+        controls = loaded.method.controls()[1:]
         ways |= {way: dataclasses.replace(loaded.method, memory=way) for way in controls}
     for way in [way for way in ways if way not in found]:
         found[way] = {}
@@ -103,6 +104,8 @@ def memory_numbers(name: str, config: Any) -> tuple[int, str]:
         return layers * heads * D * (D + 1), "M and z"
     if name == "infinity_former":
         return layers * METHODS[name]["basis"] * width, "B"
+    if name.startswith("delta,"):
+        return layers * heads * D * D, "M"
     if name.startswith("transformer_xl"):
         return layers * METHODS[name]["segment"] * width, "hidden states"
     return 0, "none"
@@ -127,7 +130,7 @@ def main() -> None:
     nlls: dict[str, dict[str, torch.Tensor]] = {}
     for name, given in METHODS.items():
         result, found = trained(name, args.work), scored(name, args.work, args.data)
-        loaded = everlong.load(args.work / folder_of(name) / "model")
+        loaded = everlong.load(args.work / folder_of(name) / "model", dtype="float32")
         nlls[name] = found["on"]
         numbers, what = memory_numbers(name, loaded.model.config)
         width, layers = loaded.model.config.hidden_size, loaded.model.config.num_hidden_layers

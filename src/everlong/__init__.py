@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from everlong.hooks.adapter import load as load
     from everlong.hooks.attach import attach as attach
     from everlong.methods.blocks.settings import Blocks as Blocks
+    from everlong.methods.delta.settings import Delta as Delta
     from everlong.methods.dense import Dense as Dense
     from everlong.methods.infini.settings import Infini as Infini
     from everlong.methods.infinity_former.settings import InfinityFormer as InfinityFormer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Blocks": "everlong.methods.blocks.settings",
+    "Delta": "everlong.methods.delta.settings",
     "Dense": "everlong.methods.dense",
     "EverlongError": "everlong.errors",
     "Infini": "everlong.methods.infini.settings",
@@ -43,6 +45,7 @@ _HOME = {
 
 __all__ = [
     "Blocks",
+    "Delta",
     "Dense",
     "EverlongError",
     "Infini",

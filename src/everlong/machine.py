@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import os
 import platform
 import subprocess
@@ -14,6 +15,10 @@ import torch
 
 from everlong.version import __version__
 
+_HALF_FLAGS = {
+    torch.bfloat16: {"avx512_bf16", "amx_bf16"},
+    torch.float16: {"avx512_fp16", "amx_fp16"},
+}
 _WANTED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16")
 
 
@@ -31,6 +36,13 @@ def machine() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+@functools.cache
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether the processor has instructions for products of this half type; False where that is not known."""
+    flags = set(_cpu_facts().get("flags", "").split())
+    return not flags.isdisjoint(_HALF_FLAGS.get(dtype, ()))
 
 
 def versions() -> dict[str, str]:

@@ -61,7 +61,12 @@ def test_verbs_methods_and_models(completed, tmp_path, monkeypatch):
     (tmp_path / "models--some--model").mkdir()
     assert completed("mod") == ["models"]
     assert completed("read", "a.txt", "--method", "in") == ["infini", "infinity_former"]
-    assert completed("ask", "a", "--model", "") == ["smollm2", "everlong/infini-passkey", "some/model"]
+    assert completed("ask", "a", "--model", "") == [
+        "smollm2",
+        "everlong/delta-names",
+        "everlong/infini-passkey",
+        "some/model",
+    ]
     assert completed("ask", "a", "-m", "./mo") == []
     assert completed("ask", "a", "--dtype", "f") == ["float32", "float16"]
 

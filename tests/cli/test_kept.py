@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from everlong.cli.main import run
 from everlong.hooks.adapter import load
+from everlong.library.library import Library
 from everlong.session.session import Session
 from tests.cli.conftest import TEXT
 
@@ -349,3 +351,22 @@ def test_a_store_that_may_only_be_read(everlong, tiny, text_file, monkeypatch):
         assert len(said) == 1 + len(refused)
     finally:
         shutil.rmtree(folder)
+
+
+def test_a_session_goes_on_in_the_dtype_that_it_was_read_in(everlong, read, ask, store, text_file, tiny, monkeypatch):
+    """`auto` may mean another one by then; named with its model or not."""
+    assert read(text_file).code == 0
+    monkeypatch.setattr("everlong.models.load.multiplies", lambda dtype: True)
+    monkeypatch.setattr("everlong.models.load._LARGE_BYTES", 0)
+    assert ask().code == 0
+    assert everlong("ask", *QUESTION, "--store", store).code == 0
+    with sqlite3.connect(store / "everlong.db") as catalog:
+        catalog.execute("DELETE FROM facts WHERE name LIKE 'origin %'")
+    assert ask().code == 0
+    refused = ask("--dtype", "bfloat16")
+    assert refused.code == 2
+    assert "load the model it was kept with" in refused.err
+    new = everlong("read", text_file, "--store", store, "--model", tiny, "--session", "new")
+    assert new.code == 0
+    library = Library(store)
+    assert library.origin(library.entry("new"))["dtype"] == "bfloat16"

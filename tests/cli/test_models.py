@@ -24,6 +24,7 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hub"
 
 
+SHIPPED = {"everlong/delta-names", "everlong/infini-passkey"}
 PARAMETERS = sum(p.numel() for p in tiny_model().parameters())
 
 
@@ -40,7 +41,7 @@ def test_folders_and_files_of_the_usual_places(everlong, home, hub, tmp_path):
     save_folder(tmp_path / "extra" / "three")
     models = by_name(everlong, tmp_path / "extra")
     names = {"some/model", str(home / "one.gguf"), str(home / "models" / "two.gguf"), str(tmp_path / "extra" / "three")}
-    assert names == models.keys() - {"everlong/infini-passkey"}
+    assert names == models.keys() - SHIPPED
     for name in names:
         assert (models[name]["parameters"], models[name]["context_tokens"]) == (PARAMETERS, 128)
         assert (models[name]["calibrated"], models[name]["memory"]) == (False, None)
@@ -88,7 +89,7 @@ def test_what_is_no_model_that_writes_is_left_out(everlong, home, hub):
     (home / "junk.gguf").write_bytes(b"GGUF" + b"\1" * 40)
     (home / "empty.gguf").write_bytes(b"")
     (hub / "models--none--here").mkdir(parents=True)
-    assert by_name(everlong).keys() - {"everlong/infini-passkey"} == {str(home / "whole")}
+    assert by_name(everlong).keys() - SHIPPED == {str(home / "whole")}
 
 
 def test_a_folder_that_is_not_there_is_refused(everlong, tmp_path):

@@ -208,7 +208,7 @@ FIRST = {
     "score stdin": ["score", "-"],
     "generate": ["generate", "--prompt", "it's", "--max-new-tokens", "2"],
     "doctor": ["doctor"],
-    "bench": ["bench", "--what", "read", "--cache", "20", "--chunk", "16", "--repeats", "1"],
+    "bench": ["bench", "--what", "read", "--cache", "20", "--chunk", "16", "--repeats", "1", "--peers", "none"],
 }
 THEN = {"score": "score", "score written": "chat", "score stdin": "chat", "generate": "chat"}
 

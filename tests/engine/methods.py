@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from everlong import Blocks, Dense, Infini, InfinityFormer, Sinks, TransformerXL, Window
+from everlong import Blocks, Delta, Dense, Infini, InfinityFormer, Sinks, TransformerXL, Window
 
 SMALL = {"sinks": 2, "window": 24, "block": 8, "top_k": 2, "repr_topk": 4, "exec_chunk": 32, "pool": 8}
 METHODS = [
@@ -12,6 +12,7 @@ METHODS = [
     Blocks(**SMALL, recall="layer"),
     Blocks(**SMALL, recall="layer", cut="surprise", surprise_window=16),
     Infini(segment=16),
+    Delta(segment=16),
     TransformerXL(segment=16),
     InfinityFormer(segment=16, basis=8, points=32),
 ]

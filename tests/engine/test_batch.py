@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from everlong import Blocks, Dense, Infini, InfinityFormer, Sinks, TransformerXL, Window
+from everlong import Blocks, Delta, Dense, Infini, InfinityFormer, Sinks, TransformerXL, Window
 from everlong.engine import batch
 from everlong.engine.stream import StreamPiece, TokenStream
 from everlong.errors import CapabilityError
@@ -21,6 +21,7 @@ METHODS = {
     "blocks": Blocks(**SMALL, recall="layer"),
     "surprise": Blocks(**SMALL, recall="layer", cut="surprise", surprise_window=16),
     "infini": Infini(segment=16),
+    "delta": Delta(segment=16),
     "transformer_xl": TransformerXL(segment=16),
     "infinity_former": InfinityFormer(segment=16, basis=8, points=32),
 }

@@ -145,19 +145,16 @@ GPTJ = {"vocab_size": VOCAB, "n_embd": 32, "n_head": 4, "n_positions": TRAINED, 
 GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_head": 4, "n_positions": TRAINED}
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 
-LINEAR = "layer [01] .linear_attention.: is not softmax attention"
 RECURRENT = (
-    ("jamba", "JambaForCausalLM", {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4}, LINEAR),
-    ("bamba", "BambaForCausalLM", MAMBA | {"mamba_n_groups": 1, "attn_layer_indices": [1]}, LINEAR),
     (
-        "granitemoehybrid with mamba",
-        "GraniteMoeHybridForCausalLM",
-        GRANITE_HYBRID | {"layer_types": ["mamba", "attention", "mamba"]},
-        LINEAR,
+        "minimax",
+        "MiniMaxForCausalLM",
+        {"num_local_experts": 4, "head_dim": 8, "block_size": 16},
+        AttachError,
+        "MiniMax uses cache of its own",
     ),
-    ("minimax", "MiniMaxForCausalLM", {"num_local_experts": 4, "head_dim": 8, "block_size": 16}, LINEAR),
-    ("rwkv", "RwkvForCausalLM", {"context_length": TRAINED}, "no layers of attention"),
-    ("inkling", "InklingForCausalLM", INKLING, "hybrid_sliding"),
+    ("rwkv", "RwkvForCausalLM", {"context_length": TRAINED}, UnsupportedLayerError, "no layers of attention"),
+    ("inkling", "InklingForCausalLM", INKLING, UnsupportedLayerError, "position_bias besides queries"),
 )
 
 
@@ -301,8 +298,8 @@ FAMILIES = (
     _own("bloom", "BloomForCausalLM", BLOOM, "n_layer", banded=False),
     _own("gptj", "GPTJForCausalLM", GPTJ, "n_layer"),
     *(
-        Family(name, model, fields, refused=UnsupportedLayerError, because=because)
-        for name, model, fields, because in RECURRENT
+        Family(name, model, fields, refused=refused, because=because)
+        for name, model, fields, refused, because in RECURRENT
     ),
     Family(
         "beam",

@@ -20,14 +20,14 @@ def build(family: Family, kind: str | None = None, seed: int = 0) -> PreTrainedM
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(model_class.config_class(**family.options(kind))).eval()
-        _randomise(model, family.norms)
+        randomise(model, family.norms)
     if kind in family.attends:
         _silence(model, keep=family.attends[kind])
     return model
 
 
 @torch.no_grad()
-def _randomise(model: nn.Module, norms: float) -> None:
+def randomise(model: nn.Module, norms: float) -> None:
     """Draw matrices anew and move every vector away from where it starts."""
     for name, p in model.named_parameters():
         if "embed" in name or "wte" in name:

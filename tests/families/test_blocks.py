@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from tests.families.configs import FAMILIES, TRAINED
 from tests.families.models import build, plain, stream, tokens
 
 SMALL = {"sinks": 3, "block": 5, "top_k": 3, "repr_topk": 2, "exec_chunk": 16, "pool": 6, "codec": "native"}
-REFUSED = ("MLA", "ALiBi", "share their keys", "native window", "repeated keys")
+REFUSED = ("ALiBi", "share their keys", "native window", "repeated keys", "tokens alone")
 FITS = 48
 TEXT = tokens(120)
 
@@ -39,3 +41,27 @@ def test_same_for_any_cut_or_refused(family):
         with everlong.attach(model, Blocks(window=TRAINED, **SMALL)) as roomy:
             got = stream(model, roomy.new_cache(), TEXT[:, :FITS], 7)
         assert (got - plain(model, TEXT[:, :FITS])).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("positions", ["ordered", "far"])
+def test_layers_that_all_slide_get_blocks_within_their_window(positions):
+    """As if they did not slide: what comes back stands nearer than their window reaches."""
+    family = next(f for f in FAMILIES if f.name == "mistral")
+    found = []
+    for native in (51, None):
+        model = build(replace(family, deep={"sliding_window": native}))
+        with everlong.attach(model, Blocks(window=12, positions=positions, **SMALL)) as handle:
+            found.append(stream(model, handle.new_cache(16), TEXT, (11, 11, 11, 30, *[1] * 40)))
+    assert (found[0] - found[1]).abs().max() <= 1e-5
+
+
+def test_layers_that_slide_over_less_are_refused():
+    family = next(f for f in FAMILIES if f.name == "mistral")
+    model = build(replace(family, deep={"sliding_window": 50}))
+    too_small = pytest.raises(CapabilityError, match=r"last 50 tokens alone.*would reach over 51.*smaller window")
+    with everlong.attach(model, Blocks(window=12, **SMALL)) as handle, too_small:
+        handle.new_cache(16)
+    model = build(replace(family, deep={"sliding_window": 60}))
+    farther = pytest.raises(CapabilityError, match="positions=true puts blocks farther away")
+    with everlong.attach(model, Blocks(window=12, positions="true", **SMALL)) as handle, farther:
+        handle.new_cache(16)

@@ -21,6 +21,7 @@ METHODS = [
     everlong.Dense(),
     everlong.Blocks(sinks=2, window=8, block=4, top_k=2, exec_chunk=4, recall="layer"),
     everlong.Infini(segment=8),
+    everlong.Delta(segment=8),
     everlong.TransformerXL(segment=8),
     everlong.InfinityFormer(segment=8),
 ]

@@ -112,7 +112,7 @@ def test_in_bfloat16_it_is_no_farther_from_float32_than_the_modules(tiny_llama, 
     assert errors[0] < 1.1 * errors[1] < TOLERANCE[torch.bfloat16]
 
 
-NO_STEP = ForwardPlan(0, 1, 1, 0, [], {}, (), Workspace(), torch.float32)
+NO_STEP = ForwardPlan(0, 1, 1, 0, [], {}, {}, Workspace(), torch.float32)
 
 
 class Doubled(nn.Module):

@@ -14,6 +14,8 @@ from everlong.methods.recurrent.training import Carried
 IDS = torch.randint(97, (2, 45), generator=torch.Generator().manual_seed(3))
 TRAINED = [n for n in method_names() if method_class(n).trained]
 MORE = [
+    ("delta", {"decay": True, "degree": 1, "local": "segment"}),
+    ("delta", {"projections": "none", "look_back": 4}),
     ("infini", {"update": "delta"}),
     ("infini", {"local": "segment"}),
     ("infinity_former", {"local": "xl"}),

@@ -42,14 +42,18 @@ def attached(model, method):
 
 
 STREAMS = [(n, {}) for n in method_names() if method_class(n).streams] + [
+    ("delta", {"decay": True, "degree": 1, "local": "segment"}),
+    ("delta", {"projections": "none", "look_back": 4}),
     ("infinity_former", {"local": "xl"}),
     ("transformer_xl", {"mem_len": 19}),
     ("transformer_xl", {"mem_len": 11, "same_length": True}),
     ("transformer_xl", {"variant": "faithful"}),
     ("transformer_xl", {"variant": "faithful", "mem_len": 5, "same_length": True, "clamp_len": 3}),
 ]
-STOCK = [(n, fields) for n, fields in STREAMS if fields.get("variant") != "faithful"]
-"""Those that see what the stock model sees while all fits: a faithful Transformer-XL scores by other positions."""
+STOCK = [(n, fields) for n, fields in STREAMS if n != "delta" and fields.get("variant") != "faithful"]
+"""Those that see what the stock model sees while all fits.
+
+A faithful Transformer-XL scores by other positions; `delta` reads its memory from the first token on."""
 
 
 @pytest.fixture(scope="module")

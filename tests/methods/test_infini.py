@@ -213,6 +213,20 @@ def test_the_controls(model):
     torch.testing.assert_close(off, closed, atol=ANGLES, rtol=0)
 
 
+@pytest.mark.parametrize(("update", "local"), KINDS)
+def test_the_reset_control_forgets_what_lies_before_a_multiple_of_its_tokens(tiny_llama, update, local):
+    """One layer: from `last` on the window and what is folded since token 16 hold nothing of the tokens before it."""
+    model = tiny_llama(num_hidden_layers=1, initializer_range=0.3).double()
+    fields = {"segment": SEGMENT, "update": update, "local": local, "beta": 0.0}
+    changed = IDS.clone()
+    changed[:, :16] = 5
+    last = 16 + SEGMENT + (SEGMENT if local == "xl" else 0)
+    for memory, same in (("reset:16", True), ("on", False)):
+        method = everlong.Infini(**fields, memory=memory)
+        one, other = (streamed(model, method, ids)[:, last:] for ids in (IDS, changed))
+        assert torch.allclose(one, other, atol=1e-9) is same
+
+
 def test_the_report_says_what_is_compressed_and_the_state_is_constant(model):
     method = everlong.Infini(segment=SEGMENT)
     model.float()

@@ -11,6 +11,7 @@ import torch
 from everlong.errors import ConfigError, LoadError
 from everlong.hooks.adapter import load
 from everlong.models import gguf
+from everlong.models.load import _say_bfloat16
 from tests.models.tiny import byte_tokenizer, save_folder, tiny_model
 
 
@@ -137,3 +138,27 @@ def test_what_is_no_name_is_refused_before_anything_is_looked_for(name):
 def test_a_name_that_no_path_can_be_is_one_line():
     with pytest.raises(LoadError, match=r"^x+\.\.\.: cannot be read \(File name too long\)"):
         load("x" * 5000)
+
+
+@pytest.fixture
+def fast_bfloat16(monkeypatch):
+    """A processor that multiplies bfloat16, and a model that counts as large from no bytes on."""
+    monkeypatch.setattr("everlong.models.load.multiplies", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr("everlong.models.load._LARGE_BYTES", 0)
+
+
+def test_auto_is_bfloat16_where_the_processor_multiplies_it_and_that_is_said_once(folder, fast_bfloat16, caplog):
+    _say_bfloat16.cache_clear()
+    with caplog.at_level("INFO", "everlong"):
+        assert load(folder).model.dtype == torch.bfloat16
+        assert load(folder).origin["dtype"] == "bfloat16"
+    assert len([r for r in caplog.records if "dtype=float32 gives that" in r.message]) == 1
+
+
+def test_auto_is_float32_for_a_tiny_model_and_on_other_processors(folder, fast_bfloat16, monkeypatch):
+    monkeypatch.setattr("everlong.models.load._LARGE_BYTES", 4 << 20)
+    assert load(folder).model.dtype == torch.float32
+    monkeypatch.setattr("everlong.models.load._LARGE_BYTES", 0)
+    monkeypatch.setattr("everlong.models.load.multiplies", lambda dtype: False)
+    assert load(folder).model.dtype == torch.float32
+    assert load("everlong/infini-passkey").model.dtype == torch.float32

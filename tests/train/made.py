@@ -51,4 +51,4 @@ def answer(tokenizer: Any, sample: Example) -> str:
 
 def same(a: Example, b: Example) -> bool:
     names = ("ids", "loss_weight", "write_weight", "document")
-    return a.answer == b.answer and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in names)
+    return a.answers == b.answers and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in names)

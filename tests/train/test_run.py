@@ -86,9 +86,24 @@ def test_a_run_leaves_metrics_and_a_model_that_reads(run):
         session.feed("The grass is green. The sky is blue." * 30)
         assert session.report().compressed_tokens > 0
     assert result == json.loads((out / "result.json").read_text())
-    assert list(result["ablation"]) == ["on", "off", "zeroed"]
+    assert list(result["ablation"]) == ["on", "off", "zeroed", "reset:64"]
     assert result["ablation"]["on"]["loss"] != result["ablation"]["off"]["loss"]
     assert load_yaml(out / "recipe.yaml")["stages"][1]["lr"] == 0.5
+
+
+def test_a_memory_is_drawn_from_the_recipe_and_held_against_one_that_is_emptied(tmp_path):
+    stages = [{"steps": 1, "batch": 2, "length": 200, "data": {"needles": {"needles": [1, 3], "questions": "all"}}}]
+    memories = []
+    for n, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(n)
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        changes = {"method": {"name": "delta", "segment": 16}, "stages": stages, "seed": seed}
+        result = train(read_recipe(written(folder, **changes)), folder / "run")
+        memories.append(everlong.load(folder / "run" / "model").model.model.everlong_memory.taps_q)
+    assert list(result["ablation"]) == ["on", "off", "zeroed", "reset:32"]
+    assert torch.equal(memories[0], memories[1])
+    assert not torch.equal(memories[0], memories[2])
 
 
 def test_gates_have_a_learning_rate_of_their_own(run):

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
+from everlong.cache.stream_cache import layers_of
 from everlong.errors import CapabilityError
 
 
@@ -49,6 +50,14 @@ class PackedPlan:
         self._columns[layer] = [step.write(k[:, :, at], v[:, :, at], layer) for step, at in self.each()]
         self._new[layer] = k
         return k, v
+
+    def take_added(self, layer: int) -> Tensor | None:
+        """What the streams' memories add to the output of a layer's attention, side by side; given once."""
+        found = [(step.take_added(layer), step.tokens) for step in self.steps]
+        like = next((x for x, _ in found if x is not None), None)
+        if like is None:
+            return None
+        return torch.cat([like.new_zeros(1, n, like.shape[2]) if x is None else x for x, n in found], 1)
 
     def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:
         """As ForwardPlan does."""
@@ -91,8 +100,7 @@ class PackedCache(Cache):
         self.streams = list(streams)
         self.tokens = list(tokens)
         self._step: PackedPlan | None = None
-        first = self.streams[0]
-        super().__init__(layers=[first.arenas[p.source] for p in first.plan.layers])
+        super().__init__(layers=layers_of(self.streams[0]))
 
     def begin(self) -> PackedPlan:
         """Prepare the forward; where a stream refuses, none has begun."""

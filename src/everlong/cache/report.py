@@ -14,10 +14,11 @@ class MemoryReport:
     `retrieved_tokens` is how many stored tokens the newest token attended to; `compressed_tokens` are
     there only as a part of a memory of constant size. Of `ids_tokens` of the stored ones only ids and recall rows are
     kept: they are attended to when they are read again for a question, as `reread_tokens` were for the last reply.
-    `bytes` counts what the cache holds per tier: `device` where the model computes, `host` memory, `disk`;
-    `budget_bytes` the limits that were set. The store's traffic counts from when it was opened: bytes read from the
-    disk and written to it, and how often a block that came back was found in host memory (hit) or read from the disk
-    (miss).
+    `state_bytes` of those on the device are states of layers that hold all that was read in compressed form, what left
+    the window or was forgotten included. `bytes` counts what the cache holds per tier: `device` where the model
+    computes, `host` memory, `disk`; `budget_bytes` the limits that were set. The store's traffic counts from when it
+    was opened: bytes read from the disk and written to it, and how often a block that came back was found in host
+    memory (hit) or read from the disk (miss).
     """
 
     method: str
@@ -36,6 +37,7 @@ class MemoryReport:
     compressed_tokens: int = 0
     ids_tokens: int = 0
     reread_tokens: int = 0
+    state_bytes: int = 0
 
     @property
     def cache_hit_rate(self) -> float | None:
@@ -51,8 +53,10 @@ class MemoryReport:
         held = " + ".join(f"{n / 2**20:.1f} MiB {tier}" for tier, n in self.bytes.items() if n) or "0 bytes"
         compressed = f" + compressed {self.compressed_tokens:,}" if self.compressed_tokens else ""
         stored = f"{self.stored_tokens:,}" + (f" (as ids {self.ids_tokens:,})" if self.ids_tokens else "")
+        states = f"; linear layers: {self.state_bytes / 2**20:.1f} MiB" if self.state_bytes else ""
+        states += ", hold all that was read in compressed form" if states else ""
         again = f" (read again {self.reread_tokens:,})" if self.reread_tokens else ""
         return (
             f"{self.method}: seen {self.seen_tokens:,} = sinks {self.sink_tokens:,} + window {self.window_tokens:,}"
-            f" + stored {stored}{compressed} + dropped {self.dropped_tokens:,} tokens{again}; {held}"
+            f" + stored {stored}{compressed} + dropped {self.dropped_tokens:,} tokens{again}; {held}{states}"
         )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everlong.cache.layer_state import CONV, RECURRENT
 from everlong.cache.step import Frame
 from everlong.cache.stream import CachedStream
 
@@ -25,6 +26,8 @@ def stream_state(stream: CachedStream, sealed: bool = True) -> tuple[dict[str, T
         for name, x in zip("kv", arena.pair, strict=True):
             live = [x[:, :, a:b] for a, b in arena.live(stream.seen_tokens)]
             tensors[f"layer{index}.{name}"] = torch.cat(live, 2) if live else x[:, :, :0].clone()
+    for index, state in stream.states.items():
+        tensors |= {f"layer{index}.{kind}{n}": x.contiguous() for (kind, n), x in state.states.items()}
     shifts = {str(index): arena.shift for index, arena in stream.arenas.items()}
     columns = {str(i): a.keys.shape[2] for i, a in stream.arenas.items() if a.keys is not None}
     memory = None
@@ -39,6 +42,7 @@ def stream_state(stream: CachedStream, sealed: bool = True) -> tuple[dict[str, T
         "shifts": shifts,
         "columns": columns,
         "chunk": stream.chunk,
+        "states": {str(i): [n for n, has in s.has_previous_state.items() if has] for i, s in stream.states.items()},
     }
 
 
@@ -66,6 +70,12 @@ def load_stream(
         if str(index) in facts["columns"]:
             k, v = (tensors[f"layer{index}.{name}"].to(device) for name in "kv")
             arena.restore(k, v, facts["columns"][str(index)], stream.seen_tokens)
+    for index, state in stream.states.items():
+        names = {
+            (kind, n): f"layer{index}.{kind}{n}" for kind in (CONV, RECURRENT) for n in range(state.number_of_states)
+        }
+        held = {key: tensors[name].to(device) for key, name in names.items() if name in tensors}
+        state.restore(held, facts["states"][str(index)])
     if stream.memory is None:
         return
     kept = facts["memory"] if "memory" in facts else facts["blocks"]

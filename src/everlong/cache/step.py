@@ -108,7 +108,7 @@ class ForwardPlan:
     base: int
     segments: list[Frame]
     arenas: dict[int, LayerKV]
-    plans: tuple[LayerPlan, ...]
+    plans: Mapping[int, LayerPlan]
     scratch: Workspace
     dtype: torch.dtype
     calls: dict[int, int] = field(default_factory=dict)
@@ -116,6 +116,8 @@ class ForwardPlan:
     memory: FarAttention | None = None
     inputs: dict[int, Tensor] = field(default_factory=dict)
     """What entered the attention of each layer, [B, T, W], where a memory needs it (hooks/patch.py)."""
+    added: dict[int, Tensor] = field(default_factory=dict)
+    """What a memory adds to the output of each layer's attention, [B, T, W] (hooks/patch.py)."""
     _pieces: dict[int, list[KeyRange]] = field(default_factory=dict)
 
     def positions(self, device: torch.device) -> Int[Tensor, "B T"]:
@@ -137,6 +139,10 @@ class ForwardPlan:
                 "give text alone, or run the model without the cache"
             )
         return self.arenas[layer].write(k, v, self.seen)
+
+    def take_added(self, layer: int) -> Tensor | None:
+        """What a memory adds to the output of a layer's attention; given once."""
+        return self.added.pop(layer, None)
 
     def check_call(self, layer: int, sliding: int | None, extra: Mapping[str, Any]) -> None:
         """SelfCheckError where a layer slides over other than what its config promised.

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.cache.layer_kv import LayerKV
+from everlong.cache.layer_state import ModelStates
 from everlong.cache.report import MemoryReport
 from everlong.cache.step import ForwardPlan, Frame
 from everlong.cache.stream_memory import MemoryAccount, RetrievalMemory, StreamMemory
@@ -22,7 +23,10 @@ from everlong.ops.workspace import Workspace
 
 
 class CachedStream:
-    """Keys and values: `sinks` tokens at the start and the newest `window` tokens are kept; None keeps all."""
+    """Keys and values: `sinks` tokens at the start and the newest `window` tokens are kept; None keeps all.
+
+    Layers with a state of constant size keep it of all that was read, whatever the method.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class CachedStream:
         self._scratch = Workspace()
         self.lanes: dict[Pattern, WindowLayout] = {}
         self.arenas = {p.index: LayerKV(self._lane(p.pattern)) for p in plan.layers if p.source == p.index}
+        self.states = ModelStates(plan)
 
     def _lane(self, pattern: Pattern) -> WindowLayout:
         if self.memory is not None and pattern not in self.lanes:
@@ -81,7 +86,8 @@ class CachedStream:
         """How many columns a layer shows to the step, or to one of so many tokens that has not begun."""
         if self.running is None:
             return self.seen_tokens + tokens
-        return self.running.columns(self.arenas[self.plan.layers[layer].source].lane)
+        plan = self.plan.by_index.get(layer, self.plan.layers[0])
+        return self.running.columns(self.arenas[plan.source].lane)
 
     def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> ForwardPlan:
         """Prepare a forward over `tokens` new tokens in each of `rows`.
@@ -101,7 +107,8 @@ class CachedStream:
         for lane in self.lanes.values():
             lane.make_room(self.seen_tokens, tokens)
         frame = self.seen_tokens, tokens, rows, base, segments
-        self.running = step = ForwardPlan(*frame, self.arenas, self.plan.layers, self._scratch, self.plan.dtype)
+        self.running = step = ForwardPlan(*frame, self.arenas, self.plan.by_index, self._scratch, self.plan.dtype)
+        self.states.begin(self.seen_tokens)
         if self.memory is not None:
             step.memory = self.memory
             self.memory.begin(step, self.pads)
@@ -131,6 +138,7 @@ class CachedStream:
         self.seen_tokens = step.seen + step.tokens
         for arena in self.arenas.values():
             arena.commit(self.seen_tokens)
+        self.states.commit()
         oldest = min(lane.oldest(self.seen_tokens) for lane in self.lanes.values())
         ends = [s.start for s in step.segments[1:]] + [self.seen_tokens + 1]
         self.segments = [s for s, end in zip(step.segments, ends, strict=True) if end > oldest]
@@ -144,6 +152,7 @@ class CachedStream:
             self.memory.abandon()
         for arena in self.arenas.values():
             arena.abandon()
+        self.states.abandon(self.seen_tokens)
         self.set_pads(self._pads_before)
         self.running = None
 
@@ -151,6 +160,7 @@ class CachedStream:
 
     def crop(self, target: int) -> None:
         """Forget the tokens from `target` on; CapabilityError if what came before them is gone."""
+        self.states.check_crop(self.seen_tokens, target)
         if self.memory is not None:
             self.memory.check_crop(self.seen_tokens, target, self.pads)
         for lane in self.lanes.values():
@@ -160,6 +170,7 @@ class CachedStream:
                     f"({self.method}, seen {self.seen_tokens}); use a larger window, or fork before you read on"
                 )
         self.seen_tokens = target
+        self.states.crop(target)
         if self.pads is not None:
             self.set_pads(np.minimum(self.pads, target) if target else None)
         self.segments = [s for s in self.segments if s.start < max(1, target)]
@@ -173,6 +184,7 @@ class CachedStream:
             lane.pads = None
         for arena in self.arenas.values():
             arena.clear()
+        self.states.clear_all()
         if self.memory is not None:
             self.memory = self.memory.fresh()
 
@@ -180,6 +192,7 @@ class CachedStream:
         """Keep these rows, in this order."""
         for arena in self.arenas.values():
             arena.select_rows(indices, self.seen_tokens)
+        self.states.select_rows(indices)
         if self.pads is not None:
             self.set_pads(self.pads[indices.cpu().numpy()])
         if self.memory is not None:
@@ -195,9 +208,10 @@ class CachedStream:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing has been evicted yet (never with blocks: what tokens read moved the mass of earlier ones)."""
+        """Whether nothing was evicted or folded into a state yet (never with blocks: tokens move masses of others)."""
         account = self._account()
-        return account.dropped_tokens + account.compressed_tokens == 0 and self.blocks is None
+        kept = account.dropped_tokens + account.compressed_tokens == 0 and self.blocks is None
+        return kept and not (self.states and self.seen_tokens)
 
     def _account(self) -> MemoryAccount:
         """What became of the tokens that left the window."""
@@ -214,6 +228,7 @@ class CachedStream:
             return None
         size = self.plan.dtype.itemsize
         total = sum((c or 0) * plans[i].numbers_per_token * size for i, c in capacities.items())
+        total += 2 * self.plan.state_bytes  # a step keeps what they were before it
         return total + (0 if self.memory is None else self.memory.planned_bytes(self.chunk))
 
     def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
@@ -222,7 +237,8 @@ class CachedStream:
         For tokens that a block memory has not sealed yet, in a layer that it serves.
         """
         assert self.blocks is not None
-        rotation = self.plan.layers[layer].rotation
+        plan = self.plan.by_index[layer]
+        rotation = plan.rotation
         held, pending = self.blocks.pending_keys(layer, first, end)
         found = [] if pending is None else [pending]
         arena = self.arenas[layer]
@@ -231,7 +247,8 @@ class CachedStream:
             a = max(first, held, segment.start)
             b = min(end, after)
             if a < b:
-                keys = arena.pair[0][:, :, a - arena.shift : b - arena.shift]
+                pair = [x[:, :, a - arena.shift : b - arena.shift] for x in arena.pair]
+                keys = torch.cat(pair, 3) if plan.joint else pair[0]
                 if rotation is not None:
                     back = turn_by(rotation, -torch.arange(a - segment.base, b - segment.base), keys)
                     keys = turned(keys, rotation, back)
@@ -248,7 +265,7 @@ class CachedStream:
         window = seen - sinks if self.window is None else min(self.window, seen - sinks)
         if self.blocks is None:
             window = seen - sinks - compressed - dropped
-        device = account.bytes["device"] + sum(a.nbytes for a in self.arenas.values())
+        device = account.bytes["device"] + sum(a.nbytes for a in self.arenas.values()) + self.states.nbytes
         return MemoryReport(
             self.method,
             seen_tokens=seen,
@@ -264,6 +281,7 @@ class CachedStream:
             written_bytes=account.traffic.written_bytes,
             cache_hits=account.traffic.hits,
             cache_misses=account.traffic.misses,
+            state_bytes=self.states.nbytes,
         )
 
     def fork(self) -> CachedStream:
@@ -277,4 +295,5 @@ class CachedStream:
             other.set_pads(self.pads.copy())
         for index, arena in self.arenas.items():
             arena.copy_to(other.arenas[index], self.seen_tokens)
+        self.states.copy_to(other.states)
         return other

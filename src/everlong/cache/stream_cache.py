@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DummyLayer
 
 from everlong.cache.report import MemoryReport
 from everlong.cache.stream import CachedStream
@@ -39,7 +39,7 @@ class StreamCache(Cache):
         if holder is not None:
             holder.hold()
         self.stream = stream
-        super().__init__(layers=[stream.arenas[p.source] for p in stream.plan.layers])
+        super().__init__(layers=layers_of(stream))
 
     # What transformers asks of a cache.
 
@@ -74,7 +74,7 @@ class StreamCache(Cache):
 
     @property
     def is_croppable(self) -> bool:
-        """Whether nothing has been evicted yet (never with blocks: what tokens read moved the mass of earlier ones)."""
+        """Whether tokens can be taken back: see `CachedStream.is_whole`."""
         return self.stream.is_whole
 
     @property
@@ -139,3 +139,9 @@ class StreamCache(Cache):
         # Bound here, as the interpreter empties modules at its end; the model needs no restoring then.
         if not ending():
             self.close()
+
+
+def layers_of(stream: CachedStream) -> list[Any]:
+    """What transformers sees of each layer: its state, if it keeps one; keys go through the cache's own `update`."""
+    attending = {p.index: stream.arenas[p.source] for p in stream.plan.layers}
+    return [stream.states.get(i) or attending.get(i) or DummyLayer() for i in range(stream.plan.depth)]

@@ -11,7 +11,7 @@ from typing import Any
 from everlong.environment import home
 from everlong.errors import EverlongError
 
-METHODS = ("blocks", "dense", "infini", "infinity_former", "recompute", "sinks", "transformer_xl", "window")
+METHODS = ("blocks", "delta", "dense", "infini", "infinity_former", "recompute", "sinks", "transformer_xl", "window")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("full", "int8", "int4", "file")
 DEVICES = ("auto", "cpu", "cuda")

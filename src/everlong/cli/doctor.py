@@ -112,7 +112,7 @@ def _program(loaded: Loaded) -> dict[str, Any]:
     try:
         with attach(loaded.model, Dense()):
             decoder = decoder_of(loaded.model)
-            reason = why_not(decoder, unpackable(loaded.model) is None)
+            reason = why_not(decoder, unpackable(loaded.model))
     except AttachError as error:
         reason = str(error)
     return {"recorded": reason is None, "reason": reason}

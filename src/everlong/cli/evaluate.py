@@ -38,6 +38,7 @@ def evaluate(ctx: typer.Context, given: EvalOptions) -> None:
     found = Data.given(given.data)
     out = given.out or Path("results") / f"eval-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     loaded = load_model(given.model, given.hardware, console)
+    plan = dataclasses.replace(plan, dtype=loaded.origin["dtype"])
     console.note(f"Writing to {out}: the same command with --out {out} goes on after an interrupt.")
     rows = run(plan, loaded, out, found, _progress(console), given.store, given.batch, console.note)
     if given.output.json:

@@ -48,4 +48,4 @@ EXACT = [
     "stablelm",
     "starcoder2",
 ]
-REFUSED = ["bamba", "beam", "doge", "gpt2", "hrm_text", "inkling", "jamba", "minimax", "opt", "rwkv"]
+REFUSED = ["beam", "doge", "gpt2", "hrm_text", "inkling", "minimax", "opt", "rwkv"]

@@ -56,7 +56,7 @@ Dtype = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="float32, bfloat16, float16, or auto: float32 on the CPU.",
+        help="float32, bfloat16, float16; auto: bfloat16 on a CPU that multiplies it, else float32.",
         autocompletion=complete.one_of(complete.DTYPES),
     ),
 ]

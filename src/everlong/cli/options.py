@@ -75,17 +75,23 @@ def trained(model: ModelChoice) -> tuple[str, dict[str, Any]] | None:
     return method["name"], method["fields"]
 
 
+UNTOLD_DTYPE = "float32"
+"""Of sessions that were kept before theirs was noted down: what `auto` was then, on a CPU."""
+
+
 def own_model(
     ctx: typer.Context, model: ModelChoice, hardware: Hardware, library: Library, session: str
 ) -> tuple[ModelChoice, Hardware]:
     """Model, memory, weights and dtype for a kept session: those that it was made with, where no model was given.
 
+    Its dtype counts with a model that was given, too.
+
     InputError for a session that is not there.
     """
-    if not is_default(ctx, "model"):
-        return model, hardware
-    origin = library.origin(library.entry(session))
+    origin = {"dtype": UNTOLD_DTYPE} | library.origin(library.entry(session))
     own = {name: value for name, value in origin.items() if is_default(ctx, name)}
+    if not is_default(ctx, "model"):
+        return model, _with(hardware, own)
     return _with(model, own), _with(hardware, own)
 
 

@@ -21,7 +21,7 @@ from everlong.cli.stream_stats import StreamStats, peak_resident_bytes, perplexi
 from everlong.cli.verbs.score import ScoreOptions
 from everlong.errors import CapabilityError, ConfigError, InputError, ModelError
 from everlong.models.load import Loaded
-from everlong.report.plot import check_matplotlib, plot_streams
+from everlong.report.plot import check_picture, plot_streams
 from everlong.report.stream import resident_bytes
 from everlong.session.session import Session
 
@@ -31,7 +31,7 @@ def score(ctx: typer.Context, given: ScoreOptions) -> None:
     console = Console.of(given.output)
     chosen = options.chosen_method(ctx, given.method, given.model)
     _check_places(given.csv, given.plot, given.force)
-    _check_plot(given.plot)
+    check_picture(given.plot)
     with TextSource(given.file, given.encoding) as source:
         loaded = load_model(given.model, given.hardware, console)
         _need_tokenizer(loaded)
@@ -70,15 +70,6 @@ def _check_places(csv: Path | None, plot: Path | None, force: bool) -> None:
 def _beside(path: Path) -> Path:
     """Where the record of a run goes that wrote the file at `path`."""
     return path.with_suffix(".yaml")
-
-
-def _check_plot(plot: Path | None) -> None:
-    """CapabilityError for a plot that could not be drawn: said before the text is read."""
-    if plot is None:
-        return
-    check_matplotlib()
-    if plot.suffix not in (".png", ".svg", ".pdf"):
-        raise ConfigError(f"plot={plot}: expected a name that ends in .png, .svg or .pdf")
 
 
 def _read(session: Session, source: TextSource, limit: int | None, console: Console) -> tuple[StreamStats, int]:

@@ -29,6 +29,6 @@ def _pairs(model: Any, method: Method, plan: ModelLayout) -> list[KeyPair]:
     fields = method.as_dict()
     if fields.get("recall") != "question" or (heads := find(model)) is None:
         return []
-    keys = {p.index: p.key for p in plan.layers if p.index in served_layers(plan) and p.key is not None}
+    keys = {p.index: p.compared[0] for p in plan.layers if p.index in served_layers(plan) and p.key is not None}
     chosen = heads.best(min(fields["recall_heads"], len(heads.heads))).heads
     return key_pairs(chosen, plan.heads, keys)

@@ -30,7 +30,7 @@ class Folder(AbstractContextManager["Folder"]):
         path.mkdir(parents=True, exist_ok=True)
         if (path / CONFIG).exists():
             self.config = read_config(path)
-            _same(path, self.config["plan"] | {"data": self.config.get("data")}, wanted | {"data": place})
+            _same(path, _kept_plan(self.config, wanted), wanted | {"data": place})
         else:
             if (path / RECORDS).exists():
                 raise ConfigError(f"{path}: has {RECORDS} without {CONFIG}; give another folder to --out")
@@ -66,6 +66,12 @@ class Folder(AbstractContextManager["Folder"]):
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
+
+
+def _kept_plan(config: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The plan that a folder was begun with; `auto`, where runs wrote that down, was float32 on a CPU."""
+    plan = config["plan"] | {"data": config.get("data")}
+    return plan | {"dtype": "float32"} if plan["dtype"] == "auto" != wanted["dtype"] else plan
 
 
 def key(record: dict[str, Any]) -> str:

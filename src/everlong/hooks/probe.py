@@ -8,7 +8,7 @@ one explains must hold for queries too, and far away (far.py).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 from everlong.errors import (
     AttachError,
@@ -30,6 +36,7 @@ from everlong.hooks.far_check import distance, prove
 from everlong.hooks.heads import ranks_of, sharing_heads
 from everlong.hooks.listen import Heard, Recorder, listen
 from everlong.hooks.routes import AttentionHook
+from everlong.hooks.state_check import carries_states, state_plans
 from everlong.models.internals import accepts, decoder_of, device_of, text_config
 from everlong.models.layout import LayerPlan, ModelLayout, Pattern
 from everlong.models.ranks import Ranks
@@ -53,13 +60,23 @@ def probe(model: PreTrainedModel, route: AttentionHook) -> ModelLayout:
     with _told_as_sharded(model, ranks):
         near = listen(model, route, np.array(POSITIONS if trained > POSITIONS[-1] else NEAR_POSITIONS))
     if not near.cached:
-        raise UnsupportedLayerError(f"{type(model).__name__}: caches no keys; expected softmax attention layers")
+        raise UnsupportedLayerError(
+            f"{type(model).__name__}: caches no keys, so that no window and no memory would change anything; expected "
+            "softmax attention layers (a recurrent model keeps constant memory without everlong)"
+        )
     if alibi:
         _check_position_free(model)
-    layers = [_layer(model, i, patterns, near, frequencies) for i in range(len(patterns))]
+    attending = [i for i in range(len(patterns)) if _attends(i, patterns, near)]
+    layers = {i: _layer(model, i, patterns, near, frequencies) for i in attending}
     dtype = next(iter(near.cached.values()))[0].dtype
     ranks = sharing_heads(model, ranks, near)
-    plan = ModelLayout(tuple(_share(layers)), trained, hard, dtype, alibi, _heads(model, layers, near, ranks), ranks)
+    heads = _heads(model, layers.values(), near, ranks)
+    states = state_plans(near.states, len(near.positions))
+    plan = ModelLayout(
+        tuple(_share(layers)), trained, hard, dtype, alibi, heads, ranks, depth=len(patterns), states=states
+    )
+    if states and not carries_states(model):
+        plan = replace(plan, steps_singly=True)
     return plan if alibi else prove(model, route, plan, near, TOLERANCE[dtype])
 
 
@@ -77,7 +94,12 @@ def _told_as_sharded(model: PreTrainedModel, ranks: Ranks | None) -> Iterator[No
         ) from error
 
 
-def _heads(model: PreTrainedModel, layers: list[LayerPlan], near: Heard, ranks: Ranks | None) -> int:
+def _attends(index: int, patterns: list[Pattern | None], near: Heard) -> bool:
+    """Whether a layer has attention: one that has no keys of its own and asks with no queries has none."""
+    return patterns[index] is not None or index in near.cached or index in near.queries
+
+
+def _heads(model: PreTrainedModel, layers: Iterable[LayerPlan], near: Heard, ranks: Ranks | None) -> int:
     """Query heads of a layer that this process computes."""
     if ranks is not None:
         return max(q.shape[1] for q in near.queries.values())
@@ -126,22 +148,24 @@ def _lengths(model: PreTrainedModel) -> tuple[int, int | None]:
 
 
 def _patterns(model: PreTrainedModel) -> list[Pattern | None]:
-    """What each layer may see, as transformers' own cache understands the config; None: it uses another's keys."""
+    """What each layer may see, as transformers' own cache understands the config; None: no keys of its own."""
     types = getattr(text_config(model), "layer_types", None) or []
     patterns: list[Pattern | None] = []
     for i, layer in enumerate(DynamicCache(config=model.config).layers):
         kind = types[i] if i < len(types) else None
-        if type(layer) is DummyLayer:
+        keeps_state = isinstance(layer, LinearAttentionCacheLayerMixin)
+        if type(layer) is DummyLayer or (keeps_state and not isinstance(layer, DynamicLayer)):
             patterns.append(None)
-        elif type(layer) is DynamicSlidingWindowLayer:
+        elif type(layer) is DynamicSlidingWindowLayer or (keeps_state and layer.is_sliding):
             chunked = kind == "chunked_attention" or getattr(text_config(model), "sliding_window", None) is None
             patterns.append(Pattern(**{"chunked" if chunked else "sliding": layer.sliding_window}))
-        elif type(layer) is DynamicLayer:
+        elif type(layer) is DynamicLayer or keeps_state:
             patterns.append(Pattern())
         else:
             raise UnsupportedLayerError(
-                f"layer {i} ({kind or type(layer).__name__}): is not softmax attention over cached keys, so its "
-                "memory cannot be bounded here; expected full, sliding or chunked attention in every layer"
+                f"layer {i} ({kind or type(layer).__name__}): is neither softmax attention over cached keys nor a "
+                "state of constant size, so its memory cannot be bounded here; expected full, sliding, chunked or "
+                "linear attention in every layer"
             )
     return patterns
 
@@ -210,10 +234,10 @@ def _error(x: Tensor, rotation: Rotation | None, positions: Tensor) -> float:
     return float(distance(x[:1], x, rotation, positions).max())
 
 
-def _share(layers: list[LayerPlan]) -> Iterator[LayerPlan]:
+def _share(layers: Mapping[int, LayerPlan]) -> Iterator[LayerPlan]:
     """The same layers with one Rotation object for all equal ones, and sharing layers rotating as their source."""
     known: list[Rotation] = []
-    for layer in layers:
+    for layer in layers.values():
         rotation = layers[layer.source].rotation
         if rotation is not None:
             rotation = next((r for r in known if r.same(rotation)), rotation)

@@ -26,7 +26,7 @@ from everlong.hooks.self_check import CUTS, TOLERANCE
 from everlong.methods.base import Method
 from everlong.methods.recurrent.parameters import NAME
 from everlong.methods.recurrent.training import TrainableCore, TrainStep, check_trainable
-from everlong.models.internals import attention_input, attention_modules, configs_of
+from everlong.models.internals import attention_input, attention_modules, check_all_added, configs_of, with_added
 from everlong.models.sharding import check_complete, check_not_wrapped_inside
 from everlong.ops.segments import NONE, aligned
 
@@ -54,6 +54,7 @@ class Training(AbstractContextManager["Training"]):
         self._hooks = [
             m.register_forward_pre_hook(_keep_hidden, with_kwargs=True) for _, m in attention_modules(decoder)
         ]
+        self._hooks += [m.register_forward_hook(_add, with_kwargs=True) for _, m in attention_modules(decoder)]
         for config in self._configs:
             config._attn_implementation = IMPLEMENTATION
         plug.training = self
@@ -126,6 +127,7 @@ class Training(AbstractContextManager["Training"]):
         given.pop("cache_position", None)
         self.latest = step
         out = self.plug.stock(**given)
+        check_all_added(step.added)
         if carried is not None:
             carried.take(step, new.shape[1])
         return _in_order(out, text)
@@ -160,7 +162,9 @@ def _attached(plug: ModelPatch, model: nn.Module, method: Method) -> Training:
         raise CapabilityError(f"{type(model).__name__}: does not call the attention interface, so it cannot be trained")
     core = method.trainable(plug.plan)
     if core is None:
-        raise CapabilityError(f"{method.name}: has nothing to train; use infini, transformer_xl or infinity_former")
+        raise CapabilityError(
+            f"{method.name}: has nothing to train; use delta, infini, transformer_xl or infinity_former"
+        )
     check_trainable(plug.plan, core)
     if plug.training is not None:
         raise CapabilityError("training: this model is being trained already; detach that first")
@@ -207,6 +211,13 @@ def _keep_hidden(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     step = kwargs.get(ARGUMENT)
     if step is not None and step.core.wants_hidden:
         step.hidden[module.layer_idx] = attention_input(args, kwargs)
+
+
+def _add(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+    """What leaves a layer's attention, with what a memory adds to it."""
+    step = kwargs.get(ARGUMENT)
+    added = None if step is None else step.added.pop(module.layer_idx, None)
+    return output if added is None else with_added(output, added)
 
 
 def _documents(given: Tensor | None, mask: Tensor | None, new: Tensor) -> Tensor:

@@ -93,9 +93,15 @@ class Checkpointer:
         if differ:
             raise ForeignError(
                 f"session {self.entry.name!r}: kept with model {self.entry.model}; another {' and '.join(differ)} than "
-                "given here; load the model it was kept with, with the same dtype and weights"
+                f"given here; load the model it was kept with, with the same dtype and weights{self._told()}"
             )
         check_sizes(self.library, self.entry)
+
+    def _told(self) -> str:
+        """Which dtype and weights these are, as far as that was noted down."""
+        origin = self.library.origin(self.entry)
+        known = [f"{name}={origin[name]}" for name in ("dtype", "weights") if name in origin]
+        return f" ({', '.join(known)})" if known else ""
 
     def restore(self, session: KeptStream) -> None:
         """Bring `session`, which has read nothing, to the last checkpoint."""

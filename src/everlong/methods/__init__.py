@@ -2,6 +2,7 @@
 
 from everlong.methods.base import Method, make_method, method_class, method_names
 from everlong.methods.blocks.settings import Blocks
+from everlong.methods.delta.settings import Delta
 from everlong.methods.dense import Dense
 from everlong.methods.infini.settings import Infini
 from everlong.methods.infinity_former.settings import InfinityFormer
@@ -12,6 +13,7 @@ from everlong.methods.window import Window
 
 __all__ = [
     "Blocks",
+    "Delta",
     "Dense",
     "Infini",
     "InfinityFormer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 
 from everlong.config import Registry
 
@@ -80,6 +80,10 @@ class Method:
     def trainable(self, plan: ModelLayout) -> TrainableCore | None:
         """What computes a layer under training; None for a method that has nothing to train."""
         return None
+
+    def controls(self) -> list[str]:
+        """Values of the field `memory` that show what a memory is worth, "on" first; "on" alone without that field."""
+        return list(get_args(get_type_hints(type(self)).get("memory"))) or ["on"]
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, as YAML and the report show them."""

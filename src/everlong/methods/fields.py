@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from everlong.errors import ConfigError
@@ -28,3 +29,20 @@ def at_least(least: int, *, why: str, **field: Any) -> None:
         raise ConfigError(f"{name}={got}: must be at least {least} ({why})")
     if got > MOST:
         raise ConfigError(f"{name}={got}: must be at most {MOST} ({why})")
+
+
+def check_memory(memory: str, segment: int) -> None:
+    """ConfigError unless a memory's field `memory` is on, off, zeroed, or reset:N with whole segments in N."""
+    if memory in ("on", "off", "zeroed"):
+        return
+    found = re.fullmatch(r"reset:([1-9]\d*)", memory)
+    if found is None:
+        raise ConfigError(f"memory={memory!r}: expected on, off, zeroed or reset:N, such as reset:{8 * segment}")
+    if int(found[1]) % segment:
+        whole = max(1, round(int(found[1]) / segment)) * segment
+        raise ConfigError(f"memory={memory}: must be a multiple of segment={segment}; use reset:{whole}, for example")
+
+
+def reset_tokens(memory: str) -> int | None:
+    """N of a field `memory` that is reset:N; None for any other."""
+    return int(memory.removeprefix("reset:")) if memory.startswith("reset:") else None

@@ -41,10 +41,10 @@ def weights_digest(model: Any, without: str | None = None) -> str:
     found = hashlib.sha256()
     for name, weight in _weights(model, without):
         found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        found.update(_sample(weight))
+        found.update(sample(weight))
     for name, layer in packed_layers(model):
         found.update(f"{name}.packed {layer.form} {tuple(layer.packed.shape)}".encode())
-        found.update(_sample(layer.packed))
+        found.update(sample(layer.packed))
     return found.hexdigest()
 
 
@@ -64,7 +64,7 @@ def checkpoint_digest(model: Any, without: str | None = None) -> str:
             weights[f"{name}.weight"] = (layer.out_features, layer.in_features), layer.sample
     for name, (shape, weight) in sorted(weights.items()):
         found.update(f"{name} {shape}".encode())
-        found.update(_sample(weight, torch.bfloat16))
+        found.update(sample(weight, torch.bfloat16))
     return found.hexdigest()
 
 
@@ -102,7 +102,7 @@ def _weights(model: Any, without: str | None) -> Iterator[tuple[str, Tensor]]:
             yield name, getattr(owner, own).detach()
 
 
-def _sample(weight: Tensor, dtype: torch.dtype | None = None) -> bytes:
+def sample(weight: Tensor, dtype: torch.dtype | None = None) -> bytes:
     """The bytes of values at equal strides, as they are or as `dtype`."""
     flat = weight.reshape(-1)
     picked = flat[:: max(1, flat.numel() // _SAMPLES)].to(dtype or flat.dtype).contiguous()

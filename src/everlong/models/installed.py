@@ -20,6 +20,7 @@ _WRITES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the names of architectures end that write text."""
 NOTES = {
     DEFAULT: "the default: small and quick, to see how all of it works; it does not answer questions well",
+    f"{OWN}delta-names": "shows a trained memory that knows whose: it finds keys by names, and knows nothing else",
     f"{OWN}infini-passkey": "shows a trained memory of constant size: it finds pass keys, and knows nothing else",
 }
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from everlong.errors import CapabilityError
+
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """The module whose forward takes tokens, positions and the cache of the text decoder."""
@@ -60,6 +62,8 @@ def accepts(module: nn.Module, name: str) -> bool:
 def device_of(model: Any) -> torch.device:
     """Where inputs go: to the embedding's weights, or where accelerate brings them when they are offloaded."""
     embedding: Any = model.get_input_embeddings()
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        return next(model.parameters()).device
     if embedding.weight.device.type != "meta":
         return embedding.weight.device
     execution = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
@@ -81,6 +85,31 @@ def configs_of(model: nn.Module) -> list[Any]:
 def attention_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     """The hidden states [B, T, W] among the arguments of an attention module's forward."""
     return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+
+def with_added(output: Any, added: Tensor) -> Any:
+    """What an attention module gave, its hidden states (the first of several) plus `added` [B, T, W].
+
+    CapabilityError where these have other shapes.
+    """
+    hidden = output if isinstance(output, Tensor) else output[0]
+    if hidden.shape != added.shape:
+        raise CapabilityError(
+            f"attention: gives hidden states {list(hidden.shape)}, and its memory adds {list(added.shape)}; use a "
+            "method that adds to heads (delta with projections=none, infini)"
+        )
+    found = hidden + added.to(hidden.dtype)
+    return found if isinstance(output, Tensor) else (found, *output[1:])
+
+
+def check_all_added(left: Mapping[int, Tensor]) -> None:
+    """CapabilityError where what a memory added to some layers' outputs was taken by no module."""
+    if left:
+        layers = ", ".join(map(str, sorted(left)))
+        raise CapabilityError(
+            f"layers {layers}: this model's attention is not a module whose output can be added to; use a method that "
+            "adds to heads (delta with projections=none, infini)"
+        )
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from everlong.models.ranks import Ranks
+from everlong.ops.absorb import Absorbed
 from everlong.ops.rotary import Rotation
 from everlong.ops.spans import Ints
 
@@ -65,11 +68,39 @@ class LayerPlan:
         """How many numbers a token costs in this layer."""
         return sum(heads * dim for heads, dim in (x for x in (self.key, self.value) if x is not None))
 
+    @property
+    def joint(self) -> bool:
+        """Whether keys and values of all heads are made of one vector, which lies in both slots of the cache (MLA)."""
+        one = self.key is not None and self.value is not None and self.key[0] == self.value[0] == 1
+        return one and (self.latent or (self.repeated and self.rotation is None))
+
+    @property
+    def compared(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(heads, dim) of the keys that a memory compares and of the values that it keeps: the one vector, if joint."""
+        key = self.key or (0, 0)
+        value = self.value or (0, 0)
+        return ((1, key[1] + value[1]), key) if self.joint else (key, value)
+
+
+@dataclass(frozen=True)
+class StatePlan:
+    """A layer that keeps states of constant size of all that was read: linear attention, SSM, short convolution.
+
+    `index` is the layer's; `count` how many states of each kind it may keep, `nbytes` what those of one row take.
+    Such a layer may have attention beside them, which has a LayerPlan of its own.
+    """
+
+    index: int
+    count: int
+    nbytes: int
+
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """All layers, and the lengths within which positions must stay.
+    """The layers that attend, those that keep a state, and the lengths within which positions must stay.
 
+    `depth` counts all layers of the decoder, those that do neither included. `steps_singly`: its states are carried
+    from one token to the next only, so that they are read one by one.
     `trained_length` is how many positions the model was trained on. `hard_length` is set where the model computes
     something else (or crashes) past it: dynamic-NTK and longrope frequencies, tables of angles. `heads` counts the
     query heads of a layer. `ranks` are set where each process has other heads; heads are then this process's own.
@@ -82,6 +113,21 @@ class ModelLayout:
     alibi: bool = False
     heads: int = 1
     ranks: Ranks | None = None
+    depth: int = 0
+    states: tuple[StatePlan, ...] = ()
+    steps_singly: bool = False
+    expansions: Callable[[ModelLayout], dict[int, Absorbed]] | None = field(default=None, compare=False)
+    """Finds how joint layers make keys and values of what they cache."""
+
+    @cached_property
+    def by_index(self) -> dict[int, LayerPlan]:
+        """The layers that attend, by index in the decoder."""
+        return {layer.index: layer for layer in self.layers}
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all states of one row, however long the stream."""
+        return sum(state.nbytes for state in self.states)
 
     @property
     def frame_length(self) -> int:

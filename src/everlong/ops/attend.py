@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from everlong.machine import multiplies
 from everlong.ops.attend_reading import attend_reading, reader
 from everlong.ops.attend_token import AttendedKeys, attend_token, takes
 from everlong.ops.spans import KeyIntervals
@@ -48,7 +49,7 @@ DEVICE_ONE_SHOT_SCORES = 1 << 26
 
 def native_half(q: Tensor) -> bool:
     """Whether this machine multiplies matrices of q's half type in hardware (else float32 products are faster)."""
-    return q.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return q.device.type != "cpu" or multiplies(q.dtype)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from everlong.errors import CapabilityError
+from everlong.errors import CapabilityError, ConfigError
 from everlong.report.recall import RecallTable
 from everlong.report.stream import StreamCurve
 
@@ -50,6 +50,15 @@ def check_matplotlib() -> None:
     """CapabilityError where there is no matplotlib, which comes with an extra."""
     if importlib.util.find_spec("matplotlib") is None:
         raise CapabilityError("plot: needs matplotlib, which is not installed; pip install 'everlong[report]'")
+
+
+def check_picture(plot: Path | None) -> None:
+    """CapabilityError or ConfigError for a picture that could not be drawn: said before the work."""
+    if plot is None:
+        return
+    check_matplotlib()
+    if plot.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"plot={plot}: expected a name that ends in .png, .svg or .pdf")
 
 
 def _colour(label: str) -> str | None:

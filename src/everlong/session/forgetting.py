@@ -44,8 +44,16 @@ def stretches(
 
 
 def forget(session: WritingStream, spans: Sequence[TokenRange], checkpointer: Checkpointer | None) -> Forgotten:
-    """Forget `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone."""
+    """Forget `spans`; CapabilityError, with nothing changed, for tokens that are not in stored blocks alone.
+
+    Nor are they where layers of the model fold all that they read into a state.
+    """
     memory = session.stored("forget")
+    if session.report().state_bytes:
+        raise CapabilityError(
+            "forget: linear layers of this model hold all that was read in compressed form, from which nothing can be "
+            "taken out; forget with --reread, which reads everything else anew"
+        )
     nothing = memory.settings.sinks, memory.settings.sinks
     _check(spans, *(memory.rows[0].forgettable(session.seen_tokens) if memory.rows else nothing))
     row = memory.rows[0]

@@ -6,7 +6,7 @@ The samples are read as streams, the way the model will be used, and not as rows
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 
@@ -34,18 +34,13 @@ def ablation(
     """By control ("on", "off", and what else the method has): loss, digits right, answers right, n.
 
     `loss` is -log p (nats) over the tokens with a weight, `digits` the share of answer tokens that are the most likely
-    ones, `answers` the share of samples with all of them (both NaN where nothing is asked).
+    ones, `answers` the share of answers with all of them (both NaN where nothing is asked).
     """
     found = {}
-    for control in controls(method):
+    for control in method.controls():
         tell(f"held-out samples with memory={control}")
         found[control] = _measured(model, make_method(method.name, method.as_dict() | {"memory": control}), samples)
     return found
-
-
-def controls(method: Method) -> list[str]:
-    """The values of the method's field `memory`, "on" first."""
-    return list(get_args(get_type_hints(type(method)).get("memory"))) or ["on"]
 
 
 @torch.inference_mode()
@@ -60,8 +55,7 @@ def _measured(model: Any, method: Method, samples: list[Example]) -> dict[str, f
             w = torch.from_numpy(one.loss_weight[1:]).to(model.device)
             nll += float((torch.nn.functional.cross_entropy(logits[:-1], following, reduction="none") * w).sum())
             weight += float(w.sum())
-            a, b = one.answer
-            if b > a:
+            for a, b in one.answers:
                 right = (logits[a - 1 : b - 1].argmax(-1) == following[a - 1 : b - 1]).tolist()
                 digits += right
                 answers.append(all(right))

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PrinterCallback
@@ -71,7 +72,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, tell: Tell, held: contextlib
         for _, task in stage.tasks():
             task.prepare(loaded.tokenizer, lambda done, files: tell(f"tokenised {done} of {files} books"))
     cached = loaded.model.config.use_cache
-    with attach_training(loaded.model, recipe.method_of(recipe.stages[0])) as training:
+    with _attached(loaded.model, recipe) as training:
         training.parameters.requires_grad_(True)
         log = _Metrics(out / METRICS, recipe.steps, checkpoint, tell) if _rank() == 0 else lambda metrics: None
         trainer = MemoryTrainer(recipe, loaded.model, training, loaded.tokenizer, out, log)
@@ -87,6 +88,13 @@ def _train(recipe: Recipe, out: Path, resume: bool, tell: Tell, held: contextlib
     write_model(loaded, out / MODEL)
     (out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _attached(model: Any, recipe: Recipe) -> Training:
+    """The model under training; parameters of the memory that it lacks are drawn from the recipe's seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return attach_training(model, recipe.method_of(recipe.stages[0]))
 
 
 def _joined(recipe: Recipe, weights: dict[str, Tensor], tell: Tell) -> Any:

@@ -19,7 +19,7 @@ def piece(*ids: int, weight: float = 0.5) -> EncodedPiece:
 def test_a_row_by_hand():
     filler = Filler(np.arange(4) + 10, np.array([0, 2, 4]))
     pieces = [piece(1), *filler.around([(2, piece(2)), (0, piece(3)), (2, piece(4))]), piece(5, 6)]
-    sample = row(pieces, 3, 1.0, 2.0, random.Random(0), (1, 2))
+    sample = row(pieces, 3, 1.0, 2.0, random.Random(0), [(1, 2)])
     assert sample.ids.tolist() == [1, 3, 10, 11, 2, 4, 12, 13, 5, 6]
     assert sample.loss_weight.tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     assert sample.write_weight.tolist() == [1.0] * 10

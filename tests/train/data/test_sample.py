@@ -11,7 +11,7 @@ from everlong.train.data import Example, collate
 
 def sample(tokens: int) -> Example:
     weights = np.arange(tokens, dtype=np.float32) + 1
-    return Example(np.arange(tokens) + 5, weights, weights * 2, np.arange(tokens) // 2, (0, 1))
+    return Example(np.arange(tokens) + 5, weights, weights * 2, np.arange(tokens) // 2, ((0, 1),))
 
 
 def test_a_batch_by_hand():

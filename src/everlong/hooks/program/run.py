@@ -16,6 +16,7 @@ from torch import Tensor
 
 from everlong.cache.step import ForwardPlan
 from everlong.hooks.program.listing import WORDS, Lowered, Segment
+from everlong.hooks.program.lower import LINEAR_KIND, LOAD
 from everlong.hooks.program.place import HostPlace
 from everlong.hooks.program.record import AttentionSettings
 from everlong.ops.attend_token import HEAD_MULTIPLE
@@ -32,9 +33,9 @@ class Program:
     def __init__(self, lowered: Lowered, native: Any, dtype: torch.dtype, answer: type[Any]) -> None:
         self.answer = answer
         """The class of what the decoder's forward gives."""
-        self._lowered = lowered
+        self.lowered = lowered
         self._native = native
-        self._dtype = dtype
+        self.dtype = dtype
         self._rows: list[list[list[Tensor]]] = []
         self._calls = [segment.call for segment in lowered.segments if segment.call is not None]
         self._layers = [call.layer for call in self._calls]
@@ -49,7 +50,7 @@ class Program:
 
     def _segment(self, n: int) -> list[int]:
         """The words of a segment."""
-        lowered = self._lowered
+        lowered = self.lowered
         first, count, call, handed = lowered.segments[n]
         start = lowered.words.ctypes.data + first * WORDS * BYTES
         if call is None:
@@ -64,40 +65,56 @@ class Program:
 
     def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor:
         """The last hidden states [1, rows, width] of one token of each step; `inputs` are as they were recorded."""
-        lowered = self._lowered
+        lowered = self.lowered
         for row, own in enumerate(inputs):
             self._upload(row, own)
         tables = [self._tables(step) for step in steps]
         words, kept = self._token(tables)
-        address = words.ctypes.data
         if all(table is not None for table in tables):
-            self._native.token(address)
+            self.token(words)
         else:
             self._between(steps, [row for row, table in enumerate(tables) if table is None], words)
         del kept
         width = lowered.out.shape[-1]
         last = lowered.room[: len(steps), lowered.out.at : lowered.out.at + width]
-        return last[None].to(self._dtype, copy=True)
+        return last[None].to(self.dtype, copy=True)
 
     def _tables(self, step: ForwardPlan) -> TokenTables | None:
         """All attentions of a step, where the extension does them."""
-        return step.token_tables(self._layers) if self._suits and step.dtype == self._dtype else None
+        return step.token_tables(self._layers) if self._suits and step.dtype == self.dtype else None
 
     def _between(self, steps: Sequence[ForwardPlan], rows: Sequence[int], words: Words) -> None:
         """Run segment by segment, with the attentions of `rows` between them."""
         found = self._handed(len(steps))
         outs: list[Tensor] = []
-        for n, segment in enumerate(self._lowered.segments):
+        for n, segment in enumerate(self.lowered.segments):
             words[1] = n
             words[2] = n + 1
-            self._native.token(words.ctypes.data)
+            self.token(words)
             if segment.call is not None:
                 outs = [self._attend(steps[row], segment.call, *found[row][n]) for row in rows]
                 self._reads[list(rows)] = [out.data_ptr() for out in outs]
 
+    def token(self, words: Words) -> None:
+        """What the extension does of a token: `struct token`."""
+        self._native.token(words.ctypes.data)
+
+    def alone(self, linears: bool) -> None:
+        """Run the list's matrix products alone, or all else but what attentions give, to know what they take."""
+        operations = self.lowered.words.reshape(-1, WORDS)
+        kinds = operations[:, 0]
+        wanted = kinds == LINEAR_KIND if linears else (kinds != LINEAR_KIND) & (kinds != LOAD)
+        chosen = np.ascontiguousarray(operations[wanted])
+        segment = np.array([chosen.ctypes.data, len(chosen), *[0] * (SEGMENT_WORDS - 2)], dtype=np.int64)
+        words, kept = self._token([None])
+        words[0] = segment.ctypes.data
+        words[2] = 1
+        self.token(words)
+        del kept
+
     def _token(self, tables: Sequence[TokenTables | None]) -> tuple[Words, list[Any]]:
         """`struct token` for these rows, and what must live while it is used."""
-        lowered = self._lowered
+        lowered = self.lowered
         each = [max((getattr(t, name).shape[1] for t in tables if t is not None), default=0) for name in _TABLES]
         sizes = CALL_WORDS, each[0] * RANGE_WORDS, each[1] * MOVE_WORDS
         rows = len(tables)
@@ -111,22 +128,22 @@ class Program:
         out_bytes = self._outs.shape[1] * self._outs.element_size()
         room = lowered.room
         words = [self._segments.ctypes.data, 0, len(self._segments), rows]
-        words += [room.data_ptr(), room.shape[1] * room.element_size(), self._dtype == torch.bfloat16, *each]
+        words += [room.data_ptr(), room.shape[1] * room.element_size(), self.dtype == torch.bfloat16, *each]
         words += [calls.ctypes.data, ranges.ctypes.data, moves.ctypes.data, self._reads.ctypes.data]
         words += [self._outs.data_ptr(), out_bytes, self._queries.data_ptr(), torch.get_num_threads()]
         return np.array(words, dtype=np.int64), [calls, ranges, moves, tables]
 
     def _handed(self, rows: int) -> list[list[list[Tensor]]]:
         """q, k and v of each segment's attention, for each row."""
-        segments = self._lowered.segments
+        segments = self.lowered.segments
         while len(self._rows) < rows:
             row = len(self._rows)
-            self._rows.append([[x.of(self._lowered.room, row) for x in segment.handed] for segment in segments])
+            self._rows.append([[x.of(self.lowered.room, row) for x in segment.handed] for segment in segments])
         return self._rows
 
     def _upload(self, row: int, inputs: list[Tensor]) -> None:
         """Make what follows from a token's id and place alone, and put it into the row's room."""
-        lowered = self._lowered
+        lowered = self.lowered
         places: list[Any] = [*inputs, *[None] * (lowered.places - len(inputs))]
         for op in lowered.host:
             kwargs = {name: _filled(value, places) for name, value in op.kwargs.items()}

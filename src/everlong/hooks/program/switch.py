@@ -32,6 +32,17 @@ class Switch:
         self._program: Program | None = None
         self._watch: Watch | None = None
 
+    @property
+    def made(self) -> Program | None:
+        """The program as it was last made."""
+        return self._program
+
+    def adopt(self, watch: Watch, program: Program | None, reason: str | None) -> None:
+        """Take the program that was kept of the decoder as `watch` knows it, or why it has none."""
+        self._program = program
+        self.reason = reason
+        self._watch = watch
+
     def program(self, model: Recording) -> Program | None:
         """The program, if the decoder has one."""
         if self._watch is None or not self._watch.same():
@@ -65,10 +76,13 @@ def switch_of(decoder: nn.Module) -> Switch:
     return _SWITCHES.setdefault(decoder, Switch())
 
 
-def why_not(decoder: nn.Module, packs: bool) -> str | None:
-    """Why a decoder that was attached is not run from a program; None where it is."""
-    if not packs:
-        return "its attention is not asked for the keys that it caches, through transformers' attention function alone"
+def why_not(decoder: nn.Module, unpackable: str | None) -> str | None:
+    """Why a decoder that was attached is not run from a program; None where it is.
+
+    `unpackable`: why its streams cannot be packed, which stands against a program too.
+    """
+    if unpackable is not None:
+        return unpackable
     if next(decoder.parameters()).device.type != "cpu":
         return "it is not on the CPU"
     return switch_of(decoder).reason

@@ -69,7 +69,7 @@ class AlibiMask(AttentionHook):
 def _mask(*args: Any, dtype: torch.dtype = torch.float32, device: Any = "cpu", **kwargs: Any) -> Tensor:
     """Float mask [1, 1, T, M] (with ALiBi: [1, H, T, M]): the least number where a key is hidden."""
     step = active_plan()
-    for plan in step.plans:
-        step.calls[plan.index] = step.calls.get(plan.index, 0) + 1
+    for index in step.plans:
+        step.calls[index] = step.calls.get(index, 0) + 1
     bias = torch.zeros(1, 1, 1, device=device) if step.slopes is None else step.alibi(step.slopes.to(device))
     return torch.where(step.hidden().to(device), torch.finfo(dtype).min, bias.to(dtype))[None]

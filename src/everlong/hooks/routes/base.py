@@ -97,7 +97,7 @@ class AttentionHook:
 
     def check(self, step: RunningStep) -> None:
         """SelfCheckError unless attention ran once in each layer during `step`."""
-        calls = {p.index: step.calls.get(p.index, 0) for p in step.plans}
+        calls = {p.index: step.calls.get(p.index, 0) for p in step.plans.values()}
         if any(n != 1 for n in calls.values()):
             wrong = {i: n for i, n in calls.items() if n != 1}
             raise SelfCheckError(

@@ -78,9 +78,12 @@ def _attend(
     """Attention of a step: query [B, H, T, D] over columns [B, G, M, D] -> [B, T, H, E]."""
     if dropout or (module.training and torch.is_grad_enabled()):
         raise CapabilityError("StreamCache is for inference: call model.eval(), or train without it")
-    step.check_call(module.layer_idx, sliding_window, kwargs | {"attention_mask": attention_mask})
+    layer = module.layer_idx
+    if layer not in step.plans and (writer := step.layer_that_returned(key)) is not None:
+        layer = writer  # a module that several layers share
+    step.check_call(layer, sliding_window, kwargs | {"attention_mask": attention_mask})
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return step.attend(module.layer_idx, query, key, value, scale, softcap, s_aux).contiguous(), None
+    return step.attend(layer, query, key, value, scale, softcap, s_aux).contiguous(), None
 
 
 def no_mask(*args: Any, **kwargs: Any) -> None:

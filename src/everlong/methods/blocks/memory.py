@@ -60,6 +60,8 @@ class BlockMemory:
         self.make_recall = make_recall
         self.keeps_inputs = False
         self.layers = layout.served_layers(plan)
+        joint = any(plan.by_index[i].joint for i in self.layers)
+        self._absorbed = plan.expansions(plan) if joint and plan.expansions is not None else {}
         self.chunk_limit = longest_forward(settings)
         """Tokens that one forward takes at most."""
         self.wants_surprisals = settings.cut == "surprise"
@@ -72,7 +74,7 @@ class BlockMemory:
 
     def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """How the arenas of layers with this native pattern are laid out."""
-        return layout.lane(self.settings, pattern, chunk)
+        return layout.lane(self.settings, self.plan, pattern, chunk)
 
     # A step.
 
@@ -111,20 +113,29 @@ class BlockMemory:
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
     ) -> Float[Tensor, "B T H E"]:
-        """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
+        """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings.
+
+        A layer that makes keys of latent vectors is asked over those.
+        """
         assert self._step is not None
+        absorbed = self._absorbed.get(layer.index)
+        if absorbed is not None:
+            latent, rotated = self._step.step.arenas[layer.source].view or (k, v)
+            q, k, v = absorbed.queries(q), torch.cat((latent, rotated), 3), latent
         if self.token is not None and takes(q, k, v, softcap):
-            return self.token.attend(layer, q, k, v, scale, s_aux)
-        call = LayerCall(self._step, layer, scale, softcap, s_aux)
-        if self.scout is not None:
-            return call.scouted(self.scout, self.rows[0], q, k, v)
-        while len(self.rows) < len(q):
-            row = self._empty_row(self._new_store(None), self._step.pad(len(self.rows)))
-            if row.recall is not None and self.plan.ranks is not None:
-                raise CapabilityError(RECALL_ON_RANKS)
-            self.rows.append(row)
-        out = [call.row(n, row, q[n : n + 1], k[n : n + 1], v[n : n + 1]) for n, row in enumerate(self.rows)]
-        return out[0] if len(out) == 1 else torch.cat(out)
+            out = self.token.attend(layer, q, k, v, scale, s_aux)
+        elif self.scout is not None:
+            out = LayerCall(self._step, layer, scale, softcap, s_aux).scouted(self.scout, self.rows[0], q, k, v)
+        else:
+            call = LayerCall(self._step, layer, scale, softcap, s_aux)
+            while len(self.rows) < len(q):
+                row = self._empty_row(self._new_store(None), self._step.pad(len(self.rows)))
+                if row.recall is not None and self.plan.ranks is not None:
+                    raise CapabilityError(RECALL_ON_RANKS)
+                self.rows.append(row)
+            each = [call.row(n, row, q[n : n + 1], k[n : n + 1], v[n : n + 1]) for n, row in enumerate(self.rows)]
+            out = each[0] if len(each) == 1 else torch.cat(each)
+        return out if absorbed is None else absorbed.outputs(out)
 
     def _new_store(self, pairs: Sequence[KeyPair] | None) -> StoredBlocks:
         """An empty store, with a recall index of these pairs."""

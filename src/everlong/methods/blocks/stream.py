@@ -139,7 +139,7 @@ class BlockStream:
     def forgettable(self, seen: int) -> tuple[int, int]:
         """The tokens that are in stored blocks and nowhere else: the first, and the one after the last."""
         S = self.settings.sinks
-        oldest = min(lane(self.settings, p.pattern, 1).oldest(seen) for p in self.plan.layers)
+        oldest = min(lane(self.settings, self.plan, p.pattern, 1).oldest(seen) for p in self.plan.layers)
         return S, max(S, min(oldest, self.cuts.start(self.sealed)))
 
     # What is decided about them.

@@ -45,7 +45,7 @@ class InfiniCore:
     """Reads M and z for each query, and folds each segment that leaves the window.
 
     `gate(layer)` [H] is the share of what is read. Not `reads`: the window alone (a control). `zeroed`: reads find
-    zeros, weighed as usual (another).
+    zeros, weighed as usual (another). `reset`: emptied before the segments that begin every so many tokens (a third).
     """
 
     segment: int
@@ -55,6 +55,7 @@ class InfiniCore:
     dtype: torch.dtype = torch.float32
     reads: bool = True
     zeroed: bool = False
+    reset: int | None = None
     name: str = "infini"
     wants_hidden: bool = False
 
@@ -103,7 +104,10 @@ class InfiniCore:
         k = call.raw_k(first * L, last * L)
         v = call.values(first * L, last * L)
         k, v = (x.unflatten(2, (last - first, L)) for x in (k, v))
-        return fold_all(k, v, state["M"], state["z"], self.update)
+        restart = None
+        if self.reset is not None:
+            restart = (torch.arange(first * L, last * L, L, device=k.device) % self.reset == 0).expand(len(k), -1)
+        return fold_all(k, v, state["M"], state["z"], self.update, restart=restart)
 
     def _mixed(self, call: RecurrentCall, local: Tensor, known: int, Ms: Tensor, zs: Tensor, first: int) -> Tensor:
         """The new tokens from place `known` on: equation 10."""

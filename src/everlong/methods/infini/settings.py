@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
 from everlong.methods.base import Method
-from everlong.methods.fields import at_least, check_choices
+from everlong.methods.fields import at_least, check_choices, check_memory, reset_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from everlong.storage.base import Store
 
 SEGMENT_HELP = "tokens per segment: the memory is written once for each"
+MEMORY_HELP = (
+    "on; off: the window alone; zeroed: reads find zeros, gated as usual; reset:N: emptied every N tokens (controls)"
+)
 BETA_HELP = "where untrained gates start: the memory's share is sigmoid(beta)"
 
 
@@ -43,20 +46,23 @@ class Infini(Method):
         default="xl", metadata={"help": "what is attended to exactly: the segment (the paper), or the one before too"}
     )
     beta: float = field(default=-3.0, metadata={"help": BETA_HELP})
-    memory: Literal["on", "off", "zeroed"] = field(
-        default="on", metadata={"help": "off: the window alone; zeroed: reads find zeros, gated as usual (controls)"}
-    )
+    memory: str = field(default="on", metadata={"help": MEMORY_HELP})
 
     def __post_init__(self) -> None:
         at_least(1, segment=self.segment, why=SEGMENT_HELP)
         if not math.isfinite(self.beta):
             raise ConfigError(f"beta={self.beta}: must be finite ({BETA_HELP})")
         check_choices(self)
+        check_memory(self.memory, self.segment)
 
     @property
     def back(self) -> int:
         """Tokens before its own segment that a token attends to."""
         return self.segment if self.local == "xl" else 0
+
+    def controls(self) -> list[str]:
+        """With the memory as it is, but emptied so often that it never holds more than as much as the window."""
+        return ["on", "off", "zeroed", f"reset:{self.segment + self.back}"]
 
     def layout(self) -> tuple[int, int]:
         """No sinks; at most the own segment and the one before."""
@@ -68,7 +74,7 @@ class Infini(Method):
 
         from everlong.methods.recurrent.parameters import MemoryParameters
 
-        return MemoryParameters(self.name, {"beta": torch.full((len(plan.layers), plan.heads), self.beta)})
+        return MemoryParameters(self.name, {"beta": torch.full((plan.depth, plan.heads), self.beta)})
 
     def stream_memory(
         self,
@@ -88,7 +94,8 @@ class Infini(Method):
         dtype = torch.promote_types(plan.dtype, torch.float32)
         on = self.memory != "off"
         zeroed = self.memory == "zeroed"
-        core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, dtype, on, zeroed)
+        reset = reset_tokens(self.memory)
+        core = InfiniCore(self.segment, self.back, self.update, gates.__getitem__, dtype, on, zeroed, reset)
         return RecurrentMemory(core, plan)
 
     def trainable(self, plan: ModelLayout) -> InfiniTraining:

@@ -81,7 +81,7 @@ class InfinityFormer(Method):
 
         from everlong.methods.recurrent.parameters import MemoryParameters
 
-        layers, (G, D), (_, E) = len(plan.layers), plan.layers[0].key or (0, 0), plan.layers[0].value or (0, 0)
+        layers, (G, D), (_, E) = plan.depth, plan.layers[0].key or (0, 0), plan.layers[0].value or (0, 0)
         found = {
             "W_K": torch.randn(layers, G * D, width) / width**0.5,
             "W_V": torch.randn(layers, G * E, width) / width**0.5,

@@ -65,6 +65,8 @@ class RecurrentCall:
     hidden: Tensor | None
     near: Callable[[], Tensor]
     turns: Turns
+    added: Tensor | None = None
+    """What a core adds to the output [B, T, W] of the layer's attention, behind its output projection."""
 
     def local(self) -> Float[Tensor, "B T H E"]:
         """The attention to the window, worked out when it is asked for."""

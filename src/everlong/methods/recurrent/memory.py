@@ -67,8 +67,14 @@ class RecurrentMemory:
         window = cache(lambda: self._near(step, layer, q, k, v, scale, softcap, s_aux))
         lane = step.arenas[layer.source].lane
         hidden = step.inputs.get(layer.index)
+        if self.keeps_inputs and hidden is None:
+            raise CapabilityError(
+                f"{self.core.name} layer {layer.index}: what enters its attention is not known, as layers share its "
+                "module; use the method sinks or blocks"
+            )
         old = self.states.get(layer.index) or self.core.empty(layer, len(q), q.device)
         found = []
+        added = []
         for rows, pad in _alike(lane.pads, len(q)):
             call = RecurrentCall(
                 layer,
@@ -83,8 +89,17 @@ class RecurrentMemory:
                 turns=self._turns,
             )
             found.append(self.core.attend(call, {name: x[rows] for name, x in old.items()}))
+            added.append(call.added)
+        self._add(step, layer, added)
         self._next[layer.index] = {name: _joined([state[name] for _, state in found]) for name in old}
         return _joined([out for out, _ in found])
+
+    def _add(self, step: ForwardPlan, layer: LayerPlan, added: list[Tensor | None]) -> None:
+        """Leave for the layer's output what the core adds to it; rows of padding alone add nothing."""
+        given = next((x for x in added if x is not None), None)
+        if given is not None:
+            none = given.new_zeros(1, *given.shape[1:])
+            step.added[layer.index] = _joined([none if x is None else x for x in added])
 
     def _near(
         self,
@@ -187,7 +202,7 @@ class RecurrentMemory:
         """A memory of the same settings with this state."""
         other = self.fresh()
         for index in facts["layers"]:
-            names = self.core.empty(self.plan.layers[index], 1, torch.device("meta"))
+            names = self.core.empty(self.plan.by_index[index], 1, torch.device("meta"))
             other.states[index] = {name: tensors[f"memory{index}.{name}"].to(device) for name in names}
         return other
 

@@ -55,6 +55,8 @@ class TrainCall:
     hidden: Tensor | None
     extra: dict[int, Tensor]
     """What each layer adds to the loss: the core puts its own there."""
+    added: dict[int, Tensor]
+    """What is added to the output [B, N * L, W] of each layer's attention: likewise."""
 
 
 @runtime_checkable
@@ -129,12 +131,14 @@ class TrainStep:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[int, Tensor] = field(default_factory=dict)
     """What each layer adds to the loss."""
+    added: dict[int, Tensor] = field(default_factory=dict)
+    """What the memory adds to the output of each layer's attention."""
     _turns: dict[int, RotaryAngles] = field(default_factory=dict)
 
     def attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Float[Tensor, "B H NL E"]:
         """The attention of a layer; what it carries on is kept. May be called again by gradient checkpointing."""
         layer = module.layer_idx
-        plan = self.plan.layers[layer]
+        plan = self.plan.by_index[layer]
         call = TrainCall(
             plan,
             module,
@@ -147,6 +151,7 @@ class TrainStep:
             state=self.before.get(layer),
             hidden=self.hidden.get(layer),
             extra=self.extra,
+            added=self.added,
         )
         out, self.states[layer] = self.core.train(call)
         return out
@@ -164,13 +169,18 @@ class TrainStep:
 
 def check_unweighted(call: TrainCall, name: str) -> None:
     """CapabilityError where what tokens write is to be weighed, and the method `name` knows no such weight."""
-    if call.plan.index == 0 and call.write is not None and bool((call.write != 1).any()):
+    if call.write is not None and bool((call.write != 1).any()):
         raise CapabilityError(f"write_weight: {name} keeps every token alike; leave it out, or train infini")
 
 
 def check_trainable(plan: ModelLayout, core: TrainableCore) -> None:
     """CapabilityError for a model whose layers cannot be trained with segments."""
     check_layers(core.name, plan)
+    if plan.states:
+        raise CapabilityError(
+            f"{core.name}: layer {plan.states[0].index} keeps a state of all that it read, and would read what fills "
+            "up segments in training; train on a model whose layers all attend"
+        )
     if any(p.temperature is not None for p in plan.layers):
         raise CapabilityError(
             f"{core.name}: this model scales queries by their place; it cannot be trained with segments"

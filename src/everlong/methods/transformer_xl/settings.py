@@ -90,7 +90,7 @@ class TransformerXL(Method):
         if self.variant == "cache":
             return MemoryParameters(self.name, {})
         G, D = plan.layers[0].key or (1, 1)
-        shapes = {"u": (1, plan.heads, D), "w": (1, plan.heads, D), "W_R": (len(plan.layers), G * D, width)}
+        shapes = {"u": (1, plan.heads, D), "w": (1, plan.heads, D), "W_R": (plan.depth, G * D, width)}
         return MemoryParameters(self.name, {name: SPREAD * torch.randn(shape) for name, shape in shapes.items()})
 
     def check_untrained(self) -> None:
@@ -118,12 +118,12 @@ class TransformerXL(Method):
             return RecurrentMemory(xl.WindowCore(segment, self.past), plan)
         length = self.keys or self.segment
         held = {p.index: {name: x.detach() for name, x in parameters(p.index).items()} for p in plan.layers}
-        dim = held[0]["u"].shape[-1]
+        first = held[plan.layers[0].index]
+        dim = first["u"].shape[-1]
         reach = length + self.past
         relative = {i: xl.relative_keys(x["W_R"], reach, dim, self.clamp_len) for i, x in held.items()}
-        u = held[0]["u"]
-        w = held[0]["w"]
-        return RecurrentMemory(xl.RelativeCore(segment, self.past, length, self.keys, u, w, relative), plan)
+        core = xl.RelativeCore(segment, self.past, length, self.keys, first["u"], first["w"], relative)
+        return RecurrentMemory(core, plan)
 
     def trainable(self, plan: ModelLayout) -> TrainableCore:
         """All segments of a layer at once."""

@@ -24,7 +24,7 @@ from everlong.train.data.rows import Filler, row
 from everlong.train.data.sample import Example
 from everlong.train.data.task import TrainingTask, check_range, check_sizes
 
-OPENINGS = {"paper": (PAPER_OPENING,), "everlong": (OPENING,), "either": (PAPER_OPENING, OPENING)}
+OPENINGS = {"paper": (PAPER_OPENING,), "everlong": (OPENING,), "either": (PAPER_OPENING, OPENING), "none": ()}
 HELP = {
     "digits": "digits of a key",
     "near": "share of the samples whose needle stands near the question",
@@ -32,7 +32,8 @@ HELP = {
     "repeat": "segments that are all filler are written up to so many times, log-uniform by row (1: once)",
     "second_mention": "loss weight of the second mention of a key in its needle (answer: 1)",
     "language": "loss weight of all other tokens together, beside the answer's of 1",
-    "opening": "the first words: paper (of the pass-key papers), everlong (of everlong eval passkey) or either",
+    "opening": "the first words: paper (of the pass-key papers), everlong (of everlong eval passkey), either or none",
+    "questions": "one: a key drawn by chance is asked for; all: each of them, in an order drawn by chance",
 }
 
 
@@ -46,7 +47,8 @@ class HiddenKeys(TrainingTask):
     repeat: float = field(default=1.0, metadata={"help": HELP["repeat"]})
     second_mention: float = field(default=0.5, metadata={"help": HELP["second_mention"]})
     language: float = field(default=0.1, metadata={"help": HELP["language"]})
-    opening: Literal["paper", "everlong", "either"] = field(default="paper", metadata={"help": HELP["opening"]})
+    opening: Literal["paper", "everlong", "either", "none"] = field(default="paper", metadata={"help": HELP["opening"]})
+    questions: Literal["one", "all"] = field(default="one", metadata={"help": HELP["questions"]})
 
     def __post_init__(self) -> None:
         check_range(1, 18, HELP["digits"], digits=self.digits)
@@ -56,6 +58,8 @@ class HiddenKeys(TrainingTask):
         check_range(0, math.inf, HELP["language"], language=self.language)
         if self.opening not in OPENINGS:
             raise ConfigError(f"opening={self.opening}: expected one of {', '.join(OPENINGS)}")
+        if self.questions not in ("one", "all"):
+            raise ConfigError(f"questions={self.questions}: expected one or all ({HELP['questions']})")
         if (self.near > 0) != (self.near_tokens > 0):
             raise ConfigError(f"near={self.near:g}, near_tokens={self.near_tokens}: give both, or leave both out")
         if len(self.needle_names) > 9 * 10 ** (self.digits - 1):
@@ -63,52 +67,65 @@ class HiddenKeys(TrainingTask):
 
     @property
     def needle_names(self) -> tuple[str, ...]:
-        """Whom the needles are drawn for: (an empty name) where a single needle has none."""
-        return ("",)
+        """Whom several needles are drawn for; a single one has no name."""
+        return ()
 
     @property
-    def needle_count(self) -> int:
-        """How many needles a sample has."""
-        return 1
+    def needle_counts(self) -> tuple[int, int]:
+        """The fewest and the most needles that a sample has."""
+        return 1, 1
 
     def filler(self, tokenizer: Any, tokens: int, rng: random.Random) -> Filler:
         """So many tokens of filler, cut at a random place in front, and behind where a sentence ends."""
         raise NotImplementedError
 
     def samples(self, tokenizer: Any, segment: int, length: int, seed: int, index: int) -> Example:
-        """Opening, filler with the needles in it, question and answer: between half of `length` and `length` tokens."""
+        """Opening, filler with needles in it, questions with answers: between half of `length` and `length` tokens."""
         check_sizes(segment, length)
         rng = self.rng(seed, index)
-        start, needles, question, answer = self._words(tokenizer, rng)
-        fixed = sum(map(len, [*start, *needles, question]))
+        start, needles, questions, answers = self._words(tokenizer, rng)
+        fixed = sum(map(len, [*start, *needles, *questions]))
         if fixed > length:
             raise ConfigError(f"length={length}: too short for {self.name}'s words alone; give at least {fixed}")
         filler = self.filler(tokenizer, rng.randint(max(fixed, -(-length // 2)), length) - fixed, rng)
         placed = list(zip(self._places(filler, needles, rng), needles, strict=True))
-        pieces = [*start, *filler.around(placed), question]
-        return row(pieces, segment, self.repeat, self.language, self.rng(seed, index, "repeat"), answer)
+        pieces = [*start, *filler.around(placed), *questions]
+        return row(pieces, segment, self.repeat, self.language, self.rng(seed, index, "repeat"), answers)
 
     def texts(self) -> Iterable[str]:
         """The openings, and needle and question for each name; keys have any digits."""
         yield from OPENINGS[self.opening]
-        for name in self.needle_names:
+        for name in (*self.needle_names, *([""] if self.needle_counts[0] == 1 else [])):
             yield from (key_needle(name, "0123456789"), key_question(name))
 
     def _words(
         self, tokenizer: Any, rng: random.Random
-    ) -> tuple[list[EncodedPiece], list[EncodedPiece], EncodedPiece, Span]:
-        """What stands before the filler, the needles (the asked one first), question with answer, where that is."""
-        names = rng.sample(self.needle_names, self.needle_count)
+    ) -> tuple[list[EncodedPiece], list[EncodedPiece], list[EncodedPiece], list[Span]]:
+        """What stands before the filler, the needles (the asked one first), questions with answers, where these are."""
+        names = self._names(rng)
         low = 10 ** (self.digits - 1)
         high = 10**self.digits
         keys = [str(key) for key in rng.sample(range(low, high), len(names))]
-        (opening,) = standing(tokenizer, rng.choice(OPENINGS[self.opening]), begin=True)
-        asked = key_question(names[0]) + " "
-        *needles, question = encoded(tokenizer, [*map(key_needle, names, keys), asked + keys[0]])
-        span = (len(asked), len(asked) + self.digits)
-        start = [beginning(tokenizer), opening.piece({})]
-        hidden = [self._hidden(e, key_needle(n, k), k) for e, n, k in zip(needles, names, keys, strict=True)]
-        return start, hidden, question.piece({span: 1.0}), question.tokens(span)
+        start = [beginning(tokenizer)]
+        if openings := OPENINGS[self.opening]:
+            (opening,) = standing(tokenizer, rng.choice(openings), begin=True)
+            start.append(opening.piece({}))
+        order = list(range(len(names)))
+        if self.questions == "all":
+            rng.shuffle(order)
+        asked = [key_question(names[n]) + " " for n in (order if self.questions == "all" else order[:1])]
+        said = [question + keys[n] for n, question in zip(order, asked, strict=False)]
+        found = encoded(tokenizer, [*map(key_needle, names, keys), *said])
+        hidden = [self._hidden(e, key_needle(n, k), k) for e, n, k in zip(found, names, keys, strict=False)]
+        spans = [(len(question), len(question) + self.digits) for question in asked]
+        ends = list(zip(found[len(names) :], spans, strict=True))
+        return start, hidden, [e.piece({s: 1.0}) for e, s in ends], [e.tokens(s) for e, s in ends]
+
+    def _names(self, rng: random.Random) -> list[str]:
+        """Whose the needles of a sample are; nobody's where there is one alone."""
+        fewest, most = self.needle_counts
+        count = fewest if fewest == most else rng.randint(fewest, most)
+        return [""] if count == 1 else rng.sample(self.needle_names, count)
 
     def _hidden(self, needle: EncodedRow, text: str, key: str) -> EncodedPiece:
         """The needle, with a weight of its own for the second mention of its key."""

@@ -39,19 +39,26 @@ class Filler:
 
 
 def row(
-    pieces: Sequence[EncodedPiece], segment: int, repeat: float, language: float, rng: random.Random, answer: Span
+    pieces: Sequence[EncodedPiece],
+    segment: int,
+    repeat: float,
+    language: float,
+    rng: random.Random,
+    answers: Sequence[Span],
 ) -> Example:
-    """The pieces as a sample of one document; `answer` counts from the last piece's first token.
+    """The pieces as a sample of one document, the last of them one for each of the `answers`.
 
-    Tokens with the weight OTHER weigh `language` times as much as the answer, all of them together.
+    These count from their piece's first token. Tokens with the weight OTHER weigh `language` times as much as the
+    answers, all of them together.
     """
     ids, loss = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("ids", "loss_weight"))
     loss[0] = 0
     other = loss == OTHER
-    loss[other] = language * (answer[1] - answer[0]) / max(1, other.sum())
+    loss[other] = language * sum(b - a for a, b in answers) / max(1, other.sum())
     write = repeats([(len(piece), piece.filler) for piece in pieces], segment, repeat, rng)
-    start = len(ids) - len(pieces[-1])
-    return Example(ids, loss, write, np.zeros(len(ids), np.int64), (start + answer[0], start + answer[1]))
+    starts = [len(ids) - sum(map(len, pieces[n:])) for n in range(len(pieces) - len(answers), len(pieces))]
+    asked = tuple((start + a, start + b) for start, (a, b) in zip(starts, answers, strict=True))
+    return Example(ids, loss, write, np.zeros(len(ids), np.int64), asked)
 
 
 def repeats(

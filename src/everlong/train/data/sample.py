@@ -30,8 +30,13 @@ class Example:
     """By how much the memory's update for a token is multiplied; constant within a segment."""
     document: Int64[np.ndarray, " T"]
     """Number of the document that a token belongs to, 0 and rising; attention, memory and loss end with it."""
-    answer: tuple[int, int] = (0, 0)
-    """Where the answer stands, from and up to but without; (0, 0) where nothing is asked."""
+    answers: tuple[tuple[int, int], ...] = ()
+    """Where each answer stands, from and up to but without."""
+
+    @property
+    def answer(self) -> tuple[int, int]:
+        """Where the last answer stands; (0, 0) where nothing is asked."""
+        return self.answers[-1] if self.answers else (0, 0)
 
     def __len__(self) -> int:
         return len(self.ids)

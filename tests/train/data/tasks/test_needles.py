@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from everlong.errors import ConfigError
-from everlong.text.haystack import KEY_OF, KEY_OF_QUESTION, NAMES, NOISE, PAPER_OPENING
+from everlong.text.haystack import KEY, KEY_OF, KEY_OF_QUESTION, KEY_QUESTION, NAMES, NOISE, PAPER_OPENING
 from everlong.train.data import make_task
 from tests.train import made
 
@@ -70,11 +70,44 @@ def test_segments_with_a_key_are_written_once():
     assert sum(part[0] > 1 for part in weights) > 30
 
 
+def test_every_key_is_asked_for_once_in_an_order_drawn_by_chance():
+    task = make_task("needles", {"needles": [1, 4], "questions": "all", "opening": "none"})
+    tokenizer = made.closed(task)
+    counts, orders = set(), set()
+    for n in range(60):
+        sample = task.samples(tokenizer, 32, 300, 0, n)
+        text = made.text(tokenizer, sample)
+        said = [tokenizer.decode(sample.ids[a:b].tolist()) for a, b in sample.answers]
+        counts.add(len(said))
+        assert (np.concatenate([sample.loss_weight[a:b] for a, b in sample.answers]) == 1).all()
+        if len(said) == 1:
+            (key,) = said
+            assert text.endswith(KEY_QUESTION + " " + key)
+            assert KEY.format(key=key) in text
+            continue
+        found = {key: name for name, key, *_ in NEEDLE.findall(text)}
+        assert set(said) == set(found)
+        assert text.endswith("".join(f"{KEY_OF_QUESTION.format(name=found[key])} {key}" for key in said))
+        assert "dull text" not in text
+        orders.add(tuple(sorted(said, key=text.find)) == tuple(said))
+    assert counts == {1, 2, 3, 4}
+    assert orders == {True, False}
+
+
+def test_a_fixed_count_draws_what_it_drew_before_there_were_ranges():
+    fixed, pair = (make_task("needles", {"needles": given}) for given in (3, [3, 3]))
+    tokenizer = made.closed(fixed)
+    assert all(made.same(*(t.samples(tokenizer, 64, 512, 0, n) for t in (fixed, pair))) for n in range(5))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"needles": 1}, r"needles=1: expected 2..16 \(keys in a sample"),
-        ({"needles": 17}, r"needles=17: expected 2..16"),
+        ({"needles": [0, 3]}, r"needles=0: expected 1..16"),
+        ({"needles": [4, 2]}, r"needles=2: expected 4..16"),
+        ({"questions": "some"}, r"questions"),
+        ({"needles": 17}, r"needles=17: expected"),
         ({"digits": 1}, r"digits=1: too few for 16 different keys; give more"),
     ],
 )

@@ -155,7 +155,7 @@ def test_the_shortest_sample_has_no_filler():
         ({"repeat": 0.5}, r"repeat=0.5: must be at least 1"),
         ({"repeat": "nan"}, r"repeat=nan: must be at least 1"),
         ({"language": -1}, r"language=-1.0: must be at least 0"),
-        ({"opening": "none"}, r"opening=none: expected "),
+        ({"opening": "nothing"}, r"opening=nothing: expected "),
     ],
 )
 def test_wrong_options_are_said(options, said):

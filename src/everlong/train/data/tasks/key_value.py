@@ -55,7 +55,7 @@ class KeyValue(TrainingTask):
         left = rng.randint(max(fixed, -(-length // 2)), length) - fixed
         pairs = self._pairs(tokenizer, asked, left // len(pair.ids), left + len(pair.ids), rng)
         pieces = [begin, pairs.piece({}), end.piece({known: 1.0})]
-        return row(pieces, segment, 1.0, self.language, rng, end.tokens(known))
+        return row(pieces, segment, 1.0, self.language, rng, [end.tokens(known)])
 
     def texts(self) -> Iterator[str]:
         """A pair and a question."""

@@ -41,12 +41,12 @@ class Natural(HiddenKeys):
     @property
     def needle_names(self) -> tuple[str, ...]:
         """All names, or none for a single needle."""
-        return NAMES if self.needles > 1 else ("",)
+        return NAMES if self.needles > 1 else ()
 
     @property
-    def needle_count(self) -> int:
+    def needle_counts(self) -> tuple[int, int]:
         """As the option says."""
-        return self.needles
+        return self.needles, self.needles
 
     def texts(self) -> tuple[()]:
         """None: books have any words."""

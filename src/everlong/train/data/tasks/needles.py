@@ -1,6 +1,7 @@
-"""needles: the pass keys of several people hidden in dull filler, and that of one of them asked for at the end.
+"""needles: the pass keys of several people hidden in dull filler; one of them, or each, is asked for at the end.
 
-Which one is only known when all have been read, so the memory must tell the keys apart by their names.
+Which one is only known when all have been read, so the memory must tell the keys apart by their names. A sample with a
+single key has no names, as in `passkey`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from everlong.train.data.hidden import HiddenKeys, sentences
 from everlong.train.data.rows import Filler
 from everlong.train.data.task import check_range
 
-NEEDLES_HELP = "keys in a sample, each with the name of its owner"
+NEEDLES_HELP = "keys in a sample, each with the name of its owner; or [fewest, most], drawn by chance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +24,12 @@ class Needles(HiddenKeys):
     """Several keys with names in dull filler."""
 
     name = "needles"
-    needles: int = field(default=2, metadata={"help": NEEDLES_HELP})
+    needles: int | tuple[int, int] = field(default=2, metadata={"help": NEEDLES_HELP})
 
     def __post_init__(self) -> None:
-        check_range(2, len(NAMES), NEEDLES_HELP, needles=self.needles)
+        fewest, most = self.needle_counts
+        check_range(1, len(NAMES), NEEDLES_HELP, needles=fewest)
+        check_range(max(2, fewest), len(NAMES), NEEDLES_HELP, needles=most)
         super().__post_init__()
 
     @property
@@ -35,9 +38,9 @@ class Needles(HiddenKeys):
         return NAMES
 
     @property
-    def needle_count(self) -> int:
+    def needle_counts(self) -> tuple[int, int]:
         """As the option says."""
-        return self.needles
+        return (self.needles, self.needles) if isinstance(self.needles, int) else self.needles
 
     def filler(self, tokenizer: Any, tokens: int, rng: random.Random) -> Filler:
         """The five sentences, over and over."""
