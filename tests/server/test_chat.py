@@ -164,8 +164,8 @@ def test_roles_are_merged_where_the_template_refuses_them(serve, tiny_model, mon
         ({"top_p": 2}, "top_p"),
         ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"response_format": {"type": "json_schema"}}, "response_format"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools.0"),
         ({"logit_bias": {"9999999": 1}}, "logit_bias"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"top_logprobs": 3}, "top_logprobs"),
@@ -218,3 +218,16 @@ def test_models_and_health(serve, blocks):
     assert model["max_model_len"] == model["context_length"] > 10**6
     assert client.send("GET", "/v1/models/tiny").json()["id"] == "tiny"
     assert client.send("GET", "/healthz").json() == {"status": "ok"}
+
+
+def test_a_stream_tells_how_far_the_prompt_is_read(serve, blocks):
+    for method, long in ((Sinks(sinks=3, window=60), False), (blocks, True)):
+        client = serve(method)
+        said = "Gull. " * (60 if long else 4)
+        answer = client.chat(said, stream=True, return_progress=True, stream_options={"include_usage": True})
+        chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        told = [chunk["prompt_progress"] for chunk in chunks if "prompt_progress" in chunk]
+        assert told[-1]["processed"] == told[-1]["total"] == chunks[-1]["usage"]["prompt_tokens"]
+        assert [t["processed"] for t in told] == sorted({t["processed"] for t in told})
+        assert told[0]["cache"] == 0
+        assert "prompt_progress" not in client.chat(said, stream=True).text

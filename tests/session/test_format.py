@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from everlong import Session
 from everlong.cache.stream_memory import StreamMemory
-from everlong.library import portable, schema
+from everlong.library import journal, portable, schema
 from everlong.library.library import Library
 from everlong.methods.blocks.recall import piece_file
 from everlong.storage import extent
@@ -69,7 +69,7 @@ def test_every_codec_is_there():
 
 
 def test_the_header_of_meanings():
-    assert magics("Ids, state, catalog, meaning") == [piece_file.MAGIC]
+    assert magics("Ids, state, catalog, meaning") == [journal.MAGIC, piece_file.MAGIC]
     assert piece_file.HEADER.format == "<8sI32sI"
     assert piece_file.row_type(384).itemsize == 384 + 18
 

@@ -193,7 +193,7 @@ class WritingStream(TokenStream):
         `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
         """
         for ids, answering in self.prompt_pieces(prompt, recall):
-            self._read(ids, every=False, answering=answering)
+            self.read_piece(ids, answering)
 
     def prompt_pieces(self, prompt: Input, recall: bool = True) -> Iterator[tuple[Tensor, bool]]:
         """The ids of a prompt as (ids, answering), to be read in this order while nothing else is."""
@@ -240,6 +240,8 @@ def check_writes(stream: WritingStream, settings: Sampling) -> None:
         raise CapabilityError(f"generate: {stream.method} can only score; use everlong.Sinks or Window to generate")
     if settings.stops and stream.tokenizer is None:
         raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
+    if settings.grammar is not None and stream.tokenizer is None:
+        raise CapabilityError("grammar: this session has no tokenizer to spell it with; leave grammar out")
     check_draw(stream.model, settings)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from everlong.engine.engine import Engine, GenerationRequest
 from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
+from everlong.library.journal import Run
+from everlong.server import tools
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
@@ -39,8 +42,42 @@ class Piece:
     odds: Sequence[TokenOdds] = ()
 
 
-Tell = Callable[[Piece], None]
-"""PieceTeller each piece of an answer as soon as it is decided; called in the engine's thread."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a prompt is read: `total` tokens, `cached` of them from before, `processed` so far, those included."""
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, int]:
+        """As llama.cpp shows it."""
+        took_ms = int(1000 * self.seconds)
+        return {"total": self.total, "cache": self.cached, "processed": self.processed, "time_ms": took_ms}
+
+
+Tell = Callable[[Piece | Progress], None]
+"""Tells each piece of an answer as soon as it is decided, and how far its prompt is; called in the engine's thread."""
+
+
+class ProgressTeller:
+    """Tells how far a session has come with a prompt of so many tokens, whenever it has come further."""
+
+    def __init__(self, session: Session, tokens: int, tell: Tell) -> None:
+        self._session = session
+        self._begun = session.seen_tokens
+        self._total = self._begun + tokens
+        self._tell = tell
+        self._start = time.monotonic()
+        self._told = -1
+
+    def __call__(self) -> None:
+        """Look how far it is."""
+        read = min(self._session.seen_tokens, self._total)
+        if read > self._told:
+            self._told = read
+            self._tell(Progress(self._total, self._begun, read, time.monotonic() - self._start))
 
 
 @dataclass(frozen=True)
@@ -51,6 +88,10 @@ class Asked:
     sampling: dict[str, Any]
     n: int = 1
     again: Again | None = None
+    tools: Sequence[dict[str, Any]] = ()
+    """The tools that the model may call."""
+    progress: bool = False
+    """Whether it is to be told how far the messages are read."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +104,22 @@ class Answered:
     report: dict[str, Any]
     citations: Sequence[Citation] = ()
     """The passages that the first answer can be checked against, best first."""
+    runs: Sequence[Run] = ()
+    """What the session has read of it all, and how."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON, but for what was read, and where the passages stand."""
+        found = asdict(replace(self, citations=(), runs=()))
+        return {name: value for name, value in found.items() if name not in ("citations", "runs")}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """What `as_dict` gave."""
+        results = [
+            GenerationResult(**result | {"odds": [_odds(**odds) for odds in result["odds"]]})
+            for result in found["results"]
+        ]
+        return cls(**found | {"results": results})
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -82,6 +139,10 @@ class Answered:
         }
 
 
+def _odds(token: int, logprob: float, likeliest: Sequence[Sequence[Any]]) -> TokenOdds:
+    return TokenOdds(token, logprob, tuple((int(other), float(p)) for other, p in likeliest))
+
+
 class Turn:
     """The messages of a request in the place that they have in a session, and their answers."""
 
@@ -92,16 +153,21 @@ class Turn:
         self._asked = asked
         self._tell = tell
         self._begun = session.seen_tokens
-        self._template = Template(session.tokenizer)
+        self._template = Template(session.tokenizer, tools=asked.tools)
         self._messages = fitted(self._given(), lambda fit: self._exchange(fit).prompt)
         self._here = self._exchange(self._messages)
         self._recall: Recall | None = None
+        read = ProgressTeller(session, len(self._here.prompt), tell)
+        self._look: Callable[[], None] = read if asked.progress else lambda: None
 
     def _given(self) -> Sequence[Message]:
         """The messages; earlier answers as they are where the template itself cuts thoughts out of them."""
+        messages = self._asked.messages
+        if "tool_calls" not in str(self._session.tokenizer.chat_template):
+            messages = tools.flattened(messages)
         if not self._exchange([message("user", OTHER)]).rewritten:
-            return self._asked.messages
-        return [message(m["role"], m["content"]) for m in self._asked.messages]
+            return messages
+        return [{key: m[key] for key in m if key != "quoted"} for m in messages]
 
     def _exchange(self, messages: list[Message]) -> Exchange:
         return Exchange(self._template, messages, self._session.conversing, self._begun > 0)
@@ -129,18 +195,22 @@ class Turn:
             else:
                 prompt = self._here.prompt
             requests = self._submitted(twins or [self._session], prompt)
-            results = yield from finished(requests)
+            results = yield from finished(requests, self._look)
             citations = self._citations((twins or [self._session])[0], results[0].text)
         finally:
             for twin in twins:
                 twin.close()
+        runs: list[Run] = [("prompt", self._here.prompt), ("answer", results[0].token_ids)]
         if twins:
             before, answer = self._to_read(results[0].token_ids)
             yield from self.reading(before[read:], PROMPT)
             yield from self.reading(answer, ANSWER)
-        self._session.feed(self._template.closing(), source=PROMPT)
+            runs = [("text", before), ("answer", answer)]
+        closing = self._template.closing()
+        self._session.feed(closing, source=PROMPT)
         self._session.conversing = True
-        return Answered(results, prompt_tokens, self._begun, self._report(), citations)
+        runs.append(("text", closing))
+        return Answered(results, prompt_tokens, self._begun, self._report(), citations, runs)
 
     def _to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
         """What the session reads of the messages and of their answer."""
@@ -157,6 +227,7 @@ class Turn:
             piece = ids[done : done + self._pace.piece]
             self._session.feed(piece, answering=source == ANSWER, source=source)
             done += len(piece)
+            self._look()
             yield None
 
     @cached_property
@@ -210,7 +281,7 @@ class Turn:
         assert self._recall is not None
         first = self._messages[0]
         system = first["content"] if first["role"] == "system" else None
-        before, after = Template(self._session.tokenizer, system).around()
+        before, after = Template(self._session.tokenizer, system, tools=self._asked.tools).around()
         said = token_ids(self._session.tokenizer, f"\n\nQuestion: {self._question}")
         prompt = [*before, *asking.passage_ids(self._session, self._recall.shown), *said, *after]
         twins += [asking.again_stream(self._session, len(prompt)) for _ in range(self._asked.n)]
@@ -236,11 +307,21 @@ class Turn:
         return self._session.report().as_dict() | {"reread_tokens": sum(p.last - p.first for p in shown)}
 
 
-def finished(requests: Sequence[GenerationRequest]) -> Generator[Ready | None, None, list[GenerationResult]]:
-    """What was written, when all is; whoever leaves ends it. Left where nothing was written then."""
+def finished(
+    requests: Sequence[GenerationRequest], look: Callable[[], None] = lambda: None
+) -> Generator[Ready | None, None, list[GenerationResult]]:
+    """What was written, when all is; whoever leaves ends it. Left where nothing was written then.
+
+    `look` is called after each step.
+    """
     gone = False
+
+    def ended() -> bool:
+        look()
+        return all(request.done for request in requests)
+
     try:
-        yield lambda: all(request.done for request in requests)
+        yield ended
     except Left:
         gone = True
     finally:

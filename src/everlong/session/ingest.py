@@ -6,11 +6,12 @@ import functools
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from everlong.errors import BudgetError, InputError
+from everlong.session.document import Document
 from everlong.text.inputs import Tokens, row_pieces
 from everlong.text.lines import Lines
 from everlong.text.places import Place
@@ -27,27 +28,6 @@ CHECKPOINT_TOKENS = 8192
 CHECKPOINT_S = 30.0
 """or so many seconds: what a crash can cost."""
 _resolved = functools.lru_cache(maxsize=4096)(resolved)
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text with its name, and a digest that tells whether it has changed.
-
-    `called` is what was typed for it: older versions named a source so. `earlier` says of an older digest how many
-    characters its content had, where this content begins with it (a log that has grown), else None.
-    """
-
-    name: str
-    digest: str
-    texts: Iterable[str]
-    places: list[Place] = field(default_factory=list)
-    """Its chapters, headings and pages: those that are found while `texts` go by."""
-    has_lines: bool = True
-    """Whether the lines of `texts` are those of the file, as people count them."""
-    allow_special: bool = False
-    """Whether what it spells may become a control token; its digest then tells so."""
-    called: str = ""
-    earlier: Callable[[str], int | None] = lambda digest: None
 
 
 def parts(sources: Iterable[Source], document: Document) -> list[Source]:
@@ -106,11 +86,15 @@ def grown(session: Session, document: Document) -> bool:
 
 
 class Checkpoints:
-    """Keeps a session while it reads: after so many tokens or CHECKPOINT_S seconds, whichever comes first."""
+    """Keeps a session while it reads: after so many tokens or CHECKPOINT_S seconds, whichever comes first.
 
-    def __init__(self, session: Session, every: int) -> None:
+    `keep` is called in the place of its `checkpoint`, by who makes one before the session reads on.
+    """
+
+    def __init__(self, session: Session, every: int, keep: Callable[[], None] | None = None) -> None:
         self._session = session
         self._every = every
+        self._keep = session.checkpoint if keep is None else keep
         self._kept()
 
     @property
@@ -120,24 +104,27 @@ class Checkpoints:
 
     def make(self) -> None:
         """Make one now."""
-        self._session.checkpoint()
+        self._keep()
         self._kept()
 
     def _kept(self) -> None:
         self._at, self._when = self._session.seen_tokens, time.monotonic()
 
 
-def read_document(session: Session, document: Document, every: int = CHECKPOINT_TOKENS) -> Generator[int, None, None]:
+def read_document(
+    session: Session, document: Document, every: int = CHECKPOINT_TOKENS, keep: Callable[[], None] | None = None
+) -> Generator[int, None, None]:
     """Read a document to its end, giving the number of its tokens read so far after each chunk.
 
     A document whose reading was cut off goes on where it stopped; of one that has grown what was added is read, as a
     part of its own. One that has changed is read anew, and the blocks of what it was are dropped (tokens read after it
     keep traces of it). A checkpoint is made every so many tokens, every CHECKPOINT_S seconds, and where reading ends
-    early between two chunks: the iterator is left, the budget is full, the text cannot be read further.
+    early between two chunks: the iterator is left, the budget is full, the text cannot be read further. With `keep`,
+    that is called instead, and whoever asks for the chunks is to make the checkpoint before the next.
     """
     source = _part(session, document)
     done = session.seen_tokens - source.first
-    checkpoints = Checkpoints(session, every)
+    checkpoints = Checkpoints(session, every, keep)
     begin = source.marks[0][1]
     lines = Lines()
     texts = _behind(lines.through(document.texts), begin)
