@@ -12,6 +12,7 @@ from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
+from everlong.server import passages_read
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
@@ -63,6 +64,8 @@ class Answered:
     report: dict[str, Any]
     citations: Sequence[Citation] = ()
     """The passages that the first answer can be checked against, best first."""
+    passages: Sequence[dict[str, Any]] = ()
+    """What was read of the stored tokens for the first answer (passages_read.py)."""
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -131,6 +134,7 @@ class Turn:
             requests = self._submitted(twins or [self._session], prompt)
             results = yield from finished(requests)
             citations = self._citations((twins or [self._session])[0], results[0].text)
+            passages = self._passages((twins or [self._session])[0])
         finally:
             for twin in twins:
                 twin.close()
@@ -140,7 +144,7 @@ class Turn:
             yield from self.reading(answer, ANSWER)
         self._session.feed(self._template.closing(), source=PROMPT)
         self._session.conversing = True
-        return Answered(results, prompt_tokens, self._begun, self._report(), citations)
+        return Answered(results, prompt_tokens, self._begun, self._report(), citations, passages)
 
     def _to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
         """What the session reads of the messages and of their answer."""
@@ -220,6 +224,11 @@ class Turn:
         if self._recall is None:
             return drawn_on(written_on, MOST_CITATIONS) if self._session.method.answers else []
         return checked_against(self._session.transcript, self._recall, self._question, answer)[:MOST_CITATIONS]
+
+    def _passages(self, written_on: WritingStream) -> list[dict[str, Any]]:
+        if self._recall is None:
+            return passages_read.attended(written_on)
+        return passages_read.read_again(self._session, self._recall.shown, self._question)
 
     def _submitted(self, streams: Sequence[WritingStream], prompt: list[int] | None) -> list[GenerationRequest]:
         ends: dict[str, Any] = {"ends": self._template.end_tokens()}

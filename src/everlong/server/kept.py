@@ -74,6 +74,10 @@ class KeptSessions:
         """What the store knows of the session; InputError where there is none."""
         return self.library.entry(name)
 
+    def opened(self, name: str) -> Session | None:
+        """The session of this name if it is open, to be looked at between two steps of whoever has it."""
+        return self._open.get(name)
+
     def let_go(self, name: str) -> None:
         """Close a session without keeping what it has read since its last checkpoint."""
         session = self._open.pop(name, None)
@@ -125,6 +129,15 @@ class KeptSessions:
     def citations(self, name: str) -> list[dict[str, Any]]:
         """What the last answer of a session can be checked against."""
         noted = self.library.noted(f"citations {self.library.entry(name).id}")
+        return [] if noted is None else json.loads(noted)
+
+    def note_passages(self, name: str, passages: Sequence[dict[str, Any]]) -> None:
+        """Note down what was read of the stored tokens for the last answer of a session."""
+        self.library.note(f"passages {self.library.entry(name).id}", json.dumps(list(passages)))
+
+    def passages(self, name: str) -> list[dict[str, Any]]:
+        """What was read of the stored tokens for the last answer of a session."""
+        noted = self.library.noted(f"passages {self.library.entry(name).id}")
         return [] if noted is None else json.loads(noted)
 
     def create(self, name: str) -> SessionRecord:

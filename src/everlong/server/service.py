@@ -163,6 +163,7 @@ class Service:
             after = chain([*new, _answer(answered)], begun)[-1]
             first = [] if turns else [(0, chain(asked.messages[:1])[0])]
             self.kept.cite(name, answered.citations)
+            self.kept.note_passages(name, answered.passages)
             self.kept.keep(name, [*first, *turns, (session.seen_tokens, after)])
         except BaseException:
             self.kept.let_go(name)
