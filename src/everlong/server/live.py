@@ -114,3 +114,8 @@ class LiveAnswers:
         ended = [session for session, answer in self._answers.items() if answer.ended is not None]
         for session in ended[: max(0, len(ended) - MOST_ENDED)]:
             del self._answers[session]
+
+
+async def nothing() -> AsyncIterator[dict[str, Any] | None]:
+    """The events where no answer was begun since the server started."""
+    yield {"type": "live.none"}

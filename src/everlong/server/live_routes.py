@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from everlong.server.answering import Tell
 from everlong.server.body import body_of, scope_of, service_of
 from everlong.server.errors import ApiError, refused
-from everlong.server.live import LiveAnswer, LiveAnswers
+from everlong.server.live import LiveAnswer, LiveAnswers, nothing
 from everlong.server.openai import ChatFields, parsed
 from everlong.server.streaming import server_sent
 from everlong.server.worker import Ticket
@@ -44,10 +44,11 @@ async def begin_live(request: Request, name: str) -> dict[str, Any]:
 
 @router.get("/{name}/live")
 async def follow_live(request: Request, name: str, after: int = 0) -> StreamingResponse:
-    """The newest answer as events, from its first text on or behind the first `after` characters."""
+    """The newest answer as events, from its first text on or behind the first `after` characters; else `live.none`."""
     if after < 0:
         raise refused("after", f"got {after}, expected at least 0 (characters)")
-    events = _answer(request, name).events(after)
+    answer = _answers(request).of(scope_of(request).full(name))
+    events = nothing() if answer is None else answer.events(after)
     return StreamingResponse(server_sent(events), media_type="text/event-stream", headers=_HEADERS)
 
 

@@ -310,12 +310,16 @@ async function* events(path, signal) {
   const answer = await send("GET", path, undefined, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const parts = (rest + value.replaceAll("\r", "")).split("\n\n");
-    rest = parts.pop();
-    yield* parts.flatMap(dataOf);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const parts = (rest + value.replaceAll("\r", "")).split("\n\n");
+      rest = parts.pop();
+      yield* parts.flatMap(dataOf);
+    }
+  } finally {
+    reader.cancel().catch(() => {});
   }
 }
 
@@ -497,10 +501,20 @@ function answered(text = "") {
   return found;
 }
 
-function nameFor(text) {
-  const words = text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? ["conversation"];
-  const random = [...crypto.getRandomValues(new Uint8Array(3))].map((n) => n.toString(16).padStart(2, "0")).join("");
-  return `${words.join("-").slice(0, 40).replace(/-+$/, "")}-${random}`;
+/** Make a conversation that is called by the beginning of a text; its name. */
+async function made(text) {
+  const plain = text.replace(/[\p{C}\p{Z}/]+/gu, " ").replace(/^[\s.-]+/, "").trim() || "Conversation";
+  const letters = [...plain];
+  const called = letters.length > 48 ? letters.slice(0, 48).join("").replace(/\s\S*$/, "") : plain;
+  for (let n = 1; ; n += 1) {
+    const name = n === 1 ? called : `${called} ${n}`;
+    if (state.sessions.some((one) => one.id === name)) continue;
+    try {
+      return (await call("POST", "v1/sessions", { name })).id;
+    } catch (error) {
+      if (error.status !== 400 || n > state.sessions.length + 20) throw error;
+    }
+  }
 }
 
 // What is done with one.
@@ -591,10 +605,12 @@ function setLive(live) {
 
 async function submit() {
   const text = $("say").value.trim();
-  if (!text || state.live) return;
+  if (!text || state.live || $("send").disabled) return;
   if (state.name === null) {
+    $("send").disabled = true;
+    const name = await made(text).finally(() => ($("send").disabled = false));
     dropDraft(null);
-    await open(nameFor(text), true);
+    await open(name, true);
     $("say").value = text;
     keepDraft();
   }
@@ -682,7 +698,7 @@ async function follow(name, live = null) {
       }
     } catch (error) {
       if (control.signal.aborted) return;
-      if (error instanceof ApiError) return gone(run.live, error);
+      if (error instanceof ApiError) return run.live ? failed(run.live, error.message) : say(error.message);
     }
     say("The connection was lost; the answer goes on. Connecting again …");
     await wait(pause);
@@ -691,9 +707,16 @@ async function follow(name, live = null) {
 
 /** Take an event of an answer; whether it was the last. */
 async function take(run, event) {
+  if (event.type === "live.none") {
+    if (run.live) failed(run.live, "The server was started anew while it wrote this.");
+    return true;
+  }
   if (event.type === "live.begun") {
     run.begun = event;
-    if (run.live && run.live.identity !== event.id) return reload(), true;
+    if (run.live && run.live.identity !== event.id) {
+      await reload();
+      return true;
+    }
     if (event.running) run.live ??= joined(event);
     if (run.live) say("");
     return false;
@@ -750,12 +773,6 @@ function ended(live, event) {
   tellOthers("sessions");
 }
 
-/** The server refuses, or knows of no answer: none was begun, or it was started anew. */
-function gone(live, error) {
-  if (live) failed(live, error.status === 404 ? "The server was started anew while it wrote this." : error.message);
-  else if (error.status !== 404) say(error.message);
-}
-
 async function stop() {
   if (!state.live) return;
   $("stop").disabled = true;
@@ -791,8 +808,9 @@ function inWords({ report, losses, blocks, read }) {
   const disk = report.bytes.disk ?? 0;
   if (report.stored_tokens) said.push(`${count(report.stored_tokens)} ${disk ? `on disk, ${size(disk)}` : "stored in memory"}`);
   if (report.ids_tokens) said.push(`${count(report.ids_tokens)} of them as ids only`);
-  if (read.length) said.push(`${several(read.length, "passage")} of ${count(blocks)} read for the last answer`);
-  return `${[...said, ...lost(losses)].join("; ")}`;
+  const whole = [...said, ...lost(losses)].join("; ");
+  if (!read.length) return whole;
+  return `${whole}. The last answer read ${several(read.length, "passage")} of ${count(blocks)} blocks`;
 }
 
 function lost(losses) {
@@ -826,6 +844,7 @@ function scale(report) {
 }
 
 function drawStrip({ report, dropped, read }) {
+  if (!report.seen_tokens) return $("strip").replaceChildren();
   const on = scale(report);
   const part = (kind, left, right, title) => {
     const node = el("span", { class: kind, title });
@@ -838,7 +857,7 @@ function drawStrip({ report, dropped, read }) {
   parts.push(...dropped.map(([first, end]) => part("dropped", on.at(first), on.at(end), `${count(end - first)} tokens lost`)));
   parts.push(part("sinks", 0, on.sinks, `the first ${several(report.sink_tokens, "token")}, always in view`));
   parts.push(part("window", on.window, 100, `the last ${several(report.window_tokens, "token")}, in view`));
-  $("strip").replaceChildren(...parts, ...read.map((one) => marker(one, on)));
+  return $("strip").replaceChildren(...parts, ...read.map((one) => marker(one, on)));
 }
 
 const whereOf = (one) => [
@@ -897,7 +916,7 @@ async function openSource(one) {
     const found = await call("GET", place(state.name, `/text?first=${one.first}&end=${one.last}&around=${AROUND}`));
     Object.assign(shownSource, { first: found.first, end: found.end, low: found.source_first, high: found.source_end });
     $("source-title").textContent = found.name || found.source;
-    $("source-place").textContent = whereOf({ ...one, name: "From here on", source: "" });
+    $("source-place").textContent = whereOf({ ...one, name: "", source: "" });
     const mark = el("mark", {}, found.text);
     $("source-body").replaceChildren(found.before, mark, found.after);
     sourceButtons();
@@ -938,10 +957,10 @@ async function addFiles(files) {
   const given = [...files];
   if (!given.length) return;
   if (state.name === null) {
-    const { id } = await call("POST", "v1/sessions", { name: nameFor(given[0].name) });
+    const name = await made(given[0].name);
     await loadSessions();
     tellOthers("sessions");
-    await open(id);
+    await open(name);
   }
   uploads.push(...given.map((file) => new Upload(file, state.name)));
   nextUpload();
@@ -1225,3 +1244,5 @@ async function start() {
 listen();
 attempt(start);
 setInterval(() => state.live && refreshMemory().catch(() => {}), 3000);
+
+export { Rendered };
