@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from everlong.server.talk import Entry, without_running
+from everlong.server.talk import Said, without_running
 from tests.server.test_documents import TEXT, upload
 
 
@@ -47,7 +47,7 @@ def test_a_system_prompt_is_no_message_and_a_long_one_is_cut(serve):
 
 
 def test_a_turn_that_is_being_written_is_left_out():
-    asked, answer = Entry("user", "Who?", 0, 5), Entry("assistant", "The gu", 5, 9)
+    asked, answer = Said("user", "Who?", 0, 5), Said("assistant", "The gu", 5, 9)
     assert without_running([asked, answer], " Who? ") == []
     assert without_running([asked, answer, asked], "Who?") == [asked, answer]
     assert without_running([asked, answer], "And then?") == [asked, answer]

@@ -20,7 +20,7 @@ _MARK = "\x00"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Said:
     """A message of the `user`, an answer of the `assistant`, or a `document`, which has a name in place of a text."""
 
     role: str
@@ -36,11 +36,11 @@ class Entry:
         return asdict(self)
 
 
-def entries(transcript: Transcript, tokenizer: Any, before: int, most: int) -> list[Entry]:
+def entries(transcript: Transcript, tokenizer: Any, before: int, most: int) -> list[Said]:
     """The last of what was said and read before a token, at most so many, oldest first."""
     frames = list(_frames(tokenizer))
     names = short_names(s.name for s in transcript.sources)
-    found: list[Entry] = []
+    found: list[Said] = []
     for source in reversed(transcript.sources):
         entry = _entry(transcript, tokenizer, source, frames, names) if source.first < before else None
         if entry is not None:
@@ -50,7 +50,7 @@ def entries(transcript: Transcript, tokenizer: Any, before: int, most: int) -> l
     return found[::-1]
 
 
-def without_running(found: Sequence[Entry], said: str) -> list[Entry]:
+def without_running(found: Sequence[Said], said: str) -> list[Said]:
     """The entries without the turn that is being written at their end, whose message is `said`."""
     kept = list(found)
     if kept and kept[-1].role == "assistant" and [e.text for e in kept[-2:-1]] == [said.strip()[:LONGEST]]:
@@ -60,17 +60,17 @@ def without_running(found: Sequence[Entry], said: str) -> list[Entry]:
 
 def _entry(
     transcript: Transcript, tokenizer: Any, source: Source, frames: list[tuple[str, str]], names: dict[str, str]
-) -> Entry | None:
+) -> Said | None:
     first, end = transcript.bounds(source)
     if source.name not in (PROMPT, ANSWER):
         if source.digest == GONE or first == end:
             return None
-        return Entry("document", names.get(source.name, source.name), first, end, done=source.done or not source.digest)
+        return Said("document", names.get(source.name, source.name), first, end, done=source.done or not source.digest)
     text = _marked(tokenizer, transcript.ids[first:end])
     said = (_said(text, frames) if source.name == PROMPT else _plain(text)).strip()
     role = "user" if source.name == PROMPT else "assistant"
     shown = first < end and (said or role == "assistant")
-    return Entry(role, said[:LONGEST], first, end, len(said)) if shown else None
+    return Said(role, said[:LONGEST], first, end, len(said)) if shown else None
 
 
 def _frames(tokenizer: Any) -> Iterator[tuple[str, str]]:

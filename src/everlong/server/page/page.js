@@ -35,6 +35,7 @@ function duration(seconds) {
 // ---- Markdown, as nodes -------------------------------------------------------------------------------------------
 
 const DEEPEST = 8;
+const WRAPPED = 60;
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^\s`]*)/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
@@ -165,7 +166,9 @@ function inline(text, depth = 0) {
       push(span.node);
       at = span.end;
     } else if (text[at] === "\n") {
-      push(el("br"));
+      // A short line was ended there on purpose, a long one where its writer's page did.
+      if (at - text.lastIndexOf("\n", at - 1) > WRAPPED) plain += " ";
+      else push(el("br"));
       at += 1;
     } else if (text[at] === "\\" && /[!-/:-@[-`{-~]/.test(text[at + 1] ?? "")) {
       plain += text[at + 1];
@@ -678,6 +681,7 @@ function failed(live, message) {
     return attempt(() => ask(live.said));
   };
   live.waiting.remove();
+  if (!live.all) live.node.querySelector(".tools")?.remove();
   const button = el("button", { type: "button", onclick: again }, "Try again");
   live.node.append(el("div", { class: "error", role: "alert" }, message, button));
   setLive(null);
@@ -810,7 +814,7 @@ function inWords({ report, losses, blocks, read }) {
   if (report.ids_tokens) said.push(`${count(report.ids_tokens)} of them as ids only`);
   const whole = [...said, ...lost(losses)].join("; ");
   if (!read.length) return whole;
-  return `${whole}. The last answer read ${several(read.length, "passage")} of ${count(blocks)} blocks`;
+  return `${whole}. The last answer read ${several(read.length, "passage")} of ${count(blocks)} blocks.`;
 }
 
 function lost(losses) {
