@@ -74,7 +74,7 @@ class KeptSessions:
         """What the store knows of the session; InputError where there is none."""
         return self.library.entry(name)
 
-    def opened(self, name: str) -> Session | None:
+    def peek(self, name: str) -> Session | None:
         """The session of this name if it is open, to be looked at between two steps of whoever has it."""
         return self._open.get(name)
 

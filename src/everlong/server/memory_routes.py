@@ -85,7 +85,7 @@ async def _looked(request: Request, name: str, told: Callable[[Session], dict[st
             raise ApiError(
                 404, f"session {name!r}: does not exist; GET /v1/sessions lists them", "session", "not_found"
             )
-        session = service.kept.opened(full)
+        session = service.kept.peek(full)
         if session is not None:
             return told(session)
         return (yield from service.with_session(full, work))
