@@ -28,6 +28,7 @@ class LiveAnswer:
         self.text = ""
         self.ended: dict[str, Any] | None = None
         self.ticket: Ticket | None = None
+        self.stopped = False
 
     def tell(self, piece: Piece) -> None:
         """Take a piece of it; called in the engine's thread."""
@@ -38,8 +39,7 @@ class LiveAnswer:
         error = future.exception()
         if error is None:
             answered = future.result()
-            cancelled = self.ticket is not None and self.ticket.gone
-            finish = "cancelled" if cancelled else finish_reason(answered.results[0])
+            finish = "cancelled" if self.stopped else finish_reason(answered.results[0])
             self.ended = {"type": "live.ended", "finish": finish, "usage": answered.usage}
         elif isinstance(error, Left):
             self.ended = {"type": "live.ended", "finish": "cancelled", "usage": None}
@@ -48,6 +48,7 @@ class LiveAnswer:
 
     def stop(self) -> None:
         """Tell it to end; what was written is kept."""
+        self.stopped = True
         if self.ticket is not None:
             self.ticket.leave()
 

@@ -389,7 +389,7 @@ function say(words) {
 
 // ---- Conversations ------------------------------------------------------------------------------------------------
 
-const state = { name: null, sessions: [], memory: null, follow: null, live: null, canRewind: false, oldest: 0 };
+const state = { name: null, sessions: [], memory: null, follow: null, live: null, oldest: 0 };
 const others = "BroadcastChannel" in window ? new BroadcastChannel("everlong") : null;
 const tellOthers = (kind) => others?.postMessage({ kind, session: state.name });
 
@@ -487,9 +487,7 @@ function entry(one) {
 
 function said(text, cut = "") {
   const node = el("div", { class: "entry user" }, el("div", { class: "body" }, text + cut));
-  const again = el("button", { type: "button", onclick: () => rewindTo(node, text) }, "Rewind to here");
-  again.className = "rewind";
-  again.hidden = !state.canRewind;
+  const again = el("button", { type: "button", class: "rewind", onclick: () => rewindTo(node, text) }, "Rewind to here");
   node.append(el("div", { class: "tools" }, again));
   return node;
 }
@@ -522,7 +520,12 @@ async function made(text) {
 
 // What is done with one.
 
+function free() {
+  if (state.live) throw new Error("An answer is being written here: stop it first, or wait for its end.");
+}
+
 async function rename() {
+  free();
   const old = state.name;
   const check = (value) => (value ? "" : "Enter a name.");
   const name = await dialog({ title: "Rename", label: "Name", value: old, ok: "Rename", check });
@@ -534,6 +537,7 @@ async function rename() {
 }
 
 async function fork() {
+  free();
   const { id } = await call("POST", place(state.name, "/fork"), {});
   await loadSessions();
   tellOthers("sessions");
@@ -542,6 +546,7 @@ async function fork() {
 }
 
 async function remove() {
+  free();
   const name = state.name;
   const text = `“${name}” and all that only it holds is removed from the server's disk.`;
   if ((await dialog({ title: "Delete this conversation?", text, ok: "Delete", danger: true })) === null) return;
@@ -552,6 +557,7 @@ async function remove() {
 }
 
 async function rewind(turns) {
+  free();
   try {
     await call("POST", place(state.name, "/rewind"), { turns });
   } catch (error) {
@@ -565,7 +571,7 @@ async function rewind(turns) {
 
 /** Take back a message with all that came after it, and put it into the field to be changed. */
 async function rewindTo(node, text) {
-  const after = [...$("log").querySelectorAll(".entry.user")];
+  const after = [...$("log").querySelectorAll(".entry.user:not(.failed)")];
   await attempt(async () => {
     await rewind(after.length - after.indexOf(node));
     if (!$("say").value) $("say").value = text;
@@ -581,9 +587,8 @@ async function lookForRewind() {
 }
 
 function showRewind(can) {
-  state.canRewind = can;
+  document.body.classList.toggle("rewinds", can);
   $("rewind").hidden = !can;
-  for (const button of document.querySelectorAll(".rewind")) button.hidden = !can;
 }
 
 /** Do it, and say what went wrong. */
@@ -681,6 +686,7 @@ function failed(live, message) {
     return attempt(() => ask(live.said));
   };
   live.waiting.remove();
+  live.question.classList.add("failed");
   if (!live.all) live.node.querySelector(".tools")?.remove();
   const button = el("button", { type: "button", onclick: again }, "Try again");
   live.node.append(el("div", { class: "error", role: "alert" }, message, button));
@@ -767,8 +773,10 @@ function ended(live, event) {
   const tools = live.node.querySelector(".tools");
   if (event.finish === "length") tools?.append(el("span", { class: "faint" }, "Cut off at the limit of one answer."));
   if (event.finish === "cancelled") tools?.append(el("span", { class: "faint" }, "Stopped."));
-  if (event.finish === "cancelled" && !live.all) {
-    live.body.textContent = "";
+  if (event.usage === null) {
+    // It was stopped before it was read.
+    live.node.remove();
+    live.question.remove();
     if (!$("say").value) $("say").value = live.said;
     grow();
   }
