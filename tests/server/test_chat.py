@@ -218,3 +218,16 @@ def test_models_and_health(serve, blocks):
     assert model["max_model_len"] == model["context_length"] > 10**6
     assert client.send("GET", "/v1/models/tiny").json()["id"] == "tiny"
     assert client.send("GET", "/healthz").json() == {"status": "ok"}
+
+
+def test_a_stream_tells_how_far_the_prompt_is_read(serve, blocks):
+    for method, long in ((Sinks(sinks=3, window=60), False), (blocks, True)):
+        client = serve(method)
+        said = "Gull. " * (60 if long else 4)
+        answer = client.chat(said, stream=True, return_progress=True, stream_options={"include_usage": True})
+        chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        told = [chunk["prompt_progress"] for chunk in chunks if "prompt_progress" in chunk]
+        assert told[-1]["processed"] == told[-1]["total"] == chunks[-1]["usage"]["prompt_tokens"]
+        assert [t["processed"] for t in told] == sorted({t["processed"] for t in told})
+        assert told[0]["cache"] == 0
+        assert "prompt_progress" not in client.chat(said, stream=True).text

@@ -58,24 +58,38 @@ def test_requests_to_one_session_wait_in_line(serve):
         assert after["prompt_tokens_details"]["cached_tokens"] == before["memory"]["seen_tokens"]
 
 
-def test_open_sessions_take_as_much_memory_as_they_may(serve):
-    client = serve(Sinks(sinks=3, window=60), memory_bytes=200_000)
-    seen = {}
-    for n in range(6):
-        seen[n] = client.chat("One.", session=f"s{n}").json()["usage"]["memory"]["seen_tokens"]
-        client.chat(f"Number {n}.")
-        assert client.service.used_bytes <= 200_000
-    assert client.service.kept.open_count < 6
-    again = client.chat("Two.", session="s0").json()["usage"]
-    assert again["prompt_tokens_details"]["cached_tokens"] == seen[0]
-
-
 def soon(happens, seconds=5.0):
     """Whether something happens before so many seconds are over."""
     end = time.monotonic() + seconds
     while not (found := happens()) and time.monotonic() < end:
         time.sleep(0.01)
     return found
+
+
+def test_open_sessions_take_as_much_memory_as_they_may(serve, blocks):
+    for method in (Sinks(sinks=3, window=60), blocks):
+        client = serve(method)
+        client.chat("One.", session=f"{method.name}-0")
+        soon(lambda: client.service.worker.jobs == 0)  # noqa: B023
+        each = client.service.kept.bytes
+        client.service.close()
+        client = serve(method, memory_bytes=7 * each // 2)
+        seen = {}
+        for n in range(1, 7):
+            name = f"{method.name}-{n}"
+            seen[n] = client.chat("One.", session=name).json()["usage"]["memory"]["seen_tokens"]
+            assert client.service.kept.bytes <= 7 * each // 2
+            client.chat(f"Number {n}.")
+        assert client.service.kept.open_count <= 3
+        again = client.chat("Two.", session=f"{method.name}-1").json()["usage"]
+        assert again["prompt_tokens_details"]["cached_tokens"] == seen[1]
+
+
+def test_sessions_that_are_used_are_not_parked(serve):
+    client = serve(memory_bytes=1)
+    answers = at_once(client, [body(f"Number {n}.", session=f"s{n}") for n in range(4)])
+    assert [answer.status_code for answer in answers] == 4 * [200]
+    assert soon(lambda: client.service.kept.open_count == 0)
 
 
 def test_an_answer_ends_when_its_time_is_over(serve):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import httpx
 import pytest
 
 
@@ -87,3 +89,28 @@ def test_what_is_unknown_is_404_and_never_passed_over(serve):
 def test_what_cannot_be_honoured_is_refused(serve, fields, param):
     answer = serve().send("POST", "/v1/responses", json={"input": "x"} | fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_response_is_cancelled_and_keeps_what_was_written(serve):
+    client = serve()
+
+    async def cancelled():
+        transport = httpx.ASGITransport(client.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as http:
+            said = {"input": "One.", "max_output_tokens": 16000}
+            writing = asyncio.create_task(http.post("/v1/responses", json=said))
+            while not client.app.state.running:
+                await asyncio.sleep(0.01)
+            identity = next(iter(client.app.state.running))
+            await asyncio.sleep(0.2)
+            ended = await http.post(f"/v1/responses/{identity}/cancel")
+            written = (await writing).json()
+            again = await http.post(f"/v1/responses/{identity}/cancel")
+            return ended.json(), written, (await http.get(f"/v1/responses/{identity}")).json(), again.status_code
+
+    ended, written, kept, again = asyncio.run(asyncio.wait_for(cancelled(), 60))
+    assert (ended["status"], ended["object"]) == ("cancelled", "response")
+    assert written == kept
+    assert (kept["status"], kept["output"][0]["status"], again) == ("cancelled", "incomplete", 400)
+    assert 0 < kept["usage"]["output_tokens"] < 16000
+    assert client.send("POST", "/v1/responses/resp_0/cancel").status_code == 404

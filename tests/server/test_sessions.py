@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from everlong import Sinks
+from everlong.server import kept
 
 
 def text(answer):
@@ -52,6 +53,15 @@ def test_a_client_that_sends_all_messages_has_only_the_new_ones_read(serve):
     assert third.json()["usage"]["prompt_tokens"] - cached(third) == new
 
 
+def test_a_block_of_control_tokens_alone_is_no_citation(serve, blocks):
+    client = serve(blocks)
+    for n in range(4):
+        answer = client.chat(f"Gull {n} cried over the pier. " * (1 + n % 2), max_tokens=5, again=0, session="a")
+        assert answer.status_code == 200, answer.text
+    found = client.send("GET", "/v1/sessions/a/citations").json()["data"]
+    assert all(cited["start"] < cited["end"] for cited in found)
+
+
 def test_a_session_outlives_the_server(serve, blocks):
     client = serve(blocks)
     first = client.chat("The tide rose and fell. " * 9, session="a")
@@ -78,6 +88,56 @@ def test_sessions_are_listed_renamed_forked_and_deleted(serve, blocks):
     names = [session["id"] for session in client.send("GET", "/v1/sessions").json()["data"]]
     assert "a" in names
     assert not {"b", "c"} & set(names)
+
+
+def rewound(client, turns, name="a"):
+    return client.send("POST", f"/v1/sessions/{name}/rewind", json={"turns": turns})
+
+
+@pytest.mark.parametrize("parks", [False, True])
+def test_the_last_turns_are_taken_back(serve, blocks, parks, monkeypatch):
+    monkeypatch.setattr(kept, "STATE_TOKENS", 40)
+    for method in (blocks, Sinks(sinks=3, window=60)):
+        client = serve(method)
+        name = method.name
+        texts = [f"Gull {n} cried over the pier. " * (1 + n % 2) for n in range(6)]
+        ends = [0]
+        answers = []
+        for said in texts:
+            answer = client.chat(said, session=name, max_tokens=5)
+            answers.append(text(answer))
+            ends.append(answer.json()["usage"]["memory"]["seen_tokens"])
+        if parks:
+            client.service.close()
+            client = serve(method)
+        assert rewound(client, 1, name).json()["tokens"] == ends[5]
+        assert text(client.chat(texts[5], session=name, max_tokens=5)) == answers[5]
+        assert rewound(client, 1, name).json()["tokens"] == ends[5]
+        # Where a session was closed in between, its states may be of behind the turn before.
+        again = rewound(client, 1, name)
+        begin = 5 if parks and again.status_code == 400 else 4
+        assert begin == 5 or again.json()["tokens"] == ends[4]
+        for n in range(begin, 6):
+            answer = client.chat(texts[n], session=name, max_tokens=5)
+            assert (cached(answer), text(answer)) == (ends[n], answers[n])
+        found = client.send("GET", f"/v1/sessions/{name}").json()
+        assert found["tokens"] == ends[6]
+        # It outlives the server, and what cannot be taken back changes nothing.
+        client.service.close()
+        client = serve(method)
+        assert rewound(client, 400, name).status_code == 400
+        again = client.chat("And?", session=name, max_tokens=5)
+        assert cached(again) == ends[6]
+
+
+def test_turns_that_cannot_be_taken_back_are_refused(serve):
+    client = serve()
+    client.send("POST", "/v1/sessions", json={"name": "a"})
+    for turns in (0, -1, "2", True, 1.5, None):
+        answer = rewound(client, turns)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "turns")
+    assert rewound(client, 1).json()["error"]["param"] == "turns"
+    assert rewound(client, 1, "nobody").status_code == 404
 
 
 def test_what_is_not_there_is_404_and_what_is_taken_is_refused(serve):

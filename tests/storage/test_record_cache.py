@@ -8,7 +8,7 @@ import pytest
 
 from everlong.errors import ConfigError
 from everlong.methods import make_method
-from everlong.storage.record_cache import SLAB_RECORDS, RecordCache
+from everlong.storage.record_cache import SLAB_RECORDS, RecordCache, RecordPool
 
 SLAB = SLAB_RECORDS * 64
 
@@ -103,3 +103,40 @@ def test_a_long_use_of_few_records_takes_no_memory():
 def test_rules_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         make_method("blocks", fields)
+
+
+def test_caches_of_one_pool_take_from_those_used_longest_ago():
+    pool = RecordPool(3 * SLAB)
+    caches = [RecordCache(2 * SLAB) for _ in range(3)]
+    for n, cache in enumerate(caches):
+        cache.record_bytes = 64
+        cache.pool = pool
+        filled(cache, *((n, block) for block in range(2 * SLAB_RECORDS)))
+        assert pool.nbytes <= pool.limit
+    # The first was used longest ago and has nothing left, the last has all that it may have.
+    assert [cache.nbytes // SLAB for cache in caches] == [0, 1, 2]
+    for n, cache in enumerate(caches):
+        for block in range(2 * SLAB_RECORDS):
+            record = cache.get((n, block))
+            assert record is None or set(record.tolist()) == {block}
+    caches[1].chosen(1)
+    filled(caches[0], (0, 0))
+    assert [cache.nbytes // SLAB for cache in caches] == [1, 1, 1]
+    assert caches[1].fresh().pool is pool
+    del caches[2], cache
+    assert pool.nbytes == 2 * SLAB
+
+
+def test_a_cache_alone_in_a_full_pool_lets_its_own_records_leave():
+    pool = RecordPool(SLAB)
+    cache = RecordCache(4 * SLAB)
+    cache.record_bytes = 64
+    cache.pool = pool
+    filled(cache, *((0, block) for block in range(3 * SLAB_RECORDS)))
+    assert cache.nbytes == SLAB
+    assert cache.get((0, 3 * SLAB_RECORDS - 1)) is not None
+    pool.limit = SLAB - 1
+    other = RecordCache(SLAB)
+    other.record_bytes = 64
+    other.pool = pool
+    assert other.room((0, 0)) is None

@@ -120,7 +120,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         """
         start = self.seen_tokens
         for ids, _ in self.feed_pieces(x, answering, source):
-            self._read(ids, every=False, answering=answering)
+            self.read_piece(ids, answering)
         return self.seen_tokens - start
 
     def feed_pieces(self, x: Input, answering: bool = False, source: str = SOURCE) -> Iterator[tuple[Tensor, bool]]:
@@ -130,6 +130,10 @@ class TokenStream(AbstractContextManager["TokenStream"]):
             let_go(self.runner)
         for ids in self._chunks(x):
             yield ids, answering
+
+    def read_piece(self, ids: Tensor, answering: bool) -> None:
+        """Read a piece that `feed_pieces` or `prompt_pieces` gave, wholly or not at all."""
+        self._read(ids, every=False, answering=answering)
 
     def stored(self, what: str) -> BlockMemory:
         """The block memory; CapabilityError, naming `what` was wanted, for a method that stores nothing."""

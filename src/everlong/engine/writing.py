@@ -193,7 +193,7 @@ class WritingStream(TokenStream):
         `recall`: these tokens are put to the voters first, and what they choose is held until other text is read.
         """
         for ids, answering in self.prompt_pieces(prompt, recall):
-            self._read(ids, every=False, answering=answering)
+            self.read_piece(ids, answering)
 
     def prompt_pieces(self, prompt: Input, recall: bool = True) -> Iterator[tuple[Tensor, bool]]:
         """The ids of a prompt as (ids, answering), to be read in this order while nothing else is."""

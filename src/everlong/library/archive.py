@@ -16,6 +16,7 @@ from everlong.library import kept_facts, recall_files
 from everlong.library.adopt import note_down, put_rows, rows_of
 from everlong.library.catalog import Catalog, SessionRecord
 from everlong.library.database import check_format
+from everlong.library.journal import JOURNAL, pending
 from everlong.library.naming import check_name
 from everlong.library.schema import FORMAT, FORMATS
 
@@ -35,7 +36,8 @@ def export(catalog: Catalog, entry: SessionRecord, file: Path, overwrite: bool) 
             info = tarfile.TarInfo("session.json")
             info.size = len(facts)
             archive.addfile(info, io.BytesIO(facts))
-            for path in (catalog.place(entry) / part for part in ("ids", entry.state) if part):
+            journal = [JOURNAL] if pending(catalog.place(entry)) else []
+            for path in (catalog.place(entry) / part for part in ("ids", *journal, entry.state) if part):
                 archive.add(path, f"session/{path.name}")
             compacting.archive_volumes(catalog, entry, archive, draft)
             recall_files.archive(catalog, entry, archive, draft)

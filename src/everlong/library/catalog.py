@@ -144,6 +144,12 @@ class Catalog:
             # Bound above: a session that is left open is let go of when the interpreter has emptied its modules.
             close(descriptor)
 
+    def previous_tokens(self, entry: SessionRecord) -> int:
+        """Tokens of a session's checkpoint before the last; of the last where that is not kept."""
+        with self.database() as db:
+            row = db.execute("SELECT tokens FROM states WHERE session = ?", (entry.id,)).fetchone()
+        return entry.tokens if row is None else row[0]
+
     # The files of a session.
 
     def place(self, entry: SessionRecord) -> Path:

@@ -6,7 +6,8 @@ import contextlib
 import os
 import time
 import zlib
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
@@ -19,6 +20,7 @@ from everlong.library import kept_facts, kept_text, recall_files
 from everlong.library import state_file as sealed
 from everlong.library.catalog import SessionRecord
 from everlong.library.database import check_format
+from everlong.library.journal import JOURNAL, Journal, JournalRecord, Run
 from everlong.library.library import Library
 from everlong.library.portable import FORMATS, differences, format_of
 from everlong.library.repair import check_sizes
@@ -56,6 +58,10 @@ class Checkpointer:
         self.store = make_store(library.volumes(self.entry), writable, frozenset(library.dropped(self.entry)))
         self.store.other_bytes = library.own_bytes(self.entry)
         self.recall_files = RecallFiles(recall_files.extents(library, self.entry, writable), writable)
+        self.journal = Journal(self.folder / JOURNAL, self.entry.tokens)
+        if writable and not self.journal.records:
+            # What a checkpoint has, or goes on from one that was given up; among it may be what was forgotten.
+            self.journal.clear(overwrites=True)
         self._reuse()
 
     def _reuse(self) -> None:
@@ -126,7 +132,22 @@ class Checkpointer:
         if older is not None and older not in (before, self.entry.state):
             with contextlib.suppress(OSError):
                 (self.library.place(self.entry) / older).unlink()
+        self.journal.clear()
         self._settle()
+
+    def note_reading(self, session: KeptStream, runs: Sequence[Run], note: dict[str, Any]) -> Callable[[], None]:
+        """What puts down in the journal what the session has read since its last record, on whichever thread.
+
+        SessionError, at once, unless `runs` are all of that.
+        """
+        if not self.writable:
+            raise SessionError(f"session {self.entry.name!r}: open for reading only; open it to write")
+        ids = session.transcript.ids
+        first = self.journal.records[-1].end if self.journal.records else self.entry.tokens
+        record = JournalRecord(first, runs, zlib.crc32(ids.tobytes()), session.conversing, note)
+        if array("i", [token for _, run in runs for token in run]) != ids[first:]:
+            raise SessionError(f"session {self.entry.name!r}: read other tokens than these; use checkpoint()")
+        return lambda: self.journal.append(record)
 
     def _write_anew(self, session: KeptStream) -> None:
         """Keep a session that has gone back under its name, wholly or not at all: what it was is deleted."""
@@ -167,6 +188,7 @@ class Checkpointer:
         """
         self.store.dropped |= gone
         self._write(session, spans, gone)
+        self.journal.clear(overwrites=True)
         erasing.erase(self.library, self.entry)
         self._settle()
         with self.library.database() as db:

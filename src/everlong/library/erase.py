@@ -9,6 +9,7 @@ from pathlib import Path
 
 from everlong.library import recall_files
 from everlong.library.catalog import CATALOG, Catalog, SessionRecord
+from everlong.library.journal import JOURNAL
 from everlong.library.sentence_index import forget_in_folder, is_meaning_file
 from everlong.storage.row_file import overwrite, wipe
 from everlong.text.transcript import TokenRange
@@ -47,7 +48,7 @@ def remove_states(catalog: Catalog, entry: SessionRecord) -> None:
 def tidy(catalog: Catalog, entry: SessionRecord) -> None:
     """Remove what a killed process left half-written among the session's own files; for who holds the lock."""
     for path in catalog.place(entry).iterdir():
-        known = path.name in ("ids", "lock", CATALOG, entry.state, previous_state(catalog, entry))
+        known = path.name in ("ids", "lock", CATALOG, JOURNAL, entry.state, previous_state(catalog, entry))
         if not known and not is_meaning_file(path.name):
             path.unlink(missing_ok=True)
     if entry.state is None:

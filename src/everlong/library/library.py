@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from everlong.library import adopt as adopting
-from everlong.library import archive, kept_facts, kept_text, sessions
+from everlong.library import archive, kept_facts, kept_text, rewind, sessions
 from everlong.library import compact as compacting
 from everlong.library import repair as repairing
 from everlong.library.catalog import Catalog, SessionRecord
 from everlong.library.compact import Compacted
+from everlong.library.rewind import Lengths
 from everlong.text.transcript import Source, TokenRange
 
 
@@ -76,6 +78,12 @@ class Library(Catalog):
     def compact(self, name: str) -> Compacted:
         """Rewrite the files of a session without dropped blocks; the bytes before and after."""
         return compacting.compact(self, name)
+
+    def take_back(
+        self, entry: SessionRecord, tokens: int, lengths: Sequence[tuple[int, Lengths]], note: dict[str, Any]
+    ) -> None:
+        """Let a session that nobody has open be what it was after so many tokens, where a turn began (rewind.py)."""
+        rewind.take_back(self, entry, tokens, lengths, note)
 
     # What is kept of a session.
 

@@ -25,14 +25,14 @@ def verify(catalog: Catalog, entry: SessionRecord, repair: bool) -> dict[str, An
     files = _damaged_files(catalog, entry)
     fallback = None
     if files and repair:
-        fallback = _previous(catalog, entry)
+        fallback = previous(catalog, entry)
         if fallback is None:
             raise DamagedError(
                 f"{files[0]}: damaged, and the checkpoint before it is damaged or not there; delete session "
                 f"{entry.name!r} and read again"
             )
         with catalog.locked(entry), catalog.database() as db:
-            _go_back(db, fallback)
+            go_back(db, fallback)
         entry = fallback
     gone = set(kept_text.dropped(catalog, entry))
     width = _digest_bytes(catalog, entry)
@@ -133,7 +133,7 @@ def _ids(catalog: Catalog, entry: SessionRecord) -> array[int]:
     return ids
 
 
-def _previous(catalog: Catalog, entry: SessionRecord) -> SessionRecord | None:
+def previous(catalog: Catalog, entry: SessionRecord) -> SessionRecord | None:
     """The session as the checkpoint before the last left it; None if that is damaged or not kept."""
     with catalog.database() as db:
         row = db.execute("SELECT state, tokens, blocks FROM states WHERE session = ?", (entry.id,)).fetchone()
@@ -143,7 +143,7 @@ def _previous(catalog: Catalog, entry: SessionRecord) -> SessionRecord | None:
     return None if _damaged_files(catalog, older) else older
 
 
-def _go_back(db: sqlite3.Connection, entry: SessionRecord) -> None:
+def go_back(db: sqlite3.Connection, entry: SessionRecord) -> None:
     """Let the database name the checkpoint of `entry`, and nothing that came after it."""
     name = (entry.id,)
     tokens = (entry.id, entry.tokens)

@@ -14,6 +14,7 @@ from everlong.library import adopt as adopting
 from everlong.library import erase as erasing
 from everlong.library import kept_facts, recall_files
 from everlong.library.catalog import Catalog, SessionRecord
+from everlong.library.journal import JOURNAL
 from everlong.library.naming import check_name
 from everlong.library.schema import TABLES
 
@@ -74,7 +75,7 @@ def fork(catalog: Catalog, name: str, new: str) -> SessionRecord:
         old = catalog.entry(name)
         twin = create(catalog, new, old.model, old.fingerprint, old.method)
         kept_facts.put_facts(catalog, twin.id, kept_facts.facts(catalog, old))
-        for part in ("ids", old.state):
+        for part in ("ids", JOURNAL, old.state):
             if part is not None and (catalog.place(old) / part).exists():
                 shutil.copyfile(catalog.place(old) / part, catalog.place(twin) / part)
         _share(catalog, old, twin)

@@ -25,6 +25,11 @@ class KeptStream(Protocol):
     transcript: Transcript
 
     @property
+    def conversing(self) -> bool:
+        """Whether what was read ends with a conversation."""
+        ...
+
+    @property
     def pins(self) -> tuple[Pin, ...]:
         """The spans that are pinned, in their order in the stream."""
         ...

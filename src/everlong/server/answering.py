@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from everlong.engine.engine import Engine, GenerationRequest
 from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
+from everlong.library.journal import Run
 from everlong.server import passages_read
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
@@ -40,8 +42,42 @@ class Piece:
     odds: Sequence[TokenOdds] = ()
 
 
-Tell = Callable[[Piece], None]
-"""PieceTeller each piece of an answer as soon as it is decided; called in the engine's thread."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a prompt is read: `total` tokens, `cached` of them from before, `processed` so far, those included."""
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, int]:
+        """As llama.cpp shows it."""
+        took_ms = int(1000 * self.seconds)
+        return {"total": self.total, "cache": self.cached, "processed": self.processed, "time_ms": took_ms}
+
+
+Tell = Callable[[Piece | Progress], None]
+"""Tells each piece of an answer as soon as it is decided, and how far its prompt is; called in the engine's thread."""
+
+
+class ProgressTeller:
+    """Tells how far a session has come with a prompt of so many tokens, whenever it has come further."""
+
+    def __init__(self, session: Session, tokens: int, tell: Tell) -> None:
+        self._session = session
+        self._begun = session.seen_tokens
+        self._total = self._begun + tokens
+        self._tell = tell
+        self._start = time.monotonic()
+        self._told = -1
+
+    def __call__(self) -> None:
+        """Look how far it is."""
+        read = min(self._session.seen_tokens, self._total)
+        if read > self._told:
+            self._told = read
+            self._tell(Progress(self._total, self._begun, read, time.monotonic() - self._start))
 
 
 @dataclass(frozen=True)
@@ -52,6 +88,8 @@ class Asked:
     sampling: dict[str, Any]
     n: int = 1
     again: Again | None = None
+    progress: bool = False
+    """Whether it is to be told how far the messages are read."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +104,22 @@ class Answered:
     """The passages that the first answer can be checked against, best first."""
     passages: Sequence[dict[str, Any]] = ()
     """What was read of the stored tokens for the first answer (passages_read.py)."""
+    runs: Sequence[Run] = ()
+    """What the session has read of it all, and how."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON, but for what was read, and where the passages stand."""
+        found = asdict(replace(self, citations=(), passages=(), runs=()))
+        return {name: value for name, value in found.items() if name not in ("citations", "passages", "runs")}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """What `as_dict` gave."""
+        results = [
+            GenerationResult(**result | {"odds": [_odds(**odds) for odds in result["odds"]]})
+            for result in found["results"]
+        ]
+        return cls(**found | {"results": results})
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -85,6 +139,10 @@ class Answered:
         }
 
 
+def _odds(token: int, logprob: float, likeliest: Sequence[Sequence[Any]]) -> TokenOdds:
+    return TokenOdds(token, logprob, tuple((int(other), float(p)) for other, p in likeliest))
+
+
 class Turn:
     """The messages of a request in the place that they have in a session, and their answers."""
 
@@ -99,6 +157,8 @@ class Turn:
         self._messages = fitted(self._given(), lambda fit: self._exchange(fit).prompt)
         self._here = self._exchange(self._messages)
         self._recall: Recall | None = None
+        read = ProgressTeller(session, len(self._here.prompt), tell)
+        self._look: Callable[[], None] = read if asked.progress else lambda: None
 
     def _given(self) -> Sequence[Message]:
         """The messages; earlier answers as they are where the template itself cuts thoughts out of them."""
@@ -132,19 +192,23 @@ class Turn:
             else:
                 prompt = self._here.prompt
             requests = self._submitted(twins or [self._session], prompt)
-            results = yield from finished(requests)
+            results = yield from finished(requests, self._look)
             citations = self._citations((twins or [self._session])[0], results[0].text)
             passages = self._passages((twins or [self._session])[0])
         finally:
             for twin in twins:
                 twin.close()
+        runs: list[Run] = [("prompt", self._here.prompt), ("answer", results[0].token_ids)]
         if twins:
             before, answer = self._to_read(results[0].token_ids)
             yield from self.reading(before[read:], PROMPT)
             yield from self.reading(answer, ANSWER)
-        self._session.feed(self._template.closing(), source=PROMPT)
+            runs = [("text", before), ("answer", answer)]
+        closing = self._template.closing()
+        self._session.feed(closing, source=PROMPT)
         self._session.conversing = True
-        return Answered(results, prompt_tokens, self._begun, self._report(), citations, passages)
+        runs.append(("text", closing))
+        return Answered(results, prompt_tokens, self._begun, self._report(), citations, passages, runs)
 
     def _to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
         """What the session reads of the messages and of their answer."""
@@ -161,6 +225,7 @@ class Turn:
             piece = ids[done : done + self._pace.piece]
             self._session.feed(piece, answering=source == ANSWER, source=source)
             done += len(piece)
+            self._look()
             yield None
 
     @cached_property
@@ -245,11 +310,21 @@ class Turn:
         return self._session.report().as_dict() | {"reread_tokens": sum(p.last - p.first for p in shown)}
 
 
-def finished(requests: Sequence[GenerationRequest]) -> Generator[Ready | None, None, list[GenerationResult]]:
-    """What was written, when all is; whoever leaves ends it. Left where nothing was written then."""
+def finished(
+    requests: Sequence[GenerationRequest], look: Callable[[], None] = lambda: None
+) -> Generator[Ready | None, None, list[GenerationResult]]:
+    """What was written, when all is; whoever leaves ends it. Left where nothing was written then.
+
+    `look` is called after each step.
+    """
     gone = False
+
+    def ended() -> bool:
+        look()
+        return all(request.done for request in requests)
+
     try:
-        yield lambda: all(request.done for request in requests)
+        yield ended
     except Left:
         gone = True
     finally:

@@ -12,9 +12,12 @@ from fastapi import Request
 from everlong.errors import InputError
 from everlong.library.naming import check_name
 from everlong.server.errors import ApiError, refused
+from everlong.server.joining import KEY_HEADER, Caller
 from everlong.server.service import Service
 
 SESSION_HEADER = "x-session-id"
+RETRY_HEADER = "x-stainless-retry-count"
+"""By which OpenAI's own clients say how often they have asked before."""
 
 
 def service_of(request: Request) -> Service:
@@ -70,6 +73,12 @@ def session_of(request: Request, field: Any) -> str | None:
         raise refused("session", f"got {type(field).__name__}, expected the name of a session")
     name = field or request.headers.get(SESSION_HEADER) or None
     return None if name is None else scope_of(request).full(name)
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, and whether it is again."""
+    key = request.headers.get(KEY_HEADER) or None
+    return Caller(owner_of(request), key, request.headers.get(RETRY_HEADER, "0") != "0")
 
 
 def owner_of(request: Request) -> str:

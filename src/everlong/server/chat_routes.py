@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from everlong.server import openai
-from everlong.server.answering import Answered, Asked, Piece
-from everlong.server.body import body_of, owner_of, service_of, session_of
+from everlong.server.answering import Answered, Asked, Piece, Progress
+from everlong.server.body import body_of, caller_of, service_of, session_of
 from everlong.server.errors import api_error
 from everlong.server.openai import ChatFields, choice, chunk, parsed
 from everlong.server.service import Service
 from everlong.server.streaming import DONE, Events, EventStream, result
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 
 router = APIRouter()
 
@@ -34,11 +34,11 @@ async def chat_completions(request: Request) -> Response:
     identity = f"chatcmpl-{uuid.uuid4().hex}"
     model = fields.model or service.loaded.name
     if not fields.stream:
-        ticket = service.answer(asked, lambda piece: None, session, owner_of(request))
+        ticket = service.answer(asked, lambda piece: None, session, caller_of(request))
         answered = await result(ticket, request, service.settings.limits.request_s)
         return JSONResponse(openai.completion(answered, asked, identity, model, service.loaded.tokenizer))
     events = Events(service.settings.limits.request_s)
-    ticket = service.answer(asked, events.tell, session, owner_of(request))
+    ticket = service.answer(asked, events.tell, session, caller_of(request))
     written = Chunks(service, asked, identity, model, fields.wants_usage)
     return EventStream(written.of(events, ticket, request), ticket)
 
@@ -56,13 +56,13 @@ class Chunks:
     def __post_init__(self) -> None:
         self._created = int(time.time())
 
-    async def of(self, events: Events, ticket: Ticket, request: Request) -> AsyncIterator[dict[str, Any] | str | None]:
+    async def of(self, events: Events, ticket: Waited, request: Request) -> AsyncIterator[dict[str, Any] | str | None]:
         """Roles first, then the pieces of text, why each answer ended, what was used, and the end."""
         for n in range(self.asked.n):
             yield self._chunk(choice(n, {"role": "assistant", "content": ""}))
         try:
             async for piece in events.of(ticket, request):
-                yield None if piece is None else self._piece(piece)
+                yield None if piece is None else self._told(piece)
         except Left:
             return
         except Exception as error:  # noqa: BLE001 (the client is told)
@@ -74,6 +74,11 @@ class Chunks:
         if self.wants_usage:
             yield chunk(self.identity, self._created, self.model, [], answered.usage)
         yield DONE
+
+    def _told(self, piece: Piece | Progress) -> dict[str, Any]:
+        if isinstance(piece, Progress):
+            return self._chunk(choice(0, {})) | {"prompt_progress": piece.as_dict()}
+        return self._piece(piece)
 
     def _piece(self, piece: Piece) -> dict[str, Any]:
         odds = openai.logprobs_of(piece.odds, self.service.loaded.tokenizer) if piece.odds else None

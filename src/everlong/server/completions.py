@@ -15,13 +15,13 @@ from starlette.responses import Response
 
 from everlong.engine.token_odds import TokenOdds
 from everlong.server.answering import Answered, Piece
-from everlong.server.body import body_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, service_of, session_of
 from everlong.server.continuing import Continued, Continuing
 from everlong.server.errors import api_error, refused
 from everlong.server.openai import MOST_LIKELIEST, SamplingFields, finish_reason, parsed
 from everlong.server.service import Service
 from everlong.server.streaming import DONE, Events, EventStream, result
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 
 router = APIRouter()
 MOST_PROMPTS = 128
@@ -83,13 +83,13 @@ async def completions(request: Request) -> Response:
         raise refused("prompt", "a session takes one prompt at a time")
     shape = CompletionForm(f"cmpl-{uuid.uuid4().hex}", int(time.time()), fields.model or service.loaded.name, service)
     if not fields.stream:
-        ticket = service.go_on(wanted, lambda piece: None, session)
+        ticket = service.go_on(wanted, lambda piece: None, session, caller_of(request))
         found = await result(ticket, request, service.settings.limits.request_s)
         return JSONResponse(shape.whole(found, wanted))
     if fields.echo:
         raise refused("stream", "a prompt is not echoed in a stream; leave echo out")
     events = Events(service.settings.limits.request_s)
-    ticket = service.go_on(wanted, events.tell, session)
+    ticket = service.go_on(wanted, events.tell, session, caller_of(request))
     return EventStream(shape.stream(events, ticket, request, fields.wants_usage), ticket)
 
 
@@ -117,7 +117,7 @@ class CompletionForm:
         return self._head(choices) | {"usage": usage(found)}
 
     async def stream(
-        self, events: Events, ticket: Ticket, request: Request, wants_usage: bool
+        self, events: Events, ticket: Waited, request: Request, wants_usage: bool
     ) -> AsyncIterator[dict[str, Any] | str | None]:
         """The response in pieces."""
         try:

@@ -13,7 +13,7 @@ from everlong.engine.engine import Engine
 from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds, odds_of
 from everlong.engine.writing import WritingStream
-from everlong.server.answering import Piece, PieceTeller, Tell, finished
+from everlong.server.answering import Piece, PieceTeller, Progress, Tell, finished
 from everlong.server.pace import Pace
 from everlong.server.worker import Ready
 from everlong.session.session import Session
@@ -87,8 +87,8 @@ def go_on(
 
 
 def _numbered(tell: Tell, first: int) -> Tell:
-    def told(piece: Piece) -> None:
-        tell(replace(piece, index=first + piece.index))
+    def told(piece: Piece | Progress) -> None:
+        tell(replace(piece, index=first + piece.index) if isinstance(piece, Piece) else piece)
 
     return told
 

@@ -19,11 +19,11 @@ class HeldTurn:
     chain: str
     before: HeldTurn | None
     used: int
+    bytes: int = 0
+    """What it takes in memory: nothing is read into it any more, only into forks of it."""
 
-    @property
-    def bytes(self) -> int:
-        """What it takes in memory."""
-        return memory_bytes(self.session)
+    def __post_init__(self) -> None:
+        self.bytes = memory_bytes(self.session)
 
 
 class Conversations:
@@ -85,6 +85,6 @@ class Conversations:
 
 
 def memory_bytes(session: Session) -> int:
-    """What an open session takes in memory, on the model's device and on the host."""
+    """What an open session takes in memory by itself, on the model's device and on the host."""
     held = session.report().bytes
-    return held.get("device", 0) + held.get("host", 0)
+    return held.get("device", 0) + held.get("host", 0) - session.shared_bytes

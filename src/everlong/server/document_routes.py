@@ -20,7 +20,7 @@ from everlong.server.body import scope_of, service_of
 from everlong.server.errors import ApiError, api_error, refused
 from everlong.server.service import Service
 from everlong.server.streaming import Events, EventStream, result
-from everlong.server.worker import Job, Left, Ticket
+from everlong.server.worker import Job, Left, Waited
 from everlong.session.ingest import Document, is_read, read_document
 from everlong.session.session import Session
 
@@ -52,7 +52,7 @@ async def read_documents(request: Request, name: str) -> Response:
     return EventStream(_told(events, ticket, request), ticket)
 
 
-async def _told(events: Events, ticket: Ticket, request: Request) -> AsyncIterator[dict[str, Any] | None]:
+async def _told(events: Events, ticket: Waited, request: Request) -> AsyncIterator[dict[str, Any] | None]:
     try:
         async for event in events.of(ticket, request):
             yield event
@@ -115,7 +115,7 @@ def _read(service: Service, full: str, name: str, documents: list[Document], tel
         for document in documents:
             skipped = is_read(session, document)
             if not skipped:
-                yield from _paced(service, session, document, tell)
+                yield from _paced(service, full, session, document, tell)
                 service.metrics.document_tokens.inc(session.seen_tokens - begun)
             read.append({"name": document.name, "already_read": skipped})
         return {
@@ -129,8 +129,8 @@ def _read(service: Service, full: str, name: str, documents: list[Document], tel
     return service.with_session(full, work, create=True)
 
 
-def _paced(service: Service, session: Session, document: Document, tell: Callable[[Any], None]) -> Job:
-    """Read a document in pieces that hold no answer up."""
+def _paced(service: Service, full: str, session: Session, document: Document, tell: Callable[[Any], None]) -> Job:
+    """Read a document in pieces that hold no answer up, with checkpoints beside the engine's steps."""
     chars = sum(map(len, document.texts))
 
     def share(read: Session) -> float:
@@ -138,16 +138,23 @@ def _paced(service: Service, session: Session, document: Document, tell: Callabl
         source = read.transcript.sources[-1]
         return round(min(1.0, read.transcript.chars(source, read.seen_tokens) / max(1, chars)), 4)
 
-    reading = read_document(session, document)
+    wanted: list[bool] = []
+    reading = read_document(session, document, keep=lambda: wanted.append(True))
     try:
         while True:
             session.chunk = min(service.chunk, service.pace.piece)
             with service.pace.reading(session):
                 done = next(reading, None)
+            if wanted:
+                wanted.clear()
+                yield from service.kept.checkpoint(full)
             if done is None:
                 return
             tell({"type": "document.progress", "name": document.name, "tokens": done, "share": share(session)})
             yield None
-    finally:
+    except Exception:
         reading.close()
+        yield from service.kept.checkpoint(full)
+        raise
+    finally:
         session.chunk = service.chunk

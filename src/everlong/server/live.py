@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any
 
-from everlong.server.answering import Answered, Piece, Tell
+from everlong.server.answering import Answered, Piece, Progress, Tell
 from everlong.server.errors import ApiError, api_error
 from everlong.server.openai import finish_reason
 from everlong.server.streaming import PING_S
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 
 MOST_ENDED = 256
 """Answers that can still be followed when they have ended, one a session."""
@@ -27,12 +27,16 @@ class LiveAnswer:
         self.said = said
         self.text = ""
         self.ended: dict[str, Any] | None = None
-        self.ticket: Ticket | None = None
+        self.ticket: Waited | None = None
+        self.progress: Progress | None = None
         self.stopped = False
 
-    def tell(self, piece: Piece) -> None:
-        """Take a piece of it; called in the engine's thread."""
-        self.text += piece.text
+    def tell(self, piece: Piece | Progress) -> None:
+        """Take a piece of it, or how far its prompt is read; called in the engine's thread."""
+        if isinstance(piece, Progress):
+            self.progress = piece
+        else:
+            self.text += piece.text
 
     def end(self, future: Future[Answered]) -> None:
         """Take how it ended."""
@@ -50,13 +54,14 @@ class LiveAnswer:
         """Tell it to end; what was written is kept."""
         self.stopped = True
         if self.ticket is not None:
-            self.ticket.leave()
+            self.ticket.end()
 
     async def events(self, after: int) -> AsyncIterator[dict[str, Any] | None]:
         """What it was asked, its text behind the first `after` characters as it comes, and how it ended."""
         running = self.ended is None
         yield {"type": "live.begun", "id": self.identity, "message": self.said, "running": running}
         silent_s = 0.0
+        told = None
         while True:
             # Looked at before the text: what is written before the end is sent before it.
             ended = self.ended
@@ -68,6 +73,9 @@ class LiveAnswer:
             if ended is not None:
                 yield ended
                 return
+            if not text and self.progress is not told and self.progress is not None:
+                told = self.progress
+                yield {"type": "live.progress"} | told.as_dict()
             await asyncio.sleep(_LOOK_S)
             silent_s += _LOOK_S
             if silent_s >= PING_S:
@@ -81,7 +89,7 @@ class LiveAnswers:
     def __init__(self) -> None:
         self._answers: dict[str, LiveAnswer] = {}
 
-    def begin(self, session: str, identity: str, said: str, submit: Callable[[Tell], Ticket]) -> LiveAnswer:
+    def begin(self, session: str, identity: str, said: str, submit: Callable[[Tell], Waited]) -> LiveAnswer:
         """Begin an answer; the one of this identity if it was begun before. ApiError where another is being written."""
         known = self._answers.get(session)
         if known is not None and known.identity == identity:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
 from everlong.server.answering import Tell
-from everlong.server.body import body_of, scope_of, service_of
+from everlong.server.body import body_of, caller_of, scope_of, service_of
 from everlong.server.errors import ApiError, refused
 from everlong.server.live import LiveAnswer, LiveAnswers, nothing
 from everlong.server.openai import ChatFields, parsed
 from everlong.server.streaming import server_sent
-from everlong.server.worker import Ticket
+from everlong.server.worker import Waited
 
 router = APIRouter(prefix="/v1/sessions")
 _HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
@@ -34,9 +35,10 @@ async def begin_live(request: Request, name: str) -> dict[str, Any]:
         raise refused("id", "expected a text of 1 to 100 characters, new for each message")
     messages = [{"role": "user", "content": said}]
     asked = parsed(ChatFields, given | {"messages": messages, "n": None}).asked(service.settings.limits)
+    asked = replace(asked, progress=True)
 
-    def submit(tell: Tell) -> Ticket:
-        return service.answer(asked, tell, full)
+    def submit(tell: Tell) -> Waited:
+        return service.answer(asked, tell, full, caller_of(request))
 
     answer = _answers(request).begin(full, identity, said, submit)
     return {"id": answer.identity, "object": "session.live", "session": name}

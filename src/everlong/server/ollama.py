@@ -12,13 +12,13 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from everlong.server.answering import Answered, Asked, Piece
-from everlong.server.body import body_of, owner_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, service_of, session_of
 from everlong.server.errors import api_error, refused
 from everlong.server.messages import messages_of
 from everlong.server.openai import SamplingFields, finish_reason, parsed
 from everlong.server.service import Service
 from everlong.server.streaming import Events, EventStream, json_lines, result
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 from everlong.text.chat_template import Message, message
 from everlong.version import __version__
 
@@ -92,7 +92,7 @@ async def _answered(request: Request, body: dict[str, Any], messages: list[Messa
     asked = Asked(messages, fields.settings(service.settings.limits))
     session = session_of(request, body.get("session"))
     events = Events(service.settings.limits.request_s)
-    ticket = service.answer(asked, events.tell, session, owner_of(request))
+    ticket = service.answer(asked, events.tell, session, caller_of(request))
     model = str(body.get("model") or service.loaded.name)
     if body.get("stream") is False:
         begun = time.monotonic()
@@ -103,7 +103,7 @@ async def _answered(request: Request, body: dict[str, Any], messages: list[Messa
 
 
 async def _lines(
-    events: Events, ticket: Ticket, request: Request, model: str, shown: Shown
+    events: Events, ticket: Waited, request: Request, model: str, shown: Shown
 ) -> AsyncIterator[dict[str, Any] | None]:
     begun = time.monotonic()
     try:

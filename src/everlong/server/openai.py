@@ -45,6 +45,7 @@ class SamplingFields(BaseModel):
     stream_options: dict[str, Any] | None = None
     session: str | None = None
     again: int | str | None = None
+    return_progress: StrictBool | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -115,7 +116,8 @@ class ChatFields(SamplingFields):
             sampling["logprobs"] = likeliest
         elif self.top_logprobs:
             raise refused("top_logprobs", "has no effect without logprobs; set logprobs to true")
-        return Asked(messages_of(self.messages), sampling, self.answers(), _passages(self.again))
+        progress = bool(self.stream and self.return_progress)
+        return Asked(messages_of(self.messages), sampling, self.answers(), _passages(self.again), progress)
 
     def _refuse(self) -> None:
         wanted = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format

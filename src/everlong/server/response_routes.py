@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from everlong.server import responses
 from everlong.server.answering import Answered, Asked
-from everlong.server.body import body_of, owner_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, owner_of, service_of, session_of
 from everlong.server.errors import ApiError, api_error, refused
 from everlong.server.openai import parsed
 from everlong.server.responses import KeptResponse, ResponseFields, Responses
 from everlong.server.streaming import Events, EventStream, result
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 from everlong.text.chat_template import message
 
 router = APIRouter(prefix="/v1/responses")
@@ -38,8 +38,8 @@ async def create_response(request: Request) -> Response:
     asked = fields.asked(service.settings.limits, before)
     making = Making(request, fields, asked)
     events = Events(service.settings.limits.request_s)
-    ticket = service.answer(asked, events.tell, session, owner_of(request))
-    request.app.state.running[making.begun["id"]] = (owner_of(request), ticket)
+    ticket = service.answer(asked, events.tell, session, caller_of(request))
+    request.app.state.running[making.begun["id"]] = (owner_of(request), ticket, making)
     if fields.stream:
         return EventStream(making.events(events, ticket), ticket)
     try:
@@ -65,11 +65,14 @@ async def delete_response(request: Request, identity: str) -> dict[str, Any]:
 @router.post("/{identity}/cancel")
 async def cancel_response(request: Request, identity: str) -> dict[str, Any]:
     """End a response that is being written; it keeps what was written."""
-    owner, ticket = request.app.state.running.get(identity, (None, None))
+    owner, ticket, making = request.app.state.running.get(identity, (None, None, None))
     if ticket is None or owner != owner_of(request):
-        raise ApiError(404, f"response {identity!r}: is not being written", None, "not_found")
-    ticket.leave()
-    return {"id": identity, "object": "response", "status": "cancelled"}
+        # 404 for one that is not known either.
+        _responses(request).get(identity, owner_of(request))
+        raise ApiError(400, f"response {identity!r}: has ended; what was written is kept", None, "already_ended")
+    making.cancelled = True
+    ticket.end()
+    return making.begun | {"status": "cancelled"}
 
 
 def _responses(request: Request) -> Responses:
@@ -84,17 +87,19 @@ class Making:
         self._asked = asked
         model = fields.model or service_of(request).loaded.name
         self.begun = responses.body(f"resp_{uuid.uuid4().hex}", model, fields)
+        self.cancelled = False
+        """Whether it was ended before its time."""
         self._sequence = 0
 
     def kept(self, answered: Answered) -> dict[str, Any]:
         """The whole response, which can be gone on from."""
-        whole = responses.completed(self.begun, answered)
+        whole = responses.completed(self.begun, answered, self.cancelled)
         said = message("assistant", answered.results[0].text) | {"quoted": "yes"}
         kept = KeptResponse(whole, [*self._asked.messages, said], owner_of(self._request))
         _responses(self._request).keep(kept)
         return whole
 
-    async def events(self, events: Events, ticket: Ticket) -> AsyncIterator[dict[str, Any] | None]:
+    async def events(self, events: Events, ticket: Waited) -> AsyncIterator[dict[str, Any] | None]:
         """The events of a response: each object whole, each event numbered."""
         identity = self.begun["id"]
         empty = responses.item(identity, None, "in_progress")
@@ -124,7 +129,9 @@ class Making:
         yield self._event("response.output_text.done", **place, text=part["text"], logprobs=[])
         yield self._event("response.content_part.done", **place, part=part)
         yield self._event("response.output_item.done", output_index=0, item=item)
-        yield self._event(f"response.{whole['status']}", response=whole)
+        # There is no event of a response that was cancelled: it says itself what it is.
+        kind = "incomplete" if self.cancelled else whole["status"]
+        yield self._event(f"response.{kind}", response=whole)
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
         self._sequence += 1

@@ -160,14 +160,14 @@ def part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def completed(begun: dict[str, Any], answered: Answered) -> dict[str, Any]:
+def completed(begun: dict[str, Any], answered: Answered, cancelled: bool = False) -> dict[str, Any]:
     """The whole response object."""
     written = answered.results[0]
     cut = written.finish == "length"
     usage = answered.usage
-    status = "incomplete" if cut else "completed"
+    status = "incomplete" if cut or cancelled else "completed"
     return begun | {
-        "status": status,
+        "status": "cancelled" if cancelled else status,
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "output": [item(begun["id"], written.text, status)],
         "usage": {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,25 @@ import torch
 
 from everlong.engine.budgets import planned_bytes
 from everlong.engine.engine import Engine
-from everlong.errors import EverlongError
+from everlong.errors import EverlongError, one_line
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
-from everlong.server.answering import Answered, Asked, Piece, Tell, Turn
+from everlong.server.answering import Answered, Asked, Piece, Progress, Tell, Turn
 from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError
-from everlong.server.kept import KeptSessions
+from everlong.server.joining import Caller, Repeats, digest, other_request
+from everlong.server.kept import KeptSession, KeptSessions, KnownTurn
 from everlong.server.messages import chain
 from everlong.server.metrics import Metrics, Pulse
 from everlong.server.pace import Pace
 from everlong.server.settings import ServerSettings
-from everlong.server.worker import Job, Left, Ready, Ticket, Worker
+from everlong.server.worker import Job, Left, Ready, Ticket, Waited, Worker
 from everlong.session.session import CHUNK_TOKENS, Session
+from everlong.storage.record_cache import DEFAULT_BYTES
 from everlong.text.chat_template import Message, message
 
+logger = logging.getLogger(__name__)
 MOST_TOKENS = 2**31 - 1
 """What is said of a context that nothing bounds."""
 Answering = Generator[Ready | None, None, Answered]
@@ -46,17 +50,20 @@ class Service:
         self.settings = settings
         self.chunk = chunk
         self.pace = Pace(settings.max_gap)
-        self.kept = KeptSessions(loaded, method, store, chunk)
         self.conversations = Conversations()
         self.engine = Engine()
         self.worker = Worker(self.engine, self.pace)
+        self.kept = KeptSessions(loaded, method, store, chunk, self.worker.beside)
         self.metrics = Metrics()
+        self.repeats = Repeats()
         self.context_length = 0
         """Tokens that a session can take, as far as the disk has room for them."""
         self.used_bytes = 0
         self._memory = settings.memory_bytes or _half_of_memory()
+        self.kept.pool.limit = min(DEFAULT_BYTES, self._memory // 8)
         self._threads = torch.get_num_threads()
         self._anchor: Session | None = None
+        self._parking = False
         self.worker.submit(self._begin).future.result()
         self._watch()
 
@@ -97,19 +104,46 @@ class Service:
         if self._anchor is not None:
             self._anchor.close()
 
-    def answer(self, asked: Asked, tell: Tell, session: str | None = None, owner: str = "") -> Ticket:
+    def answer(self, asked: Asked, tell: Tell, session: str | None, caller: Caller) -> Waited:
         """The answers to the messages: in a session that is kept under a name, or found by its messages."""
-        if session is None:
-            return self.submit(lambda: self._in_conversation(asked, tell, owner))
-        return self.submit(lambda: self._in_session(session, asked, tell))
-
-    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None = None) -> Ticket:
-        """Texts written behind prompts: each in a session of its own that is kept nowhere, or in a kept one."""
-        if session is None:
-            return self.submit(lambda: self._all_go_on(wanted, tell))
-        return self.submit(
-            lambda: self.with_session(session, lambda kept: self._goes_on(kept, wanted[0], tell), create=True)
+        content = digest(
+            session, chain(asked.messages, caller.owner)[-1], asked.sampling, asked.n, asked.again, asked.progress
         )
+        if session is None:
+            return self._joined(
+                caller, content, [asked], tell, lambda told: self._in_conversation(asked, told, caller.owner)
+            )
+        again = None if caller.identity is None else (caller.identity, content)
+        return self._joined(caller, content, None, tell, lambda told: self._in_session(session, asked, told, again))
+
+    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None, caller: Caller) -> Waited:
+        """Texts written behind prompts: each in a session of its own that is kept nowhere, or in a kept one."""
+        facts = [(asked.prompt, asked.sampling, asked.n, asked.echo, asked.writes) for asked in wanted]
+        content = digest(session, caller.owner, facts)
+        if session is None:
+            return self._joined(caller, content, wanted, tell, lambda told: self._all_go_on(wanted, told))
+        return self._joined(
+            caller,
+            content,
+            None,
+            tell,
+            lambda told: self.with_session(session, lambda kept: self._goes_on(kept, wanted[0], told), create=True),
+        )
+
+    def _joined(
+        self,
+        caller: Caller,
+        content: str,
+        free: Sequence[Asked | Continuing] | None,
+        tell: Tell,
+        job: Callable[[Tell], Job],
+    ) -> Waited:
+        """A job, or that of the same request, which came before. `free`: what is asked outside of any session.
+
+        There the same content asked at the same time is a repetition only where it can have one answer alone.
+        """
+        joins = free is None or all(is_settled(asked.sampling) for asked in free)
+        return self.repeats.answer(caller, content, joins, tell, lambda told: self.submit(lambda: job(told)))
 
     def _goes_on(self, session: Session, asked: Continuing, tell: Tell) -> Job:
         return [(yield from go_on(self.engine, self.pace, session, asked, self._timed(tell), 0))]
@@ -153,25 +187,52 @@ class Service:
         self.trim()
         return answered
 
-    def _in_session(self, name: str, asked: Asked, tell: Tell) -> Answering:
+    def _in_session(self, name: str, asked: Asked, tell: Tell, again: tuple[str, str] | None) -> Answering:
         yield from self.kept.take(name)
         try:
-            session = self.kept.session(name)
-            turns = self.kept.turns(name)
-            begun, new = _unread(turns, asked.messages)
-            answered = yield from self._turn(session, replace(asked, messages=new), tell)
+            kept = yield from self._opened(name)
+            yield from self.kept.settle(name)
+            if again is not None and again[0] in kept.replies:
+                return _told_again(kept.replies[again[0]], again[1], tell)
+            begun, new = _unread(kept.turns, asked.messages)
+            begin = kept.session.seen_tokens
+            answered = yield from self._turn(kept.session, replace(asked, messages=new), tell)
             after = chain([*new, _answer(answered)], begun)[-1]
-            first = [] if turns else [(0, chain(asked.messages[:1])[0])]
-            self.kept.cite(name, answered.citations)
-            self.kept.note_passages(name, answered.passages)
-            self.kept.keep(name, [*first, *turns, (session.seen_tokens, after)])
+            first = [] if kept.turns else [KnownTurn(begin, chain(asked.messages[:1])[0])]
+            lengths = [(kind, len(ids)) for kind, ids in answered.runs]
+            note: dict[str, Any] = {
+                "turns": [*first, KnownTurn(kept.session.seen_tokens, after, begin, lengths)],
+                "citations": [asdict(cited) for cited in answered.citations],
+                "passages": list(answered.passages),
+            }
+            if again is not None:
+                note["replies"] = {again[0]: {"content": again[1], "answered": answered.as_dict()}}
+            yield from self.kept.acknowledge(name, answered.runs, note)
         except BaseException:
             self.kept.let_go(name)
             raise
         finally:
             self.kept.release(name)
-        self.trim()
+        self._keep_up(name)
         return answered
+
+    def _keep_up(self, name: str) -> None:
+        """Write the state of a session beside the engine's steps, if it is time to."""
+        if self.kept.due(name):
+            self.worker.add(Ticket(partial(self._checkpoint, name)))
+        self.trim()
+
+    def _checkpoint(self, name: str) -> Job:
+        yield from self.kept.take(name)
+        try:
+            if self.kept.due(name):
+                yield from self.kept.checkpoint(name)
+        except EverlongError as error:
+            # What was acknowledged is in the journal; the next turn tries again.
+            logger.warning("session %s: no checkpoint (%s)", name, one_line(error))
+        finally:
+            self.kept.release(name)
+        self.trim()
 
     def _turn(self, session: Session, asked: Asked, tell: Tell) -> Answering:
         before = session.report().dropped_tokens
@@ -186,8 +247,8 @@ class Service:
     def _timed(self, tell: Tell) -> Tell:
         pulse = Pulse(self.metrics)
 
-        def told(piece: Piece) -> None:
-            if piece.index == 0:
+        def told(piece: Piece | Progress) -> None:
+            if isinstance(piece, Piece) and piece.index == 0:
                 pulse.beat()
             tell(piece)
 
@@ -199,10 +260,9 @@ class Service:
         try:
             if not create:
                 self.kept.entry(name)
-            session = self.kept.session(name)
-            result = yield from work(session)
-            if session.seen_tokens != session.kept_tokens:
-                session.checkpoint()
+            kept = yield from self._opened(name)
+            result = yield from work(kept.session)
+            yield from self.kept.checkpoint(name)
         except (EverlongError, OSError):
             self.kept.let_go(name)
             raise
@@ -219,7 +279,7 @@ class Service:
             for name in sorted(set(names)):
                 yield from self.kept.take(name)
                 taken.append(name)
-                self.kept.park(name)
+                yield from self.kept.park(name)
             return work()
         finally:
             for name in taken:
@@ -228,15 +288,61 @@ class Service:
     def trim(self) -> None:
         """Close what was used longest ago, until all open sessions fit the memory they may take."""
         self.conversations.trim(max(0, self._memory - self.kept.bytes))
-        self.kept.trim(max(0, self._memory - self.conversations.bytes))
+        if self._over(0) and not self._parking:
+            self._parking = True
+            self.worker.add(Ticket(self._trimmed))
+
+    def _trimmed(self) -> Job:
+        try:
+            yield from self._make_room(0)
+        finally:
+            self._parking = False
+
+    def _over(self, wanted: int) -> bool:
         self.used_bytes = self.conversations.bytes + self.kept.bytes
+        return self.used_bytes + wanted > self._memory
+
+    def _make_room(self, wanted: int) -> Job:
+        """Park the sessions used longest ago, each written beside the engine's steps, until so many bytes are free."""
+        if self._over(wanted):
+            self.conversations.trim(max(0, self._memory - self.kept.bytes - wanted))
+        while self._over(wanted) and (name := self.kept.idlest()) is not None:
+            yield from self.kept.take(name)
+            try:
+                yield from self.kept.park(name)
+            except EverlongError as error:
+                logger.warning("session %s: cannot be parked (%s)", name, one_line(error))
+                return
+            finally:
+                self.kept.release(name)
+
+    def _opened(self, name: str) -> Generator[Ready | None, None, KeptSession]:
+        """A session that was taken, open, with room for it."""
+        if not self.kept.is_open(name):
+            yield from self._make_room(self.kept.largest_bytes)
+        return (yield from self.kept.opened(name, lambda: self.pace.piece))
 
 
 def _answer(answered: Answered) -> Message:
     return message("assistant", answered.results[0].text)
 
 
-def _unread(turns: Sequence[tuple[int, str]], messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+def is_settled(sampling: dict[str, Any]) -> bool:
+    """Whether the same request has the same answer each time."""
+    return sampling["temperature"] == 0 or sampling.get("seed") is not None
+
+
+def _told_again(reply: dict[str, Any], content: str, tell: Tell) -> Answered:
+    """An answer that was given before, to a request that came again after the server had been ended."""
+    if reply["content"] != content:
+        raise other_request()
+    answered = Answered.from_dict(reply["answered"])
+    for n, result in enumerate(answered.results):
+        tell(Piece(n, result.text, result.odds))
+    return answered
+
+
+def _unread(turns: Sequence[KnownTurn], messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
     """The hash of the turns that a session has read, and which of the messages are new to it.
 
     All are, unless they begin with the whole conversation that the session holds, or with its system prompt. The first
@@ -244,12 +350,12 @@ def _unread(turns: Sequence[tuple[int, str]], messages: Sequence[Message]) -> tu
     """
     if not turns:
         return "", messages
-    last = turns[-1][1]
+    last = turns[-1].chain
     hashes = chain(messages)
     for n in range(len(hashes) - 1, 0, -1):
         if hashes[n - 1] == last:
             return last, messages[n:]
-    repeated = len(messages) > 1 and messages[0]["role"] == "system" and hashes[0] == turns[0][1]
+    repeated = len(messages) > 1 and messages[0]["role"] == "system" and hashes[0] == turns[0].chain
     return last, messages[1:] if repeated else messages
 
 

@@ -99,6 +99,27 @@ async def fork_session(request: Request, name: str) -> dict[str, Any]:
     return await done(request, forked)
 
 
+@router.post("/{name}/rewind")
+async def rewind_session(request: Request, name: str) -> dict[str, Any]:
+    """Take back the last turns of a session, with all that was read since they began: one, or two."""
+    service, scope = service_of(request), scope_of(request)
+    full = scope.full(name)
+    turns = (await body_of(request)).get("turns", 1)
+    if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
+        raise refused("turns", f"got {turns!r}, expected how many turns are to be taken back, at least 1")
+
+    def rewound() -> Job:
+        _must_exist(request, full, name)
+        yield from service.kept.take(full)
+        try:
+            yield from service.kept.rewind(full, turns)
+        finally:
+            service.kept.release(full)
+        return _shown(request, scope, service.kept.entry(full))
+
+    return await done(request, rewound)
+
+
 @router.delete("/{name}")
 async def delete_session(request: Request, name: str) -> dict[str, Any]:
     """Remove a session and all that only it holds."""

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from everlong.server.errors import ApiError
-from everlong.server.worker import Left, Ticket
+from everlong.server.worker import Left, Waited
 
 PING_S = 10.0
 """Seconds between comment lines, by which proxies and clients see that the stream is alive."""
@@ -38,13 +38,13 @@ class Events:
             # The loop has ended: nobody is listening any more.
             return
 
-    async def of(self, ticket: Ticket, request: Request) -> AsyncIterator[Any]:
+    async def of(self, ticket: Waited, request: Request) -> AsyncIterator[Any]:
         """The events of a job, and None where there was none for some seconds; raises what the job raised."""
         ticket.future.add_done_callback(self.tell)
         silent_s = 0.0
         while True:
             if self._loop.time() > self._deadline:
-                ticket.leave()
+                ticket.end()
             try:
                 event = await asyncio.wait_for(self._queue.get(), _LOOK_S)
             except TimeoutError:
@@ -90,7 +90,7 @@ class EventStream(StreamingResponse):
     def __init__(
         self,
         events: Sent,
-        ticket: Ticket,
+        ticket: Waited,
         encoded: Callable[[Sent], AsyncIterator[bytes]] = server_sent,
         media_type: str = "text/event-stream",
     ) -> None:
@@ -106,7 +106,7 @@ class EventStream(StreamingResponse):
             self._ticket.leave()
 
 
-async def result(ticket: Ticket, request: Request, limit_s: float) -> Any:
+async def result(ticket: Waited, request: Request, limit_s: float) -> Any:
     """What a job returns; it is told to end where its client leaves, or when its time is over."""
     waiting = asyncio.wrap_future(ticket.future)
     deadline = asyncio.get_running_loop().time() + limit_s
@@ -114,7 +114,9 @@ async def result(ticket: Ticket, request: Request, limit_s: float) -> Any:
     try:
         while not (await asyncio.wait({waiting}, timeout=_LOOK_S))[0]:
             late = late or asyncio.get_running_loop().time() > deadline
-            if late or await request.is_disconnected():
+            if late:
+                ticket.end()
+            elif await request.is_disconnected():
                 ticket.leave()
         return waiting.result()
     except Left:

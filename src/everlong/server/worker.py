@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from everlong.engine.engine import Engine
 from everlong.errors import EverlongError, ModelError, one_line
@@ -19,6 +20,24 @@ logger = logging.getLogger(__name__)
 Ready = Callable[[], bool]
 Job = Generator[Ready | None, None, Any]
 """What is done in steps. It yields what tells whether it can go on, or None to be asked again after the next step."""
+
+
+@runtime_checkable
+class Waited(Protocol):
+    """What somebody waits for: `future` has it."""
+
+    @property
+    def future(self) -> Future[Any]:
+        """What it returns, or raises."""
+        ...
+
+    def leave(self) -> None:
+        """Say that nobody waits for it here any more."""
+        ...
+
+    def end(self) -> None:
+        """Let it end now, with what there is."""
+        ...
 
 
 class Left(Exception):
@@ -40,6 +59,8 @@ class Ticket:
     def leave(self) -> None:
         """Say that nobody waits for it any more; from any thread."""
         self.gone = True
+
+    end = leave
 
     def advance(self) -> bool:
         """Go on, if it can; whether it did."""
@@ -71,6 +92,8 @@ class Worker:
         self.alive = True
         self._pace = pace
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        """Jobs that were handed in; None where the thread is only to look around."""
+        self._disk = ThreadPoolExecutor(1, "everlong-disk")
         self._tickets: list[Ticket] = []
         self._stopping = False
         self._last: Callable[[], None] = lambda: None
@@ -95,6 +118,15 @@ class Worker:
         """Take a job that another one hands in, in the engine's thread, however many are waiting."""
         self._tickets.append(ticket)
 
+    def beside(self, work: Callable[[], Any]) -> Job:
+        """What `work` returns, done in a thread of its own while the engine goes on; it is awaited whoever leaves."""
+        future = self._disk.submit(work)
+        future.add_done_callback(lambda _: self._inbox.put(None))
+        while not future.done():
+            with contextlib.suppress(Left):
+                yield future.done
+        return future.result()
+
     def stop(self, last: Callable[[], None]) -> None:
         """End all answers, wait until their jobs have kept what they wrote, and do what is `last` to be done."""
         self._last = last
@@ -111,6 +143,7 @@ class Worker:
             logger.exception("the engine died")
         finally:
             self.alive = False
+            self._disk.shutdown()
             for ticket in self._tickets:
                 if not ticket.future.done():
                     ticket.future.set_exception(ModelError("the engine died; see the server's log and start it again"))
@@ -136,9 +169,7 @@ class Worker:
             while True:
                 ticket = self._inbox.get(timeout=seconds) if wait else self._inbox.get_nowait()
                 wait = False
-                if ticket is None:
-                    self._stopping = True
-                else:
+                if ticket is not None:
                     self._tickets.append(ticket)
         except queue.Empty:
             return

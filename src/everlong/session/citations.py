@@ -41,7 +41,8 @@ def drawn_on(stream: WritingStream, top: int) -> list[Citation]:
     total = sum(masses.values())
     for block, mass in masses.items():
         first, end = rows[0].block_range(block)
-        for passage in stream.transcript.passages(first, end):
+        # Of a source that begins behind a block's last character the block may hold control tokens alone.
+        for passage in (p for p in stream.transcript.passages(first, end) if p.start < p.end):
             share = mass / total * len(passage.text) / max(1, len(stream.transcript.text(first, end)))
             found.append(cited(stream.transcript, passage, share))
     return sorted(found, key=lambda c: -c.mass)[:top]

@@ -106,11 +106,15 @@ def grown(session: Session, document: Document) -> bool:
 
 
 class Checkpoints:
-    """Keeps a session while it reads: after so many tokens or CHECKPOINT_S seconds, whichever comes first."""
+    """Keeps a session while it reads: after so many tokens or CHECKPOINT_S seconds, whichever comes first.
 
-    def __init__(self, session: Session, every: int) -> None:
+    `keep` is called in the place of its `checkpoint`, by who makes one before the session reads on.
+    """
+
+    def __init__(self, session: Session, every: int, keep: Callable[[], None] | None = None) -> None:
         self._session = session
         self._every = every
+        self._keep = session.checkpoint if keep is None else keep
         self._kept()
 
     @property
@@ -120,24 +124,27 @@ class Checkpoints:
 
     def make(self) -> None:
         """Make one now."""
-        self._session.checkpoint()
+        self._keep()
         self._kept()
 
     def _kept(self) -> None:
         self._at, self._when = self._session.seen_tokens, time.monotonic()
 
 
-def read_document(session: Session, document: Document, every: int = CHECKPOINT_TOKENS) -> Generator[int, None, None]:
+def read_document(
+    session: Session, document: Document, every: int = CHECKPOINT_TOKENS, keep: Callable[[], None] | None = None
+) -> Generator[int, None, None]:
     """Read a document to its end, giving the number of its tokens read so far after each chunk.
 
     A document whose reading was cut off goes on where it stopped; of one that has grown what was added is read, as a
     part of its own. One that has changed is read anew, and the blocks of what it was are dropped (tokens read after it
     keep traces of it). A checkpoint is made every so many tokens, every CHECKPOINT_S seconds, and where reading ends
-    early between two chunks: the iterator is left, the budget is full, the text cannot be read further.
+    early between two chunks: the iterator is left, the budget is full, the text cannot be read further. With `keep`,
+    that is called instead, and whoever asks for the chunks is to make the checkpoint before the next.
     """
     source = _part(session, document)
     done = session.seen_tokens - source.first
-    checkpoints = Checkpoints(session, every)
+    checkpoints = Checkpoints(session, every, keep)
     begin = source.marks[0][1]
     lines = Lines()
     texts = _behind(lines.through(document.texts), begin)

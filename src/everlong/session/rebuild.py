@@ -18,6 +18,7 @@ import torch
 from everlong.engine.writing import ANSWERING_TOKENS
 from everlong.errors import ConfigError, SessionError
 from everlong.library.catalog import SessionRecord
+from everlong.library.journal import pending
 from everlong.library.kept_text import kept_transcript
 from everlong.library.library import Library
 from everlong.library.naming import BESIDE
@@ -64,6 +65,7 @@ def reread(
     such a reread, of something else, was begun before.
     """
     delete_leftover(library, name)
+    _settle(library, name, loaded, chunk)
     entry = library.entry(name)
     # Held to the end: what another process read into the old session meanwhile would be lost with it.
     with library.locked(entry):
@@ -77,6 +79,13 @@ def reread(
         library.swap(name, _beside_name(name), _old_name(name))
     library.delete(_old_name(name))
     yield RebuildProgress(tokens, lost)
+
+
+def _settle(library: Library, name: str, loaded: Loaded, chunk: int) -> None:
+    """Let a checkpoint have what a session that was killed has noted since its last one."""
+    if pending(library.place(library.entry(name))):
+        with Session.open(library.folder, name, loaded, chunk):
+            pass
 
 
 def kept_so_far(library: Library, name: str) -> int:

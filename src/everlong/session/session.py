@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from everlong.engine.stream import make_runner
 from everlong.engine.writing import cache_state
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
 from everlong.library.checkpoint import Checkpointer
+from everlong.library.journal import Run
 from everlong.library.library import Library
 from everlong.library.portable import read, save
 from everlong.library.sentence_index import Meaning
@@ -24,8 +25,10 @@ from everlong.models.encoder import SentenceEncoder
 from everlong.models.load import Loaded
 from everlong.models.sharding import check_complete
 from everlong.session import forgetting
+from everlong.session import replay as replaying
 from everlong.session.answering import AnsweringStream
 from everlong.session.forgetting import Forgotten
+from everlong.storage.record_cache import RecordPool
 from everlong.text.transcript import TokenRange
 
 CHUNK_TOKENS = 512
@@ -131,6 +134,44 @@ class Session(AnsweringStream):
             raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
         self._checkpointer.checkpoint(self)
 
+    def share(self, pool: RecordPool) -> None:
+        """Let what is read back from the disk stay in memory that many sessions share."""
+        resident = None if self._checkpointer is None else self._checkpointer.store.resident
+        if resident is not None:
+            resident.pool = pool
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of host memory that the session has of what it shares."""
+        resident = None if self._checkpointer is None else self._checkpointer.store.resident
+        return 0 if resident is None or resident.pool is None else resident.nbytes
+
+    def note_reading(self, runs: Sequence[Run], note: dict[str, Any] | None = None) -> Callable[[], None]:
+        """What makes `runs`, all that was read since, outlive a crash, at 4 bytes a token; to be called in any thread.
+
+        Until it has ended nothing else may be done with the session. `open` reads these tokens again, behind the last
+        checkpoint; `notes` has what was noted with each. SessionError where other tokens than these were read.
+        """
+        if self._checkpointer is None:
+            raise SessionError("note_reading: this session has no store; give Session a store")
+        return self._checkpointer.note_reading(self, runs, note or {})
+
+    @property
+    def notes(self) -> list[tuple[int, dict[str, Any]]]:
+        """What was noted with each reading since the last checkpoint, and the tokens of the session after it."""
+        records = [] if self._checkpointer is None else self._checkpointer.journal.records
+        return [(record.end, record.note) for record in records]
+
+    def replay(self) -> Iterator[int]:
+        """Read again what was noted since the last checkpoint; the tokens of the session after each piece."""
+        records = [] if self._checkpointer is None else list(self._checkpointer.journal.records)
+        for record in records:
+            if record.first == self.seen_tokens:
+                yield from replaying.replay(self, record.runs)
+                self.conversing = record.conversing
+                assert self._checkpointer is not None
+                self._checkpointer.journal.check(self.transcript.ids, record)
+
     @classmethod
     def open(
         cls,
@@ -144,11 +185,34 @@ class Session(AnsweringStream):
         when_full: str = "refuse",
         allow_special: bool = False,
     ) -> Session:
-        """The session kept in the folder `store` under `name`, as its last checkpoint left it.
+        """The session kept in the folder `store` under `name`, as its last checkpoint left it and what was noted since.
 
         `read_only`: what it reads from now on is not kept, and another process may write to it meanwhile. Budgets, as
         in Session, hold for as long as it is open. BudgetError if what is stored passes them and nothing may give way.
         """
+        session = cls.restored(store, name, model, chunk, read_only, host_budget, disk_budget, when_full, allow_special)
+        try:
+            for _ in session.replay():
+                pass
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    @classmethod
+    def restored(
+        cls,
+        store: str | Path | None,
+        name: str,
+        model: Any,
+        chunk: int = CHUNK_TOKENS,
+        read_only: bool = False,
+        host_budget: int | str | None = None,
+        disk_budget: int | str | None = None,
+        when_full: str = "refuse",
+        allow_special: bool = False,
+    ) -> Session:
+        """As `open`, before what was noted since the last checkpoint is read again: `replay` is to do that first."""
         library = Library(store, create=False)
         checkpointer = Checkpointer(library, library.entry(name), writable=not read_only)
         try:

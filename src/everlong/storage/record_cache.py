@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import math
+import weakref
+from collections import OrderedDict
 from collections.abc import Collection
 from typing import Literal
 
@@ -18,6 +20,41 @@ Key = tuple[int, int]
 Evict = Literal["lru", "score"]
 
 
+class RecordPool:
+    """Bytes that the caches of many stores share: where all are taken, the cache used longest ago gives some up."""
+
+    def __init__(self, limit: int = DEFAULT_BYTES) -> None:
+        self.limit = limit
+        self._caches: OrderedDict[int, weakref.ref[RecordCache]] = OrderedDict()
+        """Those used last stand last."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated by all."""
+        return sum(cache.nbytes for cache in self._there())
+
+    def use(self, cache: RecordCache) -> None:
+        """Take note that a cache is in use."""
+        self._caches[id(cache)] = weakref.ref(cache)
+        self._caches.move_to_end(id(cache))
+
+    def grants(self, cache: RecordCache, wanted: int) -> bool:
+        """Whether a cache may take so many bytes more, for which others give way if they must."""
+        free = self.limit - self.nbytes - wanted
+        for other in self._there():
+            while free < 0 and other is not cache and other.nbytes:
+                free += other.give_up()
+        return free >= 0
+
+    def _there(self) -> list[RecordCache]:
+        """The caches that are in use, those used longest ago first; the others are forgotten."""
+        found = [(key, ref()) for key, ref in self._caches.items()]
+        for key, cache in found:
+            if cache is None:
+                del self._caches[key]
+        return [cache for _, cache in found if cache is not None]
+
+
 class RecordCache:
     """Records by (layer, block) in a few large tensors of at most `limit` bytes, `per_layer` of a layer at most.
 
@@ -29,6 +66,8 @@ class RecordCache:
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self.limit = limit
         self.record_bytes = 0
+        self.pool: RecordPool | None = None
+        """What it shares its bytes with, if it does."""
         self.rule(None, "lru", 0.9)
         self._held: dict[int, int] = {}
         self._slots: dict[Key, int] = {}
@@ -49,6 +88,7 @@ class RecordCache:
         """An empty one with the same rules."""
         other = RecordCache(self.limit)
         other.record_bytes = self.record_bytes
+        other.pool = self.pool
         other.rule(self.per_layer, self.evict, self.decay)
         return other
 
@@ -58,6 +98,8 @@ class RecordCache:
     def chosen(self, layer: int) -> None:
         """A layer has chosen anew: what it used before is worth less."""
         self._choices[layer] = self._choices.get(layer, 0) + 1
+        if self.pool is not None and self._slabs:
+            self.pool.use(self)
 
     def get(self, key: Key) -> Tensor | None:
         """The record, if it is here."""
@@ -70,7 +112,7 @@ class RecordCache:
         """Where to put a record that is not here yet; None if there is no room at all."""
         if self.per_layer is not None and self._held.get(key[0], 0) >= self.per_layer:
             self._leave([key[0]])
-        if not self._free and self.nbytes + SLAB_RECORDS * self.record_bytes <= self.limit:
+        if not self._free and self._may_grow(SLAB_RECORDS * self.record_bytes):
             with torch.inference_mode(False):
                 self._slabs.append(torch.empty(SLAB_RECORDS, self.record_bytes, dtype=torch.uint8))
             end = SLAB_RECORDS * len(self._slabs)
@@ -83,6 +125,14 @@ class RecordCache:
         self._held[key[0]] = self._held.get(key[0], 0) + 1
         self._use(key)
         return self._row(self._slots[key])
+
+    def _may_grow(self, wanted: int) -> bool:
+        if self.nbytes + wanted > self.limit:
+            return False
+        if self.pool is None:
+            return True
+        self.pool.use(self)
+        return self.pool.grants(self, wanted)
 
     def _use(self, key: Key) -> None:
         """Count a use. Worths are only compared, so a score stands as its logarithm, moved by the choices until now."""
@@ -131,6 +181,15 @@ class RecordCache:
     def shrink(self, limit: int) -> None:
         """Keep to `limit` bytes from now on; the records of the newest slabs leave where there are too many."""
         self.limit = limit
+        self._keep_to(limit)
+
+    def give_up(self) -> int:
+        """Let the records of the newest slab leave; its bytes."""
+        freed = self._slabs[-1].nbytes
+        self._keep_to(self.nbytes - freed)
+        return freed
+
+    def _keep_to(self, limit: int) -> None:
         if self.nbytes <= limit:
             return
         while self._slabs and self.nbytes > limit:

@@ -731,6 +731,10 @@ async function take(run, event) {
     if (run.live) say("");
     return false;
   }
+  if (event.type === "live.progress") {
+    if (run.live) run.live.waiting.textContent = `Reading ${Math.round((100 * event.processed) / event.total)} % `;
+    return false;
+  }
   if (event.type === "live.text") {
     run.text += event.text;
     if (run.live) grown(run.live, event);
