@@ -90,7 +90,6 @@ def test_sessions_are_searched_renamed_forked_and_deleted(tab):
     tab.wait_for_selector("text=A whale sang >> visible=true")
     until(lambda: tab.inner_text("#title") == "A whale sang")
     tab.click("#actions summary")
-    assert not tab.is_visible("#rewind")
     tab.click("#rename")
     tab.fill("#ask-value", "Whales")
     tab.keyboard.press("Enter")
@@ -109,9 +108,10 @@ def test_sessions_are_searched_renamed_forked_and_deleted(tab):
 
 def test_a_turn_is_taken_back_where_the_server_can(tab):
     asked = []
+    there = {}
 
     def paths(route):
-        route.fulfill(json={"paths": {"/v1/sessions/{name}/rewind": {}}})
+        route.fulfill(json={"paths": there})
 
     def rewind(route):
         asked.append(route.request.post_data_json)
@@ -120,11 +120,15 @@ def test_a_turn_is_taken_back_where_the_server_can(tab):
     tab.route("**/openapi.json", paths)
     tab.route("**/rewind", rewind)
     tab.reload()
-    ask(tab, "One?")
-    answered(tab)
-    ask(tab, "Two?")
-    answered(tab)
-    tab.click(".entry.user >> nth=0 >> .rewind")
+    for text in ("Zero?", "One?", "Two?"):
+        ask(tab, text)
+        answered(tab)
+    assert tab.locator(".rewind:visible").count() == 0
+    there["/v1/sessions/{name}/rewind"] = {}
+    tab.reload()
+    tab.wait_for_selector(".rewind:visible")
+    assert tab.locator(".rewind:visible").count() == 2
+    tab.click(".entry.user >> nth=1 >> .rewind")
     until(lambda: tab.input_value("#say") == "One?")
     tab.click("#actions summary")
     tab.click("#rewind")
