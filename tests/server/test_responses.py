@@ -79,7 +79,7 @@ def test_what_is_unknown_is_404_and_never_passed_over(serve):
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": [{"type": "image"}]}, "input.0.type"),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"background": True}, "background"),
         ({"max_output_tokens": 0}, "max_output_tokens"),

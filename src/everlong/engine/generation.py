@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from everlong.engine.grammar import Grammar, GrammarState
 from everlong.engine.sampling import Sampling
 from everlong.engine.token_odds import TokenOdds, odds_of
 from everlong.errors import SessionError
@@ -54,6 +55,7 @@ class GenerationStream(Iterator[str]):
         self._decoder, self._guard = Decoder(session.tokenizer), StopGuard(sampling.stops)
         self._start = session.seen_tokens
         self._generator = sampling.generator(device_of(session.model))
+        self._grammar = None if sampling.grammar is None else self._followed(sampling.grammar)
         self._drawn = -1
         self._decoded = self._given = 0
         self._begun = 0.0
@@ -65,6 +67,10 @@ class GenerationStream(Iterator[str]):
         self._complete = False
         self._pause: tuple[int, Callable[[Sequence[int]], None]] | None = None
         self._pieces = self._write()
+
+    def _followed(self, grammar: Grammar) -> GrammarState:
+        vocabulary = int(self._session.model.get_input_embeddings().weight.shape[0])
+        return GrammarState(grammar, self._session.tokenizer, vocabulary, self._ends)
 
     def every(self, tokens: int, call: Callable[[Sequence[int]], None]) -> None:
         """Call `call` with the ids written so far whenever `tokens` more were read back, before the next is drawn."""
@@ -112,6 +118,8 @@ class GenerationStream(Iterator[str]):
             self._finish = "stop"
         elif len(self._ids) >= self._sampling.max_new_tokens:
             self._finish = "length"
+        elif self._grammar is not None and self._grammar.over:
+            self._finish = "end"
         else:
             self._paused()
             self._drawn = self._pick()
@@ -125,7 +133,8 @@ class GenerationStream(Iterator[str]):
         prediction = session.prediction
         if prediction is None or session.seen_tokens != self._start + len(self._ids):
             raise SessionError("the session read something else while it answered; finish the answer first")
-        token = self._sampling.pick(prediction, session.recent.ids(), self._generator, self._ids)
+        allowed = None if self._grammar is None else self._grammar.allowed(len(prediction))
+        token = self._sampling.pick(prediction, session.recent.ids(), self._generator, self._ids, allowed)
         if self._sampling.logprobs is not None:
             del self._odds[len(self._ids) :]
             self._odds.append(odds_of(prediction, token, self._sampling.logprobs))
@@ -134,6 +143,8 @@ class GenerationStream(Iterator[str]):
     def took(self) -> str:
         """Take down the drawn token, which was read back; the text that is decided by it."""
         self._ids.append(self._drawn)
+        if self._grammar is not None:
+            self._grammar.take(self._drawn)
         self._seconds.append(time.perf_counter() - self._begun)
         self._decode()
         return self._new_text()

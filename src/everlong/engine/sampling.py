@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from everlong.engine.grammar import Grammar
 from everlong.errors import ConfigError, ModelError
 
 
@@ -42,6 +43,8 @@ class Sampling:
     """Added to the logits of these token ids."""
     logprobs: int | None = None
     """Log-probabilities of the tokens written are wanted, and of so many likeliest ones beside each; None: not."""
+    grammar: Grammar | None = None
+    """What the answer is to look like; needs the extra everlong[grammar]."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -99,8 +102,12 @@ class Sampling:
         recent: Int[Tensor, " recent"],
         generator: torch.Generator | None = None,
         written: Sequence[int] = (),
+        allowed: Bool[Tensor, " vocabulary"] | None = None,
     ) -> int:
-        """The id of the next token; the repetition penalty looks at `recent` ids, the other two at those `written`."""
+        """The id of the next token, of those `allowed`.
+
+        The repetition penalty looks at `recent` ids, the other two at those `written`.
+        """
         logits = logits.float()
         if not torch.isfinite(logits.max()):
             raise ModelError("the logits are not finite: the model overflowed; load it with dtype=float32")
@@ -109,6 +116,8 @@ class Sampling:
             logits = logits.index_add(0, ids, logits.new_tensor(list(shifts.values())))
         if self.repetition_penalty != 1:
             logits = penalised(logits, recent, self.repetition_penalty)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed.to(logits.device), -math.inf)
         if self.temperature == 0:
             return int(logits.argmax())
         odds = ((logits - logits.max()) / self.temperature).softmax(-1)

@@ -240,6 +240,8 @@ def check_writes(stream: WritingStream, settings: Sampling) -> None:
         raise CapabilityError(f"generate: {stream.method} can only score; use everlong.Sinks or Window to generate")
     if settings.stops and stream.tokenizer is None:
         raise CapabilityError("stop: this session has no tokenizer to find strings with; leave stop out")
+    if settings.grammar is not None and stream.tokenizer is None:
+        raise CapabilityError("grammar: this session has no tokenizer to spell it with; leave grammar out")
     check_draw(stream.model, settings)
 
 

@@ -6,7 +6,7 @@ import json
 
 from everlong.library.catalog import Catalog, SessionRecord
 
-FACTS = ("citations", "encoder", "origin", "replies", "turns")
+FACTS = ("citations", "encoder", "origin", "replies", "tools", "turns")
 """What the database notes down of a session beside its tables."""
 
 

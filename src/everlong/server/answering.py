@@ -14,7 +14,8 @@ from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
 from everlong.library.journal import Run
-from everlong.server import passages_read
+from everlong.server import passages_read, tools
+from everlong.server.errors import refused
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
@@ -88,6 +89,8 @@ class Asked:
     sampling: dict[str, Any]
     n: int = 1
     again: Again | None = None
+    tools: Sequence[dict[str, Any]] = ()
+    """The tools that the model may call."""
     progress: bool = False
     """Whether it is to be told how far the messages are read."""
 
@@ -153,7 +156,9 @@ class Turn:
         self._asked = asked
         self._tell = tell
         self._begun = session.seen_tokens
-        self._template = Template(session.tokenizer)
+        if asked.tools and not tools.has_place(str(session.tokenizer.chat_template)):
+            raise refused("tools", "the model's chat template has no place for them; leave them out")
+        self._template = Template(session.tokenizer, tools=asked.tools)
         self._messages = fitted(self._given(), lambda fit: self._exchange(fit).prompt)
         self._here = self._exchange(self._messages)
         self._recall: Recall | None = None
@@ -162,9 +167,12 @@ class Turn:
 
     def _given(self) -> Sequence[Message]:
         """The messages; earlier answers as they are where the template itself cuts thoughts out of them."""
+        messages = self._asked.messages
+        if "tool_calls" not in str(self._session.tokenizer.chat_template):
+            messages = tools.flattened(messages)
         if not self._exchange([message("user", OTHER)]).rewritten:
-            return self._asked.messages
-        return [message(m["role"], m["content"]) for m in self._asked.messages]
+            return messages
+        return [{key: m[key] for key in m if key != "quoted"} for m in messages]
 
     def _exchange(self, messages: list[Message]) -> Exchange:
         return Exchange(self._template, messages, self._session.conversing, self._begun > 0)
@@ -279,7 +287,7 @@ class Turn:
         assert self._recall is not None
         first = self._messages[0]
         system = first["content"] if first["role"] == "system" else None
-        before, after = Template(self._session.tokenizer, system).around()
+        before, after = Template(self._session.tokenizer, system, tools=self._asked.tools).around()
         said = token_ids(self._session.tokenizer, f"\n\nQuestion: {self._question}")
         prompt = [*before, *asking.passage_ids(self._session, self._recall.shown), *said, *after]
         twins += [asking.again_stream(self._session, len(prompt)) for _ in range(self._asked.n)]

@@ -19,6 +19,7 @@ from everlong.server.errors import api_error
 from everlong.server.openai import ChatFields, choice, chunk, parsed
 from everlong.server.service import Service
 from everlong.server.streaming import DONE, Events, EventStream, result
+from everlong.server.tools import CallText, shown
 from everlong.server.worker import Left, Waited
 
 router = APIRouter()
@@ -55,6 +56,7 @@ class Chunks:
 
     def __post_init__(self) -> None:
         self._created = int(time.time())
+        self._texts = [CallText() for _ in range(self.asked.n)]
 
     async def of(self, events: Events, ticket: Waited, request: Request) -> AsyncIterator[dict[str, Any] | str | None]:
         """Roles first, then the pieces of text, why each answer ended, what was used, and the end."""
@@ -70,7 +72,12 @@ class Chunks:
             return
         answered: Answered = ticket.future.result()
         for n, written in enumerate(answered.results):
-            yield self._chunk(choice(n, {}, openai.finish_reason(written)))
+            rest, calls = self._texts[n].rest()
+            if rest:
+                yield self._chunk(choice(n, {"content": rest}))
+            if calls:
+                yield self._chunk(choice(n, {"tool_calls": shown(calls)}))
+            yield self._chunk(choice(n, {}, openai.finish_reason(written, calls)))
         if self.wants_usage:
             yield chunk(self.identity, self._created, self.model, [], answered.usage)
         yield DONE
@@ -82,7 +89,8 @@ class Chunks:
 
     def _piece(self, piece: Piece) -> dict[str, Any]:
         odds = openai.logprobs_of(piece.odds, self.service.loaded.tokenizer) if piece.odds else None
-        return self._chunk(choice(piece.index, {"content": piece.text}, logprobs=odds))
+        text = self._texts[piece.index].take(piece.text) if self.asked.tools else piece.text
+        return self._chunk(choice(piece.index, {"content": text}, logprobs=odds))
 
     def _chunk(self, part: dict[str, Any]) -> dict[str, Any]:
         return chunk(self.identity, self._created, self.model, [part])

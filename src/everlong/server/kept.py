@@ -64,6 +64,8 @@ class KeptSession:
     """The last answers of requests that can be made again, by their keys."""
     passages: list[dict[str, Any]] = field(default_factory=list)
     """What was read of the stored tokens for its last answer."""
+    tools: str = ""
+    """The digest of the tools that its conversation was begun with."""
     bytes: int = 0
     """What it took in memory when it was last used."""
 
@@ -72,6 +74,7 @@ class KeptSession:
         self.turns = [*self.turns, *(KnownTurn.of(turn) for turn in note.get("turns", ()))][-MOST_TURNS:]
         self.citations = note.get("citations", self.citations)
         self.passages = note.get("passages", self.passages)
+        self.tools = note.get("tools", self.tools)
         self.replies |= note.get("replies", {})
         for key in list(self.replies)[:-MOST_REPLIES]:
             del self.replies[key]
@@ -166,6 +169,7 @@ class KeptSessions:
         kept = KeptSession(session, self._turns(entry), self._noted("citations", entry, []), {})
         kept.replies = self._noted("replies", entry, {})
         kept.passages = self._noted("passages", entry, [])
+        kept.tools = self._noted("tools", entry, "")
         for _, note in session.notes:
             kept.add(note)
         return kept
@@ -261,6 +265,7 @@ class KeptSessions:
         self.library.note(f"citations {entry.id}", json.dumps(kept.citations))
         self.library.note(f"passages {entry.id}", json.dumps(kept.passages))
         self.library.note(f"replies {entry.id}", json.dumps(kept.replies))
+        self.library.note(f"tools {entry.id}", json.dumps(kept.tools))
         kept.session.checkpoint()
 
     def rewind(self, name: str, turns: int) -> Job:

@@ -9,6 +9,7 @@ from typing import Any
 
 from everlong.errors import CapabilityError
 from everlong.server.errors import ApiError, refused
+from everlong.server.tools import calls_of, flattened
 from everlong.text.chat_template import Message, message
 
 _ROLES = {"developer": "system", "function": "tool", "latest_reminder": "system"}
@@ -32,9 +33,9 @@ def _message(given: Any, param: str) -> Message:
         raise refused(f"{param}.role", f"got {given.get('role')!r}, expected {', '.join(_KNOWN)} or developer")
     text = text_of(given.get("content"), f"{param}.content")
     calls = given.get("tool_calls") or given.get("function_call")
-    if calls:
-        text = "\n".join(part for part in (text, json.dumps(calls, ensure_ascii=False)) if part)
     found = message(role, text)
+    if calls and role == "assistant":
+        found["tool_calls"] = calls_of(calls)
     return found | {"quoted": "yes"} if role == "assistant" else found
 
 
@@ -82,7 +83,7 @@ def _merged(messages: Iterable[Message]) -> list[Message]:
     systems = [m for m in messages if m["role"] == "system"]
     found: list[Message] = []
     for m in [*systems, *(m for m in messages if m["role"] != "system")]:
-        if found and found[-1]["role"] == m["role"]:
+        if found and found[-1]["role"] == m["role"] and "tool_calls" not in (found[-1] | m):
             found[-1] = found[-1] | {"content": f"{found[-1]['content']}\n\n{m['content']}"}
         else:
             found.append(m)
@@ -90,9 +91,10 @@ def _merged(messages: Iterable[Message]) -> list[Message]:
 
 
 def _without_tools(messages: Iterable[Message]) -> list[Message]:
-    """The results of tools as words of the user's."""
+    """The results of tools as words of the user's, and what was called as words of the answer."""
     return _merged(
-        message("user", f"Result of the tool:\n{m['content']}") if m["role"] == "tool" else m for m in list(messages)
+        message("user", f"Result of the tool:\n{m['content']}") if m["role"] == "tool" else m
+        for m in flattened(list(messages))
     )
 
 
@@ -112,6 +114,8 @@ def chain(messages: Iterable[Message], begun: str = "") -> list[str]:
     found = []
     for m in messages:
         text = f"{begun}\x00{m['role']}\x00{m['content'].strip()}"
+        if calls := m.get("tool_calls"):
+            text += f"\x00{json.dumps(calls, sort_keys=True)}"
         begun = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         found.append(begun)
     return found

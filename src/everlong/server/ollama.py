@@ -14,6 +14,7 @@ from starlette.responses import Response
 from everlong.server.answering import Answered, Asked, Piece
 from everlong.server.body import body_of, caller_of, service_of, session_of
 from everlong.server.errors import api_error, refused
+from everlong.server.forms import of_ollama
 from everlong.server.messages import messages_of
 from everlong.server.openai import SamplingFields, finish_reason, parsed
 from everlong.server.service import Service
@@ -79,9 +80,8 @@ async def generate(request: Request) -> Response:
 
 async def _answered(request: Request, body: dict[str, Any], messages: list[Message], shown: Shown) -> Response:
     service = service_of(request)
-    for field in ("format", "tools"):
-        if body.get(field):
-            raise refused(field, "cannot be promised here; leave it out and ask for it in words")
+    if body.get("tools"):
+        raise refused("tools", "are not supported by this route; use /v1/chat/completions")
     options = body.get("options") or {}
     if not isinstance(options, dict):
         raise refused("options", "expected an object")
@@ -89,7 +89,10 @@ async def _answered(request: Request, body: dict[str, Any], messages: list[Messa
     if isinstance(given.get("max_tokens"), int) and given["max_tokens"] < 0:
         del given["max_tokens"]
     fields = parsed(SamplingFields, given)
-    asked = Asked(messages, fields.settings(service.settings.limits))
+    sampling = fields.settings(service.settings.limits)
+    if (form := of_ollama(body.get("format"))) is not None:
+        sampling["grammar"] = form
+    asked = Asked(messages, sampling)
     session = session_of(request, body.get("session"))
     events = Events(service.settings.limits.request_s)
     ticket = service.answer(asked, events.tell, session, caller_of(request))

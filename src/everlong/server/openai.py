@@ -13,8 +13,10 @@ from everlong.engine.sampling import Sampling
 from everlong.engine.token_odds import TokenOdds
 from everlong.server.answering import Answered, Asked
 from everlong.server.errors import ApiError, field_error, refused
+from everlong.server.forms import of_format, of_grammar
 from everlong.server.messages import messages_of
 from everlong.server.settings import Limits
+from everlong.server.tools import parted, shown, tools_of
 
 Fields = TypeVar("Fields", bound=BaseModel)
 TEMPERATURE = 0.7
@@ -46,6 +48,7 @@ class SamplingFields(BaseModel):
     session: str | None = None
     again: int | str | None = None
     return_progress: StrictBool | None = None
+    grammar: str | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -70,6 +73,8 @@ class SamplingFields(BaseModel):
             given["stop"] = tuple(text for text in ([self.stop] if isinstance(self.stop, str) else self.stop) if text)
         if self.logit_bias:
             given["logit_bias"] = _biases(self.logit_bias)
+        if (form := of_grammar(self.grammar)) is not None:
+            given["grammar"] = form
         Sampling(**(given | {"temperature": max(given["temperature"], 1)}))
         if given["temperature"] == 0:
             given = {name: value for name, value in given.items() if name not in ("top_p", "top_k")}
@@ -109,6 +114,11 @@ class ChatFields(SamplingFields):
         """What is wanted; ApiError, with the field, for what cannot be done."""
         self._refuse()
         sampling = self.settings(limits)
+        form = of_format(self.response_format, "response_format")
+        if form is not None and self.grammar:
+            raise refused("grammar", "an answer has one form; leave out grammar, or response_format")
+        if form is not None:
+            sampling["grammar"] = form
         if self.logprobs:
             likeliest = self.top_logprobs or 0
             if not 0 <= likeliest <= MOST_LIKELIEST:
@@ -116,18 +126,13 @@ class ChatFields(SamplingFields):
             sampling["logprobs"] = likeliest
         elif self.top_logprobs:
             raise refused("top_logprobs", "has no effect without logprobs; set logprobs to true")
+        offered = tools_of(self.tools, self.tool_choice)
         progress = bool(self.stream and self.return_progress)
-        return Asked(messages_of(self.messages), sampling, self.answers(), _passages(self.again), progress)
+        return Asked(messages_of(self.messages), sampling, self.answers(), _passages(self.again), offered, progress)
 
     def _refuse(self) -> None:
-        wanted = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
-        if wanted not in (None, "text"):
-            raise refused(
-                "response_format", f"{wanted!r} cannot be promised here; leave it out and ask for it in words"
-            )
-        for name in ("tools", "functions"):
-            if getattr(self, name) and self.tool_choice != "none":
-                raise refused(name, "tools are not supported here; leave them out, or set tool_choice to none")
+        if self.functions:
+            raise refused("functions", "are not taken any more; send tools")
         if any(kind != "text" for kind in self.modalities or ()):
             raise refused("modalities", f"got {self.modalities}, expected text; the model writes text only")
 
@@ -159,8 +164,10 @@ def _biases(given: Mapping[str, float]) -> dict[int, float]:
     return found
 
 
-def finish_reason(result: GenerationResult) -> str:
+def finish_reason(result: GenerationResult, calls: Sequence[Any] = ()) -> str:
     """Why an answer ended, as OpenAI calls it."""
+    if calls:
+        return "tool_calls"
     return "length" if result.finish == "length" else "stop"
 
 
@@ -180,15 +187,16 @@ def logprobs_of(odds: Sequence[TokenOdds], tokenizer: Any) -> dict[str, Any]:
 def completion(answered: Answered, asked: Asked, identity: str, model: str, tokenizer: Any) -> dict[str, Any]:
     """The whole response to a chat completion."""
     wants = asked.sampling.get("logprobs") is not None
-    choices = [
-        {
+    choices = []
+    for n, result in enumerate(answered.results):
+        text, calls = parted(result.text) if asked.tools else (result.text, [])
+        said = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
+        choices.append({
             "index": n,
-            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "message": said | ({"tool_calls": shown(calls)} if calls else {}),
             "logprobs": logprobs_of(result.odds, tokenizer) if wants else None,
-            "finish_reason": finish_reason(result),
-        }
-        for n, result in enumerate(answered.results)
-    ]
+            "finish_reason": finish_reason(result, calls),
+        })  # fmt: skip
     head = {"id": identity, "object": "chat.completion", "created": int(time.time()), "model": model}
     return head | {"choices": choices, "usage": answered.usage, "system_fingerprint": None}
 

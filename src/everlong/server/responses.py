@@ -10,6 +10,7 @@ from typing import Any
 
 from everlong.server.answering import Answered, Asked
 from everlong.server.errors import ApiError, refused
+from everlong.server.forms import of_format
 from everlong.server.messages import messages_of
 from everlong.server.openai import SamplingFields
 from everlong.server.settings import Limits
@@ -35,9 +36,7 @@ class ResponseFields(SamplingFields):
 
     def asked(self, limits: Limits, before: Sequence[Message]) -> Asked:
         """What is wanted, behind the messages before; ApiError for what cannot be done."""
-        wanted = ((self.text or {}).get("format") or {}).get("type", "text")
-        if wanted != "text":
-            raise refused("text.format", f"{wanted!r} cannot be promised here; leave it out and ask for it in words")
+        form = of_format((self.text or {}).get("format"), "text.format")
         if self.tools and self.tool_choice != "none":
             raise refused("tools", "tools are not supported here; leave them out, or set tool_choice to none")
         if self.background:
@@ -45,6 +44,8 @@ class ResponseFields(SamplingFields):
         if self.max_output_tokens is not None and self.max_output_tokens < 1:
             raise refused("max_output_tokens", f"got {self.max_output_tokens}, expected at least 1")
         sampling = self.model_copy(update={"max_tokens": self.max_output_tokens}).settings(limits)
+        if form is not None:
+            sampling["grammar"] = form
         instructions = [message("system", self.instructions)] if self.instructions else []
         return Asked([*instructions, *before, *input_messages(self.input)], sampling)
 

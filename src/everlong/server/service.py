@@ -18,10 +18,11 @@ from everlong.engine.engine import Engine
 from everlong.errors import EverlongError, one_line
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
+from everlong.server import tools
 from everlong.server.answering import Answered, Asked, Piece, Progress, Tell, Turn
 from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
-from everlong.server.errors import ApiError
+from everlong.server.errors import ApiError, refused
 from everlong.server.joining import Caller, Repeats, digest, other_request
 from everlong.server.kept import KeptSession, KeptSessions, KnownTurn
 from everlong.server.messages import chain
@@ -174,7 +175,7 @@ class Service:
         return Session(self.loaded, self.method, self.chunk)
 
     def _in_conversation(self, asked: Asked, tell: Tell, owner: str) -> Answering:
-        hashes = chain(asked.messages, owner)
+        hashes = chain(asked.messages, _begun(owner, asked))
         known, held = self.conversations.find(hashes)
         session = self.opened() if held is None else held.session.fork()
         try:
@@ -182,7 +183,7 @@ class Service:
         except BaseException:
             session.close()
             raise
-        after = chain([_answer(answered)], hashes[-1])[0]
+        after = chain([_answer(asked, answered)], hashes[-1])[0]
         self.conversations.keep(session, after, held)
         self.trim()
         return answered
@@ -194,16 +195,20 @@ class Service:
             yield from self.kept.settle(name)
             if again is not None and again[0] in kept.replies:
                 return _told_again(kept.replies[again[0]], again[1], tell)
+            with_tools = digest(asked.tools) if asked.tools else ""
+            if kept.session.conversing and with_tools not in ("", kept.tools):
+                raise refused("tools", "this session was begun with other tools, or none; name a new session for these")
             begun, new = _unread(kept.turns, asked.messages)
             begin = kept.session.seen_tokens
             answered = yield from self._turn(kept.session, replace(asked, messages=new), tell)
-            after = chain([*new, _answer(answered)], begun)[-1]
+            after = chain([*new, _answer(asked, answered)], begun)[-1]
             first = [] if kept.turns else [KnownTurn(begin, chain(asked.messages[:1])[0])]
             lengths = [(kind, len(ids)) for kind, ids in answered.runs]
             note: dict[str, Any] = {
                 "turns": [*first, KnownTurn(kept.session.seen_tokens, after, begin, lengths)],
                 "citations": [asdict(cited) for cited in answered.citations],
                 "passages": list(answered.passages),
+                "tools": kept.tools or with_tools,
             }
             if again is not None:
                 note["replies"] = {again[0]: {"content": again[1], "answered": answered.as_dict()}}
@@ -323,8 +328,15 @@ class Service:
         return (yield from self.kept.opened(name, lambda: self.pace.piece))
 
 
-def _answer(answered: Answered) -> Message:
-    return message("assistant", answered.results[0].text)
+def _answer(asked: Asked, answered: Answered) -> Message:
+    """The first answer, with the calls in it where tools were offered, as a client sends it back."""
+    text = answered.results[0].text
+    return tools.said(text) if asked.tools else message("assistant", text)
+
+
+def _begun(owner: str, asked: Asked) -> str:
+    """What the hashes of a conversation begin with: whose it is, and which tools are offered in it."""
+    return digest(owner, asked.tools) if asked.tools else owner
 
 
 def is_settled(sampling: dict[str, Any]) -> bool:

@@ -7,6 +7,8 @@ tokens come from the template alone: what a message or a system prompt spells is
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +23,8 @@ ASKED = "Everlong asks."
 OTHER = "Who knows it?"
 ANSWERED = "Everlong answers."
 """Stand-ins for messages; a template may trim them but must show them."""
-Message = dict[str, str]
+Message = dict[str, Any]
+"""A role, a content that is a text, and what else a template may show."""
 
 
 class Template:
@@ -30,13 +33,20 @@ class Template:
     CapabilityError where the tokenizer has no template, or has one that refuses such a conversation.
     """
 
-    def __init__(self, tokenizer: Any, system: str | None = None, allow_special: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        system: str | None = None,
+        allow_special: bool = False,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> None:
         if tokenizer is None or not getattr(tokenizer, "chat_template", None):
             raise CapabilityError(
                 "chat: the model's tokenizer has no chat template; take an instruction-tuned model, or use generate"
             )
         self.tokenizer = tokenizer
         self._allow_special = allow_special
+        self._tools = list(tools)
         self.system = system or ""
         self._system = [] if system is None else [message("system", system)]
         self._last = self.behind_answer(exchange(), prompt=False).ids(tokenizer, ANSWERED)
@@ -119,10 +129,11 @@ class Template:
     def render(self, messages: list[Message], prompt: bool = True, separator: str | None = None) -> Rendered:
         """The text of the system prompt and `messages`, with the start of an answer if `prompt`."""
         whole = [*self._system, *messages]
-        separator = separator or control.separator("".join(m["content"] for m in whole))
+        separator = separator or control.separator(json.dumps([whole, self._tools], ensure_ascii=False))
+        tools = {"tools": self._apart(self._tools, separator)} if self._tools else {}
         try:
             text = self.tokenizer.apply_chat_template(
-                self._broken(whole, separator), tokenize=False, add_generation_prompt=prompt
+                self._broken(whole, separator), tokenize=False, add_generation_prompt=prompt, **tools
             )
         except (TemplateError, TypeError, ValueError, LookupError) as error:
             what = "a system prompt" if self._system else "a conversation"
@@ -136,13 +147,17 @@ class Template:
         """The messages with `separator` inside what spells a control token, but for answers that are not `quoted`."""
         if self._allow_special:
             return messages
-        known = control.of(self.tokenizer)
-        return [
-            m
-            if m["role"] == "assistant" and "quoted" not in m
-            else m | {"content": known.broken(m["content"], separator)}
-            for m in messages
-        ]
+        return [m if m["role"] == "assistant" and "quoted" not in m else self._apart(m, separator) for m in messages]
+
+    def _apart(self, what: Any, separator: str) -> Any:
+        """Anything as JSON has it, `separator` inside what spells a control token in its texts."""
+        if self._allow_special:
+            return what
+        if isinstance(what, str):
+            return control.of(self.tokenizer).broken(what, separator)
+        if isinstance(what, dict):
+            return {self._apart(key, separator): self._apart(value, separator) for key, value in what.items()}
+        return [self._apart(part, separator) for part in what] if isinstance(what, list) else what
 
     @cached_property
     def _beginning(self) -> set[int]:
