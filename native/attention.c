@@ -9,6 +9,10 @@
 #include "exponential.h"
 #include "floats.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 typedef float fours __attribute__((vector_size(16)));
 
 #define NAME(x) x##_scalar
@@ -40,15 +44,16 @@ typedef float fours __attribute__((vector_size(16)));
 struct kernels {
     void (*scores)(const struct key_range *, const char *, const float *, float *, int64_t, int64_t, int, int);
     void (*values)(const struct key_range *, const char *, const float *, int64_t, float *, int64_t, int, int);
+    float (*largest)(const float *, int64_t, float);
     float (*weigh)(float *, int64_t, float);
 };
 
 static const struct kernels SETS[] = {
-    {scores_scalar, values_scalar, weigh_scalar},
+    {scores_scalar, values_scalar, largest_scalar, weigh_scalar},
 #if defined(__x86_64__)
-    {scores_avx2, values_avx2, weigh_avx2},
-    {scores_avx512, values_avx512, weigh_avx512},
-    {scores_avx512, values_avx512, weigh_avx512},
+    {scores_avx2, values_avx2, largest_avx2, weigh_avx2},
+    {scores_avx512, values_avx512, largest_avx512, weigh_avx512},
+    {scores_avx512, values_avx512, largest_avx512, weigh_avx512},
 #endif
 };
 
@@ -83,9 +88,7 @@ static void one_head(const struct attention *call, int64_t g, int64_t keys, floa
     for (int64_t f = 0; f < queries; f++) {
         float *row = scores + f * keys;
         int64_t head = g * queries + f;
-        float most = call->aux ? call->aux[head] : row[0];
-        for (int64_t j = 0; j < keys; j++)
-            most = row[j] > most ? row[j] : most;
+        float most = set->largest(row, keys, call->aux ? call->aux[head] : row[0]);
         float sum = call->aux ? expf(call->aux[head] - most) : 0.0f;
         float *shares = call->shares ? call->shares + head : NULL;
         float *part = row;

@@ -7,8 +7,9 @@
 #include "linear.h"
 #include "program.h"
 #include "reading.h"
+#include "token.h"
 
-#define INTERFACE 1 /* changes with what the functions take, and in ops/native.py */
+#define INTERFACE 2 /* changes with what the functions take, and in ops/native.py */
 
 static const char *const LEVELS[] = {"scalar", "avx2", "avx512", "vnni"};
 static enum level level;
@@ -87,31 +88,21 @@ static PyObject *call_unpack(PyObject *self, PyObject *const *given, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
-#define MOST_ROWS 16
-
-/* run(operations, count, threads, room, bytes of a row's room, then of each row: what LOAD reads) */
-static PyObject *call_run(PyObject *self, PyObject *const *given, Py_ssize_t count) {
-    long long value[5 + MOST_ROWS];
-    const void *inputs[MOST_ROWS];
-    if (count < 6 || count > 5 + MOST_ROWS) {
-        PyErr_Format(PyExc_TypeError, "run: %zd arguments, expected 5 and one for each of 1 to 16 rows", count);
+/* token(structure): its address, a `struct token` */
+static PyObject *call_token(PyObject *self, PyObject *given) {
+    const struct token *token = PyLong_AsVoidPtr(given);
+    if (!token) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "token: no address");
         return NULL;
     }
-    if (!numbers("run", given, count, (int)count, value))
+    if (token->ranges_each > MOST_TOKEN_RANGES) {
+        PyErr_Format(PyExc_ValueError, "token: %lld ranges, expected at most 16", (long long)token->ranges_each);
         return NULL;
-    for (int row = 0; row < count - 5; row++)
-        inputs[row] = (const void *)(intptr_t)value[5 + row];
-    struct program run = {
-        .rows = count - 5,
-        .room = (const void *)(intptr_t)value[3],
-        .room_bytes = value[4],
-        .inputs = inputs,
-        .threads = (int)value[2],
-        .level = level,
-    };
+    }
     int failed;
     Py_BEGIN_ALLOW_THREADS;
-    failed = run_program(&run, (const struct operation *)(intptr_t)value[0], value[1]);
+    failed = run_token(token, level);
     Py_END_ALLOW_THREADS;
     if (failed)
         return PyErr_NoMemory();
@@ -242,8 +233,7 @@ static PyMethodDef methods[] = {
      "linear(out, x, weight, bias, rows, outputs, inputs, format, half, threads): x W^T + bias, all by address."},
     {"unpack", (PyCFunction)(void (*)(void))call_unpack, METH_FASTCALL,
      "unpack(out, weight, panels, inputs, format, half, threads): packed weights as [inputs, 16 panels]."},
-    {"run", (PyCFunction)(void (*)(void))call_run, METH_FASTCALL,
-     "run(operations, count, threads, room, room_bytes, *inputs): operations over float32 buffers (native/program.h)."},
+    {"token", call_token, METH_O, "token(address): a decoder's forward for one token of each row (native/token.h)."},
     {"attention", (PyCFunction)(void (*)(void))call_attention, METH_FASTCALL,
      "attention(out, shares, aux, heads, kv_heads, dim, scale, half, threads, *ranges): one token (native/attention.h)."},
     {"reading", (PyCFunction)(void (*)(void))call_reading, METH_FASTCALL,

@@ -60,9 +60,24 @@ def test_gives_what_the_modules_give(tiny_llama, monkeypatch, method, weights):
     torch.testing.assert_close(found, by_modules(model, method, monkeypatch), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_attentions_are_part_of_the_list_where_all_is_known_before(tiny_llama, monkeypatch, method):
+    model = tiny_llama(hidden_size=64, num_hidden_layers=2)
+    inside = written(model, method)
+    between = []
+    step_by_step = Program._between
+    monkeypatch.setattr(Program, "_between", lambda self, *args: (between.append(1), step_by_step(self, *args))[1])
+    written(model, method)
+    assert len(between) <= 40 // method.as_dict().get("choose_every", 40) + 2
+    monkeypatch.setattr(Program, "_tables", lambda self, step: None)
+    torch.testing.assert_close(inside, written(model, method), atol=1e-5, rtol=0)
+    assert len(between) > 40
+
+
+@pytest.mark.parametrize("width", [32, 64], ids=["attentions in torch", "attentions in the list"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tokens_of_many_streams_are_run_at_once(tiny_llama, monkeypatch, dtype):
-    model = tiny_llama(num_hidden_layers=2)
+def test_tokens_of_many_streams_are_run_at_once(tiny_llama, monkeypatch, dtype, width):
+    model = tiny_llama(hidden_size=width, num_hidden_layers=2)
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     rows = []

@@ -8,6 +8,7 @@
 #include "cpu.h"
 #include "program.h"
 #include "reading.h"
+#include "token.h"
 
 static uint32_t state = 7;
 static int failed, checked;
@@ -178,6 +179,67 @@ static void one_program(int64_t n, enum level level) {
     free(half);
 }
 
+/* One attention of two rows over two ranges, the first met by a turned query; then the turned query is moved. */
+static void one_token(int64_t heads, int64_t kv_heads, int64_t dim, int64_t keys, enum level level) {
+    enum { ROWS = 2, RANGES = 2 };
+    int64_t each = (heads + 2 * kv_heads) * dim, before = 3;
+    float *room = floats(ROWS * each), *turn = floats(dim * dim);
+    float *outs = malloc(ROWS * heads * dim * sizeof(float)), *queries = malloc(RANGES * heads * dim * sizeof(float));
+    float *k[ROWS], *v[ROWS], *moved[ROWS], *wanted = malloc(heads * dim * sizeof(float));
+    struct token_call calls[ROWS];
+    struct token_range ranges[ROWS * RANGES];
+    struct token_move moves[ROWS];
+    const void *reads[ROWS] = {0};
+    for (int r = 0; r < ROWS; r++) {
+        k[r] = floats(kv_heads * keys * dim);
+        v[r] = floats(kv_heads * keys * dim);
+        moved[r] = malloc(heads * dim * sizeof(float));
+        calls[r] = (struct token_call){1, k[r] + (keys - 1) * dim, v[r] + (keys - 1) * dim, keys * dim, keys * dim, NULL};
+        ranges[2 * r] = (struct token_range){turn, k[r], v[r], before, 1, keys * dim, keys * dim};
+        ranges[2 * r + 1] = (struct token_range){NULL, k[r] + before * dim, v[r] + before * dim, keys - before, 1,
+                                                 keys * dim, keys * dim};
+        moves[r] = (struct token_move){NULL, 0, turn, moved[r], dim, heads};
+    }
+    struct token_segment segments[2] = {
+        {.attends = 1, .q = room, .k = room + heads * dim, .v = room + (heads + kv_heads) * dim, .q_stride = dim,
+         .k_stride = dim, .v_stride = dim, .heads = heads, .kv_heads = kv_heads, .dim = dim, .scale = 0.3},
+        {.attends = 0},
+    };
+    struct token token = {segments, 0, 2, ROWS, room, each * sizeof(float), 0, RANGES, 1, calls, ranges, moves, reads,
+                          (char *)outs, heads * dim * sizeof(float), (char *)queries, 1};
+    check(run_token(&token, level), 0, 0, "memory");
+    for (int r = 0; r < ROWS; r++) {
+        const float *q = room + r * each;
+        for (int64_t i = 0; i < kv_heads * dim; i++) {
+            int64_t at = i / dim * keys * dim + (keys - 1) * dim + i % dim;
+            check(k[r][at], q[heads * dim + i], 0, "new key");
+            check(v[r][at], q[(heads + kv_heads) * dim + i], 0, "new value");
+        }
+        for (int64_t i = 0; i < heads * dim; i++) {
+            double sum = 0;
+            for (int64_t d = 0; d < dim; d++)
+                sum += (double)q[i / dim * dim + d] * turn[d * dim + i % dim];
+            check(moved[r][i], sum, 1e-4, "turned query");
+        }
+        struct key_range same[RANGES] = {{moved[r], k[r], v[r], before, 1, keys * dim, keys * dim},
+                                         {q, k[r] + before * dim, v[r] + before * dim, keys - before, 1, keys * dim,
+                                          keys * dim}};
+        struct attention call = {.out = wanted, .heads = heads, .kv_heads = kv_heads, .dim = dim, .scale = 0.3f,
+                                 .ranges = same, .count = RANGES, .threads = 1, .level = level};
+        check(attention(&call), 0, 0, "memory");
+        for (int64_t i = 0; i < heads * dim; i++)
+            check(((const float *)reads[r])[i], wanted[i], 1e-5, "token");
+        free(k[r]);
+        free(v[r]);
+        free(moved[r]);
+    }
+    free(room);
+    free(turn);
+    free(outs);
+    free(queries);
+    free(wanted);
+}
+
 int main(void) {
     const int64_t sizes[][4] = {{1, 0, 0, 0}, {7, 3, 0, 0}, {12, 1, 30, 5}, {64, 2, 9, 0}};
     const int counts[] = {1, 2, 4, 3};
@@ -189,6 +251,8 @@ int main(void) {
         }
         for (int64_t n = 1; n < 40; n += 6)
             one_program(n, level);
+        one_token(9, 3, 64, 21, level);
+        one_token(4, 1, 16, 5, level);
         for (int half = 0; half < 2; half++) {
             one_reading(6, 2, 16, 13, 300, 270, half, level, 1);
             one_reading(3, 1, 48, 7, 7, 100, half, level, 2);

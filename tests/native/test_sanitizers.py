@@ -15,7 +15,10 @@ NATIVE = HERE.parents[1] / "native"
 @pytest.mark.slow(reason="compiles the kernels anew; tests/ops/test_packed.py runs them as they are installed")
 @pytest.mark.parametrize(
     ("check", "kernels"),
-    [("check_linear.c", ("linear.c",)), ("check_attention.c", ("attention.c", "reading.c", "program.c", "linear.c"))],
+    [
+        ("check_linear.c", ("linear.c",)),
+        ("check_attention.c", ("attention.c", "reading.c", "program.c", "token.c", "linear.c")),
+    ],
 )
 def test_kernels_stay_within_their_memory(tmp_path, check, kernels):
     compiler = shutil.which("cc")

@@ -53,12 +53,12 @@ class LayerKV(CacheLayerMixin):
         """All columns up to and including the new tokens; a view, unless the step is longer than the room."""
         tokens = k.shape[2]
         k, v = (x.detach() if x.requires_grad else x for x in (k, v))
-        if self.keys is None or self.shift != self.lane.shift or seen - self.shift + tokens > self.keys.shape[2]:
-            self._make_room(k, v, seen, tokens)
-        keys = self.keys
-        values = self.values
-        assert keys is not None
-        assert values is not None
+        if self.keys is None:
+            capacity = self.lane.capacity or self._grown(0, tokens)
+            self.keys, self.values = (_empty(x, capacity) for x in (k, v))
+            self.is_initialized = True
+        self._make_room(seen, tokens)
+        keys, values = self.pair
         at = seen - self.shift
         end = at + tokens
         if end <= keys.shape[2]:
@@ -70,17 +70,22 @@ class LayerKV(CacheLayerMixin):
             self._overflow = self.view
         return self.view
 
-    def _make_room(self, k: Tensor, v: Tensor, seen: int, tokens: int) -> None:
-        if self.keys is None:
-            capacity = self.lane.capacity or self._grown(0, tokens)
-            self.keys, self.values = (_empty(x, capacity) for x in (k, v))
-            self.is_initialized = True
+    def has_room(self, seen: int, dtype: torch.dtype) -> bool:
+        """Whether one more token of this type finds a column of its own, which is made if need be."""
+        if self.keys is None or self.keys.dtype != dtype:
+            return False
+        self._make_room(seen, 1)
+        return seen - self.shift < self.keys.shape[2]
+
+    def _make_room(self, seen: int, tokens: int) -> None:
         if self.shift != self.lane.shift:
             self._slide(seen)
         held = self.pair[0].shape[2]
-        capacity = self.lane.capacity
         at = seen - self.shift
-        if (capacity is None or held < capacity) and at + tokens > held:
+        if at + tokens <= held:
+            return
+        capacity = self.lane.capacity
+        if capacity is None or held < capacity:
             columns = capacity or self._grown(held, at + tokens)
             self.keys, self.values = (_resized(x, columns, at) for x in self.pair)
 

@@ -9,7 +9,7 @@ Letters: B batch, H heads, T new tokens, M columns, D head dim.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +25,7 @@ from everlong.models.layout import LayerPlan, Temperature
 from everlong.ops.attend import AttentionPart, attend
 from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
 from everlong.ops.spans import Ints, KeyIntervals
+from everlong.ops.token_tables import TokenTables, Words
 from everlong.ops.workspace import Workspace
 
 
@@ -48,14 +49,35 @@ class KeyRange:
 
     def turned(self, q: Tensor, rotation: Rotation | None, skip: int) -> Tensor:
         """The query for these columns; `skip` queries at the front of the step are missing from `q`."""
-        if self.turn is None or rotation is None:
+        turn = self.angles(rotation, q)
+        if turn is None or rotation is None:
             return q
-        if id(rotation) not in self._turns:
-            self._turns[id(rotation)] = turn_by(rotation, torch.from_numpy(self.turn), q)
-        turn = self._turns[id(rotation)]
         if skip and turn.matrix is None:
             turn = RotaryAngles(turn.cos[..., skip:, :], turn.sin[..., skip:, :])
         return turned(q, rotation, turn)
+
+    def angles(self, rotation: Rotation | None, like: Tensor) -> RotaryAngles | None:
+        """The turn of the queries, which are as `like`; None for none."""
+        if self.turn is None or rotation is None:
+            return None
+        if id(rotation) not in self._turns:
+            self._turns[id(rotation)] = turn_by(rotation, torch.from_numpy(self.turn), like)
+        return self._turns[id(rotation)]
+
+
+class TokenAttention(Protocol):
+    """What a memory knows of the attention to one new token before the token is computed."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many ranges, and how many moves, `fill` writes for a layer."""
+        ...
+
+    def fill(
+        self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Write down the attention of `layers`, rows `at` of the tables: they rotate alike and have these columns."""
+        ...
 
 
 @runtime_checkable
@@ -63,6 +85,11 @@ class FarAttention(Protocol):
     """What a step asks of a memory: the attention of the `layers` that it serves."""
 
     layers: set[int]
+
+    @property
+    def token(self) -> TokenAttention | None:
+        """What it knows of the attention to the running step's one token; None where that follows from the token."""
+        ...
 
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
@@ -170,6 +197,42 @@ class ForwardPlan:
             span = KeyIntervals(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
             parts.append(AttentionPart(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))
         return attend(parts, scale, softcap, s_aux, self.scratch)
+
+    def token_tables(self, layers: Sequence[int]) -> TokenTables | None:
+        """The attentions of `layers` in a step of one token of one stream; None where not all is known before it."""
+        plans = [self.plans[layer] for layer in layers]
+        served = self.memory.layers if self.memory is not None else set()
+        token = None if self.memory is None else self.memory.token
+        sizes = (0, 0) if token is None else token.sizes
+        if any(p.temperature is not None or (token is None and p.index in served) for p in plans):
+            return None
+        if not all(self.arenas[p.source].has_room(self.seen, self.dtype) for p in plans):
+            return None
+        lanes = [self.arenas[p.source].lane for p in plans]
+        near = max((len(self.pieces(lane)) for lane in lanes), default=0)
+        tables = TokenTables.empty(len(layers), near + sizes[0], sizes[1])
+        groups: dict[tuple[int, int, bool], list[int]] = {}
+        for n, (plan, lane) in enumerate(zip(plans, lanes, strict=True)):
+            groups.setdefault((id(lane), id(plan.rotation), plan.index in served), []).append(n)
+        for (_, _, is_far), members in groups.items():
+            at = np.array(members)
+            pairs = [self.arenas[plans[n].source].pair for n in members]
+            tables.write_to(at, pairs, self.seen - lanes[members[0]].shift)
+            if is_far and token is not None:
+                token.fill(tables, at, [plans[n] for n in members], pairs)
+            else:
+                self._fill_near(tables, at, plans[members[0]], pairs)
+        return tables
+
+    def _fill_near(
+        self, tables: TokenTables, at: Words, plan: LayerPlan, pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        for r, piece in enumerate(self.pieces(self.arenas[plan.source].lane)):
+            first, _, _, end = piece.span.limits(0, 1)
+            if first < end:
+                angles = piece.angles(plan.rotation, pairs[0][0])
+                turn = None if angles is None else angles.matrix
+                tables.attend_to(at, r, pairs, piece.start + first, end - first, turn)
 
     def _tempered(self, q: Tensor, lane: WindowLayout, temperature: Temperature, skip: int) -> Tensor:
         """Queries that the model scaled by where they stand, scaled by their place in the cache instead."""

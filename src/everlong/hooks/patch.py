@@ -21,6 +21,7 @@ from everlong.errors import AttachError, CapabilityError
 from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
 from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.front import Front
+from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
 from everlong.hooks.program.run import Program
@@ -67,6 +68,7 @@ class ModelPatch:
         self.replacement = Replacement(self.decoder, self._forward)
         around = around_decoder(model)
         self._front = None if around is None else Front(around, self.route)
+        self._head = OutputHead.of(model)
         try:
             with plain(model):
                 check_equal_to_stock(model, StreamCache(CachedStream(self.plan, "self-check", 0, None)))
@@ -153,6 +155,8 @@ class ModelPatch:
         self.replacement.remove()
         if self._front is not None:
             self._front.replacement.remove()
+        if self._head is not None:
+            self._head.replacement.remove()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -21,7 +21,7 @@ from torch import Tensor
 from everlong.ops.native import extension
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_HEAD_MULTIPLE = 16
+HEAD_MULTIPLE = 16
 _MOST_RANGES = 16
 
 
@@ -73,7 +73,7 @@ def attend_token(
 def _suits(ranges: Sequence[AttendedKeys]) -> bool:
     """Whether the extension reads such tensors: keys of a head side by side, in float32 or bfloat16."""
     dim = ranges[0].q.shape[3]
-    if dim % _HEAD_MULTIPLE or len(ranges) > _MOST_RANGES or ranges[0].q.dtype not in (torch.float32, torch.bfloat16):
+    if dim % HEAD_MULTIPLE or len(ranges) > _MOST_RANGES or ranges[0].q.dtype not in (torch.float32, torch.bfloat16):
         return False
     return all(x.stride(3) == 1 and x.stride(2) == dim for part in ranges for x in (part.k, part.v))
 

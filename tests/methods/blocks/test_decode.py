@@ -8,15 +8,16 @@ import torch
 import everlong
 from everlong.methods.blocks import memory
 from everlong.methods.blocks.decode import TokenStep
-from everlong.methods.blocks.layer import LayerMemory
 
 IDS = torch.randint(97, (260,), generator=torch.Generator().manual_seed(3))
 SMALL = {"sinks": 3, "window": 24, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6, "recall": "layer"}
+SMALL |= {"codec": "native"}  # in eight bits the smallest difference may round a key to the next number
 
 
-@pytest.fixture(scope="module")
-def model(tiny_llama):
-    return tiny_llama(num_hidden_layers=2, max_position_embeddings=64, initializer_range=0.3)
+@pytest.fixture(scope="module", params=[32, 64], ids=["attention in torch", "attention in the list"])
+def model(tiny_llama, request):
+    fields = {"num_hidden_layers": 2, "max_position_embeddings": 64, "initializer_range": 0.3}
+    return tiny_llama(hidden_size=request.param, **fields)
 
 
 def written(model, method):
@@ -42,33 +43,31 @@ def written(model, method):
 def test_equals_what_layers_compute_each_for_itself(model, monkeypatch, fields):
     method = everlong.Blocks(**(SMALL | fields))
     steps = []
-    attend = TokenStep.attend
-    monkeypatch.setattr(TokenStep, "attend", lambda self, *args: (steps.append(self), attend(self, *args))[1])
+    for name in ("attend", "fill"):
+        own = getattr(TokenStep, name)
+        monkeypatch.setattr(TokenStep, name, lambda self, *args, own=own: (steps.append(self), own(self, *args))[1])
     found, cited = written(model, method)
-    assert len(steps) > 80
+    assert len(steps) > 70
     monkeypatch.setattr(memory, "decodes", lambda *args: False)
     expected, expected_cited = written(model, method)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
     assert cited.keys() == expected_cited.keys()
     assert all(cited[n] == pytest.approx(expected_cited[n], rel=1e-4) for n in cited)
 
 
 def test_the_newest_queries_are_those_of_their_tokens(model, monkeypatch):
     """They are written behind one another, and copied where there is no room behind them."""
-    seen = []
-    pooled = LayerMemory._pooled
-
-    def both(self, q):
-        seen.append(q.clone())
-        return pooled(self, q)
-
-    monkeypatch.setattr(LayerMemory, "_pooled", both)
     with everlong.Session(model, everlong.Blocks(**SMALL), chunk=32) as session:
         session.feed(IDS[:130])
+        with monkeypatch.context() as context, session.fork() as slow:
+            context.setattr(memory, "decodes", lambda *args: False)
+            for token in IDS[130:150].tolist():
+                slow.feed([token], answering=True)
+            expected = slow.stored("queries").rows[0].layers[1].now.queries.clone()
         for token in IDS[130:150].tolist():
             session.feed([token], answering=True)
         kept = session.stored("queries").rows[0].layers[1].now.queries
-        torch.testing.assert_close(kept, torch.cat(seen[1::2], 1)[:, -6:], atol=0, rtol=0)
+        torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
         twin = session.fork()
         theirs = twin.stored("queries").rows[0].layers[1].now.queries.clone()
         session.feed([1, 2, 3], answering=True)

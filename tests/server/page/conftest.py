@@ -34,8 +34,8 @@ class Script:
         """Let the next answers be this text."""
         self._written = None if text is None else self._ids(text)
 
-    def pick(self, _: Sampling, logits: Any, recent: Any, generator: Any = None, written: Sequence[int] = ()) -> int:
-        """The next token, in the place of `Sampling.pick`."""
+    def pick(self, written: Sequence[int]) -> int:
+        """The next token behind those that were written."""
         if self._written is None:
             time.sleep(0.004)
             return self._filler[len(written) % len(self._filler)]
@@ -72,7 +72,8 @@ def shared(request: Any, tiny_model: Loaded, tmp_path_factory: Any) -> Iterator[
     method = getattr(request.module, "METHOD", Sinks(sinks=3, window=60))
     script = Script(tiny_model.tokenizer)
     patch = pytest.MonkeyPatch()
-    patch.setattr(Sampling, "pick", lambda *given: script.pick(*given))
+    # It is given: itself, logits, recent ids, a generator, the ids written so far.
+    patch.setattr(Sampling, "pick", lambda *given: script.pick(given[4]))
     try:
         store = tmp_path_factory.mktemp("sessions")
         with alive(tiny_model, store, method, make_document=documents) as (url, service):

@@ -135,24 +135,6 @@ def test_a_turn_is_taken_back_where_the_server_can(tab):
     until(lambda: asked == [{"turns": 2}, {"turns": 1}])
 
 
-def test_texts_are_shown_as_texts_and_markdown_as_nodes(tab, served):
-    hostile = (
-        "<img src=x onerror=alert(1)> [a](javascript:alert(1)) ![p](http://x.example/p.png) <script>alert(1)</script>"
-    )
-    served.script.write(f"# Tide\n{hostile}\n```js\n<b>\n```\n")
-    ask(tab, hostile)
-    answered(tab)
-    assert tab.inner_text(".entry.user .body") == hostile
-    body = tab.locator(".entry.assistant .body")
-    assert body.locator("h1").inner_text() == "Tide"
-    assert body.locator("pre code").inner_text() == "<b>"
-    assert tab.locator("#log img, #log script, #log b").count() == 0
-    assert tab.eval_on_selector_all("#log a", "all => all.map(a => a.href)") == ["http://x.example/p.png"]
-    policy = "try { document.body.innerHTML = '<p>'; 'written' } catch (error) { error.name }"
-    assert tab.evaluate(policy) == "TypeError"
-    tab.watch.found.clear()
-
-
 def test_markdown(tab):
     cases = {
         "a *b* **c** ~~d~~": "<p>a <em>b</em> <strong>c</strong> <s>d</s></p>",
@@ -161,6 +143,7 @@ def test_markdown(tab):
         '<ol start="3"><li>c</li><li>d</li></ol></li><li>e</li></ul>',
         "> q\n> r\n\n---\n### h": "<blockquote><p>q<br>r</p></blockquote><hr><h3>h</h3>",
         "a\\*b\\* & <c>": "<p>a*b* &amp; &lt;c&gt;</p>",
+        "[a](javascript:b) [c](/d) ![e](data:f)": "<p>[a](javascript:b) [c](/d) ![e](data:f)</p>",
         "**open and `open": "<p>**open and `open</p>",
     }
     found = tab.evaluate(DRAW, list(cases))

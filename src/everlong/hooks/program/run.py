@@ -1,19 +1,29 @@
-"""A recorded decoder, run for a token of each of some streams: by the extension between attentions, else in torch."""
+"""A recorded decoder, run for a token of each of some streams: by the extension, else in torch.
+
+Where all that a token attends to is known before it (`ForwardPlan.token_tables`), the extension runs the whole list,
+attentions included. Else each attention of that stream is done here, between two segments.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from everlong.cache.step import ForwardPlan
-from everlong.hooks.program.listing import WORDS, Lowered
+from everlong.hooks.program.listing import WORDS, Lowered, Segment
 from everlong.hooks.program.place import HostPlace
 from everlong.hooks.program.record import AttentionSettings
+from everlong.ops.attend_token import HEAD_MULTIPLE
+from everlong.ops.token_tables import CALL_WORDS, MOST_DIM, MOST_RANGES, MOVE_WORDS, RANGE_WORDS, TokenTables, Words
 
-BYTES = 8 * WORDS
+SEGMENT_WORDS = 14
+"""Of 8 bytes: `struct token_segment`."""
+BYTES = 8
 
 
 class Program:
@@ -25,9 +35,86 @@ class Program:
         self._lowered = lowered
         self._native = native
         self._dtype = dtype
-        self._room = (lowered.room.data_ptr(), lowered.room.shape[1] * lowered.room.element_size())
-        self._start = lowered.words.ctypes.data
         self._rows: list[list[list[Tensor]]] = []
+        self._calls = [segment.call for segment in lowered.segments if segment.call is not None]
+        self._layers = [call.layer for call in self._calls]
+        self._aux = [None if call.s_aux is None else call.s_aux.detach().float().contiguous() for call in self._calls]
+        self._segments = np.array([self._segment(n) for n in range(len(lowered.segments))], dtype=np.int64)
+        self._suits = all(map(_suits, lowered.segments[:-1])) and bool(self._calls)
+        rows = len(lowered.room)
+        widest = max((x.handed[0].shape[1] * x.handed[0].shape[3] for x in lowered.segments if x.handed), default=0)
+        self._reads = np.zeros(rows, dtype=np.int64)
+        self._outs = torch.empty(rows, widest, dtype=dtype)
+        self._queries = torch.empty(MOST_RANGES, widest, dtype=dtype)
+
+    def _segment(self, n: int) -> list[int]:
+        """The words of a segment."""
+        lowered = self._lowered
+        first, count, call, handed = lowered.segments[n]
+        start = lowered.words.ctypes.data + first * WORDS * BYTES
+        if call is None:
+            return [start, count, *[0] * (SEGMENT_WORDS - 2)]
+        q, k = handed[:2]
+        addresses = [x.of(lowered.room, 0).data_ptr() for x in handed]
+        strides = [x.strides[1] for x in handed]
+        (scale,) = struct.unpack("q", struct.pack("d", call.scale))
+        aux = self._aux[n]
+        sizes = [q.shape[1], k.shape[1], q.shape[3], scale]
+        return [start, count, 1, *addresses, *strides, *sizes, 0 if aux is None else aux.data_ptr()]
+
+    def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor:
+        """The last hidden states [1, rows, width] of one token of each step; `inputs` are as they were recorded."""
+        lowered = self._lowered
+        for row, own in enumerate(inputs):
+            self._upload(row, own)
+        tables = [self._tables(step) for step in steps]
+        words, kept = self._token(tables)
+        address = words.ctypes.data
+        if all(table is not None for table in tables):
+            self._native.token(address)
+        else:
+            self._between(steps, [row for row, table in enumerate(tables) if table is None], words)
+        del kept
+        width = lowered.out.shape[-1]
+        last = lowered.room[: len(steps), lowered.out.at : lowered.out.at + width]
+        return last[None].to(self._dtype, copy=True)
+
+    def _tables(self, step: ForwardPlan) -> TokenTables | None:
+        """All attentions of a step, where the extension does them."""
+        return step.token_tables(self._layers) if self._suits and step.dtype == self._dtype else None
+
+    def _between(self, steps: Sequence[ForwardPlan], rows: Sequence[int], words: Words) -> None:
+        """Run segment by segment, with the attentions of `rows` between them."""
+        found = self._handed(len(steps))
+        outs: list[Tensor] = []
+        for n, segment in enumerate(self._lowered.segments):
+            words[1] = n
+            words[2] = n + 1
+            self._native.token(words.ctypes.data)
+            if segment.call is not None:
+                outs = [self._attend(steps[row], segment.call, *found[row][n]) for row in rows]
+                self._reads[list(rows)] = [out.data_ptr() for out in outs]
+
+    def _token(self, tables: Sequence[TokenTables | None]) -> tuple[Words, list[Any]]:
+        """`struct token` for these rows, and what must live while it is used."""
+        lowered = self._lowered
+        each = [max((getattr(t, name).shape[1] for t in tables if t is not None), default=0) for name in _TABLES]
+        sizes = CALL_WORDS, each[0] * RANGE_WORDS, each[1] * MOVE_WORDS
+        rows = len(tables)
+        calls, ranges, moves = (np.zeros((len(self._calls), rows, size), dtype=np.int64) for size in sizes)
+        for row, table in enumerate(tables):
+            if table is not None:
+                calls[:, row] = table.calls
+                for whole, own in ((ranges, table.ranges), (moves, table.moves)):
+                    flat = own.reshape(len(own), -1)
+                    whole[:, row, : flat.shape[1]] = flat
+        out_bytes = self._outs.shape[1] * self._outs.element_size()
+        room = lowered.room
+        words = [self._segments.ctypes.data, 0, len(self._segments), rows]
+        words += [room.data_ptr(), room.shape[1] * room.element_size(), self._dtype == torch.bfloat16, *each]
+        words += [calls.ctypes.data, ranges.ctypes.data, moves.ctypes.data, self._reads.ctypes.data]
+        words += [self._outs.data_ptr(), out_bytes, self._queries.data_ptr(), torch.get_num_threads()]
+        return np.array(words, dtype=np.int64), [calls, ranges, moves, tables]
 
     def _handed(self, rows: int) -> list[list[list[Tensor]]]:
         """q, k and v of each segment's attention, for each row."""
@@ -36,24 +123,6 @@ class Program:
             row = len(self._rows)
             self._rows.append([[x.of(self._lowered.room, row) for x in segment.handed] for segment in segments])
         return self._rows
-
-    def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor:
-        """The last hidden states [1, rows, width] of one token of each step; `inputs` are as they were recorded."""
-        lowered = self._lowered
-        for row, own in enumerate(inputs):
-            self._upload(row, own)
-        found = self._handed(len(steps))
-        threads = torch.get_num_threads()
-        outs: list[Tensor] = []
-        read = [0] * len(steps)
-        for n, (first, count, call, _) in enumerate(lowered.segments):
-            self._native.run(self._start + first * BYTES, count, threads, *self._room, *read)
-            if call is not None:
-                outs = [self._attend(step, call, *found[row][n]) for row, step in enumerate(steps)]
-                read = [out.data_ptr() for out in outs]
-        width = lowered.out.shape[-1]
-        last = lowered.room[: len(steps), lowered.out.at : lowered.out.at + width]
-        return last[None].to(self._dtype, copy=True)
 
     def _upload(self, row: int, inputs: list[Tensor]) -> None:
         """Make what follows from a token's id and place alone, and put it into the row's room."""
@@ -69,6 +138,19 @@ class Program:
     def _attend(step: ForwardPlan, call: AttentionSettings, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         columns = step.write(k, v, call.layer)
         return step.attend(call.layer, q, *columns, call.scale, call.softcap, call.s_aux).contiguous()
+
+
+_TABLES = ("ranges", "moves")
+
+
+def _suits(segment: Segment) -> bool:
+    """Whether the extension does a segment's attention: keys and values alike, their numbers side by side, no cap."""
+    assert segment.call is not None
+    q, k, v = segment.handed
+    alike = q.shape[3] == k.shape[3] == v.shape[3] and k.shape[1] == v.shape[1]
+    dim = q.shape[3]
+    beside = all(x.strides[3] == 1 for x in segment.handed)
+    return alike and beside and dim % HEAD_MULTIPLE == 0 and dim <= MOST_DIM and segment.call.softcap is None
 
 
 def _filled(given: Any, places: list[Any]) -> Any:

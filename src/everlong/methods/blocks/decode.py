@@ -8,6 +8,9 @@ Letters: H query heads, G kv heads, F = H / G, D head dim, M columns of the aren
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +22,7 @@ from everlong.methods.blocks.stream import BlockStream
 from everlong.models.layout import LayerPlan
 from everlong.ops.attend_token import AttendedKeys, attend_token
 from everlong.ops.rotary import Rotation, turn_by
+from everlong.ops.token_tables import TokenTables, Words, columns
 
 
 def decodes(block_step: BlockStep, row: BlockStream) -> bool:
@@ -68,7 +72,8 @@ class TokenStep:
         if memory.slots.sink_place != self._sink_place:  # asked here: it is a call for each layer and token
             memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_place, layer.rotation)
         to_far, to_front, back = self._turned_by(layer.rotation, q)
-        ranges = self._front_ranges(memory, _turned(q, to_front))
+        in_front = _turned(q, to_front)
+        ranges = [AttendedKeys(in_front, *memory.slots.pair, at, n, runs) for at, n, runs in self._in_front()]
         blocks = len(ranges)
         for piece, at, n in self._near:
             near = q if piece.turn is None else piece.turned(q, layer.rotation, 0)
@@ -78,17 +83,73 @@ class TokenStep:
             self._shares[layer.index] = shares[: self._chosen]
         leaving = k.narrow(2, self._leaving, 1), v.narrow(2, self._leaving, 1)
         done = self.row.done.progress[layer.index]
-        memory.take_token(done, _turned(leaving[0], back), leaving[1], _turned(q, to_far))
+        column, queries = memory.reserve_token(done)
+        memory.now.tail.k[:, :, column] = _turned(leaving[0], back)[:, :, 0]
+        memory.now.tail.v[:, :, column] = leaving[1][:, :, 0]
+        queries[:, -1] = _turned(q, to_far)[0, :, 0]
         return out
 
-    def _front_ranges(self, memory: LayerMemory, q: Tensor) -> list[AttendedKeys]:
-        """The chosen blocks, each a run of its own where they are to be cited, and the sinks behind them."""
-        k, v = memory.slots.pair
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many ranges, and how many moves, `fill` writes for a layer."""
+        return len(self._in_front()) + len(self._near), 3
+
+    def fill(
+        self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Write down what `attend` does for `layers`, rows `at` of the tables: these rotate alike, over `pairs`."""
+        memories = [self.row.layers[layer.index] for layer in layers]
+        rotation = layers[0].rotation
+        for memory in memories:
+            if memory.slots.sink_place != self._sink_place:
+                memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_place, rotation)
+        to_far, to_front, back = self._turned_by(rotation, pairs[0][0])
+        slots = [memory.slots.pair for memory in memories]
+        front = self._in_front()
+        for r, (first, n, runs) in enumerate(front):
+            tables.attend_to(at, r, slots, first, n, to_front, runs)
+        for r, (piece, first, n) in enumerate(self._near, len(front)):
+            angles = piece.angles(rotation, pairs[0][0])
+            tables.attend_to(at, r, pairs, first, n, None if angles is None else angles.matrix)
+        if self._cites and front:
+            self._note_shares(tables, at, layers, sum(runs for _, _, runs in front) + len(self._near))
+        self._fill_moves(tables, at, memories, pairs, to_far, back)
+
+    def _note_shares(self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], runs: int) -> None:
+        shape = self.row.layers[layers[0].index].shape
+        shares = torch.empty(len(layers), runs, shape.kv_heads, shape.heads // shape.kv_heads)
+        tables.calls[at, 5] = shares.data_ptr() + np.arange(len(layers)) * shares.stride(0) * 4
+        tables.kept.append(shares)
+        for layer, own in zip(layers, shares, strict=True):
+            self._shares[layer.index] = own[: self._chosen]
+
+    def _fill_moves(
+        self,
+        tables: TokenTables,
+        at: Words,
+        memories: Sequence[LayerMemory],
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        to_far: Tensor | None,
+        back: Tensor | None,
+    ) -> None:
+        """The token that leaves the window, turned back, and the query, turned to the memory's distance."""
+        done = self.row.done.progress
+        rooms = [memory.reserve_token(done[memory.layer]) for memory in memories]
+        heads = memories[0].shape.kv_heads
+        free = np.array([column for column, _ in rooms])
+        for n, turn in enumerate((back, None)):
+            leaving = columns([pair[n] for pair in pairs], self._leaving)
+            tables.move(at, n, leaving, columns([memory.now.tail[n] for memory in memories], free), heads, turn)
+        target = np.array([(x[:, -1].data_ptr(), x.stride(0)) for _, x in rooms], dtype=np.int64)
+        tables.move(at, 2, None, (target[:, 0], target[:, 1]), memories[0].shape.heads, to_far)
+
+    def _in_front(self) -> list[tuple[int, int, int]]:
+        """(first column, columns, runs) of the chosen blocks, each a run where they are cited, and of the sinks."""
         chosen = self._first_sink - self._front
         found = [(self._front, chosen + self._sinks, 1)]
         if self._cites:
             found = [(self._front, chosen, self._chosen), (self._first_sink, self._sinks, 1)]
-        return [AttendedKeys(q, k, v, at, n, runs) for at, n, runs in found if n]
+        return [x for x in found if x[1]]
 
     def _turned_by(self, rotation: Rotation | None, like: Tensor) -> list[Tensor | None]:
         """The turns to the memory's distance, to the frame of what is in front, and back to none; None: no turn."""

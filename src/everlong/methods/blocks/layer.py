@@ -162,36 +162,43 @@ class LayerMemory:
         """Keep the newest `pool` queries."""
         self.now = replace(self.now, queries=self._pooled(q))
 
-    def take_token(
-        self,
-        done: LayerProgress,
-        k: Float[Tensor, "1 G 1 D"],
-        v: Float[Tensor, "1 G 1 E"],
-        q: Float[Tensor, "1 H 1 D"],
-    ) -> None:
-        """`begin`, `hold` of one token behind the sinks, and `remember` of one query, at once."""
+    def reserve_token(self, done: LayerProgress) -> tuple[int, Float[Tensor, "H n D"]]:
+        """`begin`, and room for a token behind the sinks that leaves the window and for one more query.
+
+        (the column of the tail, the newest queries), the column and the last query yet to be written.
+        """
         self.begin(done, 1)
         now = self.now
-        column = now.at + now.held - now.pending
-        now.tail.k[:, :, column] = k[:, :, 0]
-        now.tail.v[:, :, column] = v[:, :, 0]
-        self.now = replace(now, held=now.held + 1, queries=self._pooled(q[0]))
+        queries = self._one_more_query()
+        self.now = replace(now, held=now.held + 1, queries=queries)
+        return now.at + now.held - now.pending, queries
 
     def _pooled(self, q: Float[Tensor, "H T D"]) -> Float[Tensor, "H n D"]:
-        """The newest `pool` queries with these; one of them is written behind the others, where there is room."""
+        """The newest `pool` queries with these."""
         pool = self.settings.pool
         old = self.now.queries
         if old is None or q.shape[1] >= pool:
             return q[:, -pool:].clone()
+        if q.shape[1] > 1:
+            return torch.cat([old[:, max(0, old.shape[1] + q.shape[1] - pool) :], q], 1)
+        found = self._one_more_query()
+        found[:, -1] = q[:, 0]
+        return found
+
+    def _one_more_query(self) -> Float[Tensor, "H n D"]:
+        """The newest `pool` queries, the last of them yet to be written: behind the others, where there is room."""
+        pool = self.settings.pool
+        old = self.now.queries
+        if old is None or pool == 1:
+            return self.shape.empty(self.shape.heads, 1, self.shape.key_dim, dtype=self.shape.dtype)
         room = self._pool
         end = 0 if room is None else _end(old, room)
-        if q.shape[1] > 1 or room is None or not 0 < end < room.shape[1]:
-            kept = old[:, max(0, old.shape[1] + q.shape[1] - pool) :]
-            end = kept.shape[1] + q.shape[1]
-            self._pool = self.shape.empty(q.shape[0], end + spare_queries(pool), q.shape[2], dtype=q.dtype)
-            torch.cat([kept, q], 1, out=self._pool[:, :end])
-            return self._pool[:, :end]
-        room[:, end] = q[:, 0]
+        if room is None or not 0 < end < room.shape[1]:
+            kept = old[:, max(0, old.shape[1] + 1 - pool) :]
+            end = kept.shape[1]
+            self._pool = room = self.shape.empty(len(old), end + 1 + spare_queries(pool), old.shape[2], dtype=old.dtype)
+            room[:, :end] = kept
+            return room[:, : end + 1]
         return room[:, max(end + 1 - pool, end - old.shape[1]) : end + 1]
 
     def assign(self, base: int) -> None:

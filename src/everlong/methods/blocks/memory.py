@@ -68,7 +68,7 @@ class BlockMemory:
         self.answering = False
         self.scout: Scout | None = None
         self._step: BlockStep | None = None
-        self._token: TokenStep | None = None
+        self.token: TokenStep | None = None
 
     def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """How the arenas of layers with this native pattern are laid out."""
@@ -103,18 +103,18 @@ class BlockMemory:
                 row.pad, row.cuts = pad, make_cuts(self.settings, pad - step.seen)
         for part in (part for row in self.rows for part in row.layers.values() if not part.slots.filled):
             part.prefetch()
-        self._token = None
+        self.token = None
         if self.scout is None and len(self.rows) == 1 and decodes(self._step, self.rows[0]):
             lane = step.arenas[min(self.layers)].lane
-            self._token = TokenStep(self._step, self.rows[0], lane)
+            self.token = TokenStep(self._step, self.rows[0], lane)
 
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
     ) -> Float[Tensor, "B T H E"]:
         """Attention of a layer over its columns `k`, `v` [B, G, M, D] and what the memory brings."""
         assert self._step is not None
-        if self._token is not None and takes(q, k, v, softcap):
-            return self._token.attend(layer, q, k, v, scale, s_aux)
+        if self.token is not None and takes(q, k, v, softcap):
+            return self.token.attend(layer, q, k, v, scale, s_aux)
         call = LayerCall(self._step, layer, scale, softcap, s_aux)
         if self.scout is not None:
             return call.scouted(self.scout, self.rows[0], q, k, v)
@@ -141,8 +141,8 @@ class BlockMemory:
         assert step is not None
         for row in self.rows:
             row.keep_sealed()
-        if self._token is not None:
-            self._token.cite(step.cited[0])
+        if self.token is not None:
+            self.token.cite(step.cited[0])
         found = []
         for n, row in enumerate(self.rows):
             cited = _added(row.done.cited, _of_all(self.plan.ranks, step.cited[n]))
@@ -150,11 +150,11 @@ class BlockMemory:
         for row, done, used in zip(self.rows, found, step.used, strict=True):
             row.done = done
             row.used.update(used)
-        self._step = self._token = None
+        self._step = self.token = None
 
     def abandon(self) -> None:
         """Forget a step that failed: counters go back, and slots that may hold blocks of it are emptied."""
-        self._step = self._token = None
+        self._step = self.token = None
         if not any(row.done.progress for row in self.rows):
             self.rows = []
         for row in self.rows if self.scout is None else ():

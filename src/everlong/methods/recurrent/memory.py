@@ -139,6 +139,10 @@ class RecurrentMemory:
         """Tokens of a row that have left the window, when its next token is number `seen`."""
         return max(0, seen - seen % self.core.segment - self.core.back)
 
+    @property
+    def token(self) -> None:
+        """Nothing: how a token attends follows from what it is."""
+
     def check_crop(self, seen: int, target: int, pads: Ints | None) -> None:
         """Refused where a segment was folded since."""
         rows = [0] if pads is None else pads.tolist()
