@@ -111,3 +111,56 @@ def service(model: Any, method: Any, store: Path, state_tokens: int, **settings:
     """A service that writes a state every so many tokens."""
     kept.STATE_TOKENS = state_tokens
     return Service(model, method, store, ServerSettings(port=0, **settings))
+
+
+class Nursery:
+    """A process without threads that starts the server, kills it and starts it again, always at one address."""
+
+    def __init__(self, begin: Callable[[], Service]) -> None:
+        with run.bound(SETTINGS) as sock:
+            self.url = run.address(sock)
+            # Heard from the beginning: whoever comes while the server is down waits for the next.
+            sock.listen(256)
+            to_read, self._write = os.pipe()
+            self._read, to_write = os.pipe()
+            self._process = os.fork()
+            if not self._process:
+                _nurse(begin, sock, to_read, to_write)
+                os._exit(0)
+        os.close(to_read)
+        os.close(to_write)
+        self.server = self._next()
+
+    def kill(self) -> None:
+        """kill -9, and the next."""
+        os.write(self._write, b"k")
+        self.server = self._next()
+
+    def close(self) -> None:
+        """End the last server."""
+        os.write(self._write, b"q")
+        os.waitpid(self._process, 0)
+        os.close(self._write)
+        os.close(self._read)
+
+    def resident_bytes(self) -> int:
+        """What the server takes in memory."""
+        return int(Path(f"/proc/{self.server}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def _next(self) -> int:
+        return int.from_bytes(os.read(self._read, 8), "little")
+
+
+def _nurse(begin: Callable[[], Service], sock: Any, to_read: int, to_write: int) -> None:
+    command = b"k"
+    while command == b"k":
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                run.serve(begin(), sock, lambda: None)
+            os._exit(0)
+        os.write(to_write, child.to_bytes(8, "little"))
+        command = os.read(to_read, 1)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

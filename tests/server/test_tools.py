@@ -1,4 +1,4 @@
-"""Tools through the template; calls come back as such, whole and streamed, and are known again when they are sent back."""
+"""Tools through the template; calls come back as such, and are known again when they are sent back."""
 
 from __future__ import annotations
 
@@ -98,3 +98,12 @@ def test_what_is_no_call_stays_text(text):
     stream = tools.CallText()
     given = "".join(map(stream.take, text))
     assert given + stream.rest()[0] == text
+
+
+def test_text_behind_a_call_is_given_too():
+    text = f"Let us see. <tool_call>{CALL}</tool_call> And then?"
+    plain, calls = tools.parted(text)
+    assert (plain, len(calls)) == ("Let us see.  And then?", 1)
+    stream = tools.CallText()
+    given = "".join(map(stream.take, text))
+    assert given + stream.rest()[0] == plain

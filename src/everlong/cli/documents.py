@@ -20,7 +20,7 @@ from everlong.cli.formats import extractor
 from everlong.cli.opened import Opened
 from everlong.cli.source import TextSource
 from everlong.errors import InputError
-from everlong.session.ingest import Document
+from everlong.session.document import Document
 from everlong.text.places import Place, found_in
 from everlong.text.source_names import resolved
 

@@ -10,13 +10,13 @@ import typer
 
 from everlong.cli import options
 from everlong.cli.console import Console
-from everlong.cli.documents import File, check, document
+from everlong.cli.extract import ExtractLimits, extracted
 from everlong.cli.groups import ModelChoice
 from everlong.cli.model_setup import load_model
 from everlong.cli.verbs.serve import ServeOptions
 from everlong.environment import home
 from everlong.errors import CapabilityError, InputError
-from everlong.session.ingest import Document
+from everlong.session.document import Document
 from everlong.storage.budget import size
 
 if TYPE_CHECKING:
@@ -74,11 +74,9 @@ def _keys(path: Path | None) -> tuple[str, ...]:
 
 
 def _documents(console: Console) -> MakeDocument:
-    """What makes documents of uploaded files."""
+    """What makes documents of uploaded files, each in a process of its own."""
 
     def made(path: Path, name: str) -> Document:
-        file = File(path, name, name)
-        check(file)
-        return document(file, console)
+        return extracted(path, name, ExtractLimits(), console)
 
     return made

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel
 
 from everlong.errors import InputError
 from everlong.library.naming import check_name
@@ -18,6 +19,12 @@ from everlong.server.service import Service
 SESSION_HEADER = "x-session-id"
 RETRY_HEADER = "x-stainless-retry-count"
 """By which OpenAI's own clients say how often they have asked before."""
+
+
+def described(kind: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI document says of a body, which is parsed whatever its content type."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def service_of(request: Request) -> Service:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from everlong.server import openai
 from everlong.server.answering import Answered, Asked, Piece, Progress
-from everlong.server.body import body_of, caller_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, described, service_of, session_of
 from everlong.server.errors import api_error
 from everlong.server.openai import ChatFields, choice, chunk, parsed
 from everlong.server.service import Service
@@ -25,7 +25,7 @@ from everlong.server.worker import Left, Waited
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", openapi_extra=described(ChatFields))
 async def chat_completions(request: Request) -> Response:
     """A chat completion: the answer to a list of messages, in a session or found again by the messages."""
     service = service_of(request)

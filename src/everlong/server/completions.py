@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from everlong.engine.token_odds import TokenOdds
 from everlong.server.answering import Answered, Piece
-from everlong.server.body import body_of, caller_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, described, service_of, session_of
 from everlong.server.continuing import Continued, Continuing
 from everlong.server.errors import api_error, refused
 from everlong.server.openai import MOST_LIKELIEST, SamplingFields, finish_reason, parsed
@@ -72,7 +72,7 @@ def _is_prompt(x: Any) -> bool:
     return bool(x) and (isinstance(x, str) or (isinstance(x, list) and all(_is_id(i) for i in x)))
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", openapi_extra=described(CompletionFields))
 async def completions(request: Request) -> Response:
     """Texts gone on from, without a chat template."""
     service = service_of(request)

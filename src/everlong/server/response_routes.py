@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from everlong.server import responses
 from everlong.server.answering import Answered, Asked
-from everlong.server.body import body_of, caller_of, owner_of, service_of, session_of
+from everlong.server.body import body_of, caller_of, described, owner_of, service_of, session_of
 from everlong.server.errors import ApiError, api_error, refused
 from everlong.server.openai import parsed
 from everlong.server.responses import KeptResponse, ResponseFields, Responses
@@ -23,7 +23,7 @@ from everlong.text.chat_template import message
 router = APIRouter(prefix="/v1/responses")
 
 
-@router.post("")
+@router.post("", openapi_extra=described(ResponseFields))
 async def create_response(request: Request) -> Response:
     """A response to an input, behind the response before it or in a session."""
     service = service_of(request)

@@ -7,15 +7,32 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
 
 from everlong.library.catalog import SessionRecord
-from everlong.server.body import Scope, body_of, scope_of, service_of
+from everlong.server.body import Scope, body_of, described, scope_of, service_of
 from everlong.server.errors import ApiError, refused
 from everlong.server.streaming import result
 from everlong.server.worker import Job
 from everlong.session.session import Session
 
 router = APIRouter(prefix="/v1/sessions")
+
+
+class NameFields(BaseModel):
+    """The body of a request that names a session."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Any = None
+
+
+class RewindFields(BaseModel):
+    """How many turns are to be taken back."""
+
+    model_config = ConfigDict(extra="allow")
+
+    turns: Any = 1
 
 
 async def done(request: Request, job: Callable[[], Job]) -> Any:
@@ -37,7 +54,7 @@ async def list_sessions(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": await done(request, listed)}
 
 
-@router.post("")
+@router.post("", openapi_extra=described(NameFields))
 async def create_session(request: Request) -> dict[str, Any]:
     """Make an empty session, by the name that is given or one of its own."""
     service, scope = service_of(request), scope_of(request)
@@ -69,8 +86,8 @@ async def get_session(request: Request, name: str) -> dict[str, Any]:
     return await done(request, found)
 
 
-@router.patch("/{name}")
-@router.post("/{name}")
+@router.patch("/{name}", openapi_extra=described(NameFields))
+@router.post("/{name}", openapi_extra=described(NameFields))
 async def rename_session(request: Request, name: str) -> dict[str, Any]:
     """Give a session another name."""
     service, scope = service_of(request), scope_of(request)
@@ -84,7 +101,7 @@ async def rename_session(request: Request, name: str) -> dict[str, Any]:
     return await done(request, renamed)
 
 
-@router.post("/{name}/fork")
+@router.post("/{name}/fork", openapi_extra=described(NameFields))
 async def fork_session(request: Request, name: str) -> dict[str, Any]:
     """A session that has read the same and goes on by itself."""
     service, scope = service_of(request), scope_of(request)
@@ -99,7 +116,7 @@ async def fork_session(request: Request, name: str) -> dict[str, Any]:
     return await done(request, forked)
 
 
-@router.post("/{name}/rewind")
+@router.post("/{name}/rewind", openapi_extra=described(RewindFields))
 async def rewind_session(request: Request, name: str) -> dict[str, Any]:
     """Take back the last turns of a session, with all that was read since they began: one, or two."""
     service, scope = service_of(request), scope_of(request)

@@ -16,7 +16,7 @@ CLOSE = "</tool_call>"
 
 
 def tools_of(given: Sequence[Any] | None, choice: Any) -> list[dict[str, Any]]:
-    """The tools that a request offers, as templates take them; ApiError for what is none, or a call that is demanded."""
+    """The tools that a request offers, as templates take them; ApiError for what is none, or a demanded call."""
     if not given or choice == "none":
         return []
     if choice not in (None, "auto"):
@@ -52,6 +52,11 @@ def said(text: str) -> Message:
 
 def parted(text: str) -> tuple[str, list[dict[str, Any]]]:
     """The text of an answer without its calls, and these; a call that is no JSON stays text."""
+    plain, calls = _parted(text)
+    return (plain.strip() if calls else plain), calls
+
+
+def _parted(text: str) -> tuple[str, list[dict[str, Any]]]:
     plain = ""
     calls: list[dict[str, Any]] = []
     while OPEN in text:
@@ -65,8 +70,7 @@ def parted(text: str) -> tuple[str, list[dict[str, Any]]]:
         calls.append(call)
         plain += before
         text = after
-    plain += text
-    return (plain.strip() if calls else plain), calls
+    return plain + text, calls
 
 
 def flattened(messages: Sequence[Message]) -> list[Message]:
@@ -112,8 +116,8 @@ class CallText:
 
     def rest(self) -> tuple[str, list[dict[str, Any]]]:
         """At the end: the text that is still to be given, and the calls."""
-        plain, calls = parted(self.text)
-        return ("" if calls else self._give(len(self.text))), calls
+        plain, calls = _parted(self.text)
+        return plain[self._given :], calls
 
     def _give(self, end: int) -> str:
         found = self.text[self._given : end]

@@ -177,6 +177,8 @@ class Worker:
     def _step(self) -> bool:
         """One forward; where it fails, each request by itself, so that one that cannot go on ends alone."""
         engine = self.engine
+        # Those that were ended between two steps, whose streams may be closed already.
+        engine.requests = {key: request for key, request in engine.requests.items() if not request.done}
         engine.tokens = self._pace.tokens
         try:
             with self._pace.timed(engine):

@@ -6,11 +6,12 @@ import functools
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from everlong.errors import BudgetError, InputError
+from everlong.session.document import Document
 from everlong.text.inputs import Tokens, row_pieces
 from everlong.text.lines import Lines
 from everlong.text.places import Place
@@ -27,27 +28,6 @@ CHECKPOINT_TOKENS = 8192
 CHECKPOINT_S = 30.0
 """or so many seconds: what a crash can cost."""
 _resolved = functools.lru_cache(maxsize=4096)(resolved)
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text with its name, and a digest that tells whether it has changed.
-
-    `called` is what was typed for it: older versions named a source so. `earlier` says of an older digest how many
-    characters its content had, where this content begins with it (a log that has grown), else None.
-    """
-
-    name: str
-    digest: str
-    texts: Iterable[str]
-    places: list[Place] = field(default_factory=list)
-    """Its chapters, headings and pages: those that are found while `texts` go by."""
-    has_lines: bool = True
-    """Whether the lines of `texts` are those of the file, as people count them."""
-    allow_special: bool = False
-    """Whether what it spells may become a control token; its digest then tells so."""
-    called: str = ""
-    earlier: Callable[[str], int | None] = lambda digest: None
 
 
 def parts(sources: Iterable[Source], document: Document) -> list[Source]:
