@@ -448,7 +448,8 @@ async function reload(follows = true) {
   const name = state.name;
   try {
     const found = await call("GET", place(name, "/messages?limit=40"));
-    if (name !== state.name) return;
+    // What was asked meanwhile is drawn already.
+    if (name !== state.name || state.live) return;
     $("log").replaceChildren(...found.data.map(entry));
     olderButton(found);
     await refreshMemory();
@@ -457,7 +458,7 @@ async function reload(follows = true) {
     if (error.status === 404) return open(null);
     say(error.message);
   }
-  if (follows && name === state.name) follow(name).catch((error) => say(error.message));
+  if (follows && name === state.name && !state.live) follow(name).catch((error) => say(error.message));
 }
 
 function olderButton(found) {
@@ -565,7 +566,7 @@ async function rewind(turns) {
     throw error;
   }
   tellOthers("live");
-  await reload();
+  await reload(false);
   await loadSessions();
 }
 
@@ -724,6 +725,7 @@ async function take(run, event) {
   if (event.type === "live.begun") {
     run.begun = event;
     if (run.live && run.live.identity !== event.id) {
+      setLive(null);
       await reload();
       return true;
     }
