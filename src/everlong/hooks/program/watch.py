@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any
 
 from torch import nn
@@ -20,9 +21,16 @@ class Watch:
         """A class of another package, whose forward may depend on what is not watched: an adapter may be turned off."""
         self._hooks: list[dict[Any, Any]] = [getattr(m, name) for m in modules for name in _HOOKS]
         self._own = [vars(m) for m in modules if m is not decoder]
-        self._parts = [(m._modules, name, part) for m in modules for name, part in m._modules.items()]
-        stored = [(store, name) for m in modules for store in (m._parameters, m._buffers) for name in store]
-        self._weights = [(store, name, _state(store[name])) for store, name in stored]
+        parts = [(m._modules, name, part) for m in modules for name, part in m._modules.items()]
+        stored = [
+            (store, name, x) for m in modules for store in (m._parameters, m._buffers) for name, x in store.items()
+        ]
+        self._places: list[tuple[dict[str, Any], str]] = [(store, name) for store, name, _ in (*parts, *stored)]
+        self._found: list[Any] = [found for _, _, found in (*parts, *stored)]
+        self._tensors = [x for _, _, x in stored if x is not None]
+        self._counted = [x for x in self._tensors if not x.is_inference()]
+        self._addresses = [x.data_ptr() for x in self._tensors]
+        self._versions = [x._version for x in self._counted]
 
     def plain(self) -> bool:
         """Whether no module has hooks or a forward of its own."""
@@ -30,12 +38,9 @@ class Watch:
 
     def same(self) -> bool:
         """Whether nothing has changed since, and the modules are plain."""
-        parts = all(store.get(name) is part for store, name, part in self._parts)
-        return parts and self.plain() and all(_state(store.get(name)) == state for store, name, state in self._weights)
-
-
-def _state(x: Any) -> Any:
-    """Which numbers a parameter or buffer has: where they lie, and how often they were written to."""
-    if x is None:
-        return None
-    return x.data_ptr(), None if x.is_inference() else x._version
+        # Lists that are made and compared as wholes: it is asked for each token.
+        if not all(map(is_, [store.get(name) for store, name in self._places], self._found)):
+            return False
+        if [x.data_ptr() for x in self._tensors] != self._addresses:
+            return False
+        return [x._version for x in self._counted] == self._versions and self.plain()

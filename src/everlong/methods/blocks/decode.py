@@ -17,7 +17,7 @@ from torch import Tensor
 
 from everlong.cache.window import WindowLayout
 from everlong.methods.blocks.layer import LayerMemory
-from everlong.methods.blocks.step import BlockStep
+from everlong.methods.blocks.step import BlockStep, cite
 from everlong.methods.blocks.stream import BlockStream
 from everlong.models.layout import LayerPlan
 from everlong.ops.attend_token import AttendedKeys, attend_token
@@ -167,11 +167,7 @@ class TokenStep:
             return
         every = torch.stack(list(self._shares.values()))
         for layer, shares in zip(self._shares, every.sum(3).tolist(), strict=True):
-            tags = self.row.layers[layer].slots.tags
-            for c, group in enumerate(tags):
-                for tag, heads in zip(group[len(group) - self._chosen :], shares, strict=True):
-                    if tag is not None:
-                        cited[tag[0]] = cited.get(tag[0], 0.0) + (heads[c] if len(tags) > 1 else sum(heads))
+            cite(cited, self.row.layers[layer].slots, shares)
 
 
 def _turned(x: Tensor, matrix: Tensor | None) -> Tensor:

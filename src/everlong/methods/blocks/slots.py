@@ -5,6 +5,8 @@ Letters: H query heads, G kv heads, S sinks, L tokens per block at most, K chose
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,6 +18,9 @@ from everlong.methods.blocks.progress import LayerProgress, Shape
 from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 from everlong.storage.base import Store, stored
+
+TurnTo = Callable[[Tensor, int], Tensor]
+"""Raw keys [1, G, L, D] of a block, turned to where its first token is to stand."""
 
 
 class Slots:
@@ -55,7 +60,7 @@ class Slots:
                 row[slot] = block
         return slots
 
-    def fill(self, now: LayerProgress, places: Ints | None, rotation: Rotation | None) -> None:
+    def fill(self, now: LayerProgress, places: Ints | None, turn: TurnTo) -> None:
         """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
         if self.filled:
             return
@@ -70,7 +75,7 @@ class Slots:
             wanted = [tag for tag, old in zip(new, tags, strict=True) if tag is not None and tag != old]
             tags[:] = [old if old == tag else None for tag, old in zip(new, tags, strict=True)]
             if wanted:
-                self._fetch(c, wanted, rotation)
+                self._fetch(c, wanted, turn)
             tags[:] = new
         self.filled = True
 
@@ -90,18 +95,16 @@ class Slots:
             mine[:, :, self.first_sink :] = x
         self.sink_place = place if held >= self._sinks else None
 
-    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], rotation: Rotation | None) -> None:
+    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], turn: TurnTo) -> None:
         heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
         k, v = stored(self._store, self._layer, [block for block, *_ in tags], self._device)
         k = k[:, heads]
         v = v[:, heads]
-        if rotation is not None and tags[0][1] is not None:
-            at = torch.tensor([place for _, place, _ in tags])[:, None] + torch.arange(k.shape[2])
-            k = turned(k, rotation, turn_by(rotation, at, k))
-        for n, (block, _, column) in enumerate(tags):
+        for n, (block, place, column) in enumerate(tags):
             length = self._cuts.start(block + 1) - self._cuts.start(block)
-            for mine, x in zip(self.pair, (k, v), strict=True):
-                mine[0, heads, column : column + length] = x[n, :, :length]
+            keys = k[n : n + 1] if place is None else turn(k[n : n + 1], place)
+            for mine, x in zip(self.pair, (keys[0], v[n]), strict=True):
+                mine[0, heads, column : column + length] = x[:, :length]
 
     def empty(self) -> None:
         """Forget what lies in the slots and where the sinks stand: after a step that was not committed."""

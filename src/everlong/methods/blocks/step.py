@@ -7,23 +7,36 @@ per block at most, K chosen blocks.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from everlong.cache.step import ForwardPlan, KeyRange
+from everlong.cache.step import ForwardPlan
 from everlong.cache.window import WindowLayout
 from everlong.methods.blocks.cells import Cursor, RetrievalChunk, cells, moved
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.recall.scout import Scout
+from everlong.methods.blocks.slots import Slots
 from everlong.methods.blocks.stream import BlockStream
+from everlong.methods.blocks.view import View
 from everlong.models.layout import LayerPlan
 from everlong.ops.attend import AttentionPart, attend
+from everlong.ops.attend_token import AttendedKeys, attend_token, takes
 from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
 from everlong.ops.spans import Ints, KeyIntervals
+
+
+def cite(cited: dict[int, float], slots: Slots, shares: list[list[float]]) -> None:
+    """Add what the blocks in the last slots got, of the heads of each kv head [K, G], to `cited`."""
+    for c, tags in enumerate(slots.tags):
+        for tag, heads in zip(tags[len(tags) - len(shares) :], shares, strict=True):
+            if tag is not None:
+                got = heads[c] if len(slots.tags) > 1 else sum(heads)
+                cited[tag[0]] = cited.get(tag[0], 0.0) + got
 
 
 class BlockStep:
@@ -69,60 +82,8 @@ class BlockStep:
     def view(self, n: int, row: BlockStream, lane: WindowLayout, at: int) -> View:
         """The spans of cell number `at` of row `n`."""
         if (n, at) not in self._views:
-            self._views[n, at] = View(self, n, row, lane, self.cells(n, row)[at])
+            self._views[n, at] = View(self.settings, self.step, n, row, lane, self.cells(n, row)[at])
         return self._views[n, at]
-
-
-class View:
-    """Which keys the queries of one cell see: in the window, pending, and in front (sinks and chosen blocks)."""
-
-    def __init__(
-        self, block_step: BlockStep, n: int, row: BlockStream, lane: WindowLayout, cell: RetrievalChunk
-    ) -> None:
-        s = block_step.settings
-        step = block_step.step
-        self.settings = s
-        self.cell = cell
-        self.pad = row.pad
-        self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
-        t = np.arange(cell.first, cell.end, dtype=np.int64)[None]
-        self.pending = row.cuts.start(cell.sealed)
-        self.pieces: list[tuple[KeyRange, KeyIntervals]] = [(p, self._cut(p.span, n)) for p in step.pieces(lane)]
-        self._first_sink = s.top_k * s.block
-        self._sinks_end = self._first_sink + np.clip(t - s.window + 1, 0, s.sinks)
-        self._fronts: dict[int, KeyIntervals] = {}
-        self.tail = KeyIntervals(np.zeros_like(t), np.maximum(t - s.window + 1 - self.pending, 0))
-        self.behind: list[KeyIntervals] = []
-        if s.positions != "far":
-            lo = np.full_like(t, self.pending)
-            hi = np.maximum(t - s.window + 1, self.pending)
-            for piece in step.pieces(lane):
-                first = piece.start + lane.shift
-                begin, end = (np.clip(x + row.pad - first, 0, piece.end - piece.start) for x in (lo, hi))
-                self.behind.append(KeyIntervals(begin, end))
-        self.joined = [_joined(near, far) for (_, near), far in zip(self.pieces, self.behind, strict=False)]
-
-    def front(self, chosen: int) -> KeyIntervals:
-        """The columns of `chosen` tokens in slots, and those of the sinks that have left the window."""
-        if chosen not in self._fronts:
-            first = np.full_like(self._sinks_end, self._first_sink - chosen)
-            self._fronts[chosen] = KeyIntervals(first, self._sinks_end)
-        return self._fronts[chosen]
-
-    def sink_place(self, chosen: int, base: int) -> int:
-        """Position of the first sink in the frame that begins at `base`, before `chosen` tokens in slots."""
-        first = 0 if self.settings.positions == "true" else self.pending - chosen - self.settings.sinks
-        return first + self.pad - base
-
-    def _cut(self, span: KeyIntervals, n: int) -> KeyIntervals:
-        row = slice(n, n + 1) if len(span.lo) > 1 else slice(None)
-        return KeyIntervals(span.lo[row, self.queries], span.hi[row, self.queries])
-
-
-def _joined(near: KeyIntervals, far: KeyIntervals) -> KeyIntervals:
-    """The window and what is pending behind it as one interval of the same columns: fewer, larger products."""
-    lo = np.where(far.hi > far.lo, far.lo, near.lo)
-    return KeyIntervals(lo, np.where(near.hi > near.lo, near.hi, far.hi))
 
 
 class LayerCall:
@@ -197,7 +158,7 @@ class LayerCall:
             self._open(memory, view, q_far, row)
             self.shared.used[n].update(memory.chosen_blocks)
         if not memory.slots.filled:
-            memory.slots.fill(memory.now, self._places(memory, view), self.rotation)
+            memory.slots.fill(memory.now, self._places(memory, view), self._turn_to)
         self._hold(memory, row, cell.end - s.window, k, v)
         near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
         joins = mass is None and bool(view.joined)
@@ -207,7 +168,9 @@ class LayerCall:
         chosen_tokens = memory.chosen_tokens
         front = view.front(chosen_tokens)
         front_mass = None
-        if cell.answering and chosen_tokens:
+        cites = cell.answering and chosen_tokens > 0
+        by_runs = cites and joins and s.cut == "even" and takes(q, k, v, self.how[1])
+        if cites and not by_runs:
             front_mass = torch.zeros(1, memory.shape.heads, memory.slots.pair[0].shape[2], device=k.device)
         if s.positions == "far":
             parts.append(AttentionPart(q_far, memory.now.tail.k, memory.now.tail.v, view.tail, memory.now.at))
@@ -220,13 +183,36 @@ class LayerCall:
             place = view.sink_place(chosen_tokens, memory.now.base)
             memory.slots.place_sinks(memory.raw_sinks, memory.now.held, place, self.rotation)
             parts.append(AttentionPart(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
-        out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
+        if by_runs:
+            out = self._by_runs(n, memory, window, parts[-1])
+        else:
+            out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
             self._cite(n, memory, front_mass)
         self._hold(memory, row, cell.end - s.window + 1, k, v)
         if mass is not None:
             self._weigh(memory, row, cell.end - s.window + 1, mass)
         memory.remember(q_far[0])
+        return out
+
+    def _by_runs(
+        self, n: int, memory: LayerMemory, window: Sequence[AttentionPart], front: AttentionPart
+    ) -> Float[Tensor, "1 1 H E"]:
+        """The output of one token; each chosen block is a run of keys of its own, to be cited by its share."""
+        assert memory.now.chosen is not None
+        chosen = memory.now.chosen.shape[1]
+        first, _, _, end = front.span.limits(0, 1)
+        sinks = memory.slots.first_sink
+        blocks = AttendedKeys(front.q, front.k, front.v, first, sinks - first, chosen)
+        ranges = [blocks, *([AttendedKeys(front.q, front.k, front.v, sinks, end - sinks)] if end > sinks else [])]
+        for part in window:
+            lo, _, _, hi = part.span.limits(0, 1)
+            if lo < hi:
+                ranges.append(AttendedKeys(part.q, part.k, part.v, part.start + lo, hi - lo))
+        scale, _, s_aux, _ = self.how
+        out, shares = attend_token(ranges, scale, s_aux, shares=True)
+        assert shares is not None
+        cite(self.shared.cited[n], memory.slots, shares[:chosen].sum(2).tolist())
         return out
 
     def _far(self, q: Tensor, first: int) -> Tensor:
@@ -255,6 +241,12 @@ class LayerCall:
         blocks = cell.sealed if s.keep == "blocks" else 0
         memory.choose(query, blocks, row.dropped | row.bare, row.pinned | row.recalled)
         memory.assign(self.step.base)
+
+    def _turn_to(self, keys: Float[Tensor, "1 G L D"], place: int) -> Float[Tensor, "1 G L D"]:
+        """A block's raw keys, turned to `place`, `place` + 1, ...: the same places in most layers."""
+        if self.rotation is None:
+            return keys
+        return turned(keys, self.rotation, self.shared.turn(self.rotation, place, place + keys.shape[2], 1, keys))
 
     def _places(self, memory: LayerMemory, view: View) -> Ints | None:
         """Positions in their frame of the chosen blocks' first tokens; None where all memory is at one place."""
