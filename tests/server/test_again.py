@@ -6,6 +6,8 @@ import asyncio
 
 import httpx
 
+from everlong.server.joining import Caller, Repeats
+from everlong.server.worker import Ticket
 from tests.server.test_load import body
 from tests.server.test_sessions import cached
 
@@ -93,3 +95,22 @@ def test_an_answer_with_a_key_is_written_to_its_end_when_its_client_leaves(serve
     again = asyncio.run(asyncio.wait_for(left(), 60)).json()
     assert again["usage"]["completion_tokens"] == 40
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_one_that_was_told_to_end_is_not_joined():
+    tickets = []
+
+    def begin(tell):
+        tickets.append(Ticket(lambda: iter(())))
+        return tickets[-1]
+
+    repeats = Repeats()
+    first = repeats.answer(Caller(), "x", True, print, begin)
+    second = repeats.answer(Caller(), "x", True, print, begin)
+    assert len(tickets) == 1
+    first.leave()
+    assert not tickets[0].gone
+    second.leave()
+    assert tickets[0].gone
+    repeats.answer(Caller(), "x", True, print, begin)
+    assert len(tickets) == 2

@@ -147,6 +147,9 @@ def test_a_title_displaces_no_conversation(serve):
 def test_codex_and_lm_eval_ask_in_their_forms(serve):
     client = serve()
     answer = client.send("POST", "/v1/responses", json=CODEX | {"max_output_tokens": 6})
+    tool = {"type": "function", "name": "shell", "description": "Runs.", "strict": False, "parameters": {}}
+    refused = client.send("POST", "/v1/responses", json=CODEX | {"tools": [tool]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools")
     kinds = [line[7:] for line in answer.text.splitlines() if line.startswith("event: ")]
     assert kinds[0] == "response.created"
     assert kinds[-1] == "response.incomplete"

@@ -80,7 +80,7 @@ def test_what_is_unknown_is_404_and_never_passed_over(serve):
         ({"input": []}, "input"),
         ({"input": [{"type": "image"}]}, "input.0.type"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0"),
         ({"background": True}, "background"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"conversation": {}}, "conversation"),

@@ -107,3 +107,34 @@ def test_text_behind_a_call_is_given_too():
     stream = tools.CallText()
     given = "".join(map(stream.take, text))
     assert given + stream.rest()[0] == plain
+
+
+def test_a_response_calls_too_and_goes_on_behind_what_came_of_it(client):
+    asked = {"tools": [TOOLS[0]["function"] | {"type": "function"}], "grammar": SAYS, "max_output_tokens": 200}
+    first = client.send("POST", "/v1/responses", json=asked | {"input": "When?"}).json()
+    said, call = first["output"]
+    assert (said["content"][0]["text"], call["type"], call["name"]) == ("Let us see.", "function_call", "tide")
+    assert json.loads(call["arguments"]) == {"at": "noon"}
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "At noon."}
+    asked["grammar"] = None
+    known = client.send("POST", "/v1/responses", json=asked | {"input": [result], "previous_response_id": first["id"]})
+    whole = [{"role": "user", "content": "When?"}, {"type": "reasoning", "summary": []}, said, call, result]
+    sent = client.send("POST", "/v1/responses", json=asked | {"input": whole, "stream": True})
+    events = [json.loads(line[6:]) for line in sent.text.splitlines() if line.startswith("data: {")]
+    seen = first["usage"]["memory"]["seen_tokens"]
+    assert known.json()["usage"]["input_tokens_details"]["cached_tokens"] == seen
+    # A message and its calls come as items of their own, and are known again as one answer.
+    assert events[-1]["response"]["usage"]["input_tokens_details"]["cached_tokens"] == seen
+
+
+def test_a_call_in_a_streamed_response_has_its_events(client):
+    asked = {"tools": [TOOLS[0]["function"] | {"type": "function"}], "grammar": SAYS, "max_output_tokens": 200}
+    sent = client.send("POST", "/v1/responses", json=asked | {"input": "When?", "stream": True}).text
+    events = [json.loads(line[6:]) for line in sent.splitlines() if line.startswith("data: {")]
+    kinds = [event["type"] for event in events]
+    assert kinds.count("response.function_call_arguments.done") == 1
+    assert kinds.index("response.output_text.done") < kinds.index("response.function_call_arguments.delta")
+    text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    assert text.strip() == "Let us see."
+    assert events[-1]["response"]["output"][1]["name"] == "tide"
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))

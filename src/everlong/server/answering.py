@@ -15,7 +15,6 @@ from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
 from everlong.library.journal import Run
 from everlong.server import passages_read, tools
-from everlong.server.errors import refused
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
@@ -156,8 +155,6 @@ class Turn:
         self._asked = asked
         self._tell = tell
         self._begun = session.seen_tokens
-        if asked.tools and not tools.has_place(str(session.tokenizer.chat_template)):
-            raise refused("tools", "the model's chat template has no place for them; leave them out")
         self._template = Template(session.tokenizer, tools=asked.tools)
         self._messages = fitted(self._given(), lambda fit: self._exchange(fit).prompt)
         self._here = self._exchange(self._messages)

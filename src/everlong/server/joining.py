@@ -49,6 +49,7 @@ class SharedAnswer:
     _pieces: list[Piece | Progress] = field(default_factory=list)
     _tells: list[Tell] = field(default_factory=list)
     _waiting: int = 0
+    _ended: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, piece: Piece | Progress) -> None:
@@ -76,6 +77,7 @@ class SharedAnswer:
     def end(self) -> None:
         """End the answer."""
         assert self.ticket is not None
+        self._ended = True
         self.ticket.end()
 
     @property
@@ -83,7 +85,10 @@ class SharedAnswer:
         """Whether a request that comes again gets what it wants of it."""
         assert self.ticket is not None
         future = self.ticket.future
-        return not future.done() or (self.keyed and future.exception() is None)
+        if not future.done():
+            # One that was told to end has less than what is wanted, or nothing.
+            return not self._ended
+        return self.keyed and future.exception() is None
 
 
 class _Joined:

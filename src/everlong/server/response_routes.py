@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from everlong.server import responses
+from everlong.server import responses, tools
 from everlong.server.answering import Answered, Asked
 from everlong.server.body import body_of, caller_of, described, owner_of, service_of, session_of
 from everlong.server.errors import ApiError, api_error, refused
@@ -93,8 +93,9 @@ class Making:
 
     def kept(self, answered: Answered) -> dict[str, Any]:
         """The whole response, which can be gone on from."""
-        whole = responses.completed(self.begun, answered, self.cancelled)
-        said = message("assistant", answered.results[0].text) | {"quoted": "yes"}
+        whole = responses.completed(self.begun, self._asked, answered, self.cancelled)
+        text = answered.results[0].text
+        said = (tools.said(text) if self._asked.tools else message("assistant", text)) | {"quoted": "yes"}
         kept = KeptResponse(whole, [*self._asked.messages, said], owner_of(self._request))
         _responses(self._request).keep(kept)
         return whole
@@ -102,6 +103,7 @@ class Making:
     async def events(self, events: Events, ticket: Waited) -> AsyncIterator[dict[str, Any] | None]:
         """The events of a response: each object whole, each event numbered."""
         identity = self.begun["id"]
+        text = tools.CallText()
         empty = responses.item(identity, None, "in_progress")
         place = {"item_id": empty["id"], "output_index": 0, "content_index": 0}
         yield self._event("response.created", response=self.begun)
@@ -113,7 +115,8 @@ class Making:
                 if piece is None:
                     yield None
                 else:
-                    yield self._event("response.output_text.delta", **place, delta=piece.text, logprobs=[])
+                    delta = text.take(piece.text) if self._asked.tools else piece.text
+                    yield self._event("response.output_text.delta", **place, delta=delta, logprobs=[])
         except Left:
             return
         except Exception as error:  # noqa: BLE001 (the client is told)
@@ -124,11 +127,22 @@ class Making:
         finally:
             self._request.app.state.running.pop(identity, None)
         whole = self.kept(ticket.future.result())
-        item = whole["output"][0]
+        if rest := text.rest()[0]:
+            yield self._event("response.output_text.delta", **place, delta=rest, logprobs=[])
+        item, *calls = whole["output"]
         part = item["content"][0]
         yield self._event("response.output_text.done", **place, text=part["text"], logprobs=[])
         yield self._event("response.content_part.done", **place, part=part)
         yield self._event("response.output_item.done", output_index=0, item=item)
+        for n, call in enumerate(calls, 1):
+            where = {"item_id": call["id"], "output_index": n}
+            begun = call | {"status": "in_progress", "arguments": ""}
+            yield self._event("response.output_item.added", output_index=n, item=begun)
+            yield self._event("response.function_call_arguments.delta", **where, delta=call["arguments"])
+            yield self._event(
+                "response.function_call_arguments.done", **where, name=call["name"], arguments=call["arguments"]
+            )
+            yield self._event("response.output_item.done", output_index=n, item=call)
         # There is no event of a response that was cancelled: it says itself what it is.
         kind = "incomplete" if self.cancelled else whole["status"]
         yield self._event(f"response.{kind}", response=whole)

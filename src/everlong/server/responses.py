@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from everlong.server import tools
 from everlong.server.answering import Answered, Asked
 from everlong.server.errors import ApiError, refused
 from everlong.server.forms import of_format
@@ -37,8 +38,7 @@ class ResponseFields(SamplingFields):
     def asked(self, limits: Limits, before: Sequence[Message]) -> Asked:
         """What is wanted, behind the messages before; ApiError for what cannot be done."""
         form = of_format((self.text or {}).get("format"), "text.format")
-        if self.tools and self.tool_choice != "none":
-            raise refused("tools", "tools are not supported here; leave them out, or set tool_choice to none")
+        offered = tools.of_response(self.tools, self.tool_choice)
         if self.background:
             raise refused("background", "responses are written while one waits; leave it out")
         if self.max_output_tokens is not None and self.max_output_tokens < 1:
@@ -47,7 +47,7 @@ class ResponseFields(SamplingFields):
         if form is not None:
             sampling["grammar"] = form
         instructions = [message("system", self.instructions)] if self.instructions else []
-        return Asked([*instructions, *before, *input_messages(self.input)], sampling)
+        return Asked([*instructions, *before, *input_messages(self.input)], sampling, tools=offered)
 
     @property
     def session_name(self) -> str | None:
@@ -66,8 +66,25 @@ def input_messages(given: Any) -> list[Message]:
         return [message("user", given)]
     if not isinstance(given, list):
         raise refused("input", f"got {type(given).__name__}, expected a text or a list of messages")
-    items = [_item(item, f"input.{n}") for n, item in enumerate(given)]
-    return messages_of(items, "input")
+    items = [_item(item, f"input.{n}") for n, item in enumerate(given) if not _is_thought(item)]
+    return messages_of(_joined(items), "input")
+
+
+def _joined(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Calls as part of the answer that they stand in, which a response gives as items of their own."""
+    found: list[dict[str, Any]] = []
+    for item in items:
+        if found and "tool_calls" in item and "type" not in item and found[-1].get("role") == "assistant":
+            calls = [*(found[-1].get("tool_calls") or ()), *item["tool_calls"]]
+            found[-1] = found[-1] | {"tool_calls": calls}
+        else:
+            found.append(item)
+    return found
+
+
+def _is_thought(item: Any) -> bool:
+    """Whether an item is what a model has thought, which is no part of the conversation."""
+    return isinstance(item, dict) and item.get("type") == "reasoning"
 
 
 def _item(item: Any, param: str) -> Any:
@@ -76,6 +93,8 @@ def _item(item: Any, param: str) -> Any:
     kind = item.get("type", "message")
     if kind == "function_call_output":
         return {"role": "tool", "content": str(item.get("output", ""))}
+    if kind == "function_call":
+        return {"role": "assistant", "tool_calls": [{"function": item}]}
     if kind != "message":
         raise refused(f"{param}.type", f"an item of type {kind!r} cannot be read; send messages")
     return item
@@ -143,8 +162,8 @@ def body(identity: str, model: str, fields: ResponseFields, status: str = "in_pr
         "parallel_tool_calls": False,
         "previous_response_id": fields.previous_response_id,
         "temperature": fields.temperature,
-        "tool_choice": "none",
-        "tools": [],
+        "tool_choice": fields.tool_choice or "auto",
+        "tools": fields.tools or [],
         "top_p": fields.top_p,
         "usage": None,
     }
@@ -161,16 +180,24 @@ def part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def completed(begun: dict[str, Any], answered: Answered, cancelled: bool = False) -> dict[str, Any]:
+def call_item(call: dict[str, Any]) -> dict[str, Any]:
+    """A call of a tool, as `tools.shown` gives it, as an item."""
+    identity = call["id"]
+    facts = {"id": f"fc_{identity[5:]}", "type": "function_call", "status": "completed", "call_id": identity}
+    return facts | call["function"]
+
+
+def completed(begun: dict[str, Any], asked: Asked, answered: Answered, cancelled: bool = False) -> dict[str, Any]:
     """The whole response object."""
     written = answered.results[0]
+    text, calls = tools.parted(written.text) if asked.tools else (written.text, [])
     cut = written.finish == "length"
     usage = answered.usage
     status = "incomplete" if cut or cancelled else "completed"
     return begun | {
         "status": "cancelled" if cancelled else status,
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "output": [item(begun["id"], written.text, status)],
+        "output": [item(begun["id"], text, status), *map(call_item, tools.shown(calls))],
         "usage": {
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": usage["prompt_tokens_details"],

@@ -107,9 +107,10 @@ class Service:
 
     def answer(self, asked: Asked, tell: Tell, session: str | None, caller: Caller) -> Waited:
         """The answers to the messages: in a session that is kept under a name, or found by its messages."""
-        content = digest(
-            session, chain(asked.messages, caller.owner)[-1], asked.sampling, asked.n, asked.again, asked.progress
-        )
+        if asked.tools and not tools.has_place(str(self.loaded.tokenizer.chat_template)):
+            raise refused("tools", "the model's chat template has no place for them; leave them out")
+        how = asked.sampling, asked.n, asked.again, asked.progress
+        content = digest(session, chain(asked.messages, _begun(caller.owner, asked))[-1], *how)
         if session is None:
             return self._joined(
                 caller, content, [asked], tell, lambda told: self._in_conversation(asked, told, caller.owner)

@@ -28,6 +28,17 @@ def tools_of(given: Sequence[Any] | None, choice: Any) -> list[dict[str, Any]]:
     return list(given)
 
 
+def of_response(given: Sequence[Any] | None, choice: Any) -> list[dict[str, Any]]:
+    """The tools that a response is offered: functions, named without an object around them."""
+    tools = []
+    for n, tool in enumerate(given or ()):
+        if choice != "none" and (not isinstance(tool, dict) or tool.get("type") != "function"):
+            raise refused(f"tools.{n}", "only tools of type function can be offered here; leave out the others")
+        named = {key: tool[key] for key in ("name", "description", "parameters") if tool.get(key) is not None}
+        tools.append({"type": "function", "function": named})
+    return tools_of(tools, choice)
+
+
 def has_place(template: str) -> bool:
     """Whether a chat template shows tools."""
     return "tools" in template
