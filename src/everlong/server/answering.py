@@ -14,7 +14,7 @@ from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
 from everlong.library.journal import Run
-from everlong.server import tools
+from everlong.server import passages_read, tools
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.worker import Left, Ready
@@ -104,13 +104,15 @@ class Answered:
     report: dict[str, Any]
     citations: Sequence[Citation] = ()
     """The passages that the first answer can be checked against, best first."""
+    passages: Sequence[dict[str, Any]] = ()
+    """What was read of the stored tokens for the first answer (passages_read.py)."""
     runs: Sequence[Run] = ()
     """What the session has read of it all, and how."""
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON, but for what was read, and where the passages stand."""
-        found = asdict(replace(self, citations=(), runs=()))
-        return {name: value for name, value in found.items() if name not in ("citations", "runs")}
+        found = asdict(replace(self, citations=(), passages=(), runs=()))
+        return {name: value for name, value in found.items() if name not in ("citations", "passages", "runs")}
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Self:
@@ -197,6 +199,7 @@ class Turn:
             requests = self._submitted(twins or [self._session], prompt)
             results = yield from finished(requests, self._look)
             citations = self._citations((twins or [self._session])[0], results[0].text)
+            passages = self._passages((twins or [self._session])[0])
         finally:
             for twin in twins:
                 twin.close()
@@ -210,7 +213,7 @@ class Turn:
         self._session.feed(closing, source=PROMPT)
         self._session.conversing = True
         runs.append(("text", closing))
-        return Answered(results, prompt_tokens, self._begun, self._report(), citations, runs)
+        return Answered(results, prompt_tokens, self._begun, self._report(), citations, passages, runs)
 
     def _to_read(self, written: list[int]) -> tuple[list[int], list[int]]:
         """What the session reads of the messages and of their answer."""
@@ -291,6 +294,11 @@ class Turn:
         if self._recall is None:
             return drawn_on(written_on, MOST_CITATIONS) if self._session.method.answers else []
         return checked_against(self._session.transcript, self._recall, self._question, answer)[:MOST_CITATIONS]
+
+    def _passages(self, written_on: WritingStream) -> list[dict[str, Any]]:
+        if self._recall is None:
+            return passages_read.attended(written_on)
+        return passages_read.read_again(self._session, self._recall.shown, self._question)
 
     def _submitted(self, streams: Sequence[WritingStream], prompt: list[int] | None) -> list[GenerationRequest]:
         ends: dict[str, Any] = {"ends": self._template.end_tokens()}

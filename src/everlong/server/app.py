@@ -17,12 +17,16 @@ from everlong.server import (
     completions,
     conversation_routes,
     document_routes,
+    live_routes,
+    memory_routes,
     ollama,
+    page_routes,
     response_routes,
     session_routes,
 )
 from everlong.server.errors import ApiError, api_error
 from everlong.server.guard import Guard
+from everlong.server.live import LiveAnswers
 from everlong.server.responses import Responses
 from everlong.server.service import Service
 from everlong.version import __version__
@@ -47,8 +51,10 @@ def create_app(service: Service) -> FastAPI:
     app.add_api_route("/v1/models/{model:path}", _model, methods=["GET"])
     app.state.responses = Responses()
     app.state.running = {}
+    app.state.live = LiveAnswers()
     writing = (chat_routes, completions, response_routes, ollama)
-    for routes in (*writing, session_routes, document_routes, conversation_routes):
+    looking = (live_routes, memory_routes, page_routes)
+    for routes in (*writing, session_routes, document_routes, conversation_routes, *looking):
         app.include_router(routes.router)
     return app
 

@@ -131,6 +131,13 @@ def _read(service: Service, full: str, name: str, documents: list[Document], tel
 
 def _paced(service: Service, full: str, session: Session, document: Document, tell: Callable[[Any], None]) -> Job:
     """Read a document in pieces that hold no answer up, with checkpoints beside the engine's steps."""
+    chars = sum(map(len, document.texts))
+
+    def share(read: Session) -> float:
+        """How much of the text has been read, about."""
+        source = read.transcript.sources[-1]
+        return round(min(1.0, read.transcript.chars(source, read.seen_tokens) / max(1, chars)), 4)
+
     wanted: list[bool] = []
     reading = read_document(session, document, keep=lambda: wanted.append(True))
     try:
@@ -143,7 +150,7 @@ def _paced(service: Service, full: str, session: Session, document: Document, te
                 yield from service.kept.checkpoint(full)
             if done is None:
                 return
-            tell({"type": "document.progress", "name": document.name, "tokens": done})
+            tell({"type": "document.progress", "name": document.name, "tokens": done, "share": share(session)})
             yield None
     except Exception:
         reading.close()

@@ -13,7 +13,7 @@ from everlong.server.errors import ApiError
 from everlong.server.metrics import Metrics
 from everlong.server.settings import ServerSettings, is_loopback
 
-OPEN = ("/healthz",)
+OPEN = ("/healthz", "/", "/page.css", "/page.js", "/icon.svg")
 """What needs no key."""
 
 
@@ -54,7 +54,9 @@ class Guard:
         if is_loopback(self._settings.host) and not is_loopback(urlsplit(f"//{host}").hostname or ""):
             raise ApiError(403, f"host {host!r}: this server answers to this machine's own names only", code="host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        # A proxy may have changed the host; no page can set what its browser says of itself.
+        own = headers.get("sec-fetch-site") == "same-origin"
+        if origin is not None and not own and urlsplit(origin).netloc != host:
             raise ApiError(403, f"origin {origin!r}: pages of other sites may not use this server", code="origin")
         if self._settings.keys and path not in OPEN and not self._knows(headers):
             hint = {"WWW-Authenticate": "Bearer"}

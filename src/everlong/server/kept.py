@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +62,8 @@ class KeptSession:
     """What its last answer can be checked against."""
     replies: dict[str, dict[str, Any]]
     """The last answers of requests that can be made again, by their keys."""
+    passages: list[dict[str, Any]] = field(default_factory=list)
+    """What was read of the stored tokens for its last answer."""
     tools: str = ""
     """The digest of the tools that its conversation was begun with."""
     bytes: int = 0
@@ -71,6 +73,7 @@ class KeptSession:
         """Take down what was noted with a turn."""
         self.turns = [*self.turns, *(KnownTurn.of(turn) for turn in note.get("turns", ()))][-MOST_TURNS:]
         self.citations = note.get("citations", self.citations)
+        self.passages = note.get("passages", self.passages)
         self.tools = note.get("tools", self.tools)
         self.replies |= note.get("replies", {})
         for key in list(self.replies)[:-MOST_REPLIES]:
@@ -165,6 +168,7 @@ class KeptSessions:
         session = Session.restored(folder, name, self._loaded, self._chunk)
         kept = KeptSession(session, self._turns(entry), self._noted("citations", entry, []), {})
         kept.replies = self._noted("replies", entry, {})
+        kept.passages = self._noted("passages", entry, [])
         kept.tools = self._noted("tools", entry, "")
         for _, note in session.notes:
             kept.add(note)
@@ -179,6 +183,11 @@ class KeptSessions:
     def entry(self, name: str) -> SessionRecord:
         """What the store knows of the session; InputError where there is none."""
         return self.library.entry(name)
+
+    def peek(self, name: str) -> Session | None:
+        """The session of this name if it is open, to be looked at between two steps of whoever has it."""
+        kept = self._open.get(name)
+        return None if kept is None else kept.session
 
     def let_go(self, name: str) -> None:
         """Close a session without keeping what it has read since it was last kept."""
@@ -201,13 +210,20 @@ class KeptSessions:
 
     def citations(self, name: str) -> list[dict[str, Any]]:
         """What the last answer of a session can be checked against."""
-        entry = self.library.entry(name)
         kept = self._open.get(name)
-        if kept is not None:
-            return kept.citations
+        return self._last(name, "citations") if kept is None else kept.citations
+
+    def passages(self, name: str) -> list[dict[str, Any]]:
+        """What was read of the stored tokens for the last answer of a session."""
+        kept = self._open.get(name)
+        return self._last(name, "passages") if kept is None else kept.passages
+
+    def _last(self, name: str, what: str) -> list[dict[str, Any]]:
+        """What was noted with the last answer of a session that is not open."""
+        entry = self.library.entry(name)
         noted = [record.note for record in Journal(self.library.place(entry) / JOURNAL, entry.tokens).records]
-        last = [note["citations"] for note in noted if "citations" in note]
-        return last[-1] if last else self._noted("citations", entry, [])
+        last = [note[what] for note in noted if what in note]
+        return last[-1] if last else self._noted(what, entry, [])
 
     def checkpoint(self, name: str) -> Job:
         """Write the state of a session, if it has read something since."""
@@ -247,6 +263,7 @@ class KeptSessions:
         old, recent = kept.turns[:-MOST_RECENT], kept.turns[-MOST_RECENT:]
         self.library.note(f"turns {entry.id}", json.dumps([*(turn[:2] for turn in old), *recent]))
         self.library.note(f"citations {entry.id}", json.dumps(kept.citations))
+        self.library.note(f"passages {entry.id}", json.dumps(kept.passages))
         self.library.note(f"replies {entry.id}", json.dumps(kept.replies))
         self.library.note(f"tools {entry.id}", json.dumps(kept.tools))
         kept.session.checkpoint()
@@ -272,7 +289,7 @@ class KeptSessions:
         self, entry: SessionRecord, tokens: int, lengths: Sequence[tuple[int, Lengths]], left: Sequence[KnownTurn]
     ) -> None:
         older = self.library.previous_tokens(entry)
-        note = {"turns": [turn for turn in left if turn.end > older], "citations": []}
+        note = {"turns": [turn for turn in left if turn.end > older], "citations": [], "passages": []}
         self.library.take_back(entry, tokens, lengths, note)
 
     def _turns(self, entry: SessionRecord) -> list[KnownTurn]:

@@ -208,6 +208,7 @@ class Service:
             note: dict[str, Any] = {
                 "turns": [*first, KnownTurn(kept.session.seen_tokens, after, begin, lengths)],
                 "citations": [asdict(cited) for cited in answered.citations],
+                "passages": list(answered.passages),
                 "tools": kept.tools or with_tools,
             }
             if again is not None:
