@@ -49,7 +49,7 @@ def test_a_kept_session_that_gives_way_is_checkpointed(tiny, tmp_path):
         requests = [engine.submit(session, "the tide rose", max_new_tokens=20) for session in (one, other)]
         for _ in range(6):
             engine.step()
-        assert 0 < Library(tmp_path).entry("a").tokens == one.kept_tokens < 20
+        assert 0 < Library(tmp_path).entry("a").tokens == one.keeping.tokens < 20
         engine.run()
     for name, method, request in zip("ab", methods, requests, strict=True):
         with Session(tiny, method) as alone, Session.open(tmp_path, name, tiny) as again:

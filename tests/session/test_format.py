@@ -206,4 +206,4 @@ def test_what_verify_finds_is_what_the_page_says(tiny_llama, tmp_path):
     after = library.verify(library.entry("one"))
     assert (after["damaged_blocks"], after["damaged_digests"], after["damaged_files"]) == ([], [], [])
     with Session.open(tmp_path, "one", model, chunk=16) as session:
-        assert session.kept_tokens == 60
+        assert session.keeping.tokens == 60

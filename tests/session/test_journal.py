@@ -36,7 +36,7 @@ def read(session, runs):
 
 def keep(session, n):
     read(session, TURNS[n])
-    session.note_reading(TURNS[n], {"turn": n})()
+    session.keeping.note_reading(TURNS[n], {"turn": n})()
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -50,10 +50,10 @@ def test_what_was_noted_is_read_again_as_it_was(tiny_llama, tmp_path, method):
     session = Session(model, method, store=tmp_path, name="a")
     keep(session, 0)
     session.checkpoint()
-    assert session.notes == []
+    assert session.keeping.notes == []
     keep(session, 1)
     keep(session, 2)
-    assert [note["turn"] for _, note in session.notes] == [1, 2]
+    assert [note["turn"] for _, note in session.keeping.notes] == [1, 2]
     session.close()  # as a killed process: without a checkpoint
     for read_only in (True, False):
         with Session.open(tmp_path, "a", model, chunk=7, read_only=read_only) as again:
@@ -63,8 +63,8 @@ def test_what_was_noted_is_read_again_as_it_was(tiny_llama, tmp_path, method):
             torch.testing.assert_close(again.prediction, expected, atol=1e-4, rtol=1e-4)
     # The end of the `with` block made a checkpoint, which has it all.
     with Session.open(tmp_path, "a", model) as again:
-        assert again.notes == []
-        assert again.kept_tokens == again.seen_tokens
+        assert again.keeping.notes == []
+        assert again.keeping.tokens == again.seen_tokens
 
 
 def test_a_journal_that_is_cut_anywhere_gives_whole_records(tiny_llama, tmp_path):
@@ -90,17 +90,17 @@ def test_a_journal_that_is_cut_anywhere_gives_whole_records(tiny_llama, tmp_path
     keep(again, 0)
     again.close()
     with Session.open(tmp_path, "a", model, read_only=True) as again:
-        assert [note["turn"] for _, note in again.notes] == [0, 1, 0]
+        assert [note["turn"] for _, note in again.keeping.notes] == [0, 1, 0]
 
 
 def test_other_tokens_than_those_that_were_read_are_refused(tiny_llama, tmp_path):
     with Session(tiny_llama(), METHODS[0], store=tmp_path) as session:
         read(session, TURNS[0])
         with pytest.raises(SessionError, match="read other tokens"):
-            session.note_reading(TURNS[1])
-        session.note_reading(TURNS[0])()
+            session.keeping.note_reading(TURNS[1])
+        session.keeping.note_reading(TURNS[0])()
     with Session(tiny_llama(), METHODS[0]) as session, pytest.raises(SessionError, match="has no store"):
-        session.note_reading([])
+        session.keeping.note_reading([])
 
 
 def test_a_journal_of_before_a_checkpoint_is_passed_over(tiny_llama, tmp_path):
@@ -113,7 +113,7 @@ def test_a_journal_of_before_a_checkpoint_is_passed_over(tiny_llama, tmp_path):
     session.close()
     shutil.copy(tmp_path / "copy", path)  # as if a crash had come before it was emptied
     with Session.open(tmp_path, "a", model) as again:
-        assert (again.notes, again.seen_tokens) == ([], sum(len(ids) for _, ids in TURNS[0]))
+        assert (again.keeping.notes, again.seen_tokens) == ([], sum(len(ids) for _, ids in TURNS[0]))
     assert path.stat().st_size == 0
 
 

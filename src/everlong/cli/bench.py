@@ -24,7 +24,7 @@ from everlong.methods.base import Method, make_method
 from everlong.models.load import Loaded
 from everlong.report import figures
 from everlong.report.plot import check_picture
-from everlong.report.speed.measure import WHATS, Bench, Plan
+from everlong.report.speed.measure import WHATS, Bench, BenchSettings
 from everlong.report.speed.peers import PEERS, Make, peer_of, peer_versions
 from everlong.report.speed.plot import plot_speed
 from everlong.report.speed.rows import SpeedRow
@@ -58,7 +58,7 @@ def bench(ctx: typer.Context, given: BenchOptions) -> None:
             left_out |= {
                 f"{name} at {figures.tokens(context)}": f"--peers-to {given.peers_to}" for name in peers if not near
             }
-            bench = Bench(loaded, near, Plan(given.chunk, given.repeats, given.profile))
+            bench = Bench(loaded, near, BenchSettings(given.chunk, given.repeats, given.profile))
             rows += bench.rows(context, [methods[name][at] for name in names], whats)
     if given.plot is not None:
         write_whole(given.plot, lambda draft: plot_speed(rows, draft, f"{loaded.name}; {circumstances()}"))

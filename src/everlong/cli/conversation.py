@@ -86,7 +86,7 @@ class Conversation(AbstractContextManager["Conversation"]):
 
     def _closing_words(self) -> str:
         """Where the conversation is, and what goes on with it."""
-        name = self._session.kept_name
+        name = self._session.keeping.name
         if name is None:
             return "Next time: /save FILE keeps a conversation, /load FILE goes on with it."
         if not self._session.seen_tokens:
@@ -99,7 +99,7 @@ class Conversation(AbstractContextManager["Conversation"]):
     def _leave(self) -> None:
         """Close the session; a kept one in which nothing was said is deleted."""
         session = self._session
-        name = None if session.seen_tokens else session.kept_name
+        name = None if session.seen_tokens else session.keeping.name
         session.close()
         if name is not None and self._chats is not None:
             self._chats.delete(name)

@@ -52,7 +52,7 @@ def read(ctx: typer.Context, given: ReadOptions) -> None:
     wanted = chosen if options.names_method(ctx) else None
     with (
         _opened(loaded, chosen, wanted, given.chunk, given.kept.store, given.kept.session, budgets, console) as opened,
-        told_when_cut_off(lambda: opened.kept_tokens),
+        told_when_cut_off(lambda: opened.keeping.tokens),
     ):
         result = read_all(opened, documents, foretold, console) | {
             "session": given.kept.session,

@@ -131,10 +131,6 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         for ids in self._chunks(x):
             yield ids, answering
 
-    def read_piece(self, ids: Tensor, answering: bool) -> None:
-        """Read a piece that `feed_pieces` or `prompt_pieces` gave, wholly or not at all."""
-        self._read(ids, every=False, answering=answering)
-
     def stored(self, what: str) -> BlockMemory:
         """The block memory; CapabilityError, naming `what` was wanted, for a method that stores nothing."""
         blocks = self.runner.blocks
@@ -165,7 +161,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
             self.awaited.add(rows, runner.seen_tokens)
             yield rows[:, 0].contiguous()
 
-    def _read(self, ids: Tensor, every: bool, answering: bool = False) -> Tensor:
+    def read_piece(self, ids: Tensor, answering: bool, every: bool = False) -> Tensor:
         """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun.
 
         Where stored blocks must give way inside the chunk, it is read in parts, each by itself wholly or not at all.

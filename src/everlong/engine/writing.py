@@ -216,7 +216,7 @@ class WritingStream(TokenStream):
     def _score(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Read one chunk; its log-probabilities and the logits after each of its tokens."""
         before = self.prediction
-        after = self._read(ids, every=True)
+        after = self.read_piece(ids, answering=False, every=True)
         return logprobs(before, after, ids), after
 
     def _hold(self, question: list[int]) -> None:

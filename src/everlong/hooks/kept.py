@@ -25,7 +25,6 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import everlong
 from everlong.environment import cache
 from everlong.hooks.program.portable import NotPortable, as_plain, from_plain
 from everlong.hooks.program.run import Program
@@ -142,7 +141,7 @@ def _key(model: PreTrainedModel, route: AttentionHook) -> str:
 
 def _sources(model: PreTrainedModel) -> Iterator[str]:
     """Size and time of the files whose code decides what is found: everlong's, and those of the model's classes."""
-    package = Path(everlong.__file__).parent
+    package = Path(__file__).parents[1]
     files = {file for kind in ("*.so", "*.pyd") for file in package.glob(kind)}
     files |= {file for folder in _DECIDING for file in (package / folder).rglob("*.py")}
     files |= {Path(inspect.getfile(cls)) for cls in {type(m) for m in model.modules()}}

@@ -7,10 +7,8 @@ turns: one forward of a model ends before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from traceback import walk_tb
 from typing import Any, Protocol
 
 import torch
@@ -20,10 +18,11 @@ from everlong.cache.packed import PackedCache
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
-from everlong.errors import AttachError, CapabilityError, EverlongError, one_line
+from everlong.errors import AttachError, CapabilityError
 from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
 from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.expansion import Expansions
+from everlong.hooks.failures import model_failures_told
 from everlong.hooks.front import Front
 from everlong.hooks.kept import KeptFindings
 from everlong.hooks.output_head import OutputHead
@@ -68,7 +67,7 @@ class ModelPatch:
         self.route = choose_route(model)
         kept = KeptFindings.of(model, self.route)
         found = None if kept is None else kept.read()
-        with plain(model), _told(model):
+        with plain(model), model_failures_told(model):
             self.plan = found or probe(model, self.route)
         self.width: int = text_config(model).hidden_size
         self.takes_positions = accepts(self.decoder, "position_ids")
@@ -84,7 +83,7 @@ class ModelPatch:
         if found is not None:
             return
         try:
-            with plain(model), _told(model):
+            with plain(model), model_failures_told(model):
                 check_equal_to_stock(model, StreamCache(CachedStream(self.plan, "self-check", 0, None)))
         except BaseException:
             self._remove()
@@ -277,27 +276,6 @@ class ModelPatch:
         finally:
             activate(None)
             cache.abandon()
-
-
-@contextmanager
-def _told(model: PreTrainedModel) -> Iterator[None]:
-    """AttachError where the model itself fails while it is tried."""
-    try:
-        yield
-    except EverlongError:
-        raise
-    except Exception as error:
-        raise AttachError(
-            f"{type(model).__name__}{_layer_of(error)}: tried on a few tokens with transformers' cache it fails "
-            f"({type(error).__name__}: {one_line(error)}); use another model, or transformers without everlong"
-        ) from error
-
-
-def _layer_of(error: Exception) -> str:
-    """Which layer an error was raised in, if a module on the way knows its index."""
-    owners = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
-    found = [index for index in (getattr(owner, "layer_idx", None) for owner in owners) if isinstance(index, int)]
-    return f" layer {found[-1]}" if found else ""
 
 
 def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

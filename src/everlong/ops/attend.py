@@ -294,8 +294,6 @@ class _Tiled:
 def _tiles(span: KeyIntervals, i0: int, i1: int, size: int) -> list[tuple[int, int]]:
     """The keys that any of the queries sees, cut into nearly equal tiles of at most `size`."""
     first, _, _, end = span.limits(i0, i1)
-    if end <= first:
-        return []
-    count = -(-(end - first) // size)
-    cuts = [first + (end - first) * n // count for n in range(count + 1)]
+    count = max(0, -(-(end - first) // size))
+    cuts = [first + (end - first) * n // count for n in range(count + 1)] if count else []
     return list(itertools.pairwise(cuts))

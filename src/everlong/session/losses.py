@@ -45,7 +45,7 @@ def losses(session: Session) -> Losses:
         for block in memory.rows[0].dropped:
             first, end = memory.rows[0].block_range(block)
             reason = "changed" if _meets(changed, first, end) else "given_up"
-            by_reason["forgotten" if _meets(session.forgotten, first, end) else reason] += end - first
+            by_reason["forgotten" if _meets(session.keeping.forgotten, first, end) else reason] += end - first
     return Losses(**by_reason, compressed=report.compressed_tokens, unfinished=_unfinished(session))
 
 

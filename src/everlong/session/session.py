@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,13 +10,9 @@ import torch
 
 from everlong.engine import budgets
 from everlong.engine.parallel import check_ranks
-from everlong.engine.runner import State, StreamRunner
 from everlong.engine.snapshot import Snapshot
-from everlong.engine.stream import make_runner
-from everlong.engine.writing import cache_state
 from everlong.errors import CapabilityError, ConfigError, DamagedError, SessionError
 from everlong.library.checkpoint import Checkpointer
-from everlong.library.journal import Run
 from everlong.library.library import Library
 from everlong.library.portable import read, save
 from everlong.library.sentence_index import Meaning
@@ -25,11 +21,9 @@ from everlong.models.encoder import SentenceEncoder
 from everlong.models.load import Loaded
 from everlong.models.sharding import check_complete
 from everlong.session import forgetting
-from everlong.session import replay as replaying
 from everlong.session.answering import AnsweringStream
 from everlong.session.forgetting import Forgotten
-from everlong.storage.record_cache import RecordPool
-from everlong.text.transcript import TokenRange
+from everlong.session.keeping import Keeping, kept_cache, kept_reader
 
 CHUNK_TOKENS = 512
 """Tokens read by one forward unless said otherwise."""
@@ -74,7 +68,7 @@ class Session(AnsweringStream):
         self._budget = budgets.given(method, store is not None, host_budget, disk_budget, when_full)
         self._checkpointer = None if store is None else Checkpointer.created(store, name, self)
         try:
-            self._set_up(_reader(self.model, method, chunk, self._checkpointer), self._checkpointer is not None)
+            self._set_up(kept_reader(self.model, method, chunk, self._checkpointer), self._checkpointer is not None)
         except BaseException:
             if self._checkpointer is not None:
                 self._checkpointer.undo()
@@ -86,14 +80,9 @@ class Session(AnsweringStream):
         return self._checkpointer is not None and self._checkpointer.writable
 
     @property
-    def kept_name(self) -> str | None:
-        """The name under which `checkpoint` keeps the session; None for one that is not kept."""
-        return self._checkpointer.entry.name if self._checkpointer is not None and self._checkpointer.writable else None
-
-    @property
-    def kept_tokens(self) -> int:
-        """Tokens that the last checkpoint holds; 0 without a store."""
-        return 0 if self._checkpointer is None else self._checkpointer.entry.tokens
+    def keeping(self) -> Keeping:
+        """What the session's store has of it."""
+        return Keeping(self, self._checkpointer)
 
     def use_encoder(self, encoder: SentenceEncoder) -> Iterator[int]:
         """Let questions be answered by meaning too: encodes what was read; the tokens done so far, now and then.
@@ -113,11 +102,6 @@ class Session(AnsweringStream):
                 self._checkpointer.note_encoder(encoder.name)
         yield from self._meaning.update(self.transcript)
 
-    @property
-    def forgotten(self) -> list[TokenRange]:
-        """The spans that a kept session was told to forget."""
-        return [] if self._checkpointer is None else self._checkpointer.library.forgotten(self._checkpointer.entry)
-
     def forget(self, what: str | tuple[int, int], start: int | None = None, end: int | None = None) -> Forgotten:
         """Forget a source, its characters `start` .. `end - 1`, or the tokens (first, end); say what went.
 
@@ -133,44 +117,6 @@ class Session(AnsweringStream):
         if self._checkpointer is None:
             raise SessionError("checkpoint: this session has no store; give Session a store, or use save(path)")
         self._checkpointer.checkpoint(self)
-
-    def share(self, pool: RecordPool) -> None:
-        """Let what is read back from the disk stay in memory that many sessions share."""
-        resident = None if self._checkpointer is None else self._checkpointer.store.resident
-        if resident is not None:
-            resident.pool = pool
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes of host memory that the session has of what it shares."""
-        resident = None if self._checkpointer is None else self._checkpointer.store.resident
-        return 0 if resident is None or resident.pool is None else resident.nbytes
-
-    def note_reading(self, runs: Sequence[Run], note: dict[str, Any] | None = None) -> Callable[[], None]:
-        """What makes `runs`, all that was read since, outlive a crash, at 4 bytes a token; to be called in any thread.
-
-        Until it has ended nothing else may be done with the session. `open` reads these tokens again, behind the last
-        checkpoint; `notes` has what was noted with each. SessionError where other tokens than these were read.
-        """
-        if self._checkpointer is None:
-            raise SessionError("note_reading: this session has no store; give Session a store")
-        return self._checkpointer.note_reading(self, runs, note or {})
-
-    @property
-    def notes(self) -> list[tuple[int, dict[str, Any]]]:
-        """What was noted with each reading since the last checkpoint, and the tokens of the session after it."""
-        records = [] if self._checkpointer is None else self._checkpointer.journal.records
-        return [(record.end, record.note) for record in records]
-
-    def replay(self) -> Iterator[int]:
-        """Read again what was noted since the last checkpoint; the tokens of the session after each piece."""
-        records = [] if self._checkpointer is None else list(self._checkpointer.journal.records)
-        for record in records:
-            if record.first == self.seen_tokens:
-                yield from replaying.replay(self, record.runs)
-                self.conversing = record.conversing
-                assert self._checkpointer is not None
-                self._checkpointer.journal.check(self.transcript.ids, record)
 
     @classmethod
     def open(
@@ -192,7 +138,7 @@ class Session(AnsweringStream):
         """
         session = cls.restored(store, name, model, chunk, read_only, host_budget, disk_budget, when_full, allow_special)
         try:
-            for _ in session.replay():
+            for _ in session.keeping.replay():
                 pass
         except BaseException:
             session.close()
@@ -212,7 +158,7 @@ class Session(AnsweringStream):
         when_full: str = "refuse",
         allow_special: bool = False,
     ) -> Session:
-        """As `open`, before what was noted since the last checkpoint is read again: `replay` is to do that first."""
+        """As `open`, but what was noted since the last checkpoint is yet to be read again (`keeping.replay`)."""
         library = Library(store, create=False)
         checkpointer = Checkpointer(library, library.entry(name), writable=not read_only)
         try:
@@ -223,7 +169,7 @@ class Session(AnsweringStream):
             session._budget = budgets.given(session.method, not read_only, host_budget, disk_budget, when_full)
             session._checkpointer = checkpointer
             checkpointer.check(session)
-            session._set_up(_reader(session.model, session.method, chunk, checkpointer), remembers=True)
+            session._set_up(kept_reader(session.model, session.method, chunk, checkpointer), remembers=True)
             checkpointer.restore(session)
             session._budgets.shrink(session.runner, session._reuse)
         except BaseException:
@@ -279,7 +225,7 @@ class Session(AnsweringStream):
             super().offload()
         elif self._runner is not None and self._runner.away is None and self.seen_tokens:
             self.checkpoint()
-            self.runner.offload(lambda: _kept_cache(kept))
+            self.runner.offload(lambda: kept_cache(kept))
 
     def close(self) -> None:
         """Free the cache and the marks, and detach the model if no other session uses it; may be called twice."""
@@ -341,16 +287,3 @@ def _loaded(model: Any) -> Loaded:
             f"model: got {got}, expected what everlong.load gave, a transformers model, or it and its tokenizer"
         )
     return found
-
-
-def _kept_cache(checkpointer: Checkpointer) -> State:
-    """The cache as the last checkpoint keeps it."""
-    tensors, document = checkpointer.read_state()
-    return cache_state(tensors, document["state"])
-
-
-def _reader(model: Any, method: Method, chunk: int, checkpointer: Checkpointer | None) -> StreamRunner:
-    """What reads a stream with `method`; stored blocks go where `checkpointer` has its store."""
-    if checkpointer is None:
-        return make_runner(model, method, chunk)
-    return make_runner(model, method, chunk, lambda: checkpointer.store, checkpointer.recall_files)

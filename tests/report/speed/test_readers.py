@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from everlong.evaluate.baseline import stock_copy
 from everlong.methods import Dense
 from everlong.models.load import Loaded
-from everlong.report.speed.measure import Bench, Plan
+from everlong.report.speed.measure import Bench, BenchSettings
 from everlong.report.speed.profile import Stopwatch
 from everlong.report.speed.readers import EverlongReader, TransformersReader
 from everlong.report.speed.rows import row
@@ -82,7 +82,7 @@ def test_readers_take_turns_and_see_the_same_ids(loaded):
         def close(self):
             told.append("closed")
 
-    bench = Bench(loaded, {"told": Told}, Plan(chunk=4, repeats=2))
+    bench = Bench(loaded, {"told": Told}, BenchSettings(chunk=4, repeats=2))
     rows = list(bench.rows(12, [(Dense(), 12)], ["read"]))
     assert rows[0].peers["told"].cpu > 0
     assert told[0] == ("context", 12, 4)

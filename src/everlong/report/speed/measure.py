@@ -31,7 +31,7 @@ _NAME = "bench"
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchSettings:
     """How much is measured."""
 
     chunk: int = 512
@@ -42,7 +42,7 @@ class Plan:
 class Bench:
     """A model and its peers, measured at one context after another."""
 
-    def __init__(self, loaded: Loaded, peers: dict[str, Make], plan: Plan) -> None:
+    def __init__(self, loaded: Loaded, peers: dict[str, Make], plan: BenchSettings) -> None:
         self._loaded = loaded
         self._peers = peers
         self._plan = plan
