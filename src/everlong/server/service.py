@@ -19,15 +19,17 @@ from everlong.errors import EverlongError, one_line
 from everlong.methods.base import Method
 from everlong.models.load import Loaded
 from everlong.server import tools
-from everlong.server.answering import Answered, Asked, Piece, Progress, Tell, Turn
+from everlong.server.answering import Turn
+from everlong.server.asked import Answered, Asked
 from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError, refused
-from everlong.server.joining import Caller, Repeats, digest, other_request
+from everlong.server.joining import ApiCaller, Repeats, digest, other_request
 from everlong.server.kept import KeptSession, KeptSessions, KnownTurn
 from everlong.server.messages import chain
 from everlong.server.metrics import Metrics, Pulse
 from everlong.server.pace import Pace
+from everlong.server.pieces import Piece, Progress, Tell
 from everlong.server.settings import ServerSettings
 from everlong.server.worker import Job, Left, Ready, Ticket, Waited, Worker
 from everlong.session.session import CHUNK_TOKENS, Session
@@ -105,7 +107,7 @@ class Service:
         if self._anchor is not None:
             self._anchor.close()
 
-    def answer(self, asked: Asked, tell: Tell, session: str | None, caller: Caller) -> Waited:
+    def answer(self, asked: Asked, tell: Tell, session: str | None, caller: ApiCaller) -> Waited:
         """The answers to the messages: in a session that is kept under a name, or found by its messages."""
         if asked.tools and not tools.has_place(str(self.loaded.tokenizer.chat_template)):
             raise refused("tools", "the model's chat template has no place for them; leave them out")
@@ -118,7 +120,7 @@ class Service:
         again = None if caller.identity is None else (caller.identity, content)
         return self._joined(caller, content, None, tell, lambda told: self._in_session(session, asked, told, again))
 
-    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None, caller: Caller) -> Waited:
+    def go_on(self, wanted: Sequence[Continuing], tell: Tell, session: str | None, caller: ApiCaller) -> Waited:
         """Texts written behind prompts: each in a session of its own that is kept nowhere, or in a kept one."""
         facts = [(asked.prompt, asked.sampling, asked.n, asked.echo, asked.writes) for asked in wanted]
         content = digest(session, caller.owner, facts)
@@ -134,7 +136,7 @@ class Service:
 
     def _joined(
         self,
-        caller: Caller,
+        caller: ApiCaller,
         content: str,
         free: Sequence[Asked | Continuing] | None,
         tell: Tell,
