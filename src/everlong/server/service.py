@@ -25,9 +25,11 @@ from everlong.server.continuing import Continuing, go_on
 from everlong.server.conversations import Conversations
 from everlong.server.errors import ApiError, refused
 from everlong.server.joining import ApiCaller, Repeats, digest, other_request
-from everlong.server.kept import KeptSession, KeptSessions, KnownTurn
+from everlong.server.kept import KeptSessions
 from everlong.server.messages import chain
 from everlong.server.metrics import Metrics, Pulse
+from everlong.server.notes import KnownTurn
+from everlong.server.open_sessions import OpenSession
 from everlong.server.pace import Pace
 from everlong.server.pieces import Piece, Progress, Tell
 from everlong.server.settings import ServerSettings
@@ -63,7 +65,7 @@ class Service:
         """Tokens that a session can take, as far as the disk has room for them."""
         self.used_bytes = 0
         self._memory = settings.memory_bytes or _half_of_memory()
-        self.kept.pool.limit = min(DEFAULT_BYTES, self._memory // 8)
+        self.kept.open.pool.limit = min(DEFAULT_BYTES, self._memory // 8)
         self._threads = torch.get_num_threads()
         self._anchor: Session | None = None
         self._parking = False
@@ -86,7 +88,7 @@ class Service:
         watch = self.metrics.watch
         watch("jobs", "Requests that are being worked on or wait.", lambda: self.worker.jobs)
         watch("engine_alive", "Whether the engine runs.", lambda: self.worker.alive)
-        watch("open_sessions", "Sessions of the store that are open.", lambda: self.kept.open_count)
+        watch("open_sessions", "Sessions of the store that are open.", lambda: len(self.kept.open))
         watch("held_conversations", "Turns of conversations that can be gone on from.", lambda: len(self.conversations))
         watch("session_bytes", "What open sessions take in memory.", lambda: self.used_bytes)
         watch("step_tokens", "Tokens of a step at most.", lambda: self.pace.tokens)
@@ -217,7 +219,7 @@ class Service:
                 note["replies"] = {again[0]: {"content": again[1], "answered": answered.as_dict()}}
             yield from self.kept.acknowledge(name, answered.runs, note)
         except BaseException:
-            self.kept.let_go(name)
+            self.kept.open.let_go(name)
             raise
         finally:
             self.kept.release(name)
@@ -272,7 +274,7 @@ class Service:
             result = yield from work(kept.session)
             yield from self.kept.checkpoint(name)
         except (EverlongError, OSError):
-            self.kept.let_go(name)
+            self.kept.open.let_go(name)
             raise
         finally:
             self.kept.release(name)
@@ -295,7 +297,7 @@ class Service:
 
     def trim(self) -> None:
         """Close what was used longest ago, until all open sessions fit the memory they may take."""
-        self.conversations.trim(max(0, self._memory - self.kept.bytes))
+        self.conversations.trim(max(0, self._memory - self.kept.open.bytes))
         if self._over(0) and not self._parking:
             self._parking = True
             self.worker.add(Ticket(self._trimmed))
@@ -307,13 +309,13 @@ class Service:
             self._parking = False
 
     def _over(self, wanted: int) -> bool:
-        self.used_bytes = self.conversations.bytes + self.kept.bytes
+        self.used_bytes = self.conversations.bytes + self.kept.open.bytes
         return self.used_bytes + wanted > self._memory
 
     def _make_room(self, wanted: int) -> Job:
         """Park the sessions used longest ago, each written beside the engine's steps, until so many bytes are free."""
         if self._over(wanted):
-            self.conversations.trim(max(0, self._memory - self.kept.bytes - wanted))
+            self.conversations.trim(max(0, self._memory - self.kept.open.bytes - wanted))
         while self._over(wanted) and (name := self.kept.idlest()) is not None:
             yield from self.kept.take(name)
             try:
@@ -324,10 +326,10 @@ class Service:
             finally:
                 self.kept.release(name)
 
-    def _opened(self, name: str) -> Generator[Ready | None, None, KeptSession]:
+    def _opened(self, name: str) -> Generator[Ready | None, None, OpenSession]:
         """A session that was taken, open, with room for it."""
-        if not self.kept.is_open(name):
-            yield from self._make_room(self.kept.largest_bytes)
+        if name not in self.kept.open:
+            yield from self._make_room(self.kept.open.largest_bytes)
         return (yield from self.kept.opened(name, lambda: self.pace.piece))
 
 
