@@ -95,7 +95,7 @@ def test_an_answer_that_fails_says_why_and_can_be_tried_again(server, monkeypatc
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(service, "_turn", full)
+        patch.setattr(service.writer, "turn", full)
         begin(client)
         failed = follow(client)[-1]
     assert (failed["type"], failed["error"]["code"]) == ("live.failed", "budget_exceeded")
