@@ -17,7 +17,7 @@ from everlong.library import checkpoint, state_file
 from everlong.library.checkpoint import Checkpointer
 from everlong.library.journal import Journal
 from everlong.library.library import Library
-from everlong.server import kept, run
+from everlong.server import open_sessions, run
 from everlong.server.service import Service
 from everlong.server.settings import ServerSettings
 
@@ -109,7 +109,7 @@ def client() -> httpx.Client:
 
 def service(model: Any, method: Any, store: Path, state_tokens: int, **settings: Any) -> Service:
     """A service that writes a state every so many tokens."""
-    kept.STATE_TOKENS = state_tokens
+    open_sessions.STATE_TOKENS = state_tokens
     return Service(model, method, store, ServerSettings(port=0, **settings))
 
 

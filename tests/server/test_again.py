@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 
-from everlong.server.joining import Caller, Repeats
+from everlong.server.joining import ApiCaller, Repeats
 from everlong.server.worker import Ticket
 from tests.server.test_load import body
 from tests.server.test_sessions import cached
@@ -105,12 +105,12 @@ def test_one_that_was_told_to_end_is_not_joined():
         return tickets[-1]
 
     repeats = Repeats()
-    first = repeats.answer(Caller(), "x", True, print, begin)
-    second = repeats.answer(Caller(), "x", True, print, begin)
+    first = repeats.answer(ApiCaller(), "x", True, print, begin)
+    second = repeats.answer(ApiCaller(), "x", True, print, begin)
     assert len(tickets) == 1
     first.leave()
     assert not tickets[0].gone
     second.leave()
     assert tickets[0].gone
-    repeats.answer(Caller(), "x", True, print, begin)
+    repeats.answer(ApiCaller(), "x", True, print, begin)
     assert len(tickets) == 2

@@ -87,6 +87,19 @@ def test_a_session_is_looked_at_while_it_is_written_and_the_answer_is_stopped(se
     assert client.delete("/v1/sessions/a/live").status_code == 404
 
 
+def test_a_stopped_answer_of_a_copy_disturbs_no_step(tiny_model, tmp_path, blocks, caplog):
+    """The message outgrows the window: the answer is written on a copy, which is closed when it is stopped."""
+    with alive(tiny_model, tmp_path, blocks) as (url, _), httpx.Client(base_url=url, timeout=20) as client:
+        begin(client, message="The tide rose and fell. " * 10, max_tokens=16000)
+        while not text_of(follow(client, most=8)):
+            pass
+        client.delete("/v1/sessions/a/live")
+        assert follow(client)[-1]["finish"] == "cancelled"
+        begin(client, "2", max_tokens=3)
+        assert follow(client)[-1]["finish"] == "length"
+    assert [record.message for record in caplog.records if record.name == "everlong.server.worker"] == []
+
+
 def test_an_answer_that_fails_says_why_and_can_be_tried_again(server, monkeypatch):
     client, service = server
 
@@ -95,7 +108,7 @@ def test_an_answer_that_fails_says_why_and_can_be_tried_again(server, monkeypatc
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(service, "_turn", full)
+        patch.setattr(service.writer, "turn", full)
         begin(client)
         failed = follow(client)[-1]
     assert (failed["type"], failed["error"]["code"]) == ("live.failed", "budget_exceeded")

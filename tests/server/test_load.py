@@ -71,16 +71,16 @@ def test_open_sessions_take_as_much_memory_as_they_may(serve, blocks):
         client = serve(method)
         client.chat("One.", session=f"{method.name}-0")
         soon(lambda: client.service.worker.jobs == 0)  # noqa: B023
-        each = client.service.kept.bytes
+        each = client.service.kept.open.bytes
         client.service.close()
         client = serve(method, memory_bytes=7 * each // 2)
         seen = {}
         for n in range(1, 7):
             name = f"{method.name}-{n}"
             seen[n] = client.chat("One.", session=name).json()["usage"]["memory"]["seen_tokens"]
-            assert client.service.kept.bytes <= 7 * each // 2
+            assert client.service.kept.open.bytes <= 7 * each // 2
             client.chat(f"Number {n}.")
-        assert client.service.kept.open_count <= 3
+        assert len(client.service.kept.open) <= 3
         again = client.chat("Two.", session=f"{method.name}-1").json()["usage"]
         assert again["prompt_tokens_details"]["cached_tokens"] == seen[1]
 
@@ -89,7 +89,7 @@ def test_sessions_that_are_used_are_not_parked(serve):
     client = serve(memory_bytes=1)
     answers = at_once(client, [body(f"Number {n}.", session=f"s{n}") for n in range(4)])
     assert [answer.status_code for answer in answers] == 4 * [200]
-    assert soon(lambda: client.service.kept.open_count == 0)
+    assert soon(lambda: len(client.service.kept.open) == 0)
 
 
 def test_an_answer_ends_when_its_time_is_over(serve):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from everlong import Sinks
-from everlong.server import kept
+from everlong.server import open_sessions
 
 
 def text(answer):
@@ -96,7 +96,7 @@ def rewound(client, turns, name="a"):
 
 @pytest.mark.parametrize("parks", [False, True])
 def test_the_last_turns_are_taken_back(serve, blocks, parks, monkeypatch):
-    monkeypatch.setattr(kept, "STATE_TOKENS", 40)
+    monkeypatch.setattr(open_sessions, "STATE_TOKENS", 40)
     for method in (blocks, Sinks(sinks=3, window=60)):
         client = serve(method)
         name = method.name

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 from everlong.engine.engine import Engine, GenerationRequest
-from everlong.engine.generation import GenerationResult
-from everlong.engine.token_odds import TokenOdds
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
 from everlong.library.journal import Run
 from everlong.server import passages_read, tools
+from everlong.server.asked import Answered, Asked
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
-from everlong.server.worker import Left, Ready
+from everlong.server.pieces import PieceTeller, ProgressTeller, Tell, finished
+from everlong.server.worker import Ready
 from everlong.session import asking
-from everlong.session.asking import Again
 from everlong.session.citations import checked_against, drawn_on
 from everlong.session.recall import Recall
 from everlong.session.session import Session
@@ -31,118 +28,6 @@ from everlong.text.transcript import ANSWER, PROMPT, Citation
 MOST_CITATIONS = 16
 LONGEST_QUESTION = 1000
 """Characters of what is taken for the question in a message that is a long text."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of the answer number `index`: its text, and the odds of the tokens that it ends with."""
-
-    index: int
-    text: str
-    odds: Sequence[TokenOdds] = ()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a prompt is read: `total` tokens, `cached` of them from before, `processed` so far, those included."""
-
-    total: int
-    cached: int
-    processed: int
-    seconds: float
-
-    def as_dict(self) -> dict[str, int]:
-        """As llama.cpp shows it."""
-        took_ms = int(1000 * self.seconds)
-        return {"total": self.total, "cache": self.cached, "processed": self.processed, "time_ms": took_ms}
-
-
-Tell = Callable[[Piece | Progress], None]
-"""Tells each piece of an answer as soon as it is decided, and how far its prompt is; called in the engine's thread."""
-
-
-class ProgressTeller:
-    """Tells how far a session has come with a prompt of so many tokens, whenever it has come further."""
-
-    def __init__(self, session: Session, tokens: int, tell: Tell) -> None:
-        self._session = session
-        self._begun = session.seen_tokens
-        self._total = self._begun + tokens
-        self._tell = tell
-        self._start = time.monotonic()
-        self._told = -1
-
-    def __call__(self) -> None:
-        """Look how far it is."""
-        read = min(self._session.seen_tokens, self._total)
-        if read > self._told:
-            self._told = read
-            self._tell(Progress(self._total, self._begun, read, time.monotonic() - self._start))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is wanted: the messages, how they are answered and how often."""
-
-    messages: Sequence[Message]
-    sampling: dict[str, Any]
-    n: int = 1
-    again: Again | None = None
-    tools: Sequence[dict[str, Any]] = ()
-    """The tools that the model may call."""
-    progress: bool = False
-    """Whether it is to be told how far the messages are read."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What was written, and what it took."""
-
-    results: Sequence[GenerationResult]
-    prompt_tokens: int
-    cached_tokens: int
-    report: dict[str, Any]
-    citations: Sequence[Citation] = ()
-    """The passages that the first answer can be checked against, best first."""
-    passages: Sequence[dict[str, Any]] = ()
-    """What was read of the stored tokens for the first answer (passages_read.py)."""
-    runs: Sequence[Run] = ()
-    """What the session has read of it all, and how."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON, but for what was read, and where the passages stand."""
-        found = asdict(replace(self, citations=(), passages=(), runs=()))
-        return {name: value for name, value in found.items() if name not in ("citations", "passages", "runs")}
-
-    @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Self:
-        """What `as_dict` gave."""
-        results = [
-            GenerationResult(**result | {"odds": [_odds(**odds) for odds in result["odds"]]})
-            for result in found["results"]
-        ]
-        return cls(**found | {"results": results})
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        """As OpenAI's clients know it, with what the memory holds."""
-        written = sum(len(result.token_ids) for result in self.results)
-        return self.counted(self.prompt_tokens, written, self.cached_tokens, self.report)
-
-    @staticmethod
-    def counted(read: int, written: int, cached: int, report: dict[str, Any]) -> dict[str, Any]:
-        """Tokens of the prompt, of the answer and those that needed no reading, with what the memory holds."""
-        return {
-            "prompt_tokens": read,
-            "completion_tokens": written,
-            "total_tokens": read + written,
-            "prompt_tokens_details": {"cached_tokens": cached},
-            "memory": report,
-        }
-
-
-def _odds(token: int, logprob: float, likeliest: Sequence[Sequence[Any]]) -> TokenOdds:
-    return TokenOdds(token, logprob, tuple((int(other), float(p)) for other, p in likeliest))
 
 
 class Turn:
@@ -313,46 +198,3 @@ class Turn:
     def _report(self) -> dict[str, Any]:
         shown = () if self._recall is None else self._recall.shown
         return self._session.report().as_dict() | {"reread_tokens": sum(p.last - p.first for p in shown)}
-
-
-def finished(
-    requests: Sequence[GenerationRequest], look: Callable[[], None] = lambda: None
-) -> Generator[Ready | None, None, list[GenerationResult]]:
-    """What was written, when all is; whoever leaves ends it. Left where nothing was written then.
-
-    `look` is called after each step.
-    """
-    gone = False
-
-    def ended() -> bool:
-        look()
-        return all(request.done for request in requests)
-
-    try:
-        yield ended
-    except Left:
-        gone = True
-    finally:
-        for request in requests:
-            request.cancel()
-    for request in requests:
-        if request.error is not None:
-            raise Left if gone else request.error
-    return [request.result for request in requests if request.result is not None]
-
-
-@dataclass
-class PieceTeller:
-    """Tells the pieces of one of several answers, with the odds of their tokens."""
-
-    index: int
-    tell: Tell
-    requests: list[GenerationRequest]
-    given: int = 0
-
-    def __call__(self, text: str) -> None:
-        """Take a piece of text."""
-        written = self.requests[self.index].written
-        odds = [] if written is None else written.odds[self.given :]
-        self.given += len(odds)
-        self.tell(Piece(self.index, text, odds))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from everlong.errors import InputError
 from everlong.library.naming import check_name
 from everlong.server.errors import ApiError, refused
-from everlong.server.joining import KEY_HEADER, Caller
+from everlong.server.joining import KEY_HEADER, ApiCaller
 from everlong.server.service import Service
 
 SESSION_HEADER = "x-session-id"
@@ -82,10 +82,10 @@ def session_of(request: Request, field: Any) -> str | None:
     return None if name is None else scope_of(request).full(name)
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(request: Request) -> ApiCaller:
     """Who asks, and whether it is again."""
     key = request.headers.get(KEY_HEADER) or None
-    return Caller(owner_of(request), key, request.headers.get(RETRY_HEADER, "0") != "0")
+    return ApiCaller(owner_of(request), key, request.headers.get(RETRY_HEADER, "0") != "0")
 
 
 def owner_of(request: Request) -> str:

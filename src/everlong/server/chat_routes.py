@@ -13,10 +13,11 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from everlong.server import openai
-from everlong.server.answering import Answered, Asked, Piece, Progress
+from everlong.server.asked import Answered, Asked
 from everlong.server.body import body_of, caller_of, described, service_of, session_of
 from everlong.server.errors import api_error
 from everlong.server.openai import ChatFields, choice, chunk, parsed
+from everlong.server.pieces import Piece, Progress
 from everlong.server.service import Service
 from everlong.server.streaming import DONE, Events, EventStream, result
 from everlong.server.tools import CallText, shown

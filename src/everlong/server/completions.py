@@ -14,11 +14,12 @@ from pydantic import StrictBool
 from starlette.responses import Response
 
 from everlong.engine.token_odds import TokenOdds
-from everlong.server.answering import Answered, Piece
+from everlong.server.asked import Answered
 from everlong.server.body import body_of, caller_of, described, service_of, session_of
 from everlong.server.continuing import Continued, Continuing
 from everlong.server.errors import api_error, refused
 from everlong.server.openai import MOST_LIKELIEST, SamplingFields, finish_reason, parsed
+from everlong.server.pieces import Piece
 from everlong.server.service import Service
 from everlong.server.streaming import DONE, Events, EventStream, result
 from everlong.server.worker import Left, Waited

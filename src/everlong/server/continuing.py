@@ -13,8 +13,8 @@ from everlong.engine.engine import Engine
 from everlong.engine.generation import GenerationResult
 from everlong.engine.token_odds import TokenOdds, odds_of
 from everlong.engine.writing import WritingStream
-from everlong.server.answering import Piece, PieceTeller, Progress, Tell, finished
 from everlong.server.pace import Pace
+from everlong.server.pieces import Piece, PieceTeller, Progress, Tell, finished
 from everlong.server.worker import Ready
 from everlong.session.session import Session
 from everlong.text.inputs import id_pieces

@@ -26,7 +26,7 @@ async def create_conversation(request: Request) -> dict[str, Any]:
     full = scope_of(request).full(name)
 
     def created() -> Job:
-        yield from service.with_store([full], lambda: service.kept.create(full))
+        yield from service.jobs.with_store([full], lambda: service.kept.create(full))
         return service.kept.entry(full)
 
     return _shown(name, int((await done(request, created)).created))

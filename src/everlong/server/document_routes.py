@@ -126,7 +126,7 @@ def _read(service: Service, full: str, name: str, documents: list[Document], tel
             "memory": session.report().as_dict(),
         }
 
-    return service.with_session(full, work, create=True)
+    return service.jobs.with_session(full, work, create=True)
 
 
 def _paced(service: Service, full: str, session: Session, document: Document, tell: Callable[[Any], None]) -> Job:

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from everlong.server.answering import Piece, Progress, Tell
 from everlong.server.errors import refused
+from everlong.server.pieces import Piece, Progress, Tell
 from everlong.server.worker import Waited
 
 KEY_HEADER = "idempotency-key"
@@ -21,7 +21,7 @@ MOST_KEYS = 256
 
 
 @dataclass(frozen=True)
-class Caller:
+class ApiCaller:
     """Who asks: a stand-in for the API key, the Idempotency-Key, and whether the client says that it asks again."""
 
     owner: str = ""
@@ -118,7 +118,9 @@ class Repeats:
         self._running: dict[str, SharedAnswer] = {}
         self._keyed: OrderedDict[str, SharedAnswer] = OrderedDict()
 
-    def answer(self, caller: Caller, content: str, joins: bool, tell: Tell, begin: Callable[[Tell], Waited]) -> Waited:
+    def answer(
+        self, caller: ApiCaller, content: str, joins: bool, tell: Tell, begin: Callable[[Tell], Waited]
+    ) -> Waited:
         """That of the first request of this key, or with the same content; or one that is begun now.
 
         Not `joins`: the same content is no sign of a request that came again.

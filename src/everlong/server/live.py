@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any
 
-from everlong.server.answering import Answered, Piece, Progress, Tell
+from everlong.server.asked import Answered
 from everlong.server.errors import ApiError, api_error
 from everlong.server.openai import finish_reason
+from everlong.server.pieces import Piece, Progress, Tell
 from everlong.server.streaming import PING_S
 from everlong.server.worker import Left, Waited
 

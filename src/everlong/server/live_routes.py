@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
-from everlong.server.answering import Tell
 from everlong.server.body import body_of, caller_of, scope_of, service_of
 from everlong.server.errors import ApiError, refused
 from everlong.server.live import LiveAnswer, LiveAnswers, nothing
 from everlong.server.openai import ChatFields, parsed
+from everlong.server.pieces import Tell
 from everlong.server.streaming import server_sent
 from everlong.server.worker import Waited
 

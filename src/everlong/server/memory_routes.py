@@ -88,7 +88,7 @@ async def _looked(request: Request, name: str, told: Callable[[Session], dict[st
         session = service.kept.peek(full)
         if session is not None:
             return told(session)
-        return (yield from service.with_session(full, work))
+        return (yield from service.jobs.with_session(full, work))
 
     return await done(request, looked)
 

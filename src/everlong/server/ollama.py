@@ -11,12 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from everlong.server.answering import Answered, Asked, Piece
+from everlong.server.asked import Answered, Asked
 from everlong.server.body import body_of, caller_of, service_of, session_of
 from everlong.server.errors import api_error, refused
 from everlong.server.forms import of_ollama
 from everlong.server.messages import messages_of
 from everlong.server.openai import SamplingFields, finish_reason, parsed
+from everlong.server.pieces import Piece
 from everlong.server.service import Service
 from everlong.server.streaming import Events, EventStream, json_lines, result
 from everlong.server.worker import Left, Waited

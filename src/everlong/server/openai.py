@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, StrictBool, ValidationError
 from everlong.engine.generation import GenerationResult
 from everlong.engine.sampling import Sampling
 from everlong.engine.token_odds import TokenOdds
-from everlong.server.answering import Answered, Asked
+from everlong.server.asked import Answered, Asked
 from everlong.server.errors import ApiError, field_error, refused
 from everlong.server.forms import of_format, of_grammar
 from everlong.server.messages import messages_of

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from everlong.server import responses, tools
-from everlong.server.answering import Answered, Asked
+from everlong.server.asked import Answered, Asked
 from everlong.server.body import body_of, caller_of, described, owner_of, service_of, session_of
 from everlong.server.errors import ApiError, api_error, refused
 from everlong.server.openai import parsed

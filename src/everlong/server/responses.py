@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from everlong.server import tools
-from everlong.server.answering import Answered, Asked
+from everlong.server.asked import Answered, Asked
 from everlong.server.errors import ApiError, refused
 from everlong.server.forms import of_format
 from everlong.server.messages import messages_of

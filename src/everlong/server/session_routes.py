@@ -62,7 +62,7 @@ async def create_session(request: Request) -> dict[str, Any]:
     name = scope.full(_name(given, required=False) or f"session-{secrets.token_hex(6)}")
 
     def created() -> Job:
-        yield from service.with_store([name], lambda: service.kept.create(name))
+        yield from service.jobs.with_store([name], lambda: service.kept.create(name))
         return _shown(request, scope, service.kept.entry(name))
 
     return await done(request, created)
@@ -80,7 +80,7 @@ async def get_session(request: Request, name: str) -> dict[str, Any]:
 
     def found() -> Job:
         _must_exist(request, full, name)
-        memory = yield from service.with_session(full, report)
+        memory = yield from service.jobs.with_session(full, report)
         return _shown(request, scope, service.kept.entry(full)) | memory
 
     return await done(request, found)
@@ -95,7 +95,7 @@ async def rename_session(request: Request, name: str) -> dict[str, Any]:
 
     def renamed() -> Job:
         _must_exist(request, full, name)
-        yield from service.with_store([full, new], lambda: service.kept.library.rename(full, new))
+        yield from service.jobs.with_store([full, new], lambda: service.kept.library.rename(full, new))
         return _shown(request, scope, service.kept.entry(new))
 
     return await done(request, renamed)
@@ -110,7 +110,7 @@ async def fork_session(request: Request, name: str) -> dict[str, Any]:
 
     def forked() -> Job:
         _must_exist(request, full, name)
-        yield from service.with_store([full, new], lambda: service.kept.library.fork(full, new))
+        yield from service.jobs.with_store([full, new], lambda: service.kept.library.fork(full, new))
         return _shown(request, scope, service.kept.entry(new))
 
     return await done(request, forked)
@@ -145,7 +145,7 @@ async def delete_session(request: Request, name: str) -> dict[str, Any]:
 
     def deleted() -> Job:
         _must_exist(request, full, name)
-        yield from service.with_store([full], lambda: service.kept.library.delete(full))
+        yield from service.jobs.with_store([full], lambda: service.kept.library.delete(full))
 
     await done(request, deleted)
     return {"id": name, "object": "session.deleted", "deleted": True}

@@ -121,7 +121,7 @@ def test_an_error_is_told_and_the_message_is_tried_again(tab, served, monkeypatc
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(served.service, "_turn", full)
+        patch.setattr(served.service.writer, "turn", full)
         ask(tab, "Does it fit?")
         tab.wait_for_selector(".error")
         tab.reload()
