@@ -87,4 +87,4 @@ class Conversations:
 def memory_bytes(session: Session) -> int:
     """What an open session takes in memory by itself, on the model's device and on the host."""
     held = session.report().bytes
-    return held.get("device", 0) + held.get("host", 0) - session.shared_bytes
+    return held.get("device", 0) + held.get("host", 0) - session.keeping.shared_bytes

@@ -23,13 +23,13 @@ class Durability:
 
     def acknowledge(self, opened: OpenSession, runs: Sequence[Run], note: dict[str, Any]) -> Job:
         """Put a turn on the disk: what was read in it, and what was noted."""
-        yield from self._beside(opened.session.note_reading(runs, note))
+        yield from self._beside(opened.session.keeping.note_reading(runs, note))
         opened.add(note)
 
     def settle(self, opened: OpenSession) -> Job:
         """Let a checkpoint have what was read without being noted in the journal, such as a part of a document."""
         session = opened.session
-        noted = session.notes[-1][0] if session.notes else session.kept_tokens
+        noted = session.keeping.notes[-1][0] if session.keeping.notes else session.keeping.tokens
         if noted != session.seen_tokens:
             yield from self.checkpoint(opened)
 
@@ -48,7 +48,7 @@ class Durability:
         """
         if not opened.unwritten_tokens:
             return
-        entry = self._library.entry(opened.session.kept_name or "")
+        entry = self._library.entry(opened.session.keeping.name or "")
         facts = {
             "citations": opened.citations,
             "passages": opened.passages,

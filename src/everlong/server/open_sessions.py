@@ -50,7 +50,7 @@ class OpenSession:
     @property
     def unwritten_tokens(self) -> int:
         """Tokens that the last checkpoint does not hold."""
-        return self.session.seen_tokens - self.session.kept_tokens
+        return self.session.seen_tokens - self.session.keeping.tokens
 
     @property
     def due(self) -> bool:
@@ -58,7 +58,7 @@ class OpenSession:
 
         Two states are kept: that before the new one must be of before the last two turns, which may be taken back.
         """
-        kept_tokens = self.session.kept_tokens
+        kept_tokens = self.session.keeping.tokens
         if not kept_tokens:
             return self.unwritten_tokens > 0
         early = self.turns[-2].begin if len(self.turns) > 1 else 0

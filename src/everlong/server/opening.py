@@ -34,7 +34,7 @@ class Opener:
     def open(self, name: str, pool: RecordPool, piece: Callable[[], int]) -> Generator[Ready | None, None, OpenSession]:
         """The session of this name, or a new one; its journal is read again in such pieces."""
         opened = self._begin(name)
-        opened.session.share(pool)
+        opened.session.keeping.share(pool)
         try:
             yield from self._replay(opened.session, piece)
         except BaseException:
@@ -59,12 +59,12 @@ class Opener:
             passages=noted("passages", entry, []),
             tools=noted("tools", entry, ""),
         )
-        for _, note in session.notes:
+        for _, note in session.keeping.notes:
             opened.add(note)
         return opened
 
     def _replay(self, session: Session, piece: Callable[[], int]) -> Generator[Ready | None, None, None]:
         session.chunk = min(self._chunk, piece())
-        for _ in session.replay():
+        for _ in session.keeping.replay():
             yield None
         session.chunk = self._chunk
