@@ -8,7 +8,7 @@ import transformers
 from everlong.cli.families import EXACT, REFUSED
 from everlong.hooks.adapter import load
 from everlong.hooks.attach import attach
-from everlong.methods import Infini, InfinityFormer, Sinks, TransformerXL, Window
+from everlong.methods import Delta, Infini, InfinityFormer, Sinks, TransformerXL, Window
 from everlong.ops.native import extension
 from everlong.session.session import Session
 from tests.families.configs import FAMILIES
@@ -43,6 +43,7 @@ def test_json_says_what_there_is_and_what_works(everlong, tiny):
     methods = {row["method"]: row for row in found["methods"]}
     names = [
         "blocks(sinks=2, window=40, block=128, top_k=8)",
+        str(Delta()),
         "dense()",
         str(Infini()),
         str(InfinityFormer()),

@@ -81,7 +81,7 @@ def test_trained_perplexity_trains_reads_and_goes_on_where_it_was(
     assert record["rows"]["window"]["memory_numbers"] == 0
     assert record["rows"]["infini, linear"]["memory_numbers"] == 2 * 4 * 8 * 9
     rows = record["rows"]
-    assert [sorted(row["on_over"]) for row in rows.values()] == [[], ["off"], ["off", "zeroed"]]
+    assert [sorted(row["on_over"]) for row in rows.values()] == [[], ["off"], ["off", "reset:16", "zeroed"]]
     assert 0.5 < rows["infini, linear"]["on_over"]["zeroed"]["books/*.txt"]["ratio"] < 2
     found = record["ratios"]["infini, linear / window"]["math/*.tex"]["ratio"]
     assert found == pytest.approx(

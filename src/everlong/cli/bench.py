@@ -19,6 +19,7 @@ from everlong.cli.verbs.bench import BenchOptions
 from everlong.errors import CapabilityError, ConfigError, nearest
 from everlong.evaluate.baseline import stock_copy
 from everlong.evaluate.lengths import tokens_of
+from everlong.hooks.attach import attach
 from everlong.machine import circumstances, machine, versions
 from everlong.methods.base import Method, make_method
 from everlong.models.load import Loaded
@@ -49,6 +50,7 @@ def bench(ctx: typer.Context, given: BenchOptions) -> None:
     check_place(given.plot, given.force)
     check_picture(given.plot)
     loaded = load_model(given.model, given.hardware, console)
+    attach(loaded.model, methods[names[0]][0][0]).detach()  # a model that is refused is not compared with anything
     peers, left_out = _peers(wanted, given.peers == AUTO, loaded, console)
     rows = []
     with console.progress("measuring", len(contexts), "contexts") as advance:
