@@ -33,6 +33,7 @@ def test_what_cannot_be_honoured_is_refused(serve):
     client = serve()
     for path, body in (
         ("chat", {}),
+        ("chat", {"messages": [{"role": "user", "content": "x"}], "format": "yaml"}),
         ("generate", {"prompt": 3}),
         ("generate", {"prompt": "x", "raw": True}),
         ("generate", {"prompt": "x", "options": {"temperature": "hot"}}),
