@@ -75,6 +75,8 @@ def load_base(
         raise LoadError(
             f"{one_line(name_or_path, 100)}: cannot be read ({error.strerror or one_line(error, 100)}); check the path"
         ) from error
+    if dtype == "auto" and wanted == torch.bfloat16:
+        _say_bfloat16()
     model = model.to(target).eval().requires_grad_(False)
     return Loaded(model, tokenizer, str(name_or_path), weights=weights)
 
@@ -238,7 +240,6 @@ def _faster_on_cpu(name: str) -> torch.dtype:
     """bfloat16 where the processor multiplies it and the model is large enough to gain by it, else float32."""
     if not multiplies(torch.bfloat16) or not _is_large(name):
         return torch.float32
-    _say_bfloat16()
     return torch.bfloat16
 
 
