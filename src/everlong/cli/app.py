@@ -33,7 +33,7 @@ class EverlongGroup(LazyGroup):
         Verb("train", "Train a memory by a recipe."),
         Verb("merge", "Write a model and its trained memory into one folder.", module="train"),
         Verb("calibrate", "Find the model's retrieval heads, once."),
-        Verb("bench", "Measure how fast everlong reads and writes, beside other programs in the same run."),
+        Verb("bench", "Measure the speed of the methods beside other programs."),
         Verb("models", "List the models that are here, and what they are good for."),
         Verb("doctor", "Show what there is, what works and what it costs."),
         Verb("demo", "Find a hidden key again; read a long text three ways."),

@@ -13,7 +13,7 @@ from everlong.cli import groups
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Measure how fast everlong reads and writes, beside other programs in the same run.
+    """Measure the speed of the methods beside other programs.
 
     Each row: what is measured, a method and a context; everlong and its peers take turns, round by round. Figures are
     medians by the wall clock and in CPU time of all threads; a ratio above 1 says that everlong is faster. Lists are
