@@ -25,7 +25,7 @@ from everlong.models.layout import LayerPlan, Temperature
 from everlong.ops.attend import AttentionPart, attend
 from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
 from everlong.ops.spans import Ints, KeyIntervals
-from everlong.ops.token_tables import TokenTables, Words
+from everlong.ops.token_tables import LayerColumns, TokenTables, Words
 from everlong.ops.workspace import Workspace
 
 
@@ -73,9 +73,7 @@ class TokenAttention(Protocol):
         """How many ranges, and how many moves, `fill` writes for a layer."""
         ...
 
-    def fill(
-        self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
+    def fill(self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], columns: LayerColumns) -> None:
         """Write down the attention of `layers`, rows `at` of the tables: they rotate alike and have these columns."""
         ...
 
@@ -215,30 +213,28 @@ class ForwardPlan:
         if not all(self.arenas[p.source].has_room(self.seen, self.dtype) for p in plans):
             return None
         lanes = [self.arenas[p.source].lane for p in plans]
-        near = max((len(self.pieces(lane)) for lane in lanes), default=0)
+        near = max((len(self.pieces(lane)) for lane in {id(lane): lane for lane in lanes}.values()), default=0)
         tables = TokenTables.empty(len(layers), near + sizes[0], sizes[1])
         groups: dict[tuple[int, int, bool], list[int]] = {}
         for n, (plan, lane) in enumerate(zip(plans, lanes, strict=True)):
             groups.setdefault((id(lane), id(plan.rotation), plan.index in served), []).append(n)
         for (_, _, is_far), members in groups.items():
             at = np.array(members)
-            pairs = [self.arenas[plans[n].source].pair for n in members]
-            tables.write_to(at, pairs, self.seen - lanes[members[0]].shift)
+            columns = LayerColumns([self.arenas[plans[n].source].pair for n in members])
+            tables.write_to(at, columns, self.seen - lanes[members[0]].shift)
             if is_far and token is not None:
-                token.fill(tables, at, [plans[n] for n in members], pairs)
+                token.fill(tables, at, [plans[n] for n in members], columns)
             else:
-                self._fill_near(tables, at, plans[members[0]], pairs)
+                self._fill_near(tables, at, plans[members[0]], columns)
         return tables
 
-    def _fill_near(
-        self, tables: TokenTables, at: Words, plan: LayerPlan, pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
+    def _fill_near(self, tables: TokenTables, at: Words, plan: LayerPlan, columns: LayerColumns) -> None:
         for r, piece in enumerate(self.pieces(self.arenas[plan.source].lane)):
             first, _, _, end = piece.span.limits(0, 1)
             if first < end:
-                angles = piece.angles(plan.rotation, pairs[0][0])
+                angles = piece.angles(plan.rotation, columns.like)
                 turn = None if angles is None else angles.matrix
-                tables.attend_to(at, r, pairs, piece.start + first, end - first, turn)
+                tables.attend_to(at, r, columns, piece.start + first, end - first, turn)
 
     def _tempered(self, q: Tensor, lane: WindowLayout, temperature: Temperature, skip: int) -> Tensor:
         """Queries that the model scaled by where they stand, scaled by their place in the cache instead."""

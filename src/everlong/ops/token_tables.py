@@ -28,6 +28,22 @@ MOST_RANGES = 16
 MOST_DIM = 512
 
 
+class LayerColumns:
+    """Where the keys and values [1, G, M, D] of some layers lie, which are alike but for M."""
+
+    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.like = pairs[0][0]
+        """The keys of the first layer."""
+        self._starts = np.array([(k.data_ptr(), v.data_ptr()) for k, v in pairs], dtype=np.int64)
+        self.strides: Words = np.array([(k.stride(1), v.stride(1)) for k, v in pairs], dtype=np.int64)
+        """[L, 2], from one kv head to the next, of keys and of values."""
+        self._step = self.like.stride(2) * self.like.element_size()
+
+    def at(self, column: int | Words) -> Words:
+        """The addresses [L, 2] of keys and values in a column, or in that of each layer [L]."""
+        return self._starts + np.reshape(column, (-1, 1)) * self._step
+
+
 @dataclass(eq=False)
 class TokenTables:
     """One token of one stream: of each layer its call, the ranges it attends to, and what is moved behind it."""
@@ -49,17 +65,17 @@ class TokenTables:
         moved = np.zeros((layers, moves, MOVE_WORDS), dtype=np.int64)
         return cls(calls, found, moved, [])
 
-    def write_to(self, at: Words | slice, pairs: Sequence[tuple[Tensor, Tensor]], column: int) -> None:
-        """Let the layers `at` put their new token into this column of their keys and values [1, G, M, D]."""
+    def write_to(self, at: Words, layers: LayerColumns, column: int) -> None:
+        """Let the layers `at` put their new token into this column."""
         self.calls[at, 0] = 1
-        for n in range(2):
-            self.calls[at, 1 + n], self.calls[at, 3 + n] = columns([pair[n] for pair in pairs], column)
+        self.calls[at, 1:3] = layers.at(column)
+        self.calls[at, 3:5] = layers.strides
 
     def attend_to(
         self,
-        at: Words | slice,
+        at: Words,
         r: int,
-        pairs: Sequence[tuple[Tensor, Tensor]],
+        layers: LayerColumns,
         first: int,
         n: int,
         turn: Float[Tensor, "D D"] | None = None,
@@ -67,15 +83,13 @@ class TokenTables:
     ) -> None:
         """Let range `r` of the layers `at` be `n` columns from `first` on, met by a query turned by `turn`."""
         self.ranges[at, r, 0] = self._kept(turn)
-        for which in range(2):
-            found = columns([pair[which] for pair in pairs], first)
-            self.ranges[at, r, 1 + which], self.ranges[at, r, 5 + which] = found
-        self.ranges[at, r, 3] = n
-        self.ranges[at, r, 4] = runs
+        self.ranges[at, r, 1:3] = layers.at(first)
+        self.ranges[at, r, 3:5] = n, runs
+        self.ranges[at, r, 5:7] = layers.strides
 
     def move(
         self,
-        at: Words | slice,
+        at: Words,
         m: int,
         source: tuple[Words, Words] | None,
         target: tuple[Words, Words],
@@ -84,7 +98,7 @@ class TokenTables:
     ) -> None:
         """Let move `m` of the layers `at` bring `heads` heads, turned, from `source` (None: the query) to `target`.
 
-        Both are addresses and strides, as `columns` gives them.
+        Both are addresses, and strides from one head to the next.
         """
         if source is not None:
             self.moves[at, m, 0], self.moves[at, m, 1] = source
@@ -97,10 +111,3 @@ class TokenTables:
             return 0
         self.kept.append(turn)
         return turn.data_ptr()
-
-
-def columns(tensors: Sequence[Tensor], column: int | Words) -> tuple[Words, Words]:
-    """Addresses of a column (the same, or each its own) of tensors [1, G, M, D], and strides from head to head."""
-    step = tensors[0].stride(2) * tensors[0].element_size()
-    found = np.array([(x.data_ptr(), x.stride(1)) for x in tensors], dtype=np.int64)
-    return found[:, 0] + column * step, found[:, 1]

@@ -22,7 +22,7 @@ from everlong.methods.blocks.stream import BlockStream
 from everlong.models.layout import LayerPlan
 from everlong.ops.attend_token import AttendedKeys, attend_token
 from everlong.ops.rotary import Rotation, turn_by
-from everlong.ops.token_tables import TokenTables, Words, columns
+from everlong.ops.token_tables import LayerColumns, TokenTables, Words
 
 
 def decodes(block_step: BlockStep, row: BlockStream) -> bool:
@@ -94,26 +94,24 @@ class TokenStep:
         """How many ranges, and how many moves, `fill` writes for a layer."""
         return len(self._in_front()) + len(self._near), 3
 
-    def fill(
-        self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
-        """Write down what `attend` does for `layers`, rows `at` of the tables: these rotate alike, over `pairs`."""
+    def fill(self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], columns: LayerColumns) -> None:
+        """Write down what `attend` does for `layers`, rows `at` of the tables: they rotate alike, over `columns`."""
         memories = [self.row.layers[layer.index] for layer in layers]
         rotation = layers[0].rotation
         for memory in memories:
             if memory.slots.sink_place != self._sink_place:
                 memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_place, rotation)
-        to_far, to_front, back = self._turned_by(rotation, pairs[0][0])
-        slots = [memory.slots.pair for memory in memories]
+        to_far, to_front, back = self._turned_by(rotation, columns.like)
+        slots = LayerColumns([memory.slots.pair for memory in memories])
         front = self._in_front()
         for r, (first, n, runs) in enumerate(front):
             tables.attend_to(at, r, slots, first, n, to_front, runs)
         for r, (piece, first, n) in enumerate(self._near, len(front)):
-            angles = piece.angles(rotation, pairs[0][0])
-            tables.attend_to(at, r, pairs, first, n, None if angles is None else angles.matrix)
+            angles = piece.angles(rotation, columns.like)
+            tables.attend_to(at, r, columns, first, n, None if angles is None else angles.matrix)
         if self._cites and front:
             self._note_shares(tables, at, layers, sum(runs for _, _, runs in front) + len(self._near))
-        self._fill_moves(tables, at, memories, pairs, to_far, back)
+        self._fill_moves(tables, at, memories, columns, to_far, back)
 
     def _note_shares(self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], runs: int) -> None:
         shape = self.row.layers[layers[0].index].shape
@@ -128,7 +126,7 @@ class TokenStep:
         tables: TokenTables,
         at: Words,
         memories: Sequence[LayerMemory],
-        pairs: Sequence[tuple[Tensor, Tensor]],
+        columns: LayerColumns,
         to_far: Tensor | None,
         back: Tensor | None,
     ) -> None:
@@ -136,10 +134,12 @@ class TokenStep:
         done = self.row.done.progress
         rooms = [memory.reserve_token(done[memory.layer]) for memory in memories]
         heads = memories[0].shape.kv_heads
-        free = np.array([column for column, _ in rooms])
+        tails = LayerColumns([memory.now.tail[:2] for memory in memories])
+        leaving = columns.at(self._leaving)
+        free = tails.at(np.array([column for column, _ in rooms]))
         for n, turn in enumerate((back, None)):
-            leaving = columns([pair[n] for pair in pairs], self._leaving)
-            tables.move(at, n, leaving, columns([memory.now.tail[n] for memory in memories], free), heads, turn)
+            source = leaving[:, n], columns.strides[:, n]
+            tables.move(at, n, source, (free[:, n], tails.strides[:, n]), heads, turn)
         target = np.array([(x[:, -1].data_ptr(), x.stride(0)) for _, x in rooms], dtype=np.int64)
         tables.move(at, 2, None, (target[:, 0], target[:, 1]), memories[0].shape.heads, to_far)
 
