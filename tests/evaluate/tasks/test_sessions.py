@@ -82,7 +82,7 @@ def test_who_knows_and_forgets_scores_one_everywhere(setting):
     assert all(o.scores == {"citation": 1.0} for o in found if o.group in ("asked", "kept"))
     gone = groups["forgotten"][0]
     assert (gone.scores, gone.facts["known_before"]) == ({"uncited": 1.0}, True)
-    assert session.keeping.forgotten == [gone.facts["place"]] == [sample.facts["facts"][forgotten].source]
+    assert session.forgotten == [gone.facts["place"]] == [sample.facts["facts"][forgotten].source]
     assert groups["corrected"][0].gold == [sample.facts["facts"][corrected].code]
     assert len({o.part for o in found}) == len(found)
     assert stream.forks == len(found)
