@@ -91,7 +91,9 @@ def test_a_lost_connection_loses_nothing(tab, served, monkeypatch):
     until(lambda: len(cuts) == 3)
     chars(tab, cuts[-1])
     text = stop(tab)
-    assert cuts[0] == 0 < cuts[1] < cuts[2] < len(text)
+    assert cuts[0] == 0  # a piece that was sent before a cut may be lost with it, and is sent again
+    assert cuts == sorted(cuts)
+    assert cuts[2] < len(text)
     assert (FILLER * len(text)).startswith(text)
 
 

@@ -33,7 +33,7 @@ DRAW = """async texts => {
 
 def upload(tab, name="tide.txt", text=TEXT):
     tab.set_input_files("#file", {"name": name, "mimeType": "text/plain", "buffer": text.encode()})
-    tab.wait_for_selector("#uploads li", state="attached")
+    tab.wait_for_selector(f"text=Read {name}")  # a short one is no longer among the uploads before it is looked for
     tab.wait_for_selector("#uploads li", state="detached")
 
 
