@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
-from everlong.methods.base import Method
 from everlong.methods.fields import at_least, check_choices, check_memory, reset_tokens
+from everlong.methods.segmented import SegmentedMethod
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ HELP = {
 
 
 @dataclass(frozen=True)
-class Delta(Method):
+class Delta(SegmentedMethod):
     """What followed what is in a memory of constant size, which tells apart whose it is."""
 
     name = "delta"
@@ -62,19 +62,6 @@ class Delta(Method):
             raise ConfigError(f"start={self.start}: must be finite ({HELP['start']})")
         check_choices(self)
         check_memory(self.memory, self.segment)
-
-    @property
-    def back(self) -> int:
-        """Tokens before its own segment that a token attends to."""
-        return self.segment if self.local == "xl" else 0
-
-    def controls(self) -> list[str]:
-        """With the memory as it is, but emptied so often that it never holds more than the window."""
-        return ["on", "off", "zeroed", f"reset:{self.segment + self.back}"]
-
-    def layout(self) -> tuple[int, int]:
-        """No sinks; at most the own segment and the one before."""
-        return 0, self.segment + self.back
 
     def parameters(self, plan: ModelLayout, width: int) -> MemoryParameters:
         """Untrained: the induction start."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from everlong.errors import ConfigError
-from everlong.methods.base import Method
 from everlong.methods.fields import at_least, check_choices, check_memory, reset_tokens
+from everlong.methods.segmented import SegmentedMethod
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ BETA_HELP = "where untrained gates start: the memory's share is sigmoid(beta)"
 
 
 @dataclass(frozen=True)
-class Infini(Method):
+class Infini(SegmentedMethod):
     """Everything that left the window is in a compressive memory of constant size."""
 
     name = "infini"
@@ -54,19 +54,6 @@ class Infini(Method):
             raise ConfigError(f"beta={self.beta}: must be finite ({BETA_HELP})")
         check_choices(self)
         check_memory(self.memory, self.segment)
-
-    @property
-    def back(self) -> int:
-        """Tokens before its own segment that a token attends to."""
-        return self.segment if self.local == "xl" else 0
-
-    def controls(self) -> list[str]:
-        """With the memory as it is, but emptied so often that it never holds more than as much as the window."""
-        return ["on", "off", "zeroed", f"reset:{self.segment + self.back}"]
-
-    def layout(self) -> tuple[int, int]:
-        """No sinks; at most the own segment and the one before."""
-        return 0, self.segment + self.back
 
     def parameters(self, plan: ModelLayout, width: int) -> MemoryParameters:
         """Untrained: a beta per layer and query head (equation 10)."""
