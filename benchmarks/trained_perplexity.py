@@ -43,15 +43,30 @@ METHODS: dict[str, dict[str, Any]] = {
     "infini, linear": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0},
     "infini, delta": {"name": "infini", "segment": 128, "local": "xl", "beta": 0.0, "update": "delta"},
     "delta, decay": {"name": "delta", "segment": 128, "degree": 1, "decay": True},
+    "delta, decay, no projections": {
+        "name": "delta",
+        "segment": 128,
+        "degree": 1,
+        "decay": True,
+        "projections": "none",
+    },
 }
+LLAMA: dict[str, dict[str, int]] = {"delta, decay": {"intermediate_size": 164}}
+"""Of the model, so that all have as many parameters: delta's projections take what the others have in their MLPs."""
 TEXTS = ("pg19/*.txt", "books/*.txt", "math/*.tex")
 FIRST, LAST, CHUNK = 2048, 16384, 2048
 
 
+def content_of(name: str) -> dict[str, Any]:
+    """What the recipe file of a method says."""
+    content = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    content["scratch"]["llama"] |= LLAMA.get(name, {})
+    return content | {"method": METHODS[name]}
+
+
 def recipe_of(name: str, work: Path) -> Path:
     """The recipe file of a method."""
-    content = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    content["method"] = METHODS[name]
+    content = content_of(name)
     path = work / f"{folder_of(name)}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -73,15 +88,15 @@ def trained(name: str, work: Path) -> dict[str, Any]:
     return json.loads((out / "result.json").read_text(encoding="utf-8"))
 
 
-def scored(name: str, work: Path, data: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """By way of reading and group of texts: -log p of all tokens.
+def scored(name: str, run: Path, data: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """By way of reading and group of texts: -log p of all tokens, by the model that lies in a run's folder.
 
     Ways are on; off, the window alone; zeroed, Infini's gates with nothing behind them; reset, the memory emptied
     every so many tokens. Kept in the run's folder, and read from there as far as they are done.
     """
-    kept = work / folder_of(name) / "scores.pt"
+    kept = run / "scores.pt"
     found: dict[str, dict[str, torch.Tensor]] = torch.load(kept, weights_only=True) if kept.is_file() else {}
-    loaded: Any = everlong.load(work / folder_of(name) / "model", dtype="float32")
+    loaded: Any = everlong.load(run / "model", dtype="float32")
     ways = {"on": loaded.method}
     if loaded.method.memory != "off":
         controls = loaded.method.controls()[1:]
@@ -90,7 +105,7 @@ def scored(name: str, work: Path, data: Path) -> dict[str, dict[str, torch.Tenso
         found[way] = {}
         for group in TEXTS:
             texts = [book_text(file) for file in sorted(data.glob(group)) if not trained_on(file, data)]
-            found[way][group] = torch.cat([nll_of(loaded, ways[way], text, FIRST, LAST, CHUNK) for text in texts])
+            found[way][group] = torch.cat([nll_of(loaded, ways[way], text, FIRST, LAST, CHUNK).cpu() for text in texts])
             print(f"{name}: read {group}, memory {way}", file=sys.stderr)
         torch.save(found, kept)
     return found
@@ -124,12 +139,12 @@ def main() -> None:
     os.environ["EVERLONG_DATA"] = str(args.data.resolve())  # the recipe's books
     if args.only:
         trained(args.only, args.work)
-        scored(args.only, args.work, args.data)
+        scored(args.only, args.work / folder_of(args.only), args.data)
         return
     rows: dict[str, Any] = {}
     nlls: dict[str, dict[str, torch.Tensor]] = {}
     for name, given in METHODS.items():
-        result, found = trained(name, args.work), scored(name, args.work, args.data)
+        result, found = trained(name, args.work), scored(name, args.work / folder_of(name), args.data)
         loaded = everlong.load(args.work / folder_of(name) / "model", dtype="float32")
         nlls[name] = found["on"]
         numbers, what = memory_numbers(name, loaded.model.config)

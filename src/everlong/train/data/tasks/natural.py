@@ -1,4 +1,4 @@
-"""natural: a pass key hidden in the text of books, asked for at the end; or one of two, by the name of its owner.
+"""natural: a pass key hidden in the text of books, asked for at the end; or one of several, by the name of its owner.
 
 The filler is a part of all books in a row, with their white space made single spaces as `everlong eval passkey -o
 filler=books` has it; a needle stands behind a token that ends a sentence.
@@ -20,33 +20,35 @@ from everlong.train.data.hidden import HiddenKeys
 from everlong.train.data.rows import Filler
 from everlong.train.data.task import Progress, check_range
 
-NEEDLES_HELP = "keys in a sample: 1 without a name, or 2 with names"
+NEEDLES_HELP = "keys in a sample: 1 without a name, more with names; or [fewest, most], drawn by chance"
 SENTENCE_TOKENS = 256
 """The end of a sentence is looked for among so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Natural(HiddenKeys):
-    """One key or two in the text of books."""
+    """One key or several in the text of books."""
 
     name = "natural"
     data: str = field(metadata={"help": "folder with books, *.txt"})
     cache: str = field(default="", metadata={"help": CACHE_HELP})
-    needles: int = field(default=1, metadata={"help": NEEDLES_HELP})
+    needles: int | tuple[int, int] = field(default=1, metadata={"help": NEEDLES_HELP})
 
     def __post_init__(self) -> None:
-        check_range(1, 2, NEEDLES_HELP, needles=self.needles)
+        fewest, most = self.needle_counts
+        check_range(1, len(NAMES), NEEDLES_HELP, needles=fewest)
+        check_range(fewest, len(NAMES), NEEDLES_HELP, needles=most)
         super().__post_init__()
 
     @property
     def needle_names(self) -> tuple[str, ...]:
         """All names, or none for a single needle."""
-        return NAMES if self.needles > 1 else ()
+        return NAMES if self.needle_counts[1] > 1 else ()
 
     @property
     def needle_counts(self) -> tuple[int, int]:
         """As the option says."""
-        return self.needles, self.needles
+        return (self.needles, self.needles) if isinstance(self.needles, int) else self.needles
 
     def texts(self) -> tuple[()]:
         """None: books have any words."""
