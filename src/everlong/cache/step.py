@@ -45,7 +45,7 @@ class KeyRange:
     end: int
     span: KeyIntervals
     turn: Ints | None
-    _turns: dict[int, RotaryAngles] = field(default_factory=dict)
+    _turns: dict[tuple[int, torch.device], RotaryAngles] = field(default_factory=dict)
 
     def turned(self, q: Tensor, rotation: Rotation | None, skip: int) -> Tensor:
         """The query for these columns; `skip` queries at the front of the step are missing from `q`."""
@@ -60,9 +60,10 @@ class KeyRange:
         """The turn of the queries, which are as `like`; None for none."""
         if self.turn is None or rotation is None:
             return None
-        if id(rotation) not in self._turns:
-            self._turns[id(rotation)] = turn_by(rotation, torch.from_numpy(self.turn), like)
-        return self._turns[id(rotation)]
+        key = id(rotation), like.device
+        if key not in self._turns:
+            self._turns[key] = turn_by(rotation, torch.from_numpy(self.turn), like)
+        return self._turns[key]
 
 
 class TokenAttention(Protocol):
@@ -194,24 +195,28 @@ class ForwardPlan:
         s_aux: Tensor | None,
     ) -> Tensor:
         """Attention to the sinks and the window: all that a method without a memory brings."""
-        lane = self.arenas[plan.source].lane
         skip = self.tokens - q.shape[2]
         parts = []
-        for piece in self.pieces(lane):
+        for piece in self.pieces(self.arenas[plan.source].lane):
             span = KeyIntervals(piece.span.lo[:, skip:], piece.span.hi[:, skip:]) if skip else piece.span
             parts.append(AttentionPart(piece.turned(q, plan.rotation, skip), k, v, span, piece.start))
         return attend(parts, scale, softcap, s_aux, self.scratch)
 
+    def knows_token(self, layers: Sequence[int]) -> bool:
+        """Whether all that the attentions of `layers` need is known before the step's one token is computed."""
+        plans = [self.plans[layer] for layer in layers]
+        served = set() if self.memory is None or self.memory.token is not None else self.memory.layers
+        known = not any(p.temperature is not None or p.index in served for p in plans)
+        return known and all(self.arenas[p.source].has_room(self.seen, self.dtype) for p in plans)
+
     def token_tables(self, layers: Sequence[int]) -> TokenTables | None:
         """The attentions of `layers` in a step of one token of one stream; None where not all is known before it."""
+        if not self.knows_token(layers):
+            return None
         plans = [self.plans[layer] for layer in layers]
         served = self.memory.layers if self.memory is not None else set()
         token = None if self.memory is None else self.memory.token
         sizes = (0, 0) if token is None else token.sizes
-        if any(p.temperature is not None or (token is None and p.index in served) for p in plans):
-            return None
-        if not all(self.arenas[p.source].has_room(self.seen, self.dtype) for p in plans):
-            return None
         lanes = [self.arenas[p.source].lane for p in plans]
         near = max((len(self.pieces(lane)) for lane in {id(lane): lane for lane in lanes}.values()), default=0)
         tables = TokenTables.empty(len(layers), near + sizes[0], sizes[1])

@@ -28,8 +28,7 @@ from everlong.hooks.kept import KeptFindings
 from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
-from everlong.hooks.program.run import Program
-from everlong.hooks.program.switch import runs_from_list, switch_of
+from everlong.hooks.program.switch import TokenProgram, runs_from_list, switch_of
 from everlong.hooks.replacement import Replacement
 from everlong.hooks.routes import choose_route
 from everlong.hooks.self_check import check_equal_to_stock
@@ -227,7 +226,8 @@ class ModelPatch:
         if program is not None:
             ids = zip(new.split(1, 1), steps, strict=True)
             hidden = program.run(steps, [[one, own.positions(new.device)] for one, own in ids])
-            return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
+            if hidden is not None:
+                return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
         given["attention_mask"] = self.route.attention_mask(step) if isinstance(step, ForwardPlan) else None
         if self.takes_positions:
             given["position_ids"] = step.positions(new.device)
@@ -242,7 +242,7 @@ class ModelPatch:
             check_all_added(own.added)
         return out
 
-    def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> Program | None:
+    def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> TokenProgram | None:
         """The decoder's program, where it answers such a forward."""
         if self.unpackable is not None or self._hooks or not runs_from_list(steps, given):
             return None

@@ -27,13 +27,13 @@ from torch import Tensor
 from everlong.machine import multiplies
 from everlong.ops.attend_reading import attend_reading, reader
 from everlong.ops.attend_token import AttendedKeys, attend_token, takes
+from everlong.ops.gpu import reading_attention as on_gpu
 from everlong.ops.spans import KeyIntervals
 from everlong.ops.workspace import Workspace
 
 LOG2E = math.log2(math.e)
 FLOOR = -1e30
 """Start of the running maximum: finite, so that a fully masked row gives weight 0 and never NaN."""
-
 TILE_QUERIES = 64
 HALF_TILE_QUERIES = 256
 """Queries per tile: as many scores as stay in the cache; more where half products in hardware are that much faster."""
@@ -88,25 +88,26 @@ def attend(
     """
     if torch.is_grad_enabled() and any(t.requires_grad for p in parts for t in (p.q, p.k, p.v)):
         return attend_naive(parts, scale, softcap, s_aux)
-    tokens = parts[0].q.shape[2]
+    like = parts[0]
+    tokens = like.q.shape[2]
     shown = [(p, *p.span.limits(0, tokens)) for p in parts]
     shown = [(p, first, first_all, end_all, end) for p, first, first_all, end_all, end in shown if first < end]
-    counts = any(part.mass is not None for part in parts)
-    if tokens == 1 and shown and not counts and takes(parts[0].q, parts[0].k, parts[0].v, softcap):
+    if tokens == 1 and shown and takes(like.q, like.k, like.v, softcap) and all(p.mass is None for p in parts):
         ranges = [AttendedKeys(p.q, p.k, p.v, p.start + first, end - first) for p, first, _, _, end in shown]
         return attend_token(ranges, scale, s_aux)[0]
-    if shown and (native := reader(parts, softcap)) is not None:
-        seen = [(p.q, p.k, p.v, p.start, p.span.lo, p.span.hi) for p, *_ in shown]
+    seen = [(p.q, p.k, p.v, p.start, p.span) for p, *_ in shown]
+    if seen and (native := reader(parts, softcap)) is not None:
         return attend_reading(native, seen, scale, s_aux)
-    on_device = parts[0].q.device.type != "cpu"
+    if seen and on_gpu.takes(like.q, parts):
+        return on_gpu.attend_on_gpu(seen, scale, softcap, s_aux)
+    on_device = like.q.device.type != "cpu"
     at_once = DEVICE_ONE_SHOT_SCORES if on_device else ONE_SHOT_SCORES
-    if math.prod(parts[0].q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= at_once:
-        return _at_once(parts[0], shown, scale, softcap, s_aux)
+    if math.prod(like.q.shape[:3]) * sum(end - first for _, first, _, _, end in shown) <= at_once:
+        return _at_once(like, shown, scale, softcap, s_aux)
     tiled = _Tiled(parts, scale, softcap, s_aux, scratch or Workspace())
     step = tile_queries or (DEVICE_TILE_QUERIES if on_device else HALF_TILE_QUERIES if tiled.native else TILE_QUERIES)
-    keys = tile_keys or (DEVICE_TILE_KEYS if on_device else TILE_KEYS)
     for i in range(0, tokens, step):
-        tiled.run(i, min(i + step, tokens), keys)
+        tiled.run(i, min(i + step, tokens), tile_keys or (DEVICE_TILE_KEYS if on_device else TILE_KEYS))
     return tiled.out
 
 

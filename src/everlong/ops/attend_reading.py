@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from everlong.ops.native import extension
-from everlong.ops.spans import Ints
+from everlong.ops.spans import Ints, KeyIntervals
 
 _HEAD_MULTIPLE = 16
 _MOST_PARTS = 16
-Shown = tuple[Tensor, Tensor, Tensor, int, Ints, Ints]
-"""Query, keys and values of a part, the column that its intervals [B or 1, T] count from, and these."""
+SeenPart = tuple[Tensor, Tensor, Tensor, int, KeyIntervals]
+"""Query [B, H, T, D], keys [B, G, M, D] and values of a part, the column that its intervals count from, and these."""
 
 
 def reader(parts: Sequence[Any], softcap: float | None) -> Any | None:
@@ -36,7 +36,7 @@ def reader(parts: Sequence[Any], softcap: float | None) -> Any | None:
     return extension() if alike and k.shape[1] and all(part.q.stride(3) == 1 for part in parts) else None
 
 
-def attend_reading(native: Any, parts: Sequence[Shown], scale: float, s_aux: Tensor | None) -> Tensor:
+def attend_reading(native: Any, parts: Sequence[SeenPart], scale: float, s_aux: Tensor | None) -> Tensor:
     """The output [B, T, H, D] of every query over all parts; a query that sees nothing gets 0."""
     B, H, T, D = parts[0][0].shape
     G = parts[0][1].shape[1]
@@ -46,9 +46,9 @@ def attend_reading(native: Any, parts: Sequence[Shown], scale: float, s_aux: Ten
     for b in range(B):
         words: list[int] = []
         bounds: list[Ints] = []
-        for q, k, v, start, lo, hi in parts:
-            row = b if len(lo) > 1 else 0
-            bounds += [np.ascontiguousarray(lo[row]), np.ascontiguousarray(hi[row])]
+        for q, k, v, start, span in parts:
+            row = b if len(span.lo) > 1 else 0
+            bounds += [np.ascontiguousarray(span.lo[row]), np.ascontiguousarray(span.hi[row])]
             at = start * D * dtype.itemsize
             words += [q[b].data_ptr(), k[b].data_ptr() + at, v[b].data_ptr() + at]
             words += [bounds[-2].ctypes.data, bounds[-1].ctypes.data]

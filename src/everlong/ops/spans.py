@@ -27,6 +27,7 @@ class KeyIntervals:
     lo: Ints
     hi: Ints
     _masks: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
+    _bounds: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def affine(cls, tokens: int, lo: tuple[int, int, int], hi: tuple[int, int, int]) -> KeyIntervals:
@@ -56,3 +57,10 @@ class KeyIntervals:
             mask = torch.zeros(hidden.shape, dtype=torch.float32, device=like.device).masked_fill_(hidden, -torch.inf)
             self._masks[key] = mask[:, None, None]
         return self._masks[key]
+
+    def on(self, device: torch.device) -> Tensor:
+        """Both bounds on a device, int32 [R, 2, T]; kept for the layers of a step, as masks are."""
+        if device not in self._bounds:
+            both = np.stack((self.lo, self.hi), 1).astype(np.int32)
+            self._bounds[device] = torch.from_numpy(both).to(device)
+        return self._bounds[device]

@@ -32,12 +32,13 @@ class LayerColumns:
     """Where the keys and values [1, G, M, D] of some layers lie, which are alike but for M."""
 
     def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self.like = pairs[0][0]
-        """The keys of the first layer."""
+        keys = pairs[0][0]
+        self.like = keys if keys.device.type == "cpu" else keys.new_empty(keys.shape[-1], device="cpu")
+        """As the keys, on the host, where turns are made."""
         self._starts = np.array([(k.data_ptr(), v.data_ptr()) for k, v in pairs], dtype=np.int64)
         self.strides: Words = np.array([(k.stride(1), v.stride(1)) for k, v in pairs], dtype=np.int64)
         """[L, 2], from one kv head to the next, of keys and of values."""
-        self._step = self.like.stride(2) * self.like.element_size()
+        self._step = keys.stride(2) * keys.element_size()
 
     def at(self, column: int | Words) -> Words:
         """The addresses [L, 2] of keys and values in a column, or in that of each layer [L]."""
@@ -54,8 +55,9 @@ class TokenTables:
     """[L, R, RANGE_WORDS]; a range of no columns is left out"""
     moves: Words
     """[L, M, MOVE_WORDS]; of no heads: nothing is moved"""
-    kept: list[Tensor]
-    """What lives as long as the tables."""
+    turns: list[Tensor]
+    """The turns that the tables name; they live as long as the tables, as `shares` do."""
+    shares: list[Tensor]
 
     @classmethod
     def empty(cls, layers: int, ranges: int, moves: int = 0) -> TokenTables:
@@ -63,7 +65,7 @@ class TokenTables:
         calls = np.zeros((layers, CALL_WORDS), dtype=np.int64)
         found = np.zeros((layers, ranges, RANGE_WORDS), dtype=np.int64)
         moved = np.zeros((layers, moves, MOVE_WORDS), dtype=np.int64)
-        return cls(calls, found, moved, [])
+        return cls(calls, found, moved, [], [])
 
     def write_to(self, at: Words, layers: LayerColumns, column: int) -> None:
         """Let the layers `at` put their new token into this column."""
@@ -109,5 +111,5 @@ class TokenTables:
     def _kept(self, turn: Tensor | None) -> int:
         if turn is None:
             return 0
-        self.kept.append(turn)
+        self.turns.append(turn)
         return turn.data_ptr()

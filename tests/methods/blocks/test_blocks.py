@@ -9,6 +9,7 @@ import everlong
 from everlong import Blocks
 from everlong.errors import CapabilityError, ConfigError
 from everlong.methods import make_method
+from everlong.methods.blocks import slots
 from everlong.methods.blocks.pins import Pin
 from tests.reference import SlowBlocks
 
@@ -279,3 +280,20 @@ def test_the_papers_choice_sees_the_cell_itself(model):
         }
     assert moved["causal"] < 1e-4
     assert moved["paper"] > 1e-2
+
+
+@pytest.mark.parametrize("positions", ["far", "true", "ordered"])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_blocks_put_into_their_slots_together_lie_as_one_by_one(tiny_llama, monkeypatch, positions, per_head):
+    """As on a GPU."""
+    method = everlong.Blocks(
+        sinks=2, window=16, block=4, top_k=3, exec_chunk=8, pool=8, positions=positions, per_head=per_head
+    )
+    ids = torch.randint(97, (100,), generator=torch.Generator().manual_seed(1))
+    found = []
+    for one_by_one in ({"cpu"}, set()):
+        monkeypatch.setattr(slots, "ONE_BY_ONE", one_by_one)
+        with everlong.Session(tiny_llama(), method, chunk=16) as session:
+            session.feed(ids)
+            found.append(session.prediction)
+    torch.testing.assert_close(*found, atol=0, rtol=0)

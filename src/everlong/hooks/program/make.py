@@ -42,12 +42,11 @@ def make_program(model: Recording) -> Program:
     native = extension()
     if native is None:
         raise NotRecorded("there is no C extension")
-    stream = CachedStream(model.plan, "recording", 0, None)
-    embedding: Any = model.decoder.get_input_embeddings()
-    ids = torch.randint(embedding.weight.shape[0], (BEFORE + 1 + CHECKED,), generator=torch.Generator().manual_seed(0))
-    _read(model, stream, ids[:BEFORE])
+    stream = stream_to_record(model)
+    before, ids = tokens_to_record(model)
+    read(model, stream, before)
     recorder = OperationRecorder()
-    inputs, out = _read(model, stream, ids[BEFORE : BEFORE + 1], recorder)
+    inputs, out = read(model, stream, ids[:1], recorder)
     hidden = getattr(out, "last_hidden_state", None)
     if hidden is None or any(
         value is not None for name, value in out.items() if name not in ("last_hidden_state", "past_key_values")
@@ -56,28 +55,48 @@ def make_program(model: Recording) -> Program:
     with torch.inference_mode(False), torch.no_grad():
         lowered = Lowering(model.decoder, recorder.found, inputs, hidden).lowered(hidden)
     program = Program(lowered, native, hidden.dtype, type(out))
-    for token in ids[BEFORE + 1 :]:
+    for token in ids[1:]:
         twin = stream.fork()
         with torch.no_grad():
-            step, inputs = _begun(twin, token[None])
-            got = program.run([step], [inputs]).float()
-        expected = _read(model, stream, token[None])[1].last_hidden_state.float()
-        error = float((got - expected).norm() / expected.norm())
-        if not error <= TOLERANCE[hidden.dtype]:
-            raise NotRecorded(f"run from a list it differs by {error:.2g} (at most {TOLERANCE[hidden.dtype]:.2g})")
+            step, inputs = begun(twin, token[None])
+            got = program.run([step], [inputs])
+        check_near(got, read(model, stream, token[None])[1].last_hidden_state)
     return program
 
 
-def _begun(stream: CachedStream, ids: Tensor) -> tuple[ForwardPlan, list[Tensor]]:
+def stream_to_record(model: Recording) -> CachedStream:
+    """A stream that holds all it reads."""
+    return CachedStream(model.plan, "recording", 0, None)
+
+
+def tokens_to_record(model: Recording) -> tuple[Tensor, Tensor]:
+    """Tokens to read first, and 1 + `CHECKED` to record at and compare at, on the model's device."""
+    embedding: Any = model.decoder.get_input_embeddings()
+    count = BEFORE + 1 + CHECKED
+    ids = torch.randint(embedding.weight.shape[0], (count,), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(embedding.weight.device)
+    return ids[:BEFORE], ids[BEFORE:]
+
+
+def check_near(got: Tensor, expected: Tensor) -> None:
+    """NotRecorded where a program's hidden state is not the decoder's."""
+    most = TOLERANCE[expected.dtype]
+    error = float((got.float() - expected.float()).norm() / expected.float().norm())
+    if not error <= most:
+        raise NotRecorded(f"run from a list it differs by {error:.2g} (at most {most:.2g})")
+
+
+def begun(stream: CachedStream, ids: Tensor) -> tuple[ForwardPlan, list[Tensor]]:
+    """A step over these tokens, and what the decoder is given: ids and positions."""
     step = stream.begin(len(ids))
     return step, [ids[None], step.positions(ids.device)]
 
 
-def _read(
+def read(
     model: Recording, stream: CachedStream, ids: Tensor, recorder: OperationRecorder | None = None
 ) -> tuple[list[Tensor], Any]:
     """The ids and positions that the decoder is given for these tokens, and what it gives."""
-    step, inputs = _begun(stream, ids)
+    step, inputs = begun(stream, ids)
     given = {"past_key_values": StreamCache(stream), "use_cache": True, "attention_mask": None}
     given |= {"input_ids": inputs[0], "position_ids": inputs[1]}
     if recorder is not None:

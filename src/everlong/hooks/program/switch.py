@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from everlong.cache.step import ForwardPlan
 from everlong.errors import one_line
+from everlong.hooks.program.graph import make_graph_program
 from everlong.hooks.program.listing import ROWS
 from everlong.hooks.program.make import TOLERANCE, Recording, make_program
 from everlong.hooks.program.record import NotRecorded
 from everlong.hooks.program.run import Program
 from everlong.hooks.program.watch import Watch
+from everlong.ops.gpu.available import interpreted, runs_kernels
 
 logger = logging.getLogger(__name__)
 
 _GIVEN = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "return_dict"}
+
+
+@runtime_checkable
+class TokenProgram(Protocol):
+    """What runs a decoder's forward for one token of each of some streams."""
+
+    answer: type[Any]
+
+    def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor | None:
+        """The last hidden states; None where it cannot for these tokens, and has done nothing."""
+        ...
 
 
 class Switch:
@@ -29,13 +42,13 @@ class Switch:
     def __init__(self) -> None:
         self.reason: str | None = None
         """Why there is none."""
-        self._program: Program | None = None
+        self._program: TokenProgram | None = None
         self._watch: Watch | None = None
 
     @property
     def made(self) -> Program | None:
-        """The program as it was last made."""
-        return self._program
+        """The list as it was last made, on a CPU."""
+        return self._program if isinstance(self._program, Program) else None
 
     def adopt(self, watch: Watch, program: Program | None, reason: str | None) -> None:
         """Take the program that was kept of the decoder as `watch` knows it, or why it has none."""
@@ -43,7 +56,7 @@ class Switch:
         self.reason = reason
         self._watch = watch
 
-    def program(self, model: Recording) -> Program | None:
+    def program(self, model: Recording) -> TokenProgram | None:
         """The program, if the decoder has one."""
         if self._watch is None or not self._watch.same():
             watch = Watch(model.decoder)
@@ -53,14 +66,16 @@ class Switch:
         return self._program
 
 
-def _made(watch: Watch, model: Recording) -> tuple[Program | None, str | None]:
+def _made(watch: Watch, model: Recording) -> tuple[TokenProgram | None, str | None]:
     """The program, or why there is none; a model that works by its modules is never refused for want of one."""
     if not watch.plain():
         return None, "its modules have hooks or forwards of their own"
     if watch.other is not None:
         return None, f"{watch.other} may compute otherwise at any time"
     try:
-        return make_program(model), None
+        if next(model.decoder.parameters()).device.type == "cpu" and not interpreted():
+            return make_program(model), None
+        return make_graph_program(model), None
     except NotRecorded as error:
         return None, str(error)
     except Exception as error:
@@ -83,19 +98,24 @@ def why_not(decoder: nn.Module, unpackable: str | None) -> str | None:
     """
     if unpackable is not None:
         return unpackable
-    if next(decoder.parameters()).device.type != "cpu":
-        return "it is not on the CPU"
+    if not _runs_on(next(decoder.parameters()).device):
+        return "Triton is not installed, or the model is neither on a CPU nor on a GPU"
     return switch_of(decoder).reason
 
 
 def runs_from_list(steps: Sequence[ForwardPlan], given: dict[str, Any]) -> bool:
-    """Whether a forward is one that a program answers: one token of each stream, without gradients, on a CPU."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or len(steps) > ROWS:
+    """Whether a forward is one that a program answers: one token of each stream, without gradients."""
+    if torch.is_grad_enabled() or len(steps) > ROWS:
         return False
     if any(step.tokens != 1 or step.rows != 1 or step.dtype not in TOLERANCE for step in steps):
         return False
     if any(value is not None for name, value in given.items() if name not in _GIVEN):
         return False
     ids = given.get("input_ids")
-    on_cpu = ids is not None and ids.device.type == "cpu"
-    return on_cpu and given.get("return_dict") is not False and given.get("use_cache") is not False
+    if ids is None or not _runs_on(ids.device) or torch.is_autocast_enabled(ids.device.type):
+        return False
+    return given.get("return_dict") is not False and given.get("use_cache") is not False
+
+
+def _runs_on(device: torch.device) -> bool:
+    return device.type == "cpu" or runs_kernels(device)

@@ -61,7 +61,7 @@ class TokenStep:
         self._sink_place = view.sink_place(self._chosen * s.block, now.base)
         self._leaving = first - lane.shift
         self._places = (s.window - 1 - view.cell.first - row.pad + step.base, step.base - now.base, frame.base - first)
-        self._turns: dict[int, list[Tensor | None]] = {}
+        self._turns: dict[tuple[int, torch.device], list[Tensor | None]] = {}
         self._shares: dict[int, Float[Tensor, "K G F"]] = {}
 
     def attend(
@@ -115,9 +115,10 @@ class TokenStep:
 
     def _note_shares(self, tables: TokenTables, at: Words, layers: Sequence[LayerPlan], runs: int) -> None:
         shape = self.row.layers[layers[0].index].shape
-        shares = torch.empty(len(layers), runs, shape.kv_heads, shape.heads // shape.kv_heads)
+        device = self.row.layers[layers[0].index].slots.pair[0].device
+        shares = torch.zeros(len(layers), runs, shape.kv_heads, shape.heads // shape.kv_heads, device=device)
         tables.calls[at, 5] = shares.data_ptr() + np.arange(len(layers)) * shares.stride(0) * 4
-        tables.kept.append(shares)
+        tables.shares.append(shares)
         for layer, own in zip(layers, shares, strict=True):
             self._shares[layer.index] = own[: self._chosen]
 
@@ -155,11 +156,12 @@ class TokenStep:
         """The turns to the memory's distance, to the frame of what is in front, and back to none; None: no turn."""
         if rotation is None:
             return [None, None, None]
-        if id(rotation) not in self._turns:
-            self._turns[id(rotation)] = [
+        key = id(rotation), like.device
+        if key not in self._turns:
+            self._turns[key] = [
                 turn_by(rotation, torch.tensor([place]), like).matrix if place else None for place in self._places
             ]
-        return self._turns[id(rotation)]
+        return self._turns[key]
 
     def cite(self, cited: dict[int, float]) -> None:
         """Add what the blocks in the slots got, over all layers, to `cited`."""

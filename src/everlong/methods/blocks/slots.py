@@ -19,8 +19,11 @@ from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 from everlong.storage.base import Store, stored
 
-TurnTo = Callable[[Tensor, int], Tensor]
-"""Raw keys [1, G, L, D] of a block, turned to where its first token is to stand."""
+TurnTo = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""Raw keys [1, G, n * L, D] of n blocks, each turned to where its first token is to stand."""
+
+ONE_BY_ONE = {"cpu"}
+"""Where blocks are put into their slots one after the other; a GPU waits for each thing that it is handed."""
 
 
 class Slots:
@@ -100,11 +103,32 @@ class Slots:
         k, v = stored(self._store, self._layer, [block for block, *_ in tags], self._device)
         k = k[:, heads]
         v = v[:, heads]
-        for n, (block, place, column) in enumerate(tags):
-            length = self._cuts.start(block + 1) - self._cuts.start(block)
-            keys = k[n : n + 1] if place is None else turn(k[n : n + 1], place)
+        lengths = [self._cuts.start(block + 1) - self._cuts.start(block) for block, *_ in tags]
+        if self._device.type not in ONE_BY_ONE and min(lengths) == k.shape[2]:
+            self._put_at_once(heads, k, v, tags, turn)
+            return
+        for n, ((_, place, column), length) in enumerate(zip(tags, lengths, strict=True)):
+            keys = k[n : n + 1] if place is None else turn(k[n : n + 1], (place,))
             for mine, x in zip(self.pair, (keys[0], v[n]), strict=True):
                 mine[0, heads, column : column + length] = x[:, :length]
+
+    def _put_at_once(
+        self,
+        heads: slice,
+        k: Float[Tensor, "n G L D"],
+        v: Float[Tensor, "n G L E"],
+        tags: list[tuple[int, int | None, int]],
+        turn: TurnTo,
+    ) -> None:
+        """Turn blocks of equal length and put them into their slots together."""
+        keys = k.transpose(0, 1).flatten(1, 2)[None]
+        places = tuple(place for _, place, _ in tags if place is not None)
+        if places:
+            keys = turn(keys, places)
+        columns = np.array([column for *_, column in tags])[:, None] + np.arange(k.shape[2])
+        at = torch.from_numpy(columns.ravel()).to(self._device)
+        for mine, x in zip(self.pair, (keys[0], v.transpose(0, 1).flatten(1, 2)), strict=True):
+            mine[0, heads].index_copy_(1, at, x)
 
     def empty(self) -> None:
         """Forget what lies in the slots and where the sinks stand: after a step that was not committed."""

@@ -79,6 +79,16 @@ class BlockStep:
             self._turns[key] = turn_by(rotation, sign * torch.arange(first, end), like)
         return self._turns[key]
 
+    def turn_blocks(self, rotation: Rotation, places: tuple[int, ...], length: int, like: Tensor) -> RotaryAngles:
+        """The turn of blocks of `length` tokens, the first of which stand at `places`."""
+        key = id(rotation), length, *places
+        if len(places) == 1:
+            return self.turn(rotation, places[0], places[0] + length, 1, like)
+        if key not in self._turns:
+            runs = [torch.arange(place, place + length) for place in places]
+            self._turns[key] = turn_by(rotation, torch.cat(runs), like)
+        return self._turns[key]
+
     def view(self, n: int, row: BlockStream, lane: WindowLayout, at: int) -> View:
         """The spans of cell number `at` of row `n`."""
         if (n, at) not in self._views:
@@ -242,11 +252,12 @@ class LayerCall:
         memory.choose(query, blocks, row.dropped | row.bare, row.pinned | row.recalled)
         memory.assign(self.step.base)
 
-    def _turn_to(self, keys: Float[Tensor, "1 G L D"], place: int) -> Float[Tensor, "1 G L D"]:
-        """A block's raw keys, turned to `place`, `place` + 1, ...: the same places in most layers."""
+    def _turn_to(self, keys: Float[Tensor, "1 G N D"], places: tuple[int, ...]) -> Float[Tensor, "1 G N D"]:
+        """Raw keys of blocks of equal length, each turned to its place and those behind: the same in most layers."""
         if self.rotation is None:
             return keys
-        return turned(keys, self.rotation, self.shared.turn(self.rotation, place, place + keys.shape[2], 1, keys))
+        length = keys.shape[2] // len(places)
+        return turned(keys, self.rotation, self.shared.turn_blocks(self.rotation, places, length, keys))
 
     def _places(self, memory: LayerMemory, view: View) -> Ints | None:
         """Positions in their frame of the chosen blocks' first tokens; None where all memory is at one place."""
