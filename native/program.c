@@ -4,14 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clones.h"
 #include "exponential.h"
 #include "program.h"
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define CLONES
-#endif
 
 INLINE float sigmoid(float x) {
     return 1.0f / (1.0f + exponential(-x));
