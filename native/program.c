@@ -189,6 +189,7 @@ static int linear_rows(const struct program *run, const struct operation *op) {
         .half = 0,
         .threads = run->threads,
         .level = run->level,
+        .rounds = 1,
     };
     int failed = linear(&call);
     for (int64_t r = 0; x && r < rows; r++)
