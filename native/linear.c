@@ -31,6 +31,8 @@ struct rows { /* x as digits: [rows][groups][planes][GROUP] */
 
 #include "linear_sets.h"
 
+#include "linear_bf16.h"
+
 typedef void (*quantise_fn)(const float *, int64_t, const struct rows *);
 typedef void (*panel_fn)(int, int, const struct rows *, int64_t, const uint8_t *, float (*)[PANEL]);
 typedef void (*plain_fn)(int, int, const float *, int64_t, const uint8_t *, int, float (*)[PANEL]);
@@ -56,6 +58,7 @@ struct work {
     struct rows rows;
     float *x; /* plain weights: rows of float32, in bfloat16's case the even inputs, then the odd ones */
     int64_t x_row;
+    const uint16_t *halves; /* BF16 where the processor multiplies it: rows of x, [rows][inputs]; else NULL */
 };
 
 int64_t panel_bytes(enum format format, int64_t inputs) {
@@ -94,6 +97,8 @@ static void part(void *data, int number, int parts) {
             int count = call->rows - row < ROWS ? (int)(call->rows - row) : ROWS;
             if (packed)
                 work->kernels->panel(call->format == Q8, count, &work->rows, row, weight, out);
+            else if (work->halves)
+                panel_bf16(count, work->halves + row * call->inputs, call->inputs, (const uint16_t *)weight, outputs, out);
             else
                 work->kernels->plain(call->format == BF16, count, work->x + row * work->x_row, call->inputs, weight,
                                      outputs, out);
@@ -131,6 +136,14 @@ static void run_packed(struct work *work, float *spare) {
 
 static void run_plain(struct work *work, float *spare) {
     const struct linear *call = work->call;
+    if (call->format == BF16 && (call->half || call->rounds) && multiplies_bf16(call->level)) {
+        uint16_t *rounded = (uint16_t *)work->x;
+        for (int64_t r = 0; r < call->rows && !call->half; r++)
+            round_row((const float *)call->x + r * call->inputs, call->inputs, rounded + r * call->inputs);
+        work->halves = call->half ? call->x : rounded;
+        in_parallel(part, work, call->threads);
+        return;
+    }
     for (int64_t r = 0; r < call->rows; r++) {
         widen(call, r, work->x + r * work->x_row);
         if (call->format == BF16)

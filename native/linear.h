@@ -18,6 +18,7 @@ struct linear {
     int half; /* whether x, out and bias are bfloat16 */
     int threads;
     enum level level;
+    int rounds; /* BF16: whether x may be rounded to bfloat16, as the model's own layers round it */
 };
 
 /* 0, or -1 where memory is short. */

@@ -74,6 +74,7 @@ TARGET static void NAME(quantise)(const float *x, int64_t inputs, const struct r
 INLINE void NAME(lanes)(const int q8, const int planes, const int count, const struct rows *rows, int64_t row,
                         const uint8_t *panel, int lane, float (*out)[PANEL]) {
     const int chunks = q8 ? GROUP / 4 : GROUP / 8;
+    const int group_bytes = PANEL * (q8 ? GROUP + 2 : GROUP / 2 + 4);
     const int64_t groups = rows->groups;
     const uint16_t *scales = (const uint16_t *)(panel + groups * chunks * 4 * PANEL) + lane;
     NAME(floats) total[ROWS];
@@ -81,6 +82,9 @@ INLINE void NAME(lanes)(const int q8, const int planes, const int count, const s
         total[r] = NAME(all)(0);
     for (int64_t g = 0; g < groups; g++) {
         NAME(ints) sums[ROWS][3];
+        /* As many bytes for each group as it has in all, so that scales are asked for as well. */
+        for (int b = 0; lane == 0 && b < group_bytes; b += 64)
+            ahead(panel + g * group_bytes + b);
         const int8_t *digits[ROWS];
         const struct scaled *scaled[ROWS];
         for (int r = 0; r < count; r++) {
@@ -91,8 +95,6 @@ INLINE void NAME(lanes)(const int q8, const int planes, const int count, const s
         }
         for (int c = 0; c < chunks; c++) {
             const uint8_t *at = panel + ((g * chunks + c) * PANEL + lane) * 4;
-            if (lane == 0)
-                ahead(at);
             NAME(words) codes = NAME(load_words)(at);
             NAME(words) first = q8 ? codes : codes & 0x0f0f0f0fu;
             NAME(words) second = (codes >> 4) & 0x0f0f0f0fu;

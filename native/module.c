@@ -9,7 +9,7 @@
 #include "reading.h"
 #include "token.h"
 
-#define INTERFACE 2 /* changes with what the functions take, and in ops/native.py */
+#define INTERFACE 3 /* changes with what the functions take, and in ops/native.py */
 
 static const char *const LEVELS[] = {"scalar", "avx2", "avx512", "vnni"};
 static enum level level;
@@ -200,6 +200,70 @@ static PyObject *call_reading(PyObject *self, PyObject *const *given, Py_ssize_t
     Py_RETURN_NONE;
 }
 
+#define DICTS_AHEAD 16
+
+/* Whether `each` is true of all dicts of a list; -1 with an error set. */
+static int each_dict(PyObject *dicts, int (*each)(PyObject *, Py_ssize_t, void *), void *data) {
+    Py_ssize_t size = PyList_GET_SIZE(dicts);
+    for (Py_ssize_t i = 0; i < size; i++) {
+        PyObject *dict = PyList_GET_ITEM(dicts, i);
+        /* Weights have driven them out of the caches since the last token. */
+        __builtin_prefetch(PyList_GET_ITEM(dicts, i + DICTS_AHEAD < size ? i + DICTS_AHEAD : i));
+        if (!PyDict_Check(dict)) {
+            PyErr_Format(PyExc_TypeError, "unchanged: item %zd is no dict", i);
+            return -1;
+        }
+        int is = each(dict, i, data);
+        if (is != 1)
+            return is;
+    }
+    return 1;
+}
+
+struct places {
+    PyObject *names, *found;
+};
+
+static int holds(PyObject *dict, Py_ssize_t i, void *data) {
+    struct places *places = data;
+    PyObject *now = PyDict_GetItemWithError(dict, PyList_GET_ITEM(places->names, i));
+    return now ? now == PyList_GET_ITEM(places->found, i) : PyErr_Occurred() ? -1 : 0;
+}
+
+static int is_empty(PyObject *dict, Py_ssize_t i, void *data) {
+    return PyDict_GET_SIZE(dict) == 0;
+}
+
+static int lacks(PyObject *dict, Py_ssize_t i, void *name) {
+    int has = PyDict_Contains(dict, name);
+    return has < 0 ? -1 : !has;
+}
+
+/* unchanged(stores, names, found, empty, without, name) */
+static PyObject *call_unchanged(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    if (count != 6) {
+        PyErr_Format(PyExc_TypeError, "unchanged: %zd arguments, expected 6", count);
+        return NULL;
+    }
+    for (int i = 0; i < 5; i++)
+        if (!PyList_Check(given[i])) {
+            PyErr_Format(PyExc_TypeError, "unchanged: argument %d is no list", i + 1);
+            return NULL;
+        }
+    Py_ssize_t size = PyList_GET_SIZE(given[0]);
+    if (PyList_GET_SIZE(given[1]) != size || PyList_GET_SIZE(given[2]) != size) {
+        PyErr_Format(PyExc_ValueError, "unchanged: expected %zd names, and as many objects", size);
+        return NULL;
+    }
+    struct places places = {given[1], given[2]};
+    int is = each_dict(given[0], holds, &places);
+    if (is == 1)
+        is = each_dict(given[3], is_empty, NULL);
+    if (is == 1)
+        is = each_dict(given[4], lacks, given[5]);
+    return is < 0 ? NULL : PyBool_FromLong(is);
+}
+
 static PyObject *get_level(PyObject *self, PyObject *nothing) {
     return PyUnicode_FromString(LEVELS[level]);
 }
@@ -238,6 +302,9 @@ static PyMethodDef methods[] = {
      "attention(out, shares, aux, heads, kv_heads, dim, scale, half, threads, *ranges): one token (native/attention.h)."},
     {"reading", (PyCFunction)(void (*)(void))call_reading, METH_FASTCALL,
      "reading(out, aux, heads, kv_heads, dim, tokens, scale, half, threads, *parts): many tokens (native/reading.h)."},
+    {"unchanged", (PyCFunction)(void (*)(void))call_unchanged, METH_FASTCALL,
+     "unchanged(stores, names, found, empty, without, name): whether each dict of `stores` has the very object of `found`\n"
+     "under its name, those of `empty` are empty, and those of `without` lack `name`."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},

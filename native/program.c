@@ -4,14 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clones.h"
 #include "exponential.h"
 #include "program.h"
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define CLONES
-#endif
 
 INLINE float sigmoid(float x) {
     return 1.0f / (1.0f + exponential(-x));
@@ -194,6 +189,7 @@ static int linear_rows(const struct program *run, const struct operation *op) {
         .half = 0,
         .threads = run->threads,
         .level = run->level,
+        .rounds = 1,
     };
     int failed = linear(&call);
     for (int64_t r = 0; x && r < rows; r++)

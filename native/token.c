@@ -5,14 +5,9 @@
 #include <string.h>
 
 #include "attention.h"
+#include "clones.h"
 #include "exponential.h"
 #include "floats.h"
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define CLONES
-#endif
 
 #define MOST_DIM 512
 

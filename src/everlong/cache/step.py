@@ -122,6 +122,8 @@ class ForwardPlan:
     def positions(self, device: torch.device) -> Int[Tensor, "B T"]:
         """The position of each new token in the frame of the step."""
         start = self.seen - self.base
+        if self.tokens == self.rows == 1:
+            return torch.tensor([[start]], device=device)
         return torch.arange(start, start + self.tokens, device=device).expand(self.rows, -1)
 
     def columns(self, lane: WindowLayout) -> int:

@@ -78,7 +78,15 @@ def load_base(
     if dtype == "auto" and wanted == torch.bfloat16:
         _say_bfloat16()
     model = model.to(target).eval().requires_grad_(False)
+    if weights != FULL:
+        _gather(model)
     return Loaded(model, tokenizer, str(name_or_path), weights=weights)
+
+
+def _gather(model: Any) -> None:
+    from everlong.models.weight_room import gather
+
+    gather(model)
 
 
 def _read(name: str, dtype: Any, weights: str) -> tuple[Any, Any]:

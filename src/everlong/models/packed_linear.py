@@ -17,6 +17,8 @@ from everlong.ops.quantise import held_in_four_bits, quantise
 
 logger = logging.getLogger(__name__)
 
+SAMPLE = "sample"
+"""The buffer of a layer that is not computed with."""
 _SAMPLES = 256
 _SMALL = 1 / 4
 """A layer with less than this share of the weights of the largest one is small."""
@@ -41,7 +43,7 @@ class PackedLinear(nn.Module):
         self.form = form
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.register_buffer("packed", data)
-        self.register_buffer("sample", sample)
+        self.register_buffer(SAMPLE, sample)
         self._ready: tuple[Tensor, ...] = ()
 
     @classmethod

@@ -22,7 +22,12 @@ class TokenHistory:
         """Take in `ids` [n], int64 on the CPU, the newest last."""
         kept = ids[-self.size :]
         first = self.seen + len(ids) - len(kept)
-        self._ring[torch.arange(first, first + len(kept)) % self.size] = kept
+        at = first % self.size
+        end = at + len(kept)
+        if end <= self.size:
+            self._ring[at:end] = kept
+        else:
+            self._ring[torch.arange(at, end) % self.size] = kept
         self.seen += len(ids)
 
     def ids(self, count: int | None = None) -> Tensor:

@@ -40,6 +40,15 @@ class Program:
         self._calls = [segment.call for segment in lowered.segments if segment.call is not None]
         self._layers = [call.layer for call in self._calls]
         self._aux = [None if call.s_aux is None else call.s_aux.detach().float().contiguous() for call in self._calls]
+        # Views that can be written inside and outside inference mode.
+        with torch.inference_mode(False):
+            out = lowered.room[:, lowered.out.at : lowered.out.at + lowered.out.shape[-1]]
+            self._last = [out[None, : row + 1] for row in range(len(out))]
+            """Of so many rows: where their last hidden states are."""
+            self._targets = [
+                [(place, x.of(lowered.room, row)) for place, x in lowered.uploads.items()] for row in range(len(out))
+            ]
+            """For each row, where what torch makes is put, by its place."""
         self._segments = np.array([self._segment(n) for n in range(len(lowered.segments))], dtype=np.int64)
         self._suits = all(map(_suits, lowered.segments[:-1])) and bool(self._calls)
         rows = len(lowered.room)
@@ -65,7 +74,6 @@ class Program:
 
     def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor:
         """The last hidden states [1, rows, width] of one token of each step; `inputs` are as they were recorded."""
-        lowered = self.lowered
         for row, own in enumerate(inputs):
             self._upload(row, own)
         tables = [self._tables(step) for step in steps]
@@ -75,9 +83,7 @@ class Program:
         else:
             self._between(steps, [row for row, table in enumerate(tables) if table is None], words)
         del kept
-        width = lowered.out.shape[-1]
-        last = lowered.room[: len(steps), lowered.out.at : lowered.out.at + width]
-        return last[None].to(self.dtype, copy=True)
+        return self._last[len(steps) - 1].to(self.dtype, copy=True)
 
     def _tables(self, step: ForwardPlan) -> TokenTables | None:
         """All attentions of a step, where the extension does them."""
@@ -148,8 +154,8 @@ class Program:
         for op in lowered.host:
             kwargs = {name: _filled(value, places) for name, value in op.kwargs.items()}
             places[op.place] = op.call(*_filled(op.args, places), **kwargs)
-        for place, numbers in lowered.uploads.items():
-            numbers.of(lowered.room, row).copy_(places[place])
+        for place, target in self._targets[row]:
+            target.copy_(places[place])
 
     @staticmethod
     def _attend(step: ForwardPlan, call: AttentionSettings, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from everlong.models.packed_linear import SAMPLE
+from everlong.ops.native import extension
+
 _KNOWN = {"torch", "transformers", "everlong"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -25,9 +28,11 @@ class Watch:
         stored = [
             (store, name, x) for m in modules for store in (m._parameters, m._buffers) for name, x in store.items()
         ]
-        self._places: list[tuple[dict[str, Any], str]] = [(store, name) for store, name, _ in (*parts, *stored)]
+        self._stores: list[dict[str, Any]] = [store for store, _, _ in (*parts, *stored)]
+        self._names = [name for _, name, _ in (*parts, *stored)]
         self._found: list[Any] = [found for _, _, found in (*parts, *stored)]
-        self._tensors = [x for _, _, x in stored if x is not None]
+        # Samples are what a model is known by: no forward reads them.
+        self._tensors = [x for _, name, x in stored if x is not None and name != SAMPLE]
         self._counted = [x for x in self._tensors if not x.is_inference()]
         self._addresses = [x.data_ptr() for x in self._tensors]
         self._versions = [x._version for x in self._counted]
@@ -38,9 +43,17 @@ class Watch:
 
     def same(self) -> bool:
         """Whether nothing has changed since, and the modules are plain."""
-        # Lists that are made and compared as wholes: it is asked for each token.
-        if not all(map(is_, [store.get(name) for store, name in self._places], self._found)):
+        # Lists that are made and compared as wholes, or by the extension: it is asked for each token.
+        if not self._unchanged():
             return False
         if [x.data_ptr() for x in self._tensors] != self._addresses:
             return False
-        return [x._version for x in self._counted] == self._versions and self.plain()
+        return [x._version for x in self._counted] == self._versions
+
+    def _unchanged(self) -> bool:
+        """Whether modules have the parts that they had, and are plain."""
+        native = extension()
+        if native is not None:
+            return native.unchanged(self._stores, self._names, self._found, self._hooks, self._own, "forward")
+        found = [store.get(name) for store, name in zip(self._stores, self._names, strict=True)]
+        return all(map(is_, found, self._found)) and self.plain()
