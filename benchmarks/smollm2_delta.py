@@ -1,4 +1,4 @@
-r"""SmolLM2 with a memory by the delta rule in its last layers, all else frozen: perplexity of books beside the window alone.
+r"""SmolLM2 with a memory by the delta rule in its last layers, all else frozen: perplexity beside the window alone.
 
     python benchmarks/smollm2_delta.py --data ../shared/data --out benchmarks/results/smollm2_delta.json
 
@@ -128,7 +128,7 @@ def mean_keys(trial: Trial, hiddens: list[Tensor]) -> list[Tensor]:
             own = layer.self_attn
             k = own.k_proj(layer.input_layernorm(hidden)).mean(1)[0].unflatten(0, (-1, own.head_dim))
             sums[n : n + 1] = [k + (sums[n] if n < len(sums) else 0)]
-            hidden = trial.through(layer, hidden, None, None)
+            hidden = trial.through(layer, hidden, None, None)  # noqa: PLW2901
     return [x / len(hiddens) for x in sums]
 
 
@@ -202,8 +202,9 @@ def main() -> None:
     parser.add_argument("--decay", action="store_true")
     parser.add_argument("--queries", choices=("keys", "model"), default="keys")
     parser.add_argument("--work", type=Path, help="keeps what leaves the layers below")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     loaded = everlong.load("smollm2", dtype="float32", device="cpu")
     model: Any = loaded.model.requires_grad_(False)
     trial = Trial(model, len(model.model.layers) - args.layers, args.queries == "model")

@@ -6,6 +6,7 @@ in the end they are added to the weights: what a run leaves needs no PEFT.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +20,11 @@ def add_lora(model: Any, options: Mapping[str, Any], seed: int) -> None:
 
     `options` are those of PEFT's LoraConfig. ConfigError if PEFT is not installed, or knows no such options.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ConfigError("lora: PEFT is not installed; pip install 'everlong[train]'") from None
+    peft = _peft()
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            inject_adapter_in_model(LoraConfig(**options), model)
+            peft.inject_adapter_in_model(peft.LoraConfig(**options), model)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"lora: {one_line(error)}; see PEFT's LoraConfig") from None
     for name, x in model.named_parameters():
@@ -40,10 +38,17 @@ def merge_lora(model: Any) -> None:
     """
     if not hasattr(model, "peft_config"):
         return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
+    updated = _peft(".tuners.tuners_utils").BaseTunerLayer
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
+        if isinstance(layer, updated):
             layer.merge(safe_merge=True)
             model.set_submodule(name, layer.get_base_layer())
     del model.peft_config
+
+
+def _peft(part: str = "") -> Any:
+    """PEFT or a part of it, which is slow to import."""
+    try:
+        return importlib.import_module(f"peft{part}")
+    except ImportError:
+        raise ConfigError("lora: PEFT is not installed; pip install 'everlong[train]'") from None
