@@ -77,7 +77,9 @@ def test_steps_are_those_that_the_slowest_can_take(script: Any, args: argparse.N
     (args.out / first[2] / "probe.json").write_text('{"seconds_per_step": 0.2}', encoding="utf-8")
     assert script.agree(plan)
     agreed = json.loads((args.out / "steps.json").read_text(encoding="utf-8"))
-    assert agreed["steps"] == pytest.approx(0.85 * (300 - script.SCORING_S) / 2 / 0.5, abs=2)  # two rounds: 4 on 3
+    assert agreed["steps"] == pytest.approx(
+        0.85 * (300 - script.LEFT_S["table"]) / 2 / 0.5, abs=2
+    )  # two rounds: 4 on 3
     assert (agreed["wanted"], agreed["slowest_s"]) == (800, 0.5)
 
 
