@@ -4,8 +4,8 @@ r"""A domain learnt with LoRA beside a memory: one book, its last part held out,
         --out benchmarks/results/domain.json
 
 Trains recipes/train/smollm2-domain.yaml on all of the book but its last tenth, then reads TOKENS tokens from the start
-of that tenth: those from FIRST on count, the others are read before them. `sinks` is the model as it was with the
-newest 252 tokens and 4 sinks; `window` the model as it was with what training has (128 to 256 tokens, no sinks).
+of that tenth: those from FIRST on count, the others are read before them. `sinks` is the method with the newest 252
+tokens and 4 sinks; `window` what training has (128 to 256 tokens, no sinks), without a memory.
 """
 
 from __future__ import annotations
@@ -56,13 +56,16 @@ def main() -> None:
     off, reset = (dataclasses.replace(method, memory=way) for way in method.controls()[1::2])
     found: dict[str, torch.Tensor] = {}
     before: Any = everlong.load(recipe.model or "", dtype="float32")
-    for name, how in (("before, sinks", everlong.Sinks(sinks=4, window=252)), ("before, window", off)):
+    sinks = everlong.Sinks(sinks=4, window=252)
+    for name, how in (("before, sinks", sinks), ("before, window", off)):
         found[name] = nll_of(before, how, text[cut:], FIRST, TOKENS, CHUNK)
     after: Any = everlong.load(run / "model", dtype="float32")
-    for name, how in (("after", method), ("after, memory off", off), (f"after, {reset.memory}", reset)):
+    ways = {"after": method, "after, memory off": off, f"after, {reset.memory}": reset, "after, sinks": sinks}
+    for name, how in ways.items():
         found[name] = nll_of(after, how, text[cut:], FIRST, TOKENS, CHUNK)
         print(name, round(math.exp(found[name].mean()), 3), flush=True)
     record = {
+        "sinks, after over before": ratio(found["after, sinks"] - found["before, sinks"]),
         "command": " ".join(sys.argv),
         "circumstances": circumstances(),
         "training_cpu_s": round(spent),
