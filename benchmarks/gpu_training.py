@@ -32,8 +32,8 @@ import yaml
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "train"
 TABLE = ("delta, decay", "transformer_xl, faithful", "infini, delta", "window", "delta, decay, no projections")
-SCORING_S, READING_S = 60, 150
-"""What is left for reading test books, and for asking for keys, when training must stop."""
+LEFT_S = {"table": 60, "natural": 90, "names": 10}
+"""What is left for reading test books, or for asking for keys, when training must stop."""
 KEYS = {"names": ([1, 3], [1, 4], [1, 4]), "names8": ([1, 3], [1, 6], [1, 8])}
 DEPTHS = tuple(n / 10 for n in range(10))
 
@@ -46,7 +46,8 @@ class Job:
     command: list[str]
     gpu: bool
     after: str = ""
-    needs_books: bool = False
+    books: str = ""
+    """Which tokenised books it waits for."""
     process: subprocess.Popen[bytes] | None = None
     code: int | None = None
     seconds: float = 0.0
@@ -66,13 +67,12 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         if self.args.scale < 1:
             content["held_out"] = 2
-        left = SCORING_S if kind == "table" else READING_S
-        given = {"name": name, "kind": kind, "recipe": content, "stop_at": self.end - left, **more}
+        given = {"name": name, "kind": kind, "recipe": content, "stop_at": self.end - LEFT_S[kind], **more}
         given |= {"data": str(self.args.data), "work": str(self.args.work)}
         (folder / "job.json").write_text(json.dumps(given, indent=1), encoding="utf-8")
         command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(folder)]
         done = 0 if (folder / "found.json").is_file() else None
-        self.jobs.append(Job(name, command, gpu, needs_books=kind != "names", code=done))
+        self.jobs.append(Job(name, command, gpu, books="" if kind == "names" else kind, code=done))
 
     def ask(self, of: str, needles: int, length: str, depths: tuple[float, ...], samples: int, *more: str) -> None:
         """Pass keys for the model of a training."""
@@ -100,13 +100,15 @@ def table_jobs(plan: Plan) -> None:
 
 
 def natural_jobs(plan: Plan) -> None:
-    """Keys in the text of books: more steps and rows than the recipe, and two lengths that it never saw."""
+    """Keys in the text of books: twice the steps of the recipe and twice the rows, and lengths that it never saw."""
     for seed in plan.args.seeds.split(","):
         content = yaml.safe_load((RECIPES / "delta-natural.yaml").read_text(encoding="utf-8"))
         content |= {"seed": int(seed), "checkpoint_every": 10**6}
         for stage in content["stages"]:
             stage["steps"] = max(1, round(stage["steps"] * 2 * plan.args.scale))
-            stage["batch"] = max(1, round(stage["batch"] * 5 * plan.args.scale))
+            stage["batch"] = max(1, round(stage["batch"] * 2 * plan.args.scale))
+            stage["data"]["natural"]["data"] = str(plan.args.work / "natural" / "train_books")
+        content["scratch"]["books"] = str(plan.args.work / "natural" / "train_books")
         name = f"natural-{seed}"
         plan.train(name, "natural", content, gpu=True)
         books = ("-t", "filler=books")
@@ -146,7 +148,9 @@ def names_jobs(plan: Plan) -> None:
 def run_all(plan: Plan) -> None:
     """Start what may run, in the order of the list, until all is done or the time is over."""
     args = plan.args
-    books = subprocess.Popen([sys.executable, __file__, "--prepare", "--data", args.data, "--work", args.work])
+    wanted = sorted({job.books for job in plan.jobs if job.books and job.code is None})
+    prepare = [sys.executable, __file__, "--data", str(args.data), "--work", str(args.work), "--prepare"]
+    books = {kind: subprocess.Popen([*prepare, kind]) for kind in wanted}
     began = time.time()
     planned = False
     while time.time() < plan.end and any(job.code is None for job in plan.jobs):
@@ -154,7 +158,7 @@ def run_all(plan: Plan) -> None:
         for gpu, most in ((True, args.gpu_jobs), (False, args.cpu_jobs)):
             running = sum(job.process is not None and job.code is None and job.gpu == gpu for job in plan.jobs)
             for job in plan.jobs:
-                ready = (not job.after or job.after in done) and (not job.needs_books or books.poll() == 0)
+                ready = (not job.after or job.after in done) and (not job.books or books[job.books].poll() == 0)
                 if job.process is None and job.code is None and job.gpu == gpu and ready and running < most:
                     start(job, args)
                     running += 1
@@ -165,7 +169,7 @@ def run_all(plan: Plan) -> None:
                 job.code, job.seconds = code, time.time() - began
                 print(f"{job.seconds:.0f} s: {job.name} ended with {code}", flush=True)
                 summary(plan)
-        if books.poll() not in (None, 0):
+        if any(process.poll() not in (None, 0) for process in books.values()):
             sys.exit("gpu_training.py: the books could not be prepared (see above)")
         time.sleep(0.2)
     for job in plan.jobs:
@@ -194,7 +198,7 @@ def agree(plan: Plan) -> bool:
     if not all((folder / "probe.json").is_file() for folder in first):
         return False
     slowest = max(json.loads((folder / "probe.json").read_text())["seconds_per_step"] for folder in first)
-    left = plan.end - SCORING_S - time.time()
+    left = plan.end - LEFT_S["table"] - time.time()
     wanted = json.loads((table[0] / "job.json").read_text())["recipe"]["stages"][0]["steps"]
     rounds = -(-len(table) // plan.args.gpu_jobs)
     steps = max(1, min(wanted, int(0.85 * left / rounds / slowest)))
@@ -247,7 +251,7 @@ def main() -> None:
     parser.add_argument("--cpu-jobs", type=int, default=max(1, (os.cpu_count() or 1) - 6))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker is not None:
         from gpu_worker import work
@@ -256,7 +260,7 @@ def main() -> None:
     elif args.prepare:
         from gpu_worker import prepare
 
-        prepare(args.data, args.work)
+        prepare(args.prepare, args.data, args.work)
     else:
         begin(args)
 

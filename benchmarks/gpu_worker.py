@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
 import shutil
 import sys
 import time
@@ -29,8 +27,10 @@ from everlong.train.trainer import MemoryTrainer
 
 PROBE_STEPS, UNCOUNTED = 12, 4
 """Steps of a probe, of which so many first ones are not counted."""
-CORPORA = {4096: False, 1024: True}
-"""Vocabularies of the recipes, and whether their books have all white space made single spaces."""
+VOCABULARY = {"table": 4096, "natural": 1024}
+"""Of each kind's recipe."""
+NATURAL_BOOKS = 20
+"""Of so many of the training books `natural` is made: tokenising all takes minutes."""
 
 
 class Clock(TrainerCallback):
@@ -150,22 +150,19 @@ def tokenizer(place: Path, vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(place / f"tokenizer-{vocabulary}")
 
 
-def prepare(data: Path, place: Path) -> None:
-    """Tokenizers and tokenised books, a process for each, unless they are there."""
-    tasks = [multiprocessing.Process(target=prepare_one, args=(data, place, size)) for size in CORPORA]
-    for task in tasks:
-        task.start()
-    for task in tasks:
-        task.join()
-    sys.exit(max(task.exitcode or 0 for task in tasks))
-
-
-def prepare_one(data: Path, place: Path, vocabulary: int) -> None:
-    """Of one vocabulary."""
+def prepare(kind: str, data: Path, place: Path) -> None:
+    """The tokenizer and tokenised books of a kind of training, unless they are there."""
     start = time.time()
-    files = book_files(data / "train_books")
-    if not (place / f"tokenizer-{vocabulary}").is_dir():
-        os.environ["TOKENIZERS_PARALLELISM"] = "true"
-        bpe_tokenizer(files, vocabulary).save_pretrained(place / f"tokenizer-{vocabulary}")
-    tokenised(files, tokenizer(place, vocabulary), place / "books", flat=CORPORA[vocabulary])
-    print(f"books in {vocabulary} tokens: {time.time() - start:.0f} s", flush=True)
+    folder = data / "train_books"
+    if kind == "natural":
+        folder = place / "natural" / "train_books"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in book_files(data / "train_books")[:NATURAL_BOOKS]:
+            if not (folder / file.name).is_file():
+                shutil.copy2(file, folder)
+    files = book_files(folder)
+    size = VOCABULARY[kind]
+    if not (place / f"tokenizer-{size}").is_dir():
+        bpe_tokenizer(files, size).save_pretrained(place / f"tokenizer-{size}")
+    tokenised(files, tokenizer(place, size), place / "books", flat=kind == "natural")
+    print(f"books of {kind}: {time.time() - start:.0f} s", flush=True)

@@ -13,6 +13,7 @@ from everlong.errors import ConfigError, one_line
 from everlong.hooks.adapter import load
 from everlong.models.load import Loaded
 from everlong.train.data.corpus import book_files
+from everlong.train.lora import add_lora
 from everlong.train.recipe import FromScratch, Recipe
 from everlong.train.tokenizer import bpe_tokenizer, closed_tokenizer
 
@@ -27,6 +28,8 @@ def built(recipe: Recipe, tell: Callable[[str], None]) -> Loaded:
         if loaded.tokenizer is None:
             raise ConfigError(f"model={recipe.model}: has no tokenizer, and its data are texts; add one to its folder")
         loaded.model.requires_grad_(recipe.train == "all")
+        if recipe.lora is not None:
+            add_lora(loaded.model, recipe.lora, recipe.seed)
         return replace(loaded, method=recipe.method_of())
     tokenizer = _tokenizer(recipe, recipe.scratch, tell)
     model = _llama(recipe, recipe.scratch, tokenizer)

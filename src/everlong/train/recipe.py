@@ -119,6 +119,10 @@ class Recipe:
     train: Literal["all", "memory"] = field(
         default="all", metadata={"help": "all parameters, or the memory's alone (the model stays as it is)"}
     )
+    lora: Mapping[str, Any] | None = field(
+        default=None,
+        metadata={"help": "fields of PEFT's LoraConfig: low-rank updates are trained in place of the model's weights"},
+    )
     optimiser: Optimiser = field(default_factory=Optimiser)
     seed: int = 0
     dtype: str = field(default="float32", metadata={"help": "of the model's weights"})
@@ -140,6 +144,9 @@ class Recipe:
             raise ConfigError("recipe: give `model` (a checkpoint) or `scratch` (a new model), and not both")
         if self.scratch is not None and self.train == "memory":
             raise ConfigError("train=memory: a model from scratch has to be trained too; use train: all")
+        if self.lora is not None and (self.scratch is not None or self.train == "memory"):
+            other = "scratch" if self.scratch is not None else "train: memory"
+            raise ConfigError(f"lora: has no place beside {other}; leave one of the two out")
         if self.rows_at_once is not None and self.rows_at_once < 1:
             raise ConfigError(f"rows_at_once={self.rows_at_once}: must be at least 1, or left out")
         for name in ("checkpoint_every", "log_every", "held_out"):

@@ -39,6 +39,7 @@ from everlong.models.load import Loaded
 from everlong.models.sharding import is_sharded, whole, whole_weights
 from everlong.train.ablation import ablation, held_out
 from everlong.train.build import built
+from everlong.train.lora import merge_lora
 from everlong.train.recipe import GATES, Recipe
 from everlong.train.trainer import MemoryTrainer, arguments, check_plan
 
@@ -83,6 +84,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, tell: Tell, held: contextlib
         if not trainer.is_world_process_zero():
             return {}
     model = loaded.model if sharded is None else _joined(recipe, sharded, tell).to(trainer.args.device)
+    merge_lora(model)
     loaded = dataclasses.replace(loaded, model=model.eval())
     result = {"gates": gates, "ablation": _ablation(loaded, recipe, tell)}
     write_model(loaded, out / MODEL)

@@ -70,8 +70,24 @@ def test_books_are_prepared_before_they_are_needed(options):
     assert task.texts() == ()
 
 
+def test_how_many_needles_there_are_is_drawn_and_each_is_asked_for(options):
+    task = make_task("natural", options | {"needles": [1, 3], "questions": "all", "opening": "none"})
+    counts = set()
+    for n in range(30):
+        sample = task.samples(TOKENIZER, 64, 1200, 0, n)
+        text = made.text(TOKENIZER, sample)
+        found = dict(re.findall(r"The pass key of (\w+) is (\d+)\. Remember", text))
+        assert len(sample.answers) == max(1, len(found))
+        for name, key in found.items():
+            assert f" What is the pass key of {name}? The pass key of {name} is {key}" in text
+        counts.add(len(found))
+    assert counts == {0, 2, 3}  # a single one has no name
+
+
 def test_what_is_wrong_is_said(options, tmp_path):
-    with pytest.raises(ConfigError, match=r"needles=3: expected 1..2"):
-        make_task("natural", options | {"needles": 3})
+    with pytest.raises(ConfigError, match=r"needles=17: expected 1..16"):
+        make_task("natural", options | {"needles": 17})
+    with pytest.raises(ConfigError, match=r"needles=2: expected 3..16"):
+        make_task("natural", options | {"needles": [3, 2]})
     with pytest.raises(InputError, match=r"nowhere: no such file or folder; give the folder with the books"):
         make_task("natural", options | {"data": str(tmp_path / "nowhere")}).samples(TOKENIZER, 64, 700, 0, 0)
