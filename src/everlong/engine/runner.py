@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from everlong.cache.raw_keys import raw_keys
 from everlong.cache.report import MemoryReport
 from everlong.cache.state import load_stream, stream_state
 from everlong.cache.stream import CachedStream
@@ -215,7 +216,7 @@ class CacheRunner:
     @torch.inference_mode()
     def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
         """Keys that are in no block yet, before their rotation."""
-        return self._cache.stream.raw_keys(layer, first, end)
+        return raw_keys(self._cache.stream, layer, first, end)
 
     def predict(self) -> None:
         """None: the last token would have to be read again."""

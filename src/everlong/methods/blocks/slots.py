@@ -19,8 +19,8 @@ from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 from everlong.storage.base import Store, stored
 
-TurnTo = Callable[[Tensor, int], Tensor]
-"""Raw keys [1, G, L, D] of a block, turned to where its first token is to stand."""
+TurnTo = Callable[[Tensor, int, int], Tensor]
+"""Raw keys [1, G, L, D] of a block that began at a token of the stream, turned to where that one is to stand."""
 
 
 class Slots:
@@ -60,8 +60,11 @@ class Slots:
                 row[slot] = block
         return slots
 
-    def fill(self, now: LayerProgress, places: Ints | None, turn: TurnTo) -> None:
-        """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
+    def fill(self, now: LayerProgress, places: Ints | None, pad: int, turn: TurnTo) -> None:
+        """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0).
+
+        `pad` tokens of padding are in front of the stream.
+        """
         if self.filled:
             return
         chosen = now.chosen
@@ -75,7 +78,7 @@ class Slots:
             wanted = [tag for tag, old in zip(new, tags, strict=True) if tag is not None and tag != old]
             tags[:] = [old if old == tag else None for tag, old in zip(new, tags, strict=True)]
             if wanted:
-                self._fetch(c, wanted, turn)
+                self._fetch(c, wanted, pad, turn)
             tags[:] = new
         self.filled = True
 
@@ -83,26 +86,27 @@ class Slots:
         """What the block in each slot got of the mass of the columns."""
         return self._cuts.shares(mass[0, :, : self.first_sink].view(len(self.tags), -1, self.first_sink), slots)
 
-    def place_sinks(self, raw: tuple[Tensor, Tensor], held: int, place: int, rotation: Rotation | None) -> None:
-        """Bring the `raw` sinks, of which there are `held`, to `place`, `place` + 1, ..."""
-        if self.sink_place == place or not self._sinks:
+    def place_sinks(self, raw: tuple[Tensor, Tensor], held: int, places: Ints, rotation: Rotation | None) -> None:
+        """Bring the `raw` sinks, of which there are `held`, to these places."""
+        if not self._sinks or self.sink_place == (place := int(places[0])):
             return
         self.sink_place = None
         k, v = raw
         if rotation is not None:
-            k = turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k))
+            k = turned(k, rotation, turn_by(rotation, torch.from_numpy(places), k))
         for mine, x in zip(self.pair, (k, v), strict=True):
             mine[:, :, self.first_sink :] = x
         self.sink_place = place if held >= self._sinks else None
 
-    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], turn: TurnTo) -> None:
+    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], pad: int, turn: TurnTo) -> None:
         heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
         k, v = stored(self._store, self._layer, [block for block, *_ in tags], self._device)
         k = k[:, heads]
         v = v[:, heads]
         for n, (block, place, column) in enumerate(tags):
-            length = self._cuts.start(block + 1) - self._cuts.start(block)
-            keys = k[n : n + 1] if place is None else turn(k[n : n + 1], place)
+            first = self._cuts.start(block)
+            length = self._cuts.start(block + 1) - first
+            keys = k[n : n + 1] if place is None else turn(k[n : n + 1], pad + first, place)
             for mine, x in zip(self.pair, (keys[0], v[n]), strict=True):
                 mine[0, heads, column : column + length] = x[:, :length]
 
