@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -187,11 +187,14 @@ class CacheRunner:
             memory.answering = answering
         return self._cache.stream
 
-    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
-        """The logits after every token of `ids`, or after the last one."""
+    def read(
+        self, ids: Int[Tensor, " new"], every: bool, answering: bool, image: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "rows vocabulary"]:
+        """The logits after every token of `ids`, or after the last one; `image` is what goes with an image's tokens."""
         self.answering(answering)
         keep = len(ids) if every else 1
-        return self.forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
+        extra = {name: x.to(self.forward.device) for name, x in (image or {}).items()}
+        return self.forward(ids[None], keep, past_key_values=self._cache, use_cache=True, **extra)[0]
 
     def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
         """The queries that `ids` would have at the layers of the recall index, by layer; the cache stays as it was.
