@@ -13,6 +13,7 @@ from everlong.engine.stream import StreamPiece, TokenStream, let_go
 from everlong.errors import BudgetError, CapabilityError, InputError
 from everlong.text.images import DIGEST, ImageReader, ImageTokens, is_image
 from everlong.text.offsets import plain_rows
+from everlong.text.transcript import SOURCE
 
 
 def feed(stream: TokenStream, x: Any, answering: bool, source: str) -> int:
@@ -33,7 +34,8 @@ def feed(stream: TokenStream, x: Any, answering: bool, source: str) -> int:
             _check(stream, part)
     for given, part in zip(parts, prepared, strict=True):
         if isinstance(part, ImageTokens):
-            _read(stream, part, image_name(stream, given), answering)
+            named = source if is_image(x) and source != SOURCE else image_name(stream, given)
+            _read(stream, part, named, answering)
         elif part:
             stream.feed(part, answering, source)
     return stream.seen_tokens - start

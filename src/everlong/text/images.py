@@ -68,6 +68,11 @@ def opened_image(x: Any) -> Any:
         raise InputError(f"{x}: {reason}; give a PNG, JPEG, WebP or GIF file") from error
 
 
+def image_digest(opened: Any) -> str:
+    """The digest of an image's points, whatever file they lie in."""
+    return DIGEST + hashlib.sha256(opened.tobytes() + str(opened.size).encode()).hexdigest()
+
+
 class ImageReader:
     """Turns images into tokens as `processor` does: of transformers, with an image processor and a tokenizer."""
 
@@ -94,8 +99,7 @@ class ImageReader:
             size = "x".join(map(str, opened.size))
             raise InputError(f"image of {size}: the processor does not take it ({one_line(error, 120)})") from error
         extra = {name: x for name, x in found.items() if name not in _OWN and isinstance(x, Tensor)}
-        digest = hashlib.sha256(opened.tobytes() + str(opened.size).encode()).hexdigest()
-        return ImageTokens(found["input_ids"][0].to(torch.int64).cpu(), extra, DIGEST + digest)
+        return ImageTokens(found["input_ids"][0].to(torch.int64).cpu(), extra, image_digest(opened))
 
 
 def _written(processor: Any) -> str:
