@@ -103,6 +103,21 @@ def image(model: PreTrainedModel, seed: int) -> Part:
     return Part(ids, extra)
 
 
+def video(model: PreTrainedModel, seed: int = 9) -> Part:
+    """A random video of two times of four tokens each, between two tokens of text."""
+    draw = torch.Generator().manual_seed(seed)
+    flat = 3 * PATCH**2 * model.config.vision_config.temporal_patch_size
+    ids = torch.tensor([[11, *[model.config.video_token_id] * 8, 12]])
+    return Part(
+        ids,
+        {
+            "pixel_values_videos": torch.randn(32, flat, generator=draw),
+            "video_grid_thw": torch.tensor([[2, 4, 4]]),
+            "mm_token_type_ids": 2 * (ids == model.config.video_token_id).int(),
+        },
+    )
+
+
 def at_once(model: PreTrainedModel, given: list[Part]) -> Part:
     """All parts as one."""
     extra: dict[str, list[Tensor]] = {}
@@ -112,7 +127,8 @@ def at_once(model: PreTrainedModel, given: list[Part]) -> Part:
     joined = {name: torch.cat(found) for name, found in extra.items() if name != "mm_token_type_ids"}
     ids = torch.cat([part.ids for part in given], 1)
     if "mm_token_type_ids" in extra:
-        joined["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+        kinds = (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
+        joined["mm_token_type_ids"] = kinds
     return Part(ids, joined)
 
 

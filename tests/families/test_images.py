@@ -11,7 +11,7 @@ import everlong
 from everlong.errors import CapabilityError
 from tests.families.models import stream, tokens
 from tests.families.reference import windowed
-from tests.families.seeing import AXES, VISION, at_once, image, parts, planes_of, read, seeing, stock
+from tests.families.seeing import AXES, VISION, at_once, image, parts, planes_of, read, seeing, stock, video
 from tests.reference import SlowImages
 
 TEXTS = (5, 3, 40, 12, 45)
@@ -120,6 +120,21 @@ def test_a_fork_and_a_saved_stream_go_on(method, tmp_path):
         other.load_state(tensors, meta)
         assert worst(read(model, other._cache, given[4:], 7), want) <= 1e-5
         other.close()
+
+
+@pytest.mark.parametrize("seconds", [1.0, 9.0])
+def test_a_video_is_read_as_stock_reads_it(seconds):
+    """Times may pass the positions of the text behind them."""
+    model = seeing("Qwen2_5_VLForConditionalGeneration")
+    clip = video(model)
+    clip.extra["second_per_grid_ts"] = torch.tensor([seconds])
+    given = [*parts(model)[:3], clip, *parts(model)[4:]]
+    want = stock(model, at_once(model, given))
+    with everlong.attach(model, everlong.Dense()) as handle:
+        # Text that follows a video at once is read with it: alone it would begin behind all of its times.
+        joined = [*given[:3], at_once(model, given[3:5]), *given[5:]]
+        for cut in (None, 4):
+            assert worst(read(model, handle.new_cache(), joined, cut), want) <= 1e-4
 
 
 def test_streams_do_not_mix():
