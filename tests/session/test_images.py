@@ -9,8 +9,12 @@ import pytest
 import torch
 
 import everlong
-from everlong.errors import CapabilityError, InputError
+from everlong.errors import CapabilityError, InputError, SessionError
+from everlong.library.library import Library
+from everlong.session.rebuild import reread
+from everlong.session.session import _loaded
 from everlong.text.images import DIGEST, ImageReader
+from everlong.text.transcript import TokenRange
 from tests.session.seeing import END, START, picture, seeing_model
 
 TEXT = "On the first page there is a picture of the harbour. "
@@ -92,6 +96,21 @@ def test_a_kept_session_goes_on_behind_an_image(pair, file, method, tmp_path):
         twin.feed(BEHIND)
         torch.testing.assert_close(opened.prediction, twin.prediction, atol=1e-5, rtol=0)
     twin.close()
+
+
+def test_a_session_with_an_image_is_not_read_again(pair, file, tmp_path):
+    store = tmp_path / "store"
+    with everlong.Session(pair, BLOCKS, store=store, name="seen") as session:
+        session.feed([TEXT, file, BEHIND])
+        image = next(s for s in session.transcript.sources if s.digest.startswith(DIGEST))
+        span = session.transcript.bounds(image)
+    loaded = _loaded(pair)
+    with pytest.raises(SessionError, match=r"harbour.png' is an image, whose points are not kept"):
+        list(reread(Library(store), "seen", loaded, 512, [TokenRange(0, 5)]))
+    assert Library(store).find("seen").tokens == Library(store).entry("seen").tokens
+    list(reread(Library(store), "seen", loaded, 512, [TokenRange(*span)]))
+    with everlong.Session.open(store, "seen", pair) as opened:
+        assert not any(s.digest.startswith(DIGEST) for s in opened.transcript.sources)
 
 
 def test_a_saved_session_goes_on_behind_an_image(pair, file, tmp_path):
