@@ -14,11 +14,13 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Qwen2VLForConditionalGeneration
 
 from everlong.methods.blocks.settings import Blocks
 
@@ -153,7 +155,7 @@ class SlowBlocks(SlowSinks):
         if self._opens(layer, t):
             self._choose(layer, t, q_far)
         local, far = self._parts(layer, t)
-        keys = [(j, t - j) for j in local] + far
+        keys = [(j, self._place(t) - self._place(j)) for j in local] + far
         behind = torch.tensor([-distance for _, distance in keys], dtype=torch.float64)
         turned = self._rotate(torch.stack([self.keys[layer][j] for j, _ in keys], 1), behind)
         values = torch.stack([self.values[layer][j] for j, _ in keys], 1)
@@ -235,14 +237,29 @@ class SlowBlocks(SlowSinks):
         pending = list(range(start, first))
         far = [j for n in blocks for j in self._tokens_of(n)]
         kept = sinks + far
+        places = [self._place(j) for j in kept]
         if self.method.positions == "ordered" and blocks:
-            distances = [t - (start - len(far) - self.sinks + i) for i in range(len(kept))]
-        elif self.method.positions == "far":
+            places = self._in_order(sinks, blocks, self._place(start))
+        distances = [self._place(t) - place for place in places]
+        behind = [self._place(t) - self._place(j) for j in pending]
+        if self.method.positions == "far":
             distances = [self.window - 1] * len(kept)
-        else:
-            distances = [t - j for j in kept]
-        behind = [self.window - 1 if self.method.positions == "far" else t - j for j in pending]
+            behind = [self.window - 1] * len(pending)
         return list(range(first, t + 1)), list(zip(kept + pending, distances + behind, strict=True))
+
+    def _in_order(self, sinks: list[int], blocks: list[int], end: int) -> list[int]:
+        """Places of the sinks, then of the tokens of the chosen blocks, in front of the place `end`."""
+        behind = sum(len(self._tokens_of(n)) for n in blocks)
+        found = [end - behind - self.sinks + self._place(j) - self._place(0) for j in sinks]
+        for n in blocks:
+            tokens = self._tokens_of(n)
+            found += [end - behind + self._place(j) - self._place(tokens[0]) for j in tokens]
+            behind -= len(tokens)
+        return found
+
+    def _place(self, j: int) -> int:
+        """Where token j stands in the text."""
+        return j
 
     def _joint(self, layer: int, h: int, q: Tensor, turned: Tensor, values: Tensor, local: list[int]) -> Tensor:
         """The output of one head: one softmax over all; adds to the mass of the tokens in the window."""
@@ -250,6 +267,37 @@ class SlowBlocks(SlowSinks):
         for i, j in enumerate(local):
             self.mass[layer][j][h] += weights[i]
         return weights @ values
+
+
+class SlowImages(SlowBlocks):
+    """Block memory on a Qwen2-VL, whose images have tokens on three axes; they are moved as one, with their text.
+
+    `read` is given the numbers 0, 1, 2, .. of the tokens of `embeddings` [T, W]; `planes` [3, T] are their positions. A
+    token's place is the least position of itself and of all tokens behind it, by which key and query are turned back.
+    """
+
+    def __init__(self, model: Qwen2VLForConditionalGeneration, method: Blocks, embeddings: Tensor, planes: Tensor):
+        own = {name.replace("model.language_model.", "model."): p for name, p in model.state_dict().items()}
+        text = SimpleNamespace(config=model.config.text_config, state_dict=lambda: own)
+        super().__init__(cast("LlamaForCausalLM", text), method)
+        self.weights["model.embed_tokens.weight"] = embeddings.double()
+        self.planes = planes
+        self.places = [int(planes[:, j:].min()) for j in range(planes.shape[1])]
+        sections = text.config.rope_parameters["mrope_section"]
+        self.axis = torch.tensor([a for a, count in enumerate(sections) for _ in range(count)])
+
+    def _place(self, j: int) -> int:
+        return self.places[j]
+
+    def _project(self, layer: int, name: str, x: Tensor) -> Tensor:
+        bias = self.weights[f"model.layers.{layer}.self_attn.{name}.bias"]
+        found = super()._project(layer, name, x) + bias.view(-1, self.head_dim)
+        if name == "v_proj":
+            return found
+        t = len(self.keys[layer])
+        angle = (self.planes[:, t] - self.places[t]).double()[self.axis] * self.frequencies
+        a, b = found.chunk(2, -1)
+        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
 
 def slow_rarity(ids: list[int], starts: list[int], question: list[int]) -> list[float]:

@@ -14,32 +14,53 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from everlong.models.internals import configs_of
+from everlong.models.internals import configs_of, decoder_of
 from everlong.models.layout import LayerPlan, ModelLayout
 from everlong.ops.rotary import turn_by, turned
 
 NAME = "windowed-reference"
-_WINDOWED: list[tuple[ModelLayout, int, int, Iterator[LayerPlan]]] = []
-"""The plan, sinks and window that are asked for, and the layers still to come (where modules do not know their own)."""
+_WINDOWED: list[tuple[ModelLayout, int, int, Any, Iterator[LayerPlan]]] = []
+"""The plan, sinks and window that are asked for, by how much each token's window moves up to the sinks, and the layers
+still to come (where modules do not know their own).
+"""
 
 
 @torch.no_grad()
-def windowed(model: PreTrainedModel, plan: ModelLayout, ids: Tensor, sinks: int, window: int) -> Tensor:
-    """Logits [B, T, vocabulary] of a model whose attention goes through transformers' attention function."""
-    with _named(model):
-        _WINDOWED.append((plan, sinks, window, iter(plan.layers)))
+def windowed(
+    model: PreTrainedModel,
+    plan: ModelLayout,
+    ids: Tensor,
+    sinks: int,
+    window: int,
+    planes: Tensor | None = None,
+    **extra: Tensor,
+) -> Tensor:
+    """Logits [B, T, vocabulary] of a model whose attention goes through transformers' attention function.
+
+    `planes` [3, T] say where tokens stand, if there are images among them; `extra` is what the model is given of them.
+    """
+    t = np.arange(ids.shape[1])
+    first = np.maximum(t - window + 1, sinks)
+    if planes is None:
+        up = first - sinks
+    else:
+        least = planes.min(0).values.tolist()
+        places = np.array([min(least[i:]) for i in range(len(least))])
+        up = places[first.clip(max=len(t) - 1)] - places[min(sinks, len(t) - 1)]
+    with _named(decoder_of(model)):
+        _WINDOWED.append((plan, sinks, window, up, iter(plan.layers)))
         try:
-            return model(input_ids=ids, use_cache=False).logits
+            return model(input_ids=ids, use_cache=False, **extra).logits
         finally:
             _WINDOWED.pop()
 
 
 @contextmanager
-def _named(model: PreTrainedModel) -> Iterator[None]:
+def _named(model: nn.Module) -> Iterator[None]:
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
     configs = configs_of(model)
@@ -64,7 +85,7 @@ def _attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    plan, sinks, window, coming = _WINDOWED[-1]
+    plan, sinks, window, up, coming = _WINDOWED[-1]
     following = next(coming)
     layer = plan.by_index.get(module.layer_idx, following)
     T = query.shape[2]
@@ -77,7 +98,7 @@ def _attention(
     near, far = (torch.from_numpy(x) for x in _seen(plan.by_index[layer.source], t, place, sinks, window))
     moved = q
     if layer.rotation is not None:
-        moved = turned(q, layer.rotation, turn_by(layer.rotation, torch.from_numpy(place - t), q))
+        moved = turned(q, layer.rotation, turn_by(layer.rotation, torch.from_numpy(-up), q))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.where(far, moved @ k.mT, q @ k.mT) * scale
     if softcap is not None:

@@ -51,7 +51,7 @@ class Row:
 
 
 def sweep(name: str) -> Row:
-    """The row of a causal-LM class."""
+    """The row of a class."""
     try:
         model = tiny(name)
         plain(model, tokens(FITS))

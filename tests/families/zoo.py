@@ -1,16 +1,20 @@
-"""A tiny random model of any causal-LM class of the installed transformers: its default config, shrunk by field name.
+"""A tiny random model of any causal-LM or image-text class of the installed transformers: its default config, shrunk.
 
 What a class needs besides stands in `OWN`; what no tiny config can be made of is found by trying.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from tests.families.configs import VOCAB
 from tests.families.models import randomise
@@ -56,6 +60,9 @@ CONVOLVED = {"layer_types": ["conv", "full_attention"] * 2}
 SHARING = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 MLA = {"qk_rope_head_dim": 4, "head_dim": 4}
 EXPERTS = {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1}
+AXES = {"text_config": {"rope_parameters": ROPE | {"mrope_section": [1, 1, 2]}}}
+"""Pairs of dims that turn by time, height and width."""
+HALF_AXES = {"text_config": {"rope_parameters": ROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}}
 OWN: dict[str, Fields] = {
     "AXK1ForCausalLM": MLA,
     "BambaForCausalLM": {"attn_layer_indices": [1, 3], "mamba_d_head": 16},
@@ -68,6 +75,10 @@ OWN: dict[str, Fields] = {
     "Dots3NoteForCausalLM": {"shared_experts_intermediate_size": 24},
     "Ernie4_5_MoeForCausalLM": {"moe_k": 2},
     "FalconH1ForCausalLM": {"mamba_d_ssm": 64, "mamba_d_head": 16},
+    "Glm46VForConditionalGeneration": AXES,
+    "Glm4vForConditionalGeneration": AXES,
+    "Glm4vMoeForConditionalGeneration": HALF_AXES,
+    "GlmOcrForConditionalGeneration": AXES,
     "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 2]]},
     "Gemma3nForCausalLM": SHARING | {"intermediate_size": 48},
     "Gemma4AssistantForCausalLM": {"text_config": {"hidden_size_per_layer_input": 0}},
@@ -102,6 +113,16 @@ OWN: dict[str, Fields] = {
     }
     | ZAMBA,
     "ZambaForCausalLM": ZAMBA | {"attention_hidden_size": 64, "attention_head_dim": 16, "n_mamba_heads": 2},
+    "PaddleOCRVLForConditionalGeneration": AXES,
+    "Qwen2VLForConditionalGeneration": AXES,
+    "Qwen2_5OmniThinkerForConditionalGeneration": AXES,
+    "Qwen2_5_VLForConditionalGeneration": AXES,
+    "Qwen3OmniMoeThinkerForConditionalGeneration": AXES,
+    "Qwen3VLForConditionalGeneration": AXES,
+    "Qwen3VLMoeForConditionalGeneration": AXES,
+    "Qwen3_5ForConditionalGeneration": AXES,
+    "Qwen3_5MoeForConditionalGeneration": AXES,
+    "Cosmos3EdgeForConditionalGeneration": AXES,
     "Qwen4ExpForCausalLM": {
         "indexer_n_heads": 4,
         "indexer_kv_heads": 1,
@@ -118,8 +139,16 @@ OWN: dict[str, Fields] = {
 
 def causal_classes() -> list[str]:
     """The names of all causal-LM classes that transformers has, each once."""
-    found = (name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(names))
-    return sorted(set(found))
+    return sorted(_classes(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+
+def image_classes() -> list[str]:
+    """The names of all classes that take images and text, and are no causal-LM classes."""
+    return sorted(_classes(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - _classes(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+
+def _classes(mapping: Any) -> set[str]:
+    return {name for names in mapping.values() for name in _names(names)}
 
 
 def _names(names: Any) -> tuple[str, ...]:
@@ -139,7 +168,7 @@ def tiny(name: str, seed: int = 0) -> PreTrainedModel:
 def tiny_config(name: str) -> PreTrainedConfig:
     """The default config of a class, shrunk."""
     kind = getattr(transformers, name).config_class
-    own = OWN.get(name, {})
+    own = deepcopy(OWN.get(name, {}))  # configs write into the dicts that they are given
     return kind(**shrunk(kind(**{k: own[k] for k in own.get("default", ())}), own))
 
 

@@ -156,16 +156,24 @@ def image_positions(model, ids):
     return planes
 
 
-def test_positions_of_an_image_are_refused():
+def test_positions_of_an_image_are_those_of_stock():
     model = build(next(f for f in FAMILIES if f.name == "qwen2_vl"))
     ids = tokens(16)
-    with everlong.attach(model, everlong.Sinks(sinks=2, window=30)) as handle:
+    planes = image_positions(model, ids)
+    with everlong.attach(model, everlong.Sinks(sinks=2, window=30)) as handle, torch.no_grad():
         cache = handle.new_cache()
-        planes = image_positions(model, ids)
-        with pytest.raises(CapabilityError, match=r"position_ids: .*image"):
+        model(ids[:, :9], position_ids=planes[..., :9], past_key_values=cache)
+        with pytest.raises(CapabilityError, match="position_ids: got 9 where 7 comes next"):
+            model(ids[:, 9:], position_ids=torch.arange(9, 16)[None], past_key_values=cache)
+        got = model(ids[:, 9:], past_key_values=cache).logits
+        want = model(ids, position_ids=planes).logits
+        torch.testing.assert_close(got, want[:, 9:], atol=1e-4, rtol=0)
+        with pytest.raises(CapabilityError, match="an image's begin at 0 where 14 comes next"):
             model(ids, position_ids=planes, past_key_values=cache)
+        with pytest.raises(CapabilityError, match="2 rows with images"):
+            model(ids.repeat(2, 1), position_ids=planes.repeat(1, 2, 1), past_key_values=handle.new_cache())
         flat = torch.arange(16).expand(3, 1, -1)
-        got = model(ids, position_ids=flat, past_key_values=cache).logits
+        got = model(ids, position_ids=flat, past_key_values=handle.new_cache()).logits
     torch.testing.assert_close(got, model(ids, position_ids=flat).logits, atol=1e-4, rtol=0)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everlong.cache.frames import Frame
 from everlong.cache.layer_state import CONV, RECURRENT
-from everlong.cache.step import Frame
+from everlong.cache.positions import TokenPlaces
 from everlong.cache.stream import CachedStream
 
 
@@ -38,6 +39,7 @@ def stream_state(stream: CachedStream, sealed: bool = True) -> tuple[dict[str, T
         "memory": memory,
         "seen": stream.seen_tokens,
         "segments": [[s.start, s.base] for s in stream.segments],
+        "places": None if stream.places.is_text else stream.places.state(),
         "pads": None if stream.pads is None else stream.pads.tolist(),
         "shifts": shifts,
         "columns": columns,
@@ -59,6 +61,7 @@ def load_stream(
     """
     stream.seen_tokens, stream.chunk = facts["seen"], facts["chunk"]
     stream.segments = [Frame(*pair) for pair in facts["segments"]]
+    stream.places = TokenPlaces.restored(facts.get("places"))
     for lane in stream.lanes.values():
         lane.room = stream.chunk
     if facts["pads"] is not None:

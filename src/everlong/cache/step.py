@@ -1,8 +1,9 @@
 """One forward pass over new tokens: which parts of the context each layer attends to, and with which query.
 
-Frames (docs/methods/sinks.md): positions handed to the model are index - base, so they stay below the trained
-length for ever. Keys of an older frame are met by a query turned by the difference of the bases; sinks by a query
-turned from its own position to min(t, S + W - 1). No stored key is ever turned.
+Frames (docs/methods/sinks.md): positions handed to the model are place - base (positions.py; a place is an index where
+there are no images), so they stay below the trained length for ever. Keys of an older frame are met by a query turned
+by the difference of the bases; sinks by a query turned back until the window begins right behind them. No stored key
+is ever turned.
 
 Letters: B batch, H heads, T new tokens, M columns, D head dim.
 """
@@ -18,52 +19,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from everlong.cache.frames import Frame, KeyRange
 from everlong.cache.layer_kv import LayerKV
+from everlong.cache.positions import ImagePlanes, TokenPlaces
 from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError, SelfCheckError
 from everlong.models.layout import LayerPlan, Temperature
 from everlong.ops.attend import AttentionPart, attend
-from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
 from everlong.ops.spans import Ints, KeyIntervals
 from everlong.ops.token_tables import LayerColumns, TokenTables, Words
 from everlong.ops.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Tokens from index `start` on were rotated at index - `base`."""
-
-    start: int
-    base: int
-
-
-@dataclass(eq=False)
-class KeyRange:
-    """Columns `start` .. `end - 1` of a lane's arenas, who sees them, and by how much their query is turned."""
-
-    start: int
-    end: int
-    span: KeyIntervals
-    turn: Ints | None
-    _turns: dict[tuple[int, torch.device], RotaryAngles] = field(default_factory=dict)
-
-    def turned(self, q: Tensor, rotation: Rotation | None, skip: int) -> Tensor:
-        """The query for these columns; `skip` queries at the front of the step are missing from `q`."""
-        turn = self.angles(rotation, q)
-        if turn is None or rotation is None:
-            return q
-        if skip and turn.matrix is None:
-            turn = RotaryAngles(turn.cos[..., skip:, :], turn.sin[..., skip:, :])
-        return turned(q, rotation, turn)
-
-    def angles(self, rotation: Rotation | None, like: Tensor) -> RotaryAngles | None:
-        """The turn of the queries, which are as `like`; None for none."""
-        if self.turn is None or rotation is None:
-            return None
-        key = id(rotation), like.device
-        if key not in self._turns:
-            self._turns[key] = turn_by(rotation, torch.from_numpy(self.turn), like)
-        return self._turns[key]
 
 
 class TokenAttention(Protocol):
@@ -115,13 +80,19 @@ class ForwardPlan:
     memory: FarAttention | None = None
     inputs: dict[int, Tensor] = field(default_factory=dict)
     """What entered the attention of each layer, [B, T, W], where a memory needs it (hooks/patch.py)."""
+    places: TokenPlaces = field(default_factory=TokenPlaces)
+    """Of all tokens of the stream, the new ones included."""
+    planes: ImagePlanes | None = None
+    """Where the new tokens stand by axis, if there is an image among them."""
     added: dict[int, Tensor] = field(default_factory=dict)
     """What a memory adds to the output of each layer's attention, [B, T, W] (hooks/patch.py)."""
     _pieces: dict[int, list[KeyRange]] = field(default_factory=dict)
 
-    def positions(self, device: torch.device) -> Int[Tensor, "B T"]:
-        """The position of each new token in the frame of the step."""
-        start = self.seen - self.base
+    def positions(self, device: torch.device) -> Int[Tensor, "*P B T"]:
+        """The position of each new token in the frame of the step; on each axis, where there is an image."""
+        if self.planes is not None:
+            return torch.from_numpy(self.planes.planes - self.base)[:, None].to(device)
+        start = self.places.at(self.seen) - self.base
         if self.tokens == self.rows == 1:
             return torch.tensor([[start]], device=device)
         return torch.arange(start, start + self.tokens, device=device).expand(self.rows, -1)
@@ -258,6 +229,14 @@ class ForwardPlan:
             self._pieces[id(lane)] = [p for p in (self._far(lane), *near) if p is not None]
         return self._pieces[id(lane)]
 
+    def moved_up(self, lane: WindowLayout) -> Ints:
+        """By how much the window of each new token moves up to stand right behind the sinks: [R, T]."""
+        own = lane.own(self.seen, self.tokens)
+        if self.places.is_text:
+            return own - lane.place(own)
+        first = np.maximum(own - lane.window + 1, lane.sinks)
+        return self.places.of(first) - self.places.at(lane.sinks)
+
     def only_lane(self) -> WindowLayout:
         """The lane of a model whose layers all see alike."""
         (lane,) = {id(a.lane): a.lane for a in self.arenas.values()}.values()
@@ -297,6 +276,5 @@ class ForwardPlan:
         span = lane.far(self.seen, self.tokens)
         if not (span.hi > span.lo).any():
             return None
-        own = lane.own(self.seen, self.tokens)
-        turn = lane.place(own) - own + self.base
+        turn = self.base - self.moved_up(lane)
         return KeyRange(0, lane.fixed, span, (turn[0] if len(turn) == 1 else turn) if turn.any() else None)

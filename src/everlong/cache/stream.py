@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from everlong.cache.frames import Frame, frames_of_step
+from everlong.cache.images import check_images
 from everlong.cache.layer_kv import LayerKV
 from everlong.cache.layer_state import ModelStates
+from everlong.cache.positions import ImagePlanes, TokenPlaces
 from everlong.cache.report import MemoryReport
-from everlong.cache.step import ForwardPlan, Frame
+from everlong.cache.step import ForwardPlan
 from everlong.cache.stream_memory import MemoryAccount, RetrievalMemory, StreamMemory
 from everlong.cache.window import ENDLESS, WindowLayout
 from everlong.errors import CapabilityError
 from everlong.models.layout import ModelLayout, Pattern
-from everlong.ops.rotary import turn_by, turned
 from everlong.ops.spans import Ints
 from everlong.ops.workspace import Workspace
 
@@ -44,6 +44,7 @@ class CachedStream:
         self.chunk = chunk
         self.memory = memory
         self.seen_tokens, self.segments = 0, [Frame(0, 0)]
+        self.places = TokenPlaces()
         self.pads: Ints | None = None
         self._pads_before: Ints | None = None
         self.running: ForwardPlan | None = None
@@ -89,46 +90,40 @@ class CachedStream:
         plan = self.plan.by_index.get(layer, self.plan.layers[0])
         return self.running.columns(self.arenas[plan.source].lane)
 
-    def begin(self, tokens: int, rows: int = 1, pads: Ints | None = None) -> ForwardPlan:
+    def begin(
+        self, tokens: int, rows: int = 1, pads: Ints | None = None, planes: ImagePlanes | None = None
+    ) -> ForwardPlan:
         """Prepare a forward over `tokens` new tokens in each of `rows`.
 
-        `pads` [rows] counts the left padding; it may grow where a row has no tokens yet.
+        `pads` [rows] counts the left padding; it may grow where a row has no tokens yet. `planes` says where the
+        tokens stand by axis, if there is an image among them.
         """
+        if planes is not None:
+            check_images(self.plan, self.method, self.memory, rows, self.pads if pads is None else pads)
         if self.memory is not None:
             self.memory.check(self.seen_tokens, tokens)
         if self.rows not in (0, rows):
             if self.seen_tokens:
                 raise CapabilityError(f"StreamCache: holds {self.rows} rows, got {rows}; make a new cache")
             self.reset()
-        base, segments = self._frame(tokens)
+        seen = self.seen_tokens
+        places = self.places if planes is None else self.places.then(seen, planes)
+        span = seen, self.places.at(seen), places.at(seen + tokens) if planes is None else planes.end
+        segments = frames_of_step(self.plan, self.method, self.lanes.values(), self.segments, span)
         self._pads_before = self.pads
         if pads is not None:
             self.set_pads(pads)
         for lane in self.lanes.values():
-            lane.make_room(self.seen_tokens, tokens)
-        frame = self.seen_tokens, tokens, rows, base, segments
+            lane.make_room(seen, tokens)
+        frame = seen, tokens, rows, segments[-1].base, segments
         self.running = step = ForwardPlan(*frame, self.arenas, self.plan.by_index, self._scratch, self.plan.dtype)
-        self.states.begin(self.seen_tokens)
+        step.places = places
+        step.planes = planes
+        self.states.begin(seen)
         if self.memory is not None:
             step.memory = self.memory
             self.memory.begin(step, self.pads)
         return step
-
-    def _frame(self, tokens: int) -> tuple[int, list[Frame]]:
-        """The base of the step and the segments with it; a new frame where positions would pass the limit."""
-        seen = self.seen_tokens
-        base = self.segments[-1].base
-        hard = self.plan.hard_length
-        after = seen + tokens
-        places = max(min(after, lane.sinks + min(lane.window, lane.kept)) for lane in self.lanes.values())
-        if hard is not None and max(tokens, places) > hard:
-            raise CapabilityError(
-                f"{self.method}: {after} tokens need positions past {hard}, where this model computes other "
-                "angles; read in shorter chunks, or use a method whose sinks and window are shorter than that together"
-            )
-        if self.plan.alibi or seen == base or after - base <= self.plan.frame_length:
-            return base, self.segments
-        return seen, [*self.segments, Frame(seen, seen)]
 
     def commit(self) -> None:
         """Make the finished forward part of the stream."""
@@ -136,6 +131,7 @@ class CachedStream:
         if self.memory is not None:
             self.memory.commit()
         self.seen_tokens = step.seen + step.tokens
+        self.places = step.places
         for arena in self.arenas.values():
             arena.commit(self.seen_tokens)
         self.states.commit()
@@ -160,6 +156,7 @@ class CachedStream:
 
     def crop(self, target: int) -> None:
         """Forget the tokens from `target` on; CapabilityError if what came before them is gone."""
+        places = self.places.cropped(target)
         self.states.check_crop(self.seen_tokens, target)
         if self.memory is not None:
             self.memory.check_crop(self.seen_tokens, target, self.pads)
@@ -170,6 +167,7 @@ class CachedStream:
                     f"({self.method}, seen {self.seen_tokens}); use a larger window, or fork before you read on"
                 )
         self.seen_tokens = target
+        self.places = places
         self.states.crop(target)
         if self.pads is not None:
             self.set_pads(np.minimum(self.pads, target) if target else None)
@@ -178,6 +176,7 @@ class CachedStream:
     def reset(self) -> None:
         """Forget everything."""
         self.seen_tokens, self.segments, self.pads = 0, [Frame(0, 0)], None
+        self.places = TokenPlaces()
         self._scratch = Workspace()
         for lane in self.lanes.values():
             lane.shift = 0
@@ -231,30 +230,6 @@ class CachedStream:
         total += 2 * self.plan.state_bytes  # a step keeps what they were before it
         return total + (0 if self.memory is None else self.memory.planned_bytes(self.chunk))
 
-    def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
-        """Keys of the tokens `first` .. `end` - 1, as they were before they were rotated; of a single row.
-
-        For tokens that a block memory has not sealed yet, in a layer that it serves.
-        """
-        assert self.blocks is not None
-        plan = self.plan.by_index[layer]
-        rotation = plan.rotation
-        held, pending = self.blocks.pending_keys(layer, first, end)
-        found = [] if pending is None else [pending]
-        arena = self.arenas[layer]
-        ends = [*(s.start for s in self.segments[1:]), self.seen_tokens]
-        for segment, after in zip(self.segments, ends, strict=True):
-            a = max(first, held, segment.start)
-            b = min(end, after)
-            if a < b:
-                pair = [x[:, :, a - arena.shift : b - arena.shift] for x in arena.pair]
-                keys = torch.cat(pair, 3) if plan.joint else pair[0]
-                if rotation is not None:
-                    back = turn_by(rotation, -torch.arange(a - segment.base, b - segment.base), keys)
-                    keys = turned(keys, rotation, back)
-                found.append(keys[0])
-        return torch.cat(found, 1)
-
     def report(self) -> MemoryReport:
         """What the stream has seen, keeps and lost."""
         seen = self.seen_tokens
@@ -289,6 +264,7 @@ class CachedStream:
         memory = None if self.memory is None else self.memory.fork()
         other = CachedStream(self.plan, self.method, self.sinks, self.window, self.chunk, memory)
         other.seen_tokens, other.segments = self.seen_tokens, list(self.segments)
+        other.places = self.places
         for pattern, lane in self.lanes.items():
             other.lanes[pattern].shift = lane.shift
         if self.pads is not None:

@@ -39,6 +39,8 @@ class StreamCache(Cache):
         if holder is not None:
             holder.hold()
         self.stream = stream
+        self.seems_empty = False
+        """Whether it says, until the decoder begins, that nothing was read: what is new is then prepared by itself."""
         super().__init__(layers=layers_of(stream))
 
     # What transformers asks of a cache.
@@ -49,8 +51,8 @@ class StreamCache(Cache):
         return step.write(key_states, value_states, layer_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens seen so far."""
-        return self.stream.seen_tokens
+        """Tokens seen so far; 0 in front of a forward for which it `seems_empty`."""
+        return 0 if self.seems_empty and self.stream.running is None else self.stream.seen_tokens
 
     get_query_offset = get_seq_length
 

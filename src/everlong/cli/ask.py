@@ -18,7 +18,7 @@ from everlong.cli.console import Console
 from everlong.cli.encoding import load_encoder, use_encoder
 from everlong.cli.model_setup import load_model
 from everlong.cli.verbs.ask import AskOptions
-from everlong.errors import InputError
+from everlong.errors import ConfigError, InputError
 from everlong.hooks.attach import attach
 from everlong.library.library import Library
 from everlong.session.reply import Reply
@@ -32,6 +32,8 @@ def ask(ctx: typer.Context, given: AskOptions) -> None:
         raise InputError("question: empty; give at least one word")
     passages = options.passages(given.again)
     sampling = options.sampling(given.sampling)
+    if given.image is not None and passages:
+        raise ConfigError(f"again={given.again}: passages are read again without the image; leave --again out")
     budgets = options.budgets(given.host_budget, None, given.when_full)
     library = Library(given.kept.store, create=False)
     entry = library.entry(given.kept.session)
@@ -59,6 +61,8 @@ def ask(ctx: typer.Context, given: AskOptions) -> None:
             given.encoder or library.noted_encoder(given.kept.session), given.encoder is not None, console
         )
         use_encoder(opened, voter, console)
+        if given.image is not None:
+            opened.feed(given.image)
         start = time.perf_counter()
         first = None
         with closing(opened.ask(given.question, again=passages, raw=given.raw, keep=given.keep, **sampling)) as reply:

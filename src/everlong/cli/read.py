@@ -12,11 +12,12 @@ from everlong.cli.account import lost
 from everlong.cli.amounts import duration, several
 from everlong.cli.console import Console
 from everlong.cli.cut_off import told_when_cut_off
-from everlong.cli.documents import choose, document
+from everlong.cli.documents import Chosen, choose, document
 from everlong.cli.encoding import load_encoder, use_encoder
 from everlong.cli.forget import read_again
 from everlong.cli.model_setup import load_model
 from everlong.cli.notes import fitted, told, write_notes_on
+from everlong.cli.pictures import is_picture, pictures, read_pictures
 from everlong.cli.plan import Reading, tell
 from everlong.cli.read_all import read_all
 from everlong.cli.verbs.read import ReadOptions
@@ -27,13 +28,16 @@ from everlong.models.load import Loaded
 from everlong.session.ingest import Document, changed
 from everlong.session.losses import losses
 from everlong.session.session import Session
+from everlong.text.images import ImageReader
 
 
 def read(ctx: typer.Context, given: ReadOptions) -> None:
     """Read the files into the session, or say what that would take."""
     console = Console.of(given.output)
     budgets = options.budgets(given.host_budget, given.disk_budget, given.when_full)
-    found = choose(given.files, given.encoding)
+    seen = [name for name in given.files if given.images and is_picture(name)]
+    texts = [name for name in given.files if name not in seen]
+    found = choose(texts, given.encoding) if texts else Chosen()
     if words := found.told():
         console.note(words)
     documents = [document(file, console, given.allow_special) for file in found.files]
@@ -41,6 +45,8 @@ def read(ctx: typer.Context, given: ReadOptions) -> None:
     chosen = options.chosen_method(ctx, given.method, own[0])
     voter = load_encoder(given.encoder, True, console)
     loaded = load_model(*own, console)
+    if given.images:
+        ImageReader(loaded.processor)  # says at once where the model takes no images
     note_settings = fitted(loaded) if given.notes else None
     meant = Reading(loaded, chosen, given.chunk, given.kept.store, given.kept.session, budgets)
     if given.dry_run:
@@ -58,6 +64,8 @@ def read(ctx: typer.Context, given: ReadOptions) -> None:
             "session": given.kept.session,
             "skipped": dict(found.skipped),
         }
+        if given.images:
+            result |= _read_pictures(opened, seen, found, console)
         gone = lost(losses(opened))
         if given.notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
@@ -73,6 +81,19 @@ def read(ctx: typer.Context, given: ReadOptions) -> None:
     console.note(
         f"Next: everlong ask 'A question?' {next_command.same_session(ctx, given.kept.session, given.kept.store)}"
     )
+
+
+def _read_pictures(session: Session, names: list[str], found: Chosen, console: Console) -> dict[str, Any]:
+    """Read image files and the pictures of documents; how many, and what the session holds then."""
+    before = session.seen_tokens
+    count = read_pictures(session, pictures(names, found.files, console), console)
+    return {
+        "pictures": count,
+        "picture_tokens": session.seen_tokens - before,
+        "tokens": session.seen_tokens,
+        "report": session.report().as_dict(),
+        "memory": str(session.report()),
+    }
 
 
 def _read_changed(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from everlong.cache.raw_keys import raw_keys
 from everlong.cache.report import MemoryReport
 from everlong.cache.state import load_stream, stream_state
 from everlong.cache.stream import CachedStream
@@ -186,11 +187,14 @@ class CacheRunner:
             memory.answering = answering
         return self._cache.stream
 
-    def read(self, ids: Int[Tensor, " new"], every: bool, answering: bool) -> Float[Tensor, "rows vocabulary"]:
-        """The logits after every token of `ids`, or after the last one."""
+    def read(
+        self, ids: Int[Tensor, " new"], every: bool, answering: bool, image: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "rows vocabulary"]:
+        """The logits after every token of `ids`, or after the last one; `image` is what goes with an image's tokens."""
         self.answering(answering)
         keep = len(ids) if every else 1
-        return self.forward(ids[None], keep, past_key_values=self._cache, use_cache=True)[0]
+        extra = {name: x.to(self.forward.device) for name, x in (image or {}).items()}
+        return self.forward(ids[None], keep, past_key_values=self._cache, use_cache=True, **extra)[0]
 
     def scout(self, ids: Int[Tensor, " new"]) -> dict[int, Queries]:
         """The queries that `ids` would have at the layers of the recall index, by layer; the cache stays as it was.
@@ -215,7 +219,7 @@ class CacheRunner:
     @torch.inference_mode()
     def raw_keys(self, layer: int, first: int, end: int) -> Float[Tensor, "G n D"]:
         """Keys that are in no block yet, before their rotation."""
-        return self._cache.stream.raw_keys(layer, first, end)
+        return raw_keys(self._cache.stream, layer, first, end)
 
     def predict(self) -> None:
         """None: the last token would have to be read again."""

@@ -55,6 +55,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         self.allow_special = allow_special
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
+        self.processor = loaded.processor
         self.name = loaded.name
         self.origin = loaded.origin
         self.method = method

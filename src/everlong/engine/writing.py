@@ -225,7 +225,9 @@ class WritingStream(TokenStream):
 
     def beside(self, method: Method) -> WritingStream:
         """An empty stream over the same model, read with another method."""
-        return WritingStream(Loaded(self.model, self.tokenizer, self.name), method, self.chunk)
+        return WritingStream(
+            Loaded(self.model, self.tokenizer, self.name, processor=self.processor), method, self.chunk
+        )
 
 
 def cache_state(tensors: dict[str, Tensor], meta: dict[str, Any]) -> State:

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everlong.cache.positions import ImagePlanes
 from everlong.cache.stream import CachedStream
 from everlong.errors import CapabilityError
 from everlong.ops.spans import Ints
 
 ALONE = "or run the rows one by one"
+AXES = 3
+"""Planes of positions that an image's tokens have; one more in front of them counts tokens, for masks alone."""
 
 
 def new_tokens(given: Mapping[str, Any]) -> Tensor:
@@ -57,14 +60,48 @@ def left_padding(stream: CachedStream, mask: Any, rows: int, tokens: int, per_ro
     return None if np.array_equal(pads, known) else pads
 
 
-def check_positions(stream: CachedStream, positions: Any, tokens: int, pads: Ints | None) -> None:
-    """CapabilityError unless the caller's `positions` are those that the stream gives: 0, 1, 2, ... in each row.
+def checked_planes(
+    stream: CachedStream, positions: Any, tokens: int, pads: Ints | None, anew: bool
+) -> ImagePlanes | None:
+    """Where new tokens stand by axis, if there are images among them; CapabilityError for wrong `positions`.
 
-    Of several planes (an image's time, height and width) each must be so; padding may have any.
+    They must go on where the stream ends: 0, 1, 2, ... in each row of text, padding left out; or from 0 on for the new
+    tokens alone (`anew`).
     """
+    first = stream.places.at(stream.seen_tokens)
+    if isinstance(positions, Tensor) and positions.ndim == 3 and len(positions) > AXES:
+        positions = positions[-AXES:]
+    planes = _planes(first, positions, tokens, anew)
+    if planes is None:
+        _check_positions(0 if anew else first, positions, tokens, pads)
+    return planes
+
+
+def _planes(first: int, positions: Any, tokens: int, anew: bool) -> ImagePlanes | None:
+    """What `positions` [P, B, T] say of time, height and width; None if all axes are alike."""
+    if not isinstance(positions, Tensor) or positions.ndim != 3 or len(positions) != AXES:
+        return None
+    planes = positions.cpu().numpy().astype(np.int64)
+    if (planes == planes[:1]).all():
+        return None
+    if planes.shape[1] != 1:
+        raise CapabilityError(f"position_ids: {planes.shape[1]} rows with images in them; read one stream at a time")
+    if planes.shape[2] != tokens:
+        raise CapabilityError(f"position_ids: got {planes.shape[2]} for {tokens} new tokens; leave position_ids out")
+    found = ImagePlanes(planes[:, 0] + (first if anew else 0))
+    if found.places[0] != first:
+        raise CapabilityError(
+            f"position_ids: an image's begin at {found.places[0]} where {first} comes next; give those that go on "
+            "behind the tokens read before, or leave position_ids out"
+        )
+    return found
+
+
+def _check_positions(first: int, positions: Any, tokens: int, pads: Ints | None) -> None:
+    """CapabilityError unless `positions` are first, first + 1, ... in each row and plane; padding may have any."""
     if positions is None:
         return
-    own = np.arange(stream.seen_tokens, stream.seen_tokens + tokens)[None]
+    own = np.arange(first, first + tokens)[None]
     if pads is not None:
         own = own - pads[:, None]
     got = positions.cpu().numpy()
@@ -76,7 +113,7 @@ def check_positions(stream: CachedStream, positions: Any, tokens: int, pads: Int
         at = tuple(wrong[0])
         raise CapabilityError(
             f"position_ids: got {got[at]} where {own[at]} comes next, as the stream counts its tokens itself (padding "
-            "left out); leave position_ids out (positions that start anew or jump, and an image's, are not handled)"
+            "left out); leave position_ids out (positions that start anew or jump are not handled)"
         )
 
 

@@ -31,6 +31,9 @@ FAR = 4
 LARGEST = 1 << 23
 """Far is this many times the largest number of the config, and the largest position that is tried."""
 
+CORNER = (0, 3, 5)
+"""Time, height and width of a token in an image."""
+
 ROUNDING = 1.2e-7
 """Radians, per position, by which an angle in float32 may be off."""
 
@@ -60,6 +63,30 @@ def prove(
         }
         layers[i] = replace(layers[i], temperature=_explain(model, i, steps, scales, numbers, tolerance))
     return replace(plan, layers=tuple(layers))
+
+
+def moves_axes_together(
+    model: PreTrainedModel, route: AttentionHook, plan: ModelLayout, positions: Ints, tolerance: float
+) -> bool:
+    """Whether the model takes positions on three axes, and the same added to all of them turns as it does in text.
+
+    A token stands somewhere in an image that begins at each of `positions`.
+    """
+    try:
+        heard = listen(model, route, positions, corner=CORNER)
+    except Exception:  # noqa: BLE001 a model that takes no such positions may fail in any way
+        return False
+    rotating = [layer for layer in plan.layers if layer.rotation is not None]
+    handed = [(heard.queries[layer.index], layer.rotation) for layer in rotating if layer.index in heard.queries]
+    handed += [
+        (heard.cached[layer.index][layer.latent], layer.rotation) for layer in rotating if layer.index in heard.cached
+    ]
+    at_origin = listen(model, route, positions[:1]).cached
+    moved = any(not torch.equal(kv[slot][:1], at_origin[i][slot]) for i, kv in heard.cached.items() for slot in (0, 1))
+    return moved and all(
+        len(x) == len(positions) and bool((distance(x[:1], x, rotation, heard.positions) <= tolerance).all())
+        for x, rotation in handed
+    )
 
 
 def _numbers(config: Mapping[Any, Any]) -> Iterator[float]:

@@ -26,11 +26,15 @@ TEXT = {"input_ids", "inputs_embeds", "per_layer_inputs", "attention_mask", "pos
 
 @dataclass(frozen=True)
 class Caller:
-    """What the forward around the decoder was given: mask, positions, and the names of what is not text."""
+    """What the forward around the decoder was given: mask, positions, and the names of what is not text.
+
+    `shown` is the mask that the module around the decoder was given in the place of the caller's.
+    """
 
     mask: Any
     positions: Any
     others: list[str]
+    shown: Any = None
 
 
 class Front:
@@ -49,16 +53,35 @@ class Front:
             return self._run(given, cache)
 
     def _run(self, given: dict[str, Any], cache: StreamCache) -> Any:
+        """The forward around the decoder; what is not text is read as the beginning of a prompt would be.
+
+        Such a module notes on itself how far an image has moved positions, for one stream alone: that is taken back.
+        """
         others = [name for name, x in given.items() if name not in TEXT and isinstance(x, Tensor) and bool(x.any())]
-        self.caller = Caller(given.get("attention_mask"), given.get("position_ids"), others)
-        if others and self.caller.mask is None:
+        mask = given.get("attention_mask")
+        shown = None
+        if others:
             rows, tokens = new_tokens(given).shape[:2]
-            given["attention_mask"] = torch.ones(1, 1, dtype=torch.long).expand(rows, cache.stream.seen_tokens + tokens)
+            shown = torch.ones(1, 1, dtype=torch.long).expand(rows, tokens)
+            if isinstance(mask, Tensor) and mask.ndim == 2:
+                shown = mask[:, -tokens:]
+            given["attention_mask"] = shown
+        self.caller = Caller(mask, given.get("position_ids"), others, shown)
+        module = self.replacement.module
+        noted = dict(vars(module))
+        cache.seems_empty = bool(others)
         try:
             with self.route.unmasked():
                 return self.replacement.stock(**given)
         finally:
             self.caller = None
+            cache.seems_empty = False
+            _restore(module, noted)
+
+    @property
+    def anew(self) -> bool:
+        """Whether the module around the decoder has counted positions from the first new token on."""
+        return self.caller is not None and bool(self.caller.others) and self.caller.positions is None
 
     def positions(self, made: Any) -> Any:
         """The caller's positions; those that the module around the decoder `made` of text alone are what we count."""
@@ -66,6 +89,8 @@ class Front:
 
     def mask(self, made: Any) -> Any:
         """The caller's mask, where the module around the decoder made `made` of it; CapabilityError for images."""
+        if self.caller is not None and made is self.caller.shown:
+            return self.caller.mask
         if self.caller is None or isinstance(made, Tensor):
             return made
         if isinstance(made, Mapping) and any(mask is not None for mask in made.values()):
@@ -76,3 +101,11 @@ class Front:
                 "StreamCache does not handle; give text alone, or run the model without the cache"
             )
         return self.caller.mask
+
+
+def _restore(module: nn.Module, attributes: Mapping[str, Any]) -> None:
+    """Give a module the attributes back that it had."""
+    own = vars(module)
+    for name in [name for name in own if name not in attributes]:
+        del own[name]
+    own.update(attributes)

@@ -193,6 +193,7 @@ def _plain_layout(layout: ModelLayout) -> tuple[dict[str, Any], dict[str, Tensor
         "depth": layout.depth,
         "states": [asdict(state) for state in layout.states],
         "steps_singly": layout.steps_singly,
+        "axes_together": layout.axes_together,
     }
     return plain, {f"freqs {n}": r.freqs for n, r in enumerate(rotations)}
 
@@ -203,7 +204,7 @@ def _layout(plain: dict[str, Any], tensors: dict[str, Tensor]) -> ModelLayout:
     layers = tuple(_layer(layer, rotations) for layer in plain["layers"])
     trained, hard = plain["lengths"]
     states = tuple(StatePlan(**state) for state in plain["states"])
-    more = {name: plain[name] for name in ("alibi", "heads", "depth", "steps_singly")}
+    more = {name: plain[name] for name in ("alibi", "heads", "depth", "steps_singly", "axes_together")}
     return ModelLayout(layers, trained, hard, dtype, states=states, **more)
 
 

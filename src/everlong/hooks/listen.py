@@ -95,13 +95,19 @@ class Listening(ForwardPlan):
         return v[:, :, -1:].repeat_interleave(q.shape[1] // v.shape[1], 1).transpose(1, 2)
 
 
-def listen(model: PreTrainedModel, route: AttentionHook, positions: Ints, past: int = 0) -> Heard:
-    """What each layer hands over for one token at `positions`, behind a cache that says it holds `past` tokens."""
+def listen(
+    model: PreTrainedModel, route: AttentionHook, positions: Ints, past: int = 0, corner: tuple[int, ...] = ()
+) -> Heard:
+    """What each layer hands over for one token at `positions`, behind a cache that says it holds `past` tokens.
+
+    `corner`: it stands so much further on each of these axes.
+    """
     decoder = decoder_of(model)
     recorder = Recorder(model.config, past)
     at = torch.from_numpy(positions).to(device_of(model))[:, None]
     ids = torch.full_like(at, text_config(model).vocab_size // 2)
-    where = {"position_ids": at} if accepts(decoder, "position_ids") else {}
+    axes = torch.tensor(corner, device=at.device)[:, None, None] + at if corner else at
+    where = {"position_ids": axes} if accepts(decoder, "position_ids") else {}
     plans = {i: LayerPlan(i, i, Pattern()) for i in range(len(recorder.layers))}
     step = Listening(past, 1, len(at), 0, [], {}, plans, Workspace(), model.dtype, recorder=recorder)
     activate(step)

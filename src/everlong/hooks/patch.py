@@ -19,7 +19,7 @@ from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
-from everlong.hooks.arguments import check_mode, check_outputs, check_positions, left_padding, new_tokens
+from everlong.hooks.arguments import check_mode, check_outputs, checked_planes, left_padding, new_tokens
 from everlong.hooks.current_step import RunningStep, activate, running_step
 from everlong.hooks.expansion import Expansions
 from everlong.hooks.failures import model_failures_told
@@ -209,9 +209,10 @@ class ModelPatch:
             mask = self._front.mask(mask)
             positions = self._front.positions(positions)
         pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding and not self.plan.states)
-        check_positions(stream, positions, tokens, stream.pads if pads is None else pads)
+        anew = self._front is not None and self._front.anew
+        planes = checked_planes(stream, positions, tokens, stream.pads if pads is None else pads, anew)
         try:
-            step = stream.begin(tokens, rows, pads)
+            step = stream.begin(tokens, rows, pads, planes)
             out = self._forward_of(step, [step], given)
             stream.commit()
             return out

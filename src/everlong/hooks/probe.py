@@ -32,12 +32,12 @@ from everlong.errors import (
     UnsupportedLayerError,
     one_line,
 )
-from everlong.hooks.far_check import distance, prove
+from everlong.hooks.far_check import distance, moves_axes_together, prove
 from everlong.hooks.heads import ranks_of, sharing_heads
 from everlong.hooks.listen import Heard, Recorder, listen
 from everlong.hooks.routes import AttentionHook
 from everlong.hooks.state_check import carries_states, state_plans
-from everlong.models.internals import accepts, decoder_of, device_of, text_config
+from everlong.models.internals import accepts, around_decoder, decoder_of, device_of, text_config
 from everlong.models.layout import LayerPlan, ModelLayout, Pattern
 from everlong.models.ranks import Ranks
 from everlong.ops.rotary import Rotation
@@ -77,7 +77,13 @@ def probe(model: PreTrainedModel, route: AttentionHook) -> ModelLayout:
     )
     if states and not carries_states(model):
         plan = replace(plan, steps_singly=True)
-    return plan if alibi else prove(model, route, plan, near, TOLERANCE[dtype])
+    if alibi:
+        return plan
+    plan = prove(model, route, plan, near, TOLERANCE[dtype])
+    if around_decoder(model) is None:
+        return plan
+    together = moves_axes_together(model, route, plan, near.positions.numpy(), TOLERANCE[dtype])
+    return replace(plan, axes_together=together)
 
 
 @contextmanager

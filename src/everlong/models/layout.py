@@ -116,6 +116,8 @@ class ModelLayout:
     depth: int = 0
     states: tuple[StatePlan, ...] = ()
     steps_singly: bool = False
+    axes_together: bool = False
+    """Whether it takes positions on three axes, and the same added to all of them turns keys and queries as in text."""
     expansions: Callable[[ModelLayout], dict[int, Absorbed]] | None = field(default=None, compare=False)
     """Finds how joint layers make keys and values of what they cache."""
 

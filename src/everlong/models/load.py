@@ -15,6 +15,7 @@ import torch
 from everlong.errors import ConfigError, LoadError, nearest, one_line
 from everlong.machine import multiplies
 from everlong.models import gguf
+from everlong.models.image_models import auto_class, processor_of
 from everlong.models.weights import FILE, FULL, check_weights
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Loaded:
     method: Any = None
     memory: Path | None = None
     weights: str = FULL
+    processor: Any = None
+    """What makes tokens of images, for a model that takes them."""
 
     @property
     def origin(self) -> dict[str, str]:
@@ -80,7 +83,14 @@ def load_base(
     model = model.to(target).eval().requires_grad_(False)
     if weights != FULL:
         _gather(model)
-    return Loaded(model, tokenizer, str(name_or_path), weights=weights)
+    processor = processor_of(model, _folder_of(model))
+    return Loaded(model, tokenizer, str(name_or_path), weights=weights, processor=processor)
+
+
+def _folder_of(model: Any) -> Path | None:
+    """The folder that a model was read from."""
+    found = Path(str(getattr(model, "name_or_path", "") or ""))
+    return found if found.name and found.is_dir() else None
 
 
 def _gather(model: Any) -> None:
@@ -207,10 +217,10 @@ def _from_hub(name: str, dtype: Any) -> tuple[Any, Any]:
 
 def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tuple[Any, Any]:
     """What transformers reads from `name`; a checkpoint with missing weights is refused."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **where)
+        model, info = auto_class(name, where).from_pretrained(name, dtype=dtype, output_loading_info=True, **where)
         tokenizer = AutoTokenizer.from_pretrained(name, **where) if has_tokenizer else None
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"

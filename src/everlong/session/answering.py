@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from everlong.engine import images
 from everlong.engine.sampling import Sampling
 from everlong.engine.writing import WritingStream
 from everlong.errors import CapabilityError
@@ -14,11 +15,23 @@ from everlong.session.citations import drawn_on
 from everlong.session.recall import Recall, Recalled
 from everlong.session.reply import Reply
 from everlong.session.search import search
-from everlong.text.transcript import GONE, Citation, Source
+from everlong.text.images import Shown, holds_images
+from everlong.text.inputs import Input
+from everlong.text.transcript import GONE, SOURCE, Citation, Source
 
 
 class AnsweringStream(WritingStream):
     """A stream that answers questions about what it read."""
+
+    def feed(self, x: Input | Shown, answering: bool = False, source: str = SOURCE) -> int:
+        """Read `x` as `TokenStream.feed` does; also an image, or a list of texts and images ([text, image, text]).
+
+        Images are Pillow's, or the Path of a file, for models that take them (loaded with their processor). Each is
+        read wholly or not at all, and is a source of its own. InputError, before anything is read, for a wrong one.
+        """
+        if holds_images(x):
+            return images.feed(self, x, answering, source)
+        return super().feed(x, answering, source)
 
     def ask(
         self, question: str, again: Again | None = None, raw: bool = False, keep: bool = False, **sampling: Any

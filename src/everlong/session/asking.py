@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from everlong.engine.images import has_images
 from everlong.engine.stream import let_go
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
@@ -62,7 +63,9 @@ def pose(
         return _put(session, question, raw, keep)
     begun = time.perf_counter()
     found = Found(Ballot(session, ids, question))
-    most = most_passages(PASSAGES if again is None else again)
+    # Passages are read again by their ids, in which there are no images: blocks have them as they were seen.
+    default = 0 if has_images(session) else PASSAGES
+    most = most_passages(default if again is None else again)
     if not most and keeps_ids(session):
         raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
     chosen = found.chosen(most)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from everlong.text.images import DIGEST
 from everlong.text.lines import line_at
 from everlong.text.places import Place
 from everlong.text.quoting import by_answer, starts, words
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
     from everlong.session.recall import Recall
 
+IMAGE = "[image]"
+"""What stands in a citation in the place of a sentence, where an image is cited."""
 AROUND_TOKENS = 128
 """A sentence that a passage has cut is looked for so far to either side of it."""
 LONGEST = 400
@@ -41,11 +44,31 @@ def drawn_on(stream: WritingStream, top: int) -> list[Citation]:
     total = sum(masses.values())
     for block, mass in masses.items():
         first, end = rows[0].block_range(block)
+        seen = _images(stream.transcript, first, end)
+        text_share = mass / total * (1 - sum(n for _, n in seen) / (end - first))
+        found += [_of_image(stream.transcript, s, mass / total * n / (end - first)) for s, n in seen]
         # Of a source that begins behind a block's last character the block may hold control tokens alone.
         for passage in (p for p in stream.transcript.passages(first, end) if p.start < p.end):
-            share = mass / total * len(passage.text) / max(1, len(stream.transcript.text(first, end)))
+            share = text_share * len(passage.text) / max(1, len(stream.transcript.text(first, end)))
             found.append(cited(stream.transcript, passage, share))
     return sorted(found, key=lambda c: -c.mass)[:top]
+
+
+def _images(transcript: Transcript, first: int, end: int) -> list[tuple[Source, int]]:
+    """The images of which the tokens `first` .. `end` - 1 hold any, and how many."""
+    found = []
+    for source in transcript.sources:
+        if source.digest.startswith(DIGEST):
+            begin, after = transcript.bounds(source)
+            if begin < end and after > first:
+                found.append((source, min(end, after) - max(first, begin)))
+    return found
+
+
+def _of_image(transcript: Transcript, source: Source, mass: float) -> Citation:
+    """An image as a citation, which has no text."""
+    name = short_name(source.name, (s.name for s in transcript.sources))
+    return Citation(source.name, 0, 0, "", mass, IMAGE, name)
 
 
 def checked_against(transcript: Transcript, recall: Recall, question: str, answer: str) -> list[Citation]:

@@ -26,6 +26,7 @@ from everlong.methods.blocks.pins import Pin
 from everlong.models.load import Loaded
 from everlong.session.ingest import CHECKPOINT_TOKENS, Checkpoints, Document, is_read, known, parts, read_document
 from everlong.session.session import Session
+from everlong.text.images import DIGEST
 from everlong.text.inputs import Tokens
 from everlong.text.offsets import plain_rows
 from everlong.text.places import Place
@@ -71,6 +72,7 @@ def reread(
     with library.locked(entry):
         old = kept_transcript(library, entry, loaded.tokenizer)
         gone = [*spans, *library.forgotten(entry)]
+        _check_images(old, gone)
         with _beside(library, entry, loaded, chunk, _plan(old, gone, documents)) as new:
             rebuild = _Rebuild(new, old, _parts(old, gone, documents))
             yield from rebuild.read()
@@ -79,6 +81,17 @@ def reread(
         library.swap(name, _beside_name(name), _old_name(name))
     library.delete(_old_name(name))
     yield RebuildProgress(tokens, lost)
+
+
+def _check_images(old: Transcript, gone: Sequence[TokenRange]) -> None:
+    """SessionError where an image would have to be read again: its points are not kept."""
+    for source in old.sources:
+        first, end = old.bounds(source)
+        if source.digest.startswith(DIGEST) and not any(s.first <= first and end <= s.end for s in gone):
+            raise SessionError(
+                f"reread: {source.name!r} is an image, whose points are not kept, so that it cannot be read again; "
+                "forget without --reread (everlong forget), or read into a new session"
+            )
 
 
 def _settle(library: Library, name: str, loaded: Loaded, chunk: int) -> None:

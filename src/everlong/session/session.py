@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from transformers import ProcessorMixin
 
 from everlong.engine import budgets
 from everlong.engine.parallel import check_ranks
@@ -37,7 +38,8 @@ class Session(AnsweringStream):
     as "512M") are hard limits for what is stored; `when_full` says what gives way: the input (refuse: BudgetError, and
     the session stays as it was), or stored blocks (oldest, least-used), which the report then counts as dropped.
 
-    `model`: what `everlong.load` returns, or a plain transformers model (then ids only). `chunk`: tokens
+    `model`: what `everlong.load` returns, a pair (model, tokenizer or processor), or a plain transformers model (then
+    ids only). `chunk`: tokens
     read by one forward, at least 1; the model's trained length bounds it. The model stays attached until
     `close()`, or the end of a `with` block. `allow_special`: what a text spells may become a control token, as in a
     prompt that has a chat template's words in it; else it is text, and only templates give control tokens.
@@ -275,10 +277,18 @@ class Session(AnsweringStream):
         super().reset()
 
 
+def _paired(model: Any, beside: Any) -> Loaded:
+    """A model with its tokenizer, or with its processor, which has one."""
+    name = type(model).__name__
+    if isinstance(beside, ProcessorMixin):
+        return Loaded(model, getattr(beside, "tokenizer", None), name, processor=beside)
+    return Loaded(model, beside, name)
+
+
 def _loaded(model: Any) -> Loaded:
     """The model with its tokenizer and name; a plain transformers model has no tokenizer, a pair brings its own."""
     if isinstance(model, tuple | list) and len(model) == 2:
-        model = Loaded(model[0], model[1], type(model[0]).__name__)
+        model = _paired(*model)
     found = model if isinstance(model, Loaded) else Loaded(model, None, type(model).__name__)
     check_complete(found.model, "model")
     if not isinstance(found.model, torch.nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,9 @@ class AskOptions:
     question: Annotated[str, typer.Argument(metavar="TEXT", help="What to ask.")]
     kept: groups.KeptSession
     raw: Annotated[bool, typer.Option("--raw", help="Take the text as it is, without the chat template.")] = False
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="FILE", help="An image that the question is about.")
+    ] = None
     again: groups.Again = None
     cite: Annotated[bool, typer.Option("--cite", help="Show the passages that came back for it.")] = False
     top: Annotated[int, typer.Option("--top", min=1, help="How many passages.")] = 3

@@ -40,6 +40,10 @@ class ReadOptions:
         bool,
         typer.Option("--notes", help="Let the model write notes: on each part, and on the notes, up to the whole."),
     ] = False
+    images: Annotated[
+        bool,
+        typer.Option("--images", help="Read image files too, and the pictures of PDF files behind their text."),
+    ] = False
     host_budget: groups.HostBudget = None
     disk_budget: groups.DiskBudget = None
     encoder: groups.Encoder = None

@@ -94,10 +94,10 @@ class GraphProgram:
         if self.reason or not all(step.knows_token(self._layers) and step.dtype == self.dtype for step in steps):
             return None
         tables = [table for step in steps if (table := step.token_tables(self._layers)) is not None]
-        if not all(map(fits, tables)):
+        if not all(map(fits, tables)) or any(own[1].ndim != 2 for own in inputs):
             return None
         ids = torch.cat([own[0] for own in inputs], 1)
-        places = torch.tensor([[step.seen - step.base for step in steps]])
+        places = torch.cat([own[1] for own in inputs], 1)
         with torch.inference_mode(False), torch.no_grad():
             try:
                 captured = self._for(steps, tables, ids)

@@ -58,9 +58,11 @@ class TokenStep:
         self._front = (s.top_k - self._chosen) * s.block
         self._first_sink = s.top_k * s.block
         self._sinks = int(view.front(self._chosen * s.block).hi[0, 0]) - self._first_sink
-        self._sink_place = view.sink_place(self._chosen * s.block, now.base)
+        self._sink_places = view.sink_place(self._chosen * s.block, now.base) + block_step.offsets(row.pad, s.sinks)
+        self._sink_place = int(self._sink_places[0]) if s.sinks else None
         self._leaving = first - lane.shift
-        self._places = (s.window - 1 - view.cell.first - row.pad + step.base, step.base - now.base, frame.base - first)
+        to_far = s.window - 1 - (step.places.at(view.cell.first + row.pad) - step.base)
+        self._places = (to_far, step.base - now.base, frame.base - step.places.at(first))
         self._turns: dict[tuple[int, torch.device], list[Tensor | None]] = {}
         self._shares: dict[int, Float[Tensor, "K G F"]] = {}
 
@@ -70,7 +72,7 @@ class TokenStep:
         """Attention of a layer over its columns `k`, `v` [1, G, M, D] and what the memory brings."""
         memory = self.row.layers[layer.index]
         if memory.slots.sink_place != self._sink_place:  # asked here: it is a call for each layer and token
-            memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_place, layer.rotation)
+            memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_places, layer.rotation)
         to_far, to_front, back = self._turned_by(layer.rotation, q)
         in_front = _turned(q, to_front)
         ranges = [AttendedKeys(in_front, *memory.slots.pair, at, n, runs) for at, n, runs in self._in_front()]
@@ -100,7 +102,7 @@ class TokenStep:
         rotation = layers[0].rotation
         for memory in memories:
             if memory.slots.sink_place != self._sink_place:
-                memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_place, rotation)
+                memory.slots.place_sinks(memory.raw_sinks, self._held, self._sink_places, rotation)
         to_far, to_front, back = self._turned_by(rotation, columns.like)
         slots = LayerColumns([memory.slots.pair for memory in memories])
         front = self._in_front()

@@ -5,7 +5,7 @@ Letters: H query heads, G kv heads, S sinks, L tokens per block at most, K chose
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from everlong.ops.rotary import Rotation, turn_by, turned
 from everlong.ops.spans import Ints
 from everlong.storage.base import Store, stored
 
-TurnTo = Callable[[Tensor, tuple[int, ...]], Tensor]
-"""Raw keys [1, G, n * L, D] of n blocks, each turned to where its first token is to stand."""
+TurnTo = Callable[[Tensor, Sequence[tuple[int, int]]], Tensor]
+"""Raw keys [1, G, n * L, D] of n blocks, turned; of each the first token in the stream, and where it is to stand."""
 
 ONE_BY_ONE = {"cpu"}
 """Where blocks are put into their slots one after the other; a GPU waits for each thing that it is handed."""
@@ -63,8 +63,11 @@ class Slots:
                 row[slot] = block
         return slots
 
-    def fill(self, now: LayerProgress, places: Ints | None, turn: TurnTo) -> None:
-        """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0)."""
+    def fill(self, now: LayerProgress, places: Ints | None, pad: int, turn: TurnTo) -> None:
+        """Bring the chosen blocks into their slots, their first tokens at `places` [C, n] (None: all tokens at 0).
+
+        `pad` tokens of padding are in front of the stream.
+        """
         if self.filled:
             return
         chosen = now.chosen
@@ -78,7 +81,7 @@ class Slots:
             wanted = [tag for tag, old in zip(new, tags, strict=True) if tag is not None and tag != old]
             tags[:] = [old if old == tag else None for tag, old in zip(new, tags, strict=True)]
             if wanted:
-                self._fetch(c, wanted, turn)
+                self._fetch(c, wanted, pad, turn)
             tags[:] = new
         self.filled = True
 
@@ -86,29 +89,31 @@ class Slots:
         """What the block in each slot got of the mass of the columns."""
         return self._cuts.shares(mass[0, :, : self.first_sink].view(len(self.tags), -1, self.first_sink), slots)
 
-    def place_sinks(self, raw: tuple[Tensor, Tensor], held: int, place: int, rotation: Rotation | None) -> None:
-        """Bring the `raw` sinks, of which there are `held`, to `place`, `place` + 1, ..."""
-        if self.sink_place == place or not self._sinks:
+    def place_sinks(self, raw: tuple[Tensor, Tensor], held: int, places: Ints, rotation: Rotation | None) -> None:
+        """Bring the `raw` sinks, of which there are `held`, to these places."""
+        if not self._sinks or self.sink_place == (place := int(places[0])):
             return
         self.sink_place = None
         k, v = raw
         if rotation is not None:
-            k = turned(k, rotation, turn_by(rotation, place + torch.arange(k.shape[2]), k))
+            k = turned(k, rotation, turn_by(rotation, torch.from_numpy(places), k))
         for mine, x in zip(self.pair, (k, v), strict=True):
             mine[:, :, self.first_sink :] = x
         self.sink_place = place if held >= self._sinks else None
 
-    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], turn: TurnTo) -> None:
+    def _fetch(self, c: int, tags: list[tuple[int, int | None, int]], pad: int, turn: TurnTo) -> None:
         heads = slice(c, c + 1) if len(self.tags) > 1 else slice(None)
         k, v = stored(self._store, self._layer, [block for block, *_ in tags], self._device)
         k = k[:, heads]
         v = v[:, heads]
         lengths = [self._cuts.start(block + 1) - self._cuts.start(block) for block, *_ in tags]
         if self._device.type not in ONE_BY_ONE and min(lengths) == k.shape[2]:
-            self._put_at_once(heads, k, v, tags, turn)
+            self._put_at_once(heads, k, v, tags, turn, pad)
             return
-        for n, ((_, place, column), length) in enumerate(zip(tags, lengths, strict=True)):
-            keys = k[n : n + 1] if place is None else turn(k[n : n + 1], (place,))
+        for n, ((block, place, column), length) in enumerate(zip(tags, lengths, strict=True)):
+            keys = k[n : n + 1]
+            if place is not None:
+                keys = turn(keys, [(pad + self._cuts.start(block), place)])
             for mine, x in zip(self.pair, (keys[0], v[n]), strict=True):
                 mine[0, heads, column : column + length] = x[:, :length]
 
@@ -119,12 +124,13 @@ class Slots:
         v: Float[Tensor, "n G L E"],
         tags: list[tuple[int, int | None, int]],
         turn: TurnTo,
+        pad: int,
     ) -> None:
         """Turn blocks of equal length and put them into their slots together."""
         keys = k.transpose(0, 1).flatten(1, 2)[None]
-        places = tuple(place for _, place, _ in tags if place is not None)
-        if places:
-            keys = turn(keys, places)
+        moves = [(pad + self._cuts.start(block), place) for block, place, _ in tags if place is not None]
+        if moves:
+            keys = turn(keys, moves)
         columns = np.array([column for *_, column in tags])[:, None] + np.arange(k.shape[2])
         at = torch.from_numpy(columns.ravel()).to(self._device)
         for mine, x in zip(self.pair, (keys[0], v.transpose(0, 1).flatten(1, 2)), strict=True):

@@ -49,7 +49,7 @@ class BlockStep:
         self.pads = pads
         self.cited: list[dict[int, float]] = [{} for _ in range(step.rows)]
         self.used: list[Counter[int]] = [Counter() for _ in range(step.rows)]
-        self._turns: dict[tuple[int, ...], RotaryAngles] = {}
+        self._turns: dict[tuple[int, bytes], RotaryAngles] = {}
         self._cells: dict[int, list[RetrievalChunk]] = {}
         self._views: dict[tuple[int, int], View] = {}
 
@@ -72,22 +72,17 @@ class BlockStep:
         """Where the cells of a row stand after the step."""
         return moved(self.settings, row.cuts, row.done.cursor, *self.bounds(row), self.answering)
 
-    def turn(self, rotation: Rotation, first: int, end: int, sign: int, like: Tensor) -> RotaryAngles:
-        """The turn of tokens by sign * (first, first + 1, .., end - 1)."""
-        key = id(rotation), first, end, sign
+    def turn(self, rotation: Rotation, by: Ints, like: Tensor) -> RotaryAngles:
+        """The turn of tokens by so much each [T]."""
+        key = id(rotation), by.tobytes()
         if key not in self._turns:
-            self._turns[key] = turn_by(rotation, sign * torch.arange(first, end), like)
+            self._turns[key] = turn_by(rotation, torch.from_numpy(by), like)
         return self._turns[key]
 
-    def turn_blocks(self, rotation: Rotation, places: tuple[int, ...], length: int, like: Tensor) -> RotaryAngles:
-        """The turn of blocks of `length` tokens, the first of which stand at `places`."""
-        key = id(rotation), length, *places
-        if len(places) == 1:
-            return self.turn(rotation, places[0], places[0] + length, 1, like)
-        if key not in self._turns:
-            runs = [torch.arange(place, place + length) for place in places]
-            self._turns[key] = turn_by(rotation, torch.cat(runs), like)
-        return self._turns[key]
+    def offsets(self, first: int, tokens: int) -> Ints:
+        """How far each of the tokens from `first` on stands behind it."""
+        places = self.step.places
+        return places.between(first, first + tokens) - places.at(first)
 
     def view(self, n: int, row: BlockStream, lane: WindowLayout, at: int) -> View:
         """The spans of cell number `at` of row `n`."""
@@ -168,7 +163,7 @@ class LayerCall:
             self._open(memory, view, q_far, row)
             self.shared.used[n].update(memory.chosen_blocks)
         if not memory.slots.filled:
-            memory.slots.fill(memory.now, self._places(memory, view), self._turn_to)
+            memory.slots.fill(memory.now, self._places(memory, view), row.pad, self._turn_to)
         self._hold(memory, row, cell.end - s.window, k, v)
         near = [(piece.turned(q, self.rotation, 0), piece.start) for piece, _ in view.pieces]
         joins = mass is None and bool(view.joined)
@@ -191,7 +186,8 @@ class LayerCall:
                     AttentionPart(x, k, v, span, start) for (x, start), span in zip(near, view.behind, strict=True)
                 ]
             place = view.sink_place(chosen_tokens, memory.now.base)
-            memory.slots.place_sinks(memory.raw_sinks, memory.now.held, place, self.rotation)
+            sinks = self.shared.offsets(row.pad, s.sinks)
+            memory.slots.place_sinks(memory.raw_sinks, memory.now.held, place + sinks, self.rotation)
             parts.append(AttentionPart(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
         if by_runs:
             out = self._by_runs(n, memory, window, parts[-1])
@@ -229,15 +225,15 @@ class LayerCall:
         """Queries turned to position W - 1, the memory's keys being at 0."""
         if self.rotation is None:
             return q
-        at = self.settings.window - 1 - (first - self.step.base)
-        return turned(q, self.rotation, self.shared.turn(self.rotation, -at, -at + q.shape[2], -1, q))
+        now = self.step.places.between(first, first + q.shape[2]) - self.step.base
+        return turned(q, self.rotation, self.shared.turn(self.rotation, self.settings.window - 1 - now, q))
 
     def _moved(self, q: Tensor, base: int) -> Tensor:
         """Queries turned into the frame that begins at `base`."""
         by = self.step.base - base
         if self.rotation is None or not by:
             return q
-        return turned(q, self.rotation, self.shared.turn(self.rotation, by, by + 1, 1, q))
+        return turned(q, self.rotation, self.shared.turn(self.rotation, np.array([by]), q))
 
     def _open(self, memory: LayerMemory, view: View, q_far: Tensor, row: BlockStream) -> None:
         s = self.settings
@@ -252,24 +248,26 @@ class LayerCall:
         memory.choose(query, blocks, row.dropped | row.bare, row.pinned | row.recalled)
         memory.assign(self.step.base)
 
-    def _turn_to(self, keys: Float[Tensor, "1 G N D"], places: tuple[int, ...]) -> Float[Tensor, "1 G N D"]:
-        """Raw keys of blocks of equal length, each turned to its place and those behind: the same in most layers."""
+    def _turn_to(self, keys: Float[Tensor, "1 G N D"], moves: Sequence[tuple[int, int]]) -> Float[Tensor, "1 G N D"]:
+        """Raw keys of blocks of equal length, of each its first token in the stream, and where it is to stand."""
         if self.rotation is None:
             return keys
-        length = keys.shape[2] // len(places)
-        return turned(keys, self.rotation, self.shared.turn_blocks(self.rotation, places, length, keys))
+        length = keys.shape[2] // len(moves)
+        places = [place + self.shared.offsets(first, length) for first, place in moves]
+        turn = self.shared.turn(self.rotation, np.concatenate(places), keys)
+        return turned(keys, self.rotation, turn)
 
     def _places(self, memory: LayerMemory, view: View) -> Ints | None:
         """Positions in their frame of the chosen blocks' first tokens; None where all memory is at one place."""
         s = self.settings
         chosen = memory.now.chosen
-        shift = view.pad - memory.now.base
         assert chosen is not None
         if s.positions == "far":
             return None
+        places = self.step.places
         if s.positions == "true":
-            return memory.cuts.starts(chosen) + shift
-        return view.pending - memory.cuts.behind(chosen) + shift
+            return places.of(memory.cuts.starts(chosen) + view.pad) - memory.now.base
+        return places.at(view.pending + view.pad) - memory.cuts.behind(chosen) - memory.now.base
 
     def _hold(self, memory: LayerMemory, row: BlockStream, upto: int, k: Tensor, v: Tensor) -> None:
         """Hand over the tokens before `upto` that the memory does not hold yet, their keys turned back."""
@@ -280,7 +278,8 @@ class LayerCall:
             base = max((x for x in self.step.segments if x.start <= first), key=lambda x: x.start).base
             keys = k[:, :, first - self.lane.shift : end - self.lane.shift]
             if self.rotation is not None:
-                keys = turned(keys, self.rotation, self.shared.turn(self.rotation, first - base, end - base, -1, k))
+                back = base - self.step.places.between(first, end)
+                keys = turned(keys, self.rotation, self.shared.turn(self.rotation, back, k))
             memory.hold(keys, v[:, :, first - self.lane.shift : end - self.lane.shift])
 
     def _weigh(self, memory: LayerMemory, row: BlockStream, upto: int, mass: Tensor) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from everlong.cache.step import ForwardPlan, KeyRange
+from everlong.cache.frames import KeyRange
+from everlong.cache.step import ForwardPlan
 from everlong.cache.window import WindowLayout
 from everlong.methods.blocks.cells import RetrievalChunk
 from everlong.methods.blocks.fields import BlockSettings
@@ -27,6 +28,8 @@ class View:
         self.queries = slice(cell.first + row.pad - step.seen, cell.end + row.pad - step.seen)
         t = np.arange(cell.first, cell.end, dtype=np.int64)[None]
         self.pending = row.cuts.start(cell.sealed)
+        self._pending_place = step.places.at(self.pending + row.pad)
+        self._first_place = step.places.at(row.pad)
         self.pieces: list[tuple[KeyRange, KeyIntervals]] = [(p, self._cut(p.span, n)) for p in step.pieces(lane)]
         self._first_sink = s.top_k * s.block
         self._sinks_end = self._first_sink + np.clip(t - s.window + 1, 0, s.sinks)
@@ -51,8 +54,9 @@ class View:
 
     def sink_place(self, chosen: int, base: int) -> int:
         """Position of the first sink in the frame that begins at `base`, before `chosen` tokens in slots."""
-        first = 0 if self.settings.positions == "true" else self.pending - chosen - self.settings.sinks
-        return first + self.pad - base
+        if self.settings.positions == "true":
+            return self._first_place - base
+        return self._pending_place - chosen - self.settings.sinks - base
 
     def _cut(self, span: KeyIntervals, n: int) -> KeyIntervals:
         row = slice(n, n + 1) if len(span.lo) > 1 else slice(None)
