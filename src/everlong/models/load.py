@@ -92,7 +92,7 @@ def _read(name: str, dtype: Any, weights: str) -> tuple[Any, Any]:
             raise LoadError(f"{name}: a file, but not a GGUF file; give a .gguf file, a folder or a hub id")
         own = path.absolute()
     if own is not None:
-        return _from_gguf(own, dtype, weights)
+        return gguf.read(own, dtype, weights)
     if weights == FILE:
         raise ConfigError(f"weights=file: {one_line(name, 100)} is not a GGUF file; use int8, int4 or full")
     model, tokenizer = _read_full(name, path, dtype)
@@ -119,7 +119,7 @@ def load_tokenizer(name_or_path: str | Path = DEFAULT) -> Any:
     path = model_folder(name) or Path(name).expanduser()
     found = gguf.package_gguf(DEFAULT_PACKAGE) if name == DEFAULT and not path.exists() else None
     if found is not None or (path.is_file() and gguf.is_gguf(path)):
-        path = gguf.converted(found or path.absolute())
+        return gguf.read_tokenizer(found or path.absolute())
     where = str(path) if path.is_dir() else (DEFAULT_HUB_ID if name == DEFAULT else name)
     try:
         return AutoTokenizer.from_pretrained(where, local_files_only=path.is_dir())
@@ -137,18 +137,6 @@ def model_folder(name: str) -> Path | None:
             known = nearest(name, [f"{OWN}{p.name}" for p in sorted(SHIPPED.glob("*")) if p.is_dir()])
             raise LoadError(f"{name}: no such model comes with everlong; {known}")
     return path if path.is_dir() else None
-
-
-def _from_gguf(path: Path, dtype: Any, weights: str) -> tuple[Any, Any]:
-    from everlong.models import packed_folder
-
-    if weights != FULL:
-        return packed_folder.from_gguf(path, dtype, weights)
-    try:
-        return _from_folder(gguf.converted(path), dtype)
-    except OSError as error:
-        logger.warning("%s cannot be cached in %s (%s): unpacked anew", path.name, gguf.cache_folder(), error)
-        return gguf.read(path, dtype)
 
 
 def _from_folder(path: Path, dtype: Any) -> tuple[Any, Any]:
