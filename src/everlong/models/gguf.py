@@ -110,9 +110,7 @@ def by_transformers(path: Path, dtype: torch.dtype) -> Any:
     if importlib.util.find_spec("accelerate") is None:
         raise LoadError(f"{path}: transformers reads GGUF files with accelerate; run `pip install accelerate`")
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    return AutoModelForCausalLM.from_pretrained(
-        **source, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-    )
+    return AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, quantization_config=GgufConfig(dequantize=True))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from everlong.errors import LoadError, one_line
 from everlong.models.gguf_header import Header
-from everlong.models.gguf_tensors import Rows, Tensors
+from everlong.models.gguf_tensors import BlockRows, Tensors
 from everlong.models.packed_linear import PackedLinear, Packing, packed_of_rows, packings
 
 logger = logging.getLogger(__name__)
@@ -67,11 +67,11 @@ class _Filling:
             self._missing = {name for name in self._missing if id(parameters.get(name)) not in put}
         _tell(path, self._missing, tensors.unused)
 
-    def _check(self, path: Path, name: str, content: Rows | Tensor) -> None:
+    def _check(self, path: Path, name: str, content: BlockRows | Tensor) -> None:
         known = self._shapes[name]
         if tuple(content.shape) != known:
             raise LoadError(
-                f"{path}: {name} is {list(content.shape)} in this GGUF file, and {list(known)} in a model of its configuration; "
+                f"{path}: {name} is {list(content.shape)} in this GGUF file, and {list(known)} in its model; "
                 "it is of a variant that transformers does not read: give a transformers folder"
             )
 
@@ -85,7 +85,7 @@ class _Filling:
             return []
         return [f"{found}.weight" for found in self._packed if self._model.get_submodule(found) is head]
 
-    def _put(self, name: str, content: Rows | Tensor) -> None:
+    def _put(self, name: str, content: BlockRows | Tensor) -> None:
         owner, _, own = name.rpartition(".")
         self._missing.discard(name)
         module = self._model.get_submodule(owner)
@@ -94,18 +94,18 @@ class _Filling:
             setattr(self._model.get_submodule(outer), last, self._packed_layer(module, content, self._packed[owner]))
             return
         dtype = self._dtype if not any(part in name for part in self._exact) else torch.float32
-        value = content.weights(dtype) if isinstance(content, Rows) else _own(content, dtype)
+        value = content.weights(dtype) if isinstance(content, BlockRows) else _own(content, dtype)
         if own in module._parameters:
             module._parameters[own] = nn.Parameter(value, requires_grad=False)
         else:
             module._buffers[own] = value
 
-    def _packed_layer(self, module: Any, content: Rows | Tensor, packing: Packing) -> PackedLinear:
+    def _packed_layer(self, module: Any, content: BlockRows | Tensor, packing: Packing) -> PackedLinear:
         made = None
-        if isinstance(content, Rows):
+        if isinstance(content, BlockRows):
             made = packed_of_rows(module, content.data, content.kind, self._weights, packing)
         if made is None:
-            full = content.weights(torch.float32) if isinstance(content, Rows) else content.float()
+            full = content.weights(torch.float32) if isinstance(content, BlockRows) else content.float()
             module.weight = nn.Parameter(full, requires_grad=False)
             made = PackedLinear.of(module, self._weights, packing.is_head, packing.is_small)
         made.sample = made.sample.to(self._dtype)

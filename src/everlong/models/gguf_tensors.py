@@ -1,8 +1,8 @@
 """The tensors of a GGUF file under the names and in the order that a transformers model has them.
 
-Which tensor is which, and what llama.cpp changed in it (rows of queries and keys in another order, norms with one added,
-experts stacked), is transformers' knowledge: its table of names and its processors are asked, tensor by tensor. Where a
-processor only reorders rows, rows of packed blocks are reordered.
+Which tensor is which, and what llama.cpp changed in it (rows of queries and keys in another order, norms with one
+added, experts stacked), is transformers' knowledge: its table of names and its processors are asked, tensor by tensor.
+Where a processor only reorders rows, rows of packed blocks are reordered.
 
 R rows, W bytes of a row.
 """
@@ -34,7 +34,7 @@ _DEPTH = 2
 
 
 @dataclass(frozen=True)
-class Rows:
+class BlockRows:
     """A matrix of the model as rows of blocks, in the model's order; `kind` is one of gguf_blocks."""
 
     data: UInt8[Tensor, "R W"]
@@ -66,7 +66,7 @@ class Tensors:
         self._bytes = np.memmap(path, np.uint8, "c")
         self.unused: list[str] = []
 
-    def __iter__(self) -> Iterator[tuple[str, Rows | Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, BlockRows | Tensor]]:
         """Names and contents; plain tensors are in the type that the file or the processor gives them.
 
         LoadError for a file that ends before its tensors do, or has a kind of blocks that the package gguf lacks.
@@ -92,9 +92,7 @@ class Tensors:
         size = self._row_bytes(place) * prod(place.shape[:-1])
         raw = torch.from_numpy(self._bytes[place.start : place.start + size])
         if len(raw) < size:
-            raise LoadError(
-                f"{self._path}: this GGUF file ends within its weights ({place.name}); download it again"
-            )
+            raise LoadError(f"{self._path}: this GGUF file ends within its weights ({place.name}); download it again")
         return raw
 
     def _row_bytes(self, place: TensorPlace) -> int:
@@ -110,7 +108,7 @@ class Tensors:
         last = place.shape[-1] if place.shape else 1
         return last // weights * size
 
-    def _in_order(self, place: TensorPlace, raw: Tensor) -> Rows | None:
+    def _in_order(self, place: TensorPlace, raw: Tensor) -> BlockRows | None:
         """The tensor as rows of blocks, if it is a matrix of blocks of which at most rows are reordered."""
         if place.kind not in gguf_blocks.KINDS or len(place.shape) != 2 or place.name not in self._names:
             return None
@@ -122,10 +120,10 @@ class Tensors:
             return None
         data = raw.view(rows, -1)
         if np.array_equal(order, numbers):
-            return Rows(data, place.kind)
+            return BlockRows(data, place.kind)
         if not np.array_equal(np.sort(order, axis=0), numbers):
             return None
-        return Rows(data[torch.from_numpy(order[:, 0].copy())], place.kind)
+        return BlockRows(data[torch.from_numpy(order[:, 0].copy())], place.kind)
 
     def _processed(self, place: TensorPlace, raw: Tensor, made: dict[str, Tensor]) -> tuple[str | None, Any]:
         """The tensor as its processor changes it, under the model's name, or None if that is elsewhere or nowhere."""
@@ -188,7 +186,7 @@ class _Near:
 
 
 def is_read_here(header: Header) -> bool:
-    """Whether the file's architecture is read by this module; those that transformers reads without a detour are not."""
+    """Whether the file's architecture is read by this module; those that transformers itself streams are not."""
     try:
         quick = importlib.import_module("transformers.integrations.gguf").is_gguf_arch_supported
         importlib.import_module("transformers.modeling_gguf_pytorch_utils")
