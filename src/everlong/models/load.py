@@ -15,6 +15,7 @@ import torch
 from everlong.errors import ConfigError, LoadError, nearest, one_line
 from everlong.machine import multiplies
 from everlong.models import gguf
+from everlong.models.adapters import adapter_base, put_adapter
 from everlong.models.weights import FILE, FULL, check_weights
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def load_base(
             f"model {name_or_path!r}: expected a folder, a GGUF file, a hub id such as {DEFAULT_HUB_ID}, or {DEFAULT}"
         )
     try:
-        wanted = _dtype(dtype, target, str(name_or_path))
+        sized = adapter_base(Path(name_or_path).expanduser()) or str(name_or_path)
+        wanted = _dtype(dtype, target, sized)
         model, tokenizer = _read(str(name_or_path), wanted, weights)
     except OSError as error:
         raise LoadError(
@@ -93,10 +95,33 @@ def _read(name: str, dtype: Any, weights: str) -> tuple[Any, Any]:
         own = path.absolute()
     if own is not None:
         return gguf.read(own, dtype, weights)
+    if (base := adapter_base(path)) is not None:
+        return _with_adapter(path, base, dtype, weights)
     if weights == FILE:
         raise ConfigError(f"weights=file: {one_line(name, 100)} is not a GGUF file; use int8, int4 or full")
     model, tokenizer = _read_full(name, path, dtype)
+    if weights != FULL and (quantised := getattr(model.config, "quantization_config", None)) is not None:
+        by = (quantised if isinstance(quantised, dict) else quantised.to_dict()).get("quant_method")
+        by = getattr(by, "value", by)
+        raise ConfigError(f"weights={weights}: {one_line(name, 100)} is quantised already ({by}); leave weights out")
     pack_model(model, weights)
+    return model, tokenizer
+
+
+def _with_adapter(path: Path, base: str, dtype: Any, weights: str) -> tuple[Any, Any]:
+    """The model `base` with the adapter in the folder; the adapter's own tokenizer if it has one."""
+    from everlong.models.packed_linear import pack_model
+
+    if weights == FILE:
+        raise ConfigError("weights=file: not with an adapter, which is put on unpacked weights; use int8, int4 or full")
+    try:
+        model, tokenizer = _read(base, dtype, FULL)
+    except LoadError as error:
+        raise LoadError(f"{path}: an adapter; of the model that it is for: {error}") from error
+    put_adapter(model, path)
+    pack_model(model, weights)
+    if any((path / name).is_file() for name in _TOKENIZER_FILES):
+        tokenizer = load_tokenizer(path)
     return model, tokenizer
 
 
@@ -194,11 +219,35 @@ def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tup
         tokenizer = AutoTokenizer.from_pretrained(name, **where) if has_tokenizer else None
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        advice = "check its files, or download it again"
+        missing = isinstance(error, ImportError)
+        advice = "install what is missing" if missing else "check its files, or download it again"
         raise LoadError(f"{name}: transformers cannot read this model ({reason}); {advice}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise LoadError(f"{name}: {len(missing)} weights are missing ({missing[0]}, ...); download it again")
+    if lacks := sorted(info["missing_keys"]):
+        raise LoadError(f"{name}: {len(lacks)} weights are missing ({lacks[0]}, ...); download it again")
+    _settle(model)
+    _make_even(model, dtype)
     return model, tokenizer
+
+
+@torch.no_grad()
+def _settle(model: Any) -> None:
+    """One token through a quantised model: some libraries (compressed-tensors) unpack the weights at the first forward.
+
+    After it they are what a session's fingerprint is to know.
+    """
+    if getattr(model.config, "quantization_config", None) is not None and model.device.type == "cpu":
+        model(torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+
+
+def _make_even(model: Any, dtype: Any) -> None:
+    """Bring all weights into one type: transformers unpacks FP8 on a CPU, and leaves the other weights as they are."""
+    if not isinstance(dtype, torch.dtype) or getattr(model.config, "quantization_config", None) is not None:
+        return
+    exact = (*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ()))
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.dtype != dtype and not any(part in name for part in exact):
+            weight.data = weight.data.to(dtype)
+    model.config.dtype = dtype
 
 
 def _device(device: Any) -> Any:
