@@ -87,8 +87,8 @@ def attach(model: nn.Module, method: Method) -> Handle:
     check_complete(model, "attach")
     if type(model).__module__.partition(".")[0] == "peft":
         raise AttachError(
-            f"attach: got {type(model).__name__}, which wraps a transformers model; pass model.get_base_model(), in which "
-            "its adapters stay active"
+            f"attach: got {type(model).__name__}, which wraps a transformers model; pass model.get_base_model(), in "
+            "which its adapters stay active"
         )
     if not isinstance(model, PreTrainedModel):
         raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")

@@ -10,6 +10,7 @@ R rows, W bytes of a row.
 from __future__ import annotations
 
 import importlib
+import mmap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,8 +63,10 @@ class Tensors:
         self._parts = Counter(self._names.values())
         self._path = path
         self._header = header
-        # private copies of pages that nobody writes to: torch wants to be able to
-        self._bytes = np.memmap(path, np.uint8, "c")
+        with path.open("rb") as file:
+            # private copies of pages that nobody writes to: torch wants to be able to
+            self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._bytes = torch.frombuffer(self._pages, dtype=torch.uint8)
         self.unused: list[str] = []
 
     def __iter__(self) -> Iterator[tuple[str, BlockRows | Tensor]]:
@@ -74,6 +77,7 @@ class Tensors:
         made: dict[str, Tensor] = {}
         begun: Counter[str] = Counter()
         for place in self._header.tensors:
+            self._drop_pages()
             raw = self._raw(place)
             rows = self._in_order(place, raw)
             if rows is not None:
@@ -88,9 +92,14 @@ class Tensors:
             for whole in [name for name in made if begun[name] >= self._parts.get(name, 0)]:
                 yield whole, made.pop(whole)
 
+    def _drop_pages(self) -> None:
+        """Give back the memory of what was read; who looks again reads again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._pages.madvise(mmap.MADV_DONTNEED)
+
     def _raw(self, place: TensorPlace) -> UInt8[Tensor, " B"]:
         size = self._row_bytes(place) * prod(place.shape[:-1])
-        raw = torch.from_numpy(self._bytes[place.start : place.start + size])
+        raw = self._bytes[place.start : place.start + size]
         if len(raw) < size:
             raise LoadError(f"{self._path}: this GGUF file ends within its weights ({place.name}); download it again")
         return raw
