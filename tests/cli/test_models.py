@@ -110,3 +110,20 @@ def test_the_header_of_a_file_is_as_the_package_reads_it(tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises((ValueError, struct.error)):
             read_header(path)
+
+
+def test_copies_of_earlier_versions_are_removed_and_nothing_else(everlong, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVERLONG_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path / "cache" / "gguf"
+    save_folder(cache / "old-0123456789abcdef")
+    save_folder(cache / "new-0123456789abcdef")
+    (cache / "new-0123456789abcdef" / "model.safetensors").unlink()
+    save_gguf(home / "one.gguf")
+    assert "everlong models --clean removes them" in everlong("models").err
+    (removed,) = json.loads(everlong("models", "--clean", "--json").out)
+    assert removed["path"] == str(cache / "old-0123456789abcdef")
+    assert removed["bytes"] > 10_000
+    assert [entry.name for entry in cache.iterdir()] == ["new-0123456789abcdef"]
+    assert "Removed 0 copies" in everlong("models", "--clean").out
+    assert "--clean" not in everlong("models").err
+    assert (home / "one.gguf").is_file()

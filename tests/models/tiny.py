@@ -56,8 +56,18 @@ def save_folder(folder: Path, seed: int = 0, template: str | None = TEMPLATE, **
     return folder
 
 
-def save_gguf(path: Path, seed: int = 0, kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32) -> Path:
-    """The tiny model as a GGUF file of the llama architecture; matrices of whole blocks are of this type."""
+def save_gguf(
+    path: Path,
+    seed: int = 0,
+    kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    tied: bool = False,
+    without: str | None = None,
+    extra: dict[str, np.ndarray] | None = None,
+) -> Path:
+    """The tiny model as a GGUF file of the llama architecture; matrices of whole blocks are of this type.
+
+    `tied`: its head is its embedding, `without`: a weight is left out, `extra`: tensors that it has besides.
+    """
     model = tiny_model(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -78,7 +88,11 @@ def save_gguf(path: Path, seed: int = 0, kind: gguf.GGMLQuantizationType = gguf.
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
+    for name, data in (extra or {}).items():
+        writer.add_tensor(name, data)
     for name, weight in model.state_dict().items():
+        if (tied and "lm_head" in name) or (without and without in name):
+            continue
         data = _gguf_layout(name, weight)
         plain = data.ndim < 2 or data.shape[-1] % 32 or kind == gguf.GGMLQuantizationType.F32
         if plain:

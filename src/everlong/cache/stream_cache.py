@@ -8,8 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DummyLayer
+from transformers.cache_utils import Cache
 
+from everlong.cache.absent_layer import AbsentLayer
 from everlong.cache.report import MemoryReport
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_memory import RetrievalMemory
@@ -146,4 +147,4 @@ class StreamCache(Cache):
 def layers_of(stream: CachedStream) -> list[Any]:
     """What transformers sees of each layer: its state, if it keeps one; keys go through the cache's own `update`."""
     attending = {p.index: stream.arenas[p.source] for p in stream.plan.layers}
-    return [stream.states.get(i) or attending.get(i) or DummyLayer() for i in range(stream.plan.depth)]
+    return [stream.states.get(i) or attending.get(i) or AbsentLayer() for i in range(stream.plan.depth)]

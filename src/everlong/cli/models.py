@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import asdict
 
 import typer
@@ -12,6 +13,7 @@ from everlong.cli.console import Console
 from everlong.cli.table import aligned
 from everlong.cli.verbs.models import ModelsOptions
 from everlong.errors import InputError
+from everlong.models import gguf
 from everlong.models.installed import Installed, installed
 
 _UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
@@ -23,6 +25,9 @@ def models(ctx: typer.Context, given: ModelsOptions) -> None:
     for folder in given.folders or ():
         if not folder.exists():
             raise InputError(f"{folder}: no such folder; give one that exists")
+    if given.clean:
+        _clean(console, given.output.json)
+        return
     found = installed(given.folders or ())
     if given.output.json:
         console.result([asdict(model) for model in found])
@@ -31,7 +36,25 @@ def models(ctx: typer.Context, given: ModelsOptions) -> None:
     bare = [model.name for model in found if not model.calibrated and model.memory is None]
     if bare:
         console.note(f"Next: everlong calibrate -m {shlex.quote(bare[0])}")
+    if kept := gguf.copies():
+        console.note(
+            f"Copies of earlier versions take {size(sum(kept.values()))}: everlong models --clean removes them."
+        )
     console.note("More: --model takes any hub id, transformers folder or GGUF file; larger models answer better.")
+
+
+def _clean(console: Console, as_json: bool) -> None:
+    """Remove the copies; one that cannot be removed is an error that names it."""
+    kept = gguf.copies()
+    for folder in kept:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be removed ({error.strerror}); remove it by hand") from error
+    if as_json:
+        console.result([{"path": str(folder), "bytes": count} for folder, count in kept.items()])
+    else:
+        print(f"Removed {len(kept)} copies, {size(sum(kept.values()))}, from {gguf.cache_folder()}.")
 
 
 def _tell(found: list[Installed]) -> None:

@@ -85,6 +85,11 @@ def attach(model: nn.Module, method: Method) -> Handle:
     then take turns. A model sharded over ranks by heads is attached on every one of them, and read by all together.
     """
     check_complete(model, "attach")
+    if type(model).__module__.partition(".")[0] == "peft":
+        raise AttachError(
+            f"attach: got {type(model).__name__}, which wraps a transformers model; pass model.get_base_model(), in "
+            "which its adapters stay active"
+        )
     if not isinstance(model, PreTrainedModel):
         raise AttachError(f"attach: got {type(model).__name__}, expected a transformers model; pass load(...).model")
     check_not_wrapped_inside(model, "attach")

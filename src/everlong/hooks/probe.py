@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import (
-    DummyLayer,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionCacheLayerMixin,
 )
 
+from everlong.cache.absent_layer import AbsentLayer
 from everlong.errors import (
     AttachError,
     LearnedPositionsError,
@@ -160,7 +160,7 @@ def _patterns(model: PreTrainedModel) -> list[Pattern | None]:
     for i, layer in enumerate(DynamicCache(config=model.config).layers):
         kind = types[i] if i < len(types) else None
         keeps_state = isinstance(layer, LinearAttentionCacheLayerMixin)
-        if type(layer) is DummyLayer or (keeps_state and not isinstance(layer, DynamicLayer)):
+        if type(layer) is AbsentLayer or (keeps_state and not isinstance(layer, DynamicLayer)):
             patterns.append(None)
         elif type(layer) is DynamicSlidingWindowLayer or (keeps_state and layer.is_sliding):
             chunked = kind == "chunked_attention" or getattr(text_config(model), "sliding_window", None) is None

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from everlong.models.adapters import adapters
 from everlong.models.packed_linear import packed_layers
 from everlong.models.sharding import check_not_sharded
 
@@ -32,11 +34,11 @@ def configuration_digest(model: Any) -> str:
     return _digest(_lasting(model.config.to_dict()))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def weights_digest(model: Any, without: str | None = None) -> str:
     """A digest of names, types, shapes and strided samples of all parameters but those of the submodule `without`.
 
-    Packed weights count as they are packed.
+    Packed weights count as they are packed, quantised ones as they are quantised; which adapters are active counts too.
     """
     found = hashlib.sha256()
     for name, weight in _weights(model, without):
@@ -45,10 +47,12 @@ def weights_digest(model: Any, without: str | None = None) -> str:
     for name, layer in packed_layers(model):
         found.update(f"{name}.packed {layer.form} {tuple(layer.packed.shape)}".encode())
         found.update(sample(layer.packed))
+    for line in adapters(model):
+        found.update(line.encode())
     return found.hexdigest()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def checkpoint_digest(model: Any, without: str | None = None) -> str:
     """A digest of configuration and weights that is the same in whichever type or packing they were loaded.
 
@@ -65,6 +69,8 @@ def checkpoint_digest(model: Any, without: str | None = None) -> str:
     for name, (shape, weight) in sorted(weights.items()):
         found.update(f"{name} {shape}".encode())
         found.update(sample(weight, torch.bfloat16))
+    for line in adapters(model):
+        found.update(line.encode())
     return found.hexdigest()
 
 
@@ -80,6 +86,9 @@ def tokenizer_digest(tokenizer: Any) -> str:
 def _weights(model: Any, without: str | None) -> Iterator[tuple[str, Tensor]]:
     """Parameters by name, in order, without those of the submodule `without`; accelerate brings offloaded ones.
 
+    Of a parameter that holds several tensors (torchao) each is one; so are buffers of a checkpoint that was quantised,
+    since some libraries keep weights there.
+
     CapabilityError for a model that is sharded over ranks.
     """
     check_not_sharded(
@@ -88,11 +97,14 @@ def _weights(model: Any, without: str | None) -> Iterator[tuple[str, Tensor]]:
         "none of which can tell which model it is: sessions over it cannot be kept, saved or loaded, and what belongs "
         "to its weights (a trained memory, retrieval heads) is not found; load it whole",
     )
-    for name, weight in sorted(model.named_parameters(), key=lambda pair: pair[0]):
+    held = dict(model.named_parameters())
+    if getattr(model.config, "quantization_config", None) is not None:
+        held |= dict(model.named_buffers())
+    for name, weight in sorted(held.items()):
         if without in name.split("."):
             continue
         if weight.device.type != "meta":
-            yield name, weight.detach()
+            yield from _held_in(name, weight)
             continue
         from accelerate.utils import align_module_device
 
@@ -100,6 +112,16 @@ def _weights(model: Any, without: str | None) -> Iterator[tuple[str, Tensor]]:
         owner = model.get_submodule(module)
         with align_module_device(owner, torch.device("cpu")):
             yield name, getattr(owner, own).detach()
+
+
+def _held_in(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a parameter holds: itself, or those that a class of another package wraps."""
+    if not is_traceable_wrapper_subclass(weight):
+        yield name, weight.detach()
+        return
+    inner, _ = weight.__tensor_flatten__()
+    for own in inner:
+        yield from _held_in(f"{name}.{own}", getattr(weight, own))
 
 
 def sample(weight: Tensor, dtype: torch.dtype | None = None) -> bytes:

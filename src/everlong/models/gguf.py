@@ -1,7 +1,7 @@
-"""GGUF files: unpacked once by transformers, then kept as a plain transformers folder in a cache.
+"""GGUF files: weights straight from the file, each time; configuration and tokenizer kept beside in a cache.
 
-Unpacking 135M parameters takes half a minute, loading the folder half a second. An entry of the cache is
-named by a sample of the file's bytes and the version of transformers, is written under a temporary name and
+Making a tokenizer of a file's vocabulary takes longer than reading it from where it was kept, a few MB. An entry of the
+cache is named by a sample of the file's bytes and the version of transformers, is written under a temporary name and
 renamed when complete, and lists the fingerprints of its files, so that a damaged one is made again.
 """
 
@@ -12,20 +12,30 @@ import importlib.util
 import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from everlong.environment import cache
-from everlong.errors import LoadError, one_line
+from everlong.errors import EverlongError, LoadError, one_line
+from everlong.models import gguf_outline
+from everlong.models.gguf_header import read_header
+from everlong.models.gguf_model import make
+from everlong.models.gguf_outline import read_config
+from everlong.models.gguf_tensors import is_read_here
+from everlong.models.packed_linear import pack_model
+from everlong.models.weights import FULL
 
 logger = logging.getLogger(__name__)
 
 _SAMPLES = 64
 _SAMPLE_BYTES = 65536
 _LISTING = "everlong.json"
+_COPIED = ("model.safetensors", "model.safetensors.index.json", "packed.safetensors")
+"""Files of entries that hold weights, which entries of this version do not."""
 
 
 def package_gguf(package: str) -> Path | None:
@@ -42,7 +52,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: below EVERLONG_CACHE, else ~/.cache/everlong."""
+    """Where configurations and tokenizers are kept: below EVERLONG_CACHE, else ~/.cache/everlong."""
     return cache() / "gguf"
 
 
@@ -58,56 +68,127 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def converted(path: Path, form: str = "", convert: Callable[[Path, Path], None] | None = None) -> Path:
-    """The folder of the cache that holds the model of the GGUF file `path`, made now if need be.
+def read(path: Path, dtype: torch.dtype, weights: str = FULL) -> tuple[Any, Any]:
+    """The model of a GGUF file and its tokenizer: packed layers as `weights` asks, all else in `dtype`.
 
-    `convert(path, folder)` writes it, for another `form` than the float32 model.
-
-    Raises LoadError when transformers cannot read the file, OSError when the cache cannot be written.
+    LoadError for a file that is damaged or that transformers cannot read.
     """
+    from transformers import AutoConfig, GenerationConfig
+
+    with _described(path) as folder:
+        tokenizer = tokenizer_in(folder)
+        config = AutoConfig.from_pretrained(folder)
+        generation = GenerationConfig.from_pretrained(folder)
+    with _refusals(path):
+        header = read_header(path)
+        if is_read_here(header):
+            model = make(path, header, config, dtype, weights)
+        else:
+            model = by_transformers(path, dtype)
+            pack_model(model, weights)
+    model.generation_config = generation
+    return model, tokenizer
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer of a GGUF file; LoadError where there is none that transformers reads."""
+    with _described(path) as folder:
+        return tokenizer_in(folder)
+
+
+def tokenizer_in(folder: Path) -> Any:
+    """The tokenizer that was kept in a folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def by_transformers(path: Path, dtype: torch.dtype) -> Any:
+    """The model as transformers itself reads it from the file, every weight unpacked to `dtype`."""
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    if importlib.util.find_spec("accelerate") is None:
+        raise LoadError(f"{path}: transformers reads GGUF files with accelerate; run `pip install accelerate`")
+    source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    return AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, quantization_config=GgufConfig(dequantize=True))
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A folder with the model in float32, as programs that read no GGUF want it; gone when it was used."""
+    with tempfile.TemporaryDirectory(prefix="everlong-") as folder:
+        model, tokenizer = read(path, torch.float32)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        del model
+        yield Path(folder)
+
+
+def copies() -> dict[Path, int]:
+    """Unpacked and packed copies of models that earlier versions kept in the cache, with their bytes."""
+    entries = (file.parent for name in _COPIED for file in cache_folder().glob(f"*/{name}"))
+    return {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in sorted(set(entries))}
+
+
+@contextmanager
+def _described(path: Path) -> Iterator[Path]:
+    """A folder with the configuration and the tokenizer of a GGUF file: of the cache, made now if need be.
+
+    Where the cache cannot be written, a temporary one.
+    """
+    try:
+        yield _kept(path)
+        return
+    except OSError as error:
+        logger.warning("%s: its tokenizer cannot be kept in %s (%s)", path.name, cache_folder(), one_line(error, 100))
+    with tempfile.TemporaryDirectory(prefix="everlong-") as folder:
+        _describe(path, Path(folder))
+        yield Path(folder)
+
+
+def _kept(path: Path) -> Path:
     import transformers
 
-    key = hashlib.sha256(f"1 {fingerprint(path)} {transformers.__version__}{form}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"2 {fingerprint(path)} {transformers.__version__}".encode()).hexdigest()[:16]
     folder = cache_folder() / f"{path.stem}-{key}"
     if not _is_whole(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-            logger.info("converting %s, once (about a minute)", path.name)
-            (convert or _convert)(path, Path(partial) / "new")
-            _list(Path(partial) / "new")
+            logger.info("reading the tokenizer of %s, once", path.name)
+            new = Path(partial) / "new"
+            new.mkdir()
+            _describe(path, new)
+            _list(new)
             _put_in_place(Path(partial), folder)
     return folder
 
 
-def read(path: Path, dtype: Any) -> tuple[Any, Any]:
-    """The model, every weight unpacked to `dtype`, and the tokenizer of a GGUF file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+def _describe(path: Path, folder: Path) -> None:
+    """Write configuration and tokenizer into `folder`."""
+    from transformers import GenerationConfig
 
-    if importlib.util.find_spec("accelerate") is None:
-        raise LoadError(f"{path}: transformers reads GGUF files with accelerate; run `pip install accelerate`")
-    unpack = GgufConfig(dequantize=True)
-    source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    with _refusals(path):
+        header = read_header(path)
+        config = read_config(path, header)
+        tokenizer = gguf_outline.read_tokenizer(path, header)
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """What transformers and torch raise over a file, as a LoadError."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, quantization_config=unpack)
-        return model, AutoTokenizer.from_pretrained(**source)
+        yield
+    except (EverlongError, OSError):
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise LoadError(
             f"{path}: transformers cannot read this GGUF file ({reason}); it is damaged or of an architecture "
             "not supported: download it again, or give a transformers folder"
         ) from error
-
-
-def _convert(path: Path, folder: Path) -> None:
-    """Write the float32 model, its tokenizer and the listing into `folder`."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    model, tokenizer = read(path, torch.float32)
-    with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path.parent, gguf_file=path.name))
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(folder, state_dict=model.state_dict())
-    tokenizer.save_pretrained(folder)
 
 
 def _list(folder: Path) -> None:

@@ -15,6 +15,8 @@ import torch
 from everlong.errors import ConfigError, LoadError, nearest, one_line
 from everlong.machine import multiplies
 from everlong.models import gguf
+from everlong.models.adapters import adapter_base, put_adapter
+from everlong.models.checkpoints import make_even, settle
 from everlong.models.image_models import auto_class, processor_of
 from everlong.models.weights import FILE, FULL, check_weights
 
@@ -72,7 +74,8 @@ def load_base(
             f"model {name_or_path!r}: expected a folder, a GGUF file, a hub id such as {DEFAULT_HUB_ID}, or {DEFAULT}"
         )
     try:
-        wanted = _dtype(dtype, target, str(name_or_path))
+        sized = adapter_base(Path(name_or_path).expanduser()) or str(name_or_path)
+        wanted = _dtype(dtype, target, sized)
         model, tokenizer = _read(str(name_or_path), wanted, weights)
     except OSError as error:
         raise LoadError(
@@ -110,11 +113,34 @@ def _read(name: str, dtype: Any, weights: str) -> tuple[Any, Any]:
             raise LoadError(f"{name}: a file, but not a GGUF file; give a .gguf file, a folder or a hub id")
         own = path.absolute()
     if own is not None:
-        return _from_gguf(own, dtype, weights)
+        return gguf.read(own, dtype, weights)
+    if (base := adapter_base(path)) is not None:
+        return _with_adapter(path, base, dtype, weights)
     if weights == FILE:
         raise ConfigError(f"weights=file: {one_line(name, 100)} is not a GGUF file; use int8, int4 or full")
     model, tokenizer = _read_full(name, path, dtype)
+    if weights != FULL and (quantised := getattr(model.config, "quantization_config", None)) is not None:
+        by = (quantised if isinstance(quantised, dict) else quantised.to_dict()).get("quant_method")
+        by = getattr(by, "value", by)
+        raise ConfigError(f"weights={weights}: {one_line(name, 100)} is quantised already ({by}); leave weights out")
     pack_model(model, weights)
+    return model, tokenizer
+
+
+def _with_adapter(path: Path, base: str, dtype: Any, weights: str) -> tuple[Any, Any]:
+    """The model `base` with the adapter in the folder; the adapter's own tokenizer if it has one."""
+    from everlong.models.packed_linear import pack_model
+
+    if weights == FILE:
+        raise ConfigError("weights=file: not with an adapter, which is put on unpacked weights; use int8, int4 or full")
+    try:
+        model, tokenizer = _read(base, dtype, FULL)
+    except LoadError as error:
+        raise LoadError(f"{path}: an adapter; of the model that it is for: {error}") from error
+    put_adapter(model, path)
+    pack_model(model, weights)
+    if any((path / name).is_file() for name in _TOKENIZER_FILES):
+        tokenizer = load_tokenizer(path)
     return model, tokenizer
 
 
@@ -137,7 +163,7 @@ def load_tokenizer(name_or_path: str | Path = DEFAULT) -> Any:
     path = model_folder(name) or Path(name).expanduser()
     found = gguf.package_gguf(DEFAULT_PACKAGE) if name == DEFAULT and not path.exists() else None
     if found is not None or (path.is_file() and gguf.is_gguf(path)):
-        path = gguf.converted(found or path.absolute())
+        return gguf.read_tokenizer(found or path.absolute())
     where = str(path) if path.is_dir() else (DEFAULT_HUB_ID if name == DEFAULT else name)
     try:
         return AutoTokenizer.from_pretrained(where, local_files_only=path.is_dir())
@@ -155,18 +181,6 @@ def model_folder(name: str) -> Path | None:
             known = nearest(name, [f"{OWN}{p.name}" for p in sorted(SHIPPED.glob("*")) if p.is_dir()])
             raise LoadError(f"{name}: no such model comes with everlong; {known}")
     return path if path.is_dir() else None
-
-
-def _from_gguf(path: Path, dtype: Any, weights: str) -> tuple[Any, Any]:
-    from everlong.models import packed_folder
-
-    if weights != FULL:
-        return packed_folder.from_gguf(path, dtype, weights)
-    try:
-        return _from_folder(gguf.converted(path), dtype)
-    except OSError as error:
-        logger.warning("%s cannot be cached in %s (%s): unpacked anew", path.name, gguf.cache_folder(), error)
-        return gguf.read(path, dtype)
 
 
 def _from_folder(path: Path, dtype: Any) -> tuple[Any, Any]:
@@ -224,10 +238,13 @@ def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tup
         tokenizer = AutoTokenizer.from_pretrained(name, **where) if has_tokenizer else None
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        advice = "check its files, or download it again"
+        missing = isinstance(error, ImportError)
+        advice = "install what is missing" if missing else "check its files, or download it again"
         raise LoadError(f"{name}: transformers cannot read this model ({reason}); {advice}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise LoadError(f"{name}: {len(missing)} weights are missing ({missing[0]}, ...); download it again")
+    if lacks := sorted(info["missing_keys"]):
+        raise LoadError(f"{name}: {len(lacks)} weights are missing ({lacks[0]}, ...); download it again")
+    settle(model)
+    make_even(model, dtype)
     return model, tokenizer
 
 

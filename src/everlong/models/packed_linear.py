@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from everlong.errors import ConfigError
 from everlong.models.weights import FILE, FULL, check_weights
-from everlong.ops import packed
+from everlong.ops import gguf_blocks, packed
 from everlong.ops.native import extension
+from everlong.ops.packed_blocks import Q4_KINDS, from_blocks
 from everlong.ops.quantise import held_in_four_bits, quantise
 
 logger = logging.getLogger(__name__)
@@ -89,23 +92,57 @@ class PackedLinear(nn.Module):
         )
 
 
+@dataclass(frozen=True)
+class Packing:
+    """What decides how a layer is packed: whether it is the model's head, and whether it is small."""
+
+    is_head: bool
+    is_small: bool
+
+
 def pack_model(model: Any, weights: str) -> None:
     """Put packed layers in the place of a model's linear ones; all else stays as it is, which is said where it is much.
 
     ConfigError for a model without linear layers.
     """
+    for name, packing in packings(model, weights).items():
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(name)
+        layer = PackedLinear.of(module, weights, packing.is_head, packing.is_small)
+        setattr(model.get_submodule(owner), own, layer)
+
+
+def packings(model: Any, weights: str) -> dict[str, Packing]:
+    """The layers of a model that `weights` asks to pack, by name.
+
+    ConfigError for a model without linear layers.
+    """
     if check_weights(weights) == FULL:
-        return
+        return {}
     head = model.get_output_embeddings()
     found = [(name, m) for name, m in model.named_modules() if _is_linear(m) and _is_large(m)]
     if not found:
         raise ConfigError(f"weights={weights}: {type(model).__name__} has no linear layers to pack; leave weights out")
     _tell_of_the_rest(model, sum(m.weight.numel() for _, m in found if m is not head), weights)
     largest = max((m.weight.numel() for _, m in found if m is not head), default=0)
-    for name, module in found:
-        owner, _, own = name.rpartition(".")
-        is_small = module.weight.numel() < largest * _SMALL
-        setattr(model.get_submodule(owner), own, PackedLinear.of(module, weights, module is head, is_small))
+    return {name: Packing(m is head, m.weight.numel() < largest * _SMALL) for name, m in found}
+
+
+def packed_of_rows(
+    module: nn.Linear, rows: UInt8[Tensor, "O W"], kind: int, weights: str, packing: Packing
+) -> PackedLinear | None:
+    """A packed layer of the shape of `module`, made of rows of a GGUF file's blocks without unpacking them.
+
+    None where packed weights do not hold what the blocks hold, and `PackedLinear.of` decides.
+    """
+    fours = weights == FILE or (weights == "int4" and not packing.is_head)
+    rounds = weights == "int4" and not packing.is_head and not packing.is_small
+    form: packed.Format | None = "q4" if fours and kind in Q4_KINDS else None if rounds else "q8"
+    data = None if form is None else from_blocks(rows, kind, form)
+    if form is None or data is None:
+        return None
+    shape = (module.out_features, module.in_features)
+    return PackedLinear(data, form, shape, module.bias, _sample_of_rows(rows, kind, shape[1]))
 
 
 def is_packed(model: nn.Module) -> bool:
@@ -135,6 +172,14 @@ def sample_of(weight: Tensor) -> Tensor:
     """256 values at equal strides, or all where there are fewer."""
     flat = weight.reshape(-1)
     return flat[:: max(1, flat.numel() // _SAMPLES)].clone()
+
+
+def _sample_of_rows(rows: UInt8[Tensor, "O W"], kind: int, inputs: int) -> Tensor:
+    """What `sample_of` gives for the weights of these rows."""
+    count = len(rows) * inputs
+    at = torch.arange(0, count, max(1, count // _SAMPLES))
+    picked, place = (at // inputs).unique(return_inverse=True)
+    return gguf_blocks.weights(rows[picked], kind)[place, at % inputs]
 
 
 def _may_keep_unpacked(x: Tensor) -> bool:

@@ -19,9 +19,13 @@ class Watch:
 
     def __init__(self, decoder: nn.Module) -> None:
         modules = list(decoder.modules())
-        others = (type(m) for m in modules if type(m).__module__.split(".")[0] not in _KNOWN)
-        self.other: str | None = next((f"{cls.__module__}.{cls.__qualname__}" for cls in others), None)
-        """A class of another package, whose forward may depend on what is not watched: an adapter may be turned off."""
+        kinds = (type(x) for x in (*modules, *decoder.parameters(), *decoder.buffers()))
+        others = (kind for kind in kinds if kind.__module__.split(".")[0] not in _KNOWN)
+        self.other: str | None = next((f"{kind.__module__}.{kind.__qualname__}" for kind in others), None)
+        """A class of another package, whose forward may depend on what is not watched: an adapter may be turned off.
+
+        Or whose weights are more than one tensor.
+        """
         self._hooks: list[dict[Any, Any]] = [getattr(m, name) for m in modules for name in _HOOKS]
         self._own = [vars(m) for m in modules if m is not decoder]
         parts = [(m._modules, name, part) for m in modules for name, part in m._modules.items()]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def _maker(name: str, loaded: Loaded, stock: Any, threads: int) -> Make:
                 f"{LLAMA}: reads GGUF files alone, and {one_line(loaded.name, 100)} is none; leave it out"
             )
         return lambda ids, chunk, room: LlamaReader(file, ids, chunk, room, threads)
-    folder = genai_folder(gguf.converted(file) if file is not None else model_folder(loaded.name))
+    folder = genai_folder(file if file is not None else model_folder(loaded.name))
     return lambda ids, chunk, room: GenaiReader(folder, ids, room, threads)
 
 
@@ -158,16 +158,16 @@ class GenaiReader:
 
 
 def genai_folder(source: Path | None) -> Path:
-    """The folder of onnxruntime-genai's form of the model in `source`, made now if need be."""
+    """The folder of onnxruntime-genai's form of the model in `source`, a folder or a GGUF file, made now if need be."""
     if source is None:
         raise CapabilityError(f"{GENAI}: is made from a folder or a GGUF file; give one, or leave it out of --peers")
-    files = sorted(file for file in source.iterdir() if file.is_file())
+    files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.is_file())
     marks = [f"{file.name} {gguf.fingerprint(file)}" for file in files]
     key = hashlib.sha256(" ".join([version(GENAI), *marks]).encode()).hexdigest()[:16]
-    folder = cache() / "genai" / f"{source.name}-{key}"
+    folder = cache() / "genai" / f"{source.stem if source.is_file() else source.name}-{key}"
     if not (folder / "genai_config.json").is_file():
-        with _partial(folder) as partial:
-            _build(source, partial)
+        with gguf.unpacked(source) if source.is_file() else nullcontext(source) as whole, _partial(folder) as partial:
+            _build(whole, partial)
     return folder
 
 
