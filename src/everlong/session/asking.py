@@ -34,6 +34,8 @@ PASSAGES = 2
 """Passages read again at most, unless said otherwise."""
 BORDER_TOKENS = 32
 """Where the vote peaks so near to a block's border, the neighbour comes too."""
+SAID_AGAIN_TOKENS = 64
+"""A passage's sentence of so many tokens at most is repeated behind all passages; a longer one is no sentence."""
 ROOM_TOKENS = 1024
 """Tokens that may be written behind passages and question before the first of them leave the window."""
 
@@ -228,12 +230,24 @@ def exchange(session: WritingStream, question: str) -> Exchange:
 
 
 def passage_ids(session: WritingStream, passages: Sequence[Recalled]) -> list[int]:
-    """The ids of the passages, each behind its heading."""
+    """The ids of the passages, each behind its heading, and then of the sentence of each that was found."""
     found: list[int] = []
     shown = short_names(source.name for source in session.transcript.sources)
     for n, passage in enumerate(passages, 1):
         found += token_ids(session.tokenizer, heading(n, shown.get(passage.source, passage.source)))
         found += content(session, passage.first, passage.last)
+    return [*found, *_said_again(session, passages)]
+
+
+def _said_again(session: WritingStream, passages: Sequence[Recalled]) -> list[int]:
+    """The ids of the passages' sentences once more, in the same order.
+
+    What stands twice, the second time right before the question, is what a small model repeats: see docs/log.md.
+    """
+    found: list[int] = []
+    for sentence in dict.fromkeys(passage.sentence.strip() for passage in passages):
+        ids = token_ids(session.tokenizer, f"\n\n{sentence}")
+        found += ids if sentence and len(ids) <= SAID_AGAIN_TOKENS else []
     return found
 
 

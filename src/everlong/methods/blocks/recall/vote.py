@@ -6,6 +6,7 @@ N blocks, L tokens per block at most, T question tokens, D head dim, Q = T times
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from everlong.methods.blocks.recall.index import KeyPair, RecallIndex
 from everlong.methods.blocks.recall.scout import Queries
-from everlong.ops.recall import block_mass, head_votes, logits
+from everlong.ops.recall import head_votes, logits, masses
 
+LEAST_WEIGHT = 0.01
+"""A token of the question that is less rare is not compared with the keys: it could give a block so much at most."""
 Lengths = Callable[[int, int], list[int]]
 """The tokens of each of the blocks `first` .. `end` - 1."""
 
@@ -24,7 +27,7 @@ Lengths = Callable[[int, int], list[int]]
 class HeadVotes:
     """vote_b = sum over heads of max_t w_t * sum over j in b of softmax_j(q_t . k_j), over sinks and all stored blocks.
 
-    `weights` are the w_t [T] (ops/recall.py).
+    `weights` are the w_t [T] (ops/recall.py); tokens with less than LEAST_WEIGHT take no part, as far as others do.
 
     `sinks` gives the raw keys [G, n, D] of the sinks in a layer: a head that finds nothing looks there, and then has
     no vote to give. `lengths` is needed where blocks are not all of the index's length. `dropped` blocks get no vote,
@@ -40,19 +43,20 @@ class HeadVotes:
         dropped: Collection[int] = (),
         lengths: Lengths | None = None,
     ) -> None:
-        self._weights = torch.from_numpy(weights)
+        compared = weights >= min(LEAST_WEIGHT, weights.max(initial=0.0))
+        self._weights = torch.from_numpy(weights[compared])
         self._index = index
-        self._queries = queries
+        self._queries = {layer: replace(found, q=found.q[:, compared]) for layer, found in queries.items()}
         self._lengths = lengths
         self._dropped = [n for n in dropped if n < index.blocks]
-        masses = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
+        found = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
         self._totals: list[Tensor] = []
         self.by_head: list[NDArray[np.float32]] = []
         """The vote of each head, [N] float32."""
-        for pair, mass in zip(index.pairs, masses, strict=True):
+        for pair, mass in zip(index.pairs, found, strict=True):
             mass[self._dropped] = -torch.inf
             by_head = mass.unflatten(1, (len(pair.heads), -1))
-            asked = queries[pair.layer]
+            asked = self._queries[pair.layer]
             elsewhere = _sink_mass(sinks(pair.layer)[pair.kv_head], asked, pair.heads)
             self._totals.append(torch.logaddexp(by_head.logsumexp(0), elsewhere))
             self.by_head += list(head_votes(by_head, self._totals[-1], self._weights).T.numpy())
@@ -62,13 +66,19 @@ class HeadVotes:
         """For some rows at a time the log mass of each block, pair by pair."""
         for first, rows in self._index.chunks():
             lengths = None if self._lengths is None else self._lengths(first, first + len(rows))
-            yield [block_mass(scores, lengths) for _, scores in self._scores(rows)]
+            yield [masses(q, *keys, cap, lengths) for _, q, keys, cap in self._asked(rows)]
 
-    def _scores(self, rows: Tensor) -> Iterator[tuple[KeyPair, Float[Tensor, "n Q L"]]]:
-        for pair, codes, scale, low in self._index.keys(rows):
+    def _asked(self, rows: Tensor) -> Iterator[tuple[KeyPair, Tensor, tuple[Tensor, Tensor, Tensor], float | None]]:
+        """Pair by pair the scaled queries [Q, D], the keys of these rows as `RecallIndex.keys` has them, the cap."""
+        for pair, *keys in self._index.keys(rows):
             asked = self._queries[pair.layer]
             q = (asked.q[list(pair.heads)] * asked.scale).flatten(0, 1)
-            yield pair, logits(q, codes, scale, low, asked.softcap)
+            codes, scale, low = keys
+            yield pair, q, (codes, scale, low), asked.softcap
+
+    def _scores(self, rows: Tensor) -> Iterator[tuple[KeyPair, Float[Tensor, "n Q L"]]]:
+        for pair, q, keys, softcap in self._asked(rows):
+            yield pair, logits(q, *keys, softcap)
 
     def peak(self, block: int) -> int:
         """The token of a block (counted from its first) that gets most of the vote."""
