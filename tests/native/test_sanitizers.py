@@ -17,6 +17,7 @@ NATIVE = HERE.parents[1] / "native"
     ("check", "kernels"),
     [
         ("check_linear.c", ("linear.c",)),
+        ("check_masses.c", ("masses.c",)),
         ("check_attention.c", ("attention.c", "reading.c", "program.c", "token.c", "linear.c")),
     ],
 )

@@ -51,6 +51,27 @@ def test_a_name_is_rarer_than_the_words_of_its_form():
     assert recall.WordVotes(ids, np.arange(0, 25, 4), [*form, 99]).rarity[3] == 1
 
 
+def test_among_some_blocks_words_weigh_what_they_weigh_there():
+    rng = np.random.default_rng(4)
+    starts = np.concatenate(([0], np.cumsum([7, 5, 9, 12, 4, 7, 7]))).astype(np.int64)
+    ids = rng.integers(0, 6, starts[-1]).astype(np.int64)
+    question = [1, 2, 3, 1]
+    found = recall.WordVotes(ids, starts, question)
+    chosen = [5, 0, 3]
+    # The slow formula over a text of these blocks alone, but for the mean length of a block.
+    wanted = np.zeros(3)
+    for word in {tuple(question[n : n + size]) for size in (1, 2, 3) for n in range(len(question) - size + 1)}:
+        begins = [n for n in range(len(ids) - len(word) + 1) if tuple(ids[n : n + len(word)]) == word]
+        counts = [sum(starts[b] <= n < starts[b + 1] for n in begins) for b in chosen]
+        holding = sum(count > 0 for count in counts)
+        idf = math.log(1 + (3 - holding + 0.5) / (holding + 0.5))
+        for n, b in enumerate(chosen):
+            length = (starts[b + 1] - starts[b]) / (starts[-1] / (len(starts) - 1))
+            norm = recall.BM25_K1 * (1 - recall.BM25_B + recall.BM25_B * length)
+            wanted[n] += idf * counts[n] * (recall.BM25_K1 + 1) / (counts[n] + norm)
+    assert np.allclose(found.among(chosen), wanted, atol=1e-12)
+
+
 def test_words_peak_where_the_question_stands():
     ids = np.zeros(300, np.int64)
     ids[210:213] = [5, 6, 7]

@@ -115,6 +115,11 @@ def head_votes(
     return ((mass_NhT - total_hT).exp() * weights_T).amax(2)
 
 
+def _idf(holding: int, blocks: int) -> float:
+    """The weight of a word that stands in `holding` of so many blocks (equation 3.15's inverse document frequency)."""
+    return math.log(1 + (blocks - holding + 0.5) / (holding + 0.5)) if blocks else 0.0
+
+
 def grams(ids: Sequence[int]) -> list[tuple[int, ...]]:
     """The different runs of one to three ids of a question, in order."""
     found = dict.fromkeys(
@@ -143,7 +148,7 @@ class WordVotes:
         self._ids, self._starts = ids[: starts[-1] - starts[0]], starts - starts[0]
         blocks = len(starts) - 1
         lengths = np.diff(starts).astype(np.float64)
-        norm = BM25_K1 * (1 - BM25_B + BM25_B * lengths / max(1.0, lengths.mean() if blocks else 1.0))
+        self._norm = BM25_K1 * (1 - BM25_B + BM25_B * lengths / max(1.0, lengths.mean() if blocks else 1.0))
         self.scores: NDArray[np.float64] = np.zeros(blocks)
         self.possible = 0.0
         """The sum of the weights of all that the question holds: what a block with every word of it would have."""
@@ -156,14 +161,14 @@ class WordVotes:
             at = places(self._ids, gram, first[gram[0]])
             counts = np.bincount(np.searchsorted(self._starts, at, "right") - 1, minlength=blocks)[:blocks]
             holding = int(np.count_nonzero(counts))
-            weight = math.log(1 + (blocks - holding + 0.5) / (holding + 0.5)) if blocks else 0.0
+            weight = _idf(holding, blocks)
             self.possible += weight * (BM25_K1 + 1)
             if len(gram) == 1 and RARE * holding <= blocks:
                 self._rare.append((at, weight))
             if holding or len(gram) == 1:
                 self._weights[gram] = weight
             if holding:
-                self.scores += weight * counts * (BM25_K1 + 1) / (counts + norm)
+                self.scores += weight * counts * (BM25_K1 + 1) / (counts + self._norm)
                 self._found.append((at, weight, len(gram)))
 
     @property
@@ -188,6 +193,20 @@ class WordVotes:
         total = sum(weight for _, weight in self._rare)
         held = sum(weight for at, weight in self._rare if ((at >= first) & (at < end)).any())
         return held / total if total else 1.0
+
+    def among(self, blocks: Sequence[int]) -> NDArray[np.float64]:
+        """BM25 of these blocks with the weights that words have among them alone [len(blocks)].
+
+        What all of them hold, such as the words of a form, weighs next to nothing here, however rare it is elsewhere.
+        """
+        found = np.zeros(len(blocks))
+        norm = self._norm[list(blocks)]
+        for at, _, _ in self._found:
+            counts = np.bincount(np.searchsorted(self._starts, at, "right") - 1, minlength=len(self.scores))
+            here = counts[list(blocks)]
+            weight = _idf(int(np.count_nonzero(here)), len(blocks))
+            found += weight * here * (BM25_K1 + 1) / (here + norm)
+        return found
 
     def shares(self) -> NDArray[np.float64]:
         """How much each block holds of the runs that stand somewhere, by weight [N]; 0 without a run of two ids."""
