@@ -30,8 +30,8 @@ By words, measured: .65 to 1 for another passage about the same thing, .07 to .7
 AMONG = 16
 """And so it must be with the weights that words have among the best so many blocks alone.
 
-In 128K tokens the words of a form are rare, and another fact of it has .65 of the vote whatever it is about. Measured on
-16 named values: .59 to .76 in all the text, .35 to .57 among the best.
+In 128K tokens the words of a form are rare, and another fact of it has .65 of the vote whatever it is about. Measured
+on 16 named values: .59 to .76 in all the text, .35 to .57 among the best.
 """
 LIKE_OTHERS = 4
 WORDS_PEAK = 1.3
