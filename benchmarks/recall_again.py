@@ -4,8 +4,8 @@ r"""What the passages say, read once more before a question: each question with 
         --store /tmp/recall --out benchmarks/results/recall_again_128k.json
 
 Facts are those of the task `recall`. A text is read once into a session of --store, and opened there when the command
-is given again. Each question is put as plain completion (right: each token of the value is the likeliest) and through the
-chat template (right: the value is in the first tokens of the reply), and the CPU time of scout and vote is taken.
+is given again. Each question is put as plain completion (right: each token of the value is the likeliest) and through
+the chat template (right: the value is in the first tokens of the reply), and the CPU time of scout and vote is taken.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ N blocks, L tokens per block at most, T question tokens, D head dim, Q = T times
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ from everlong.methods.blocks.recall.index import KeyPair, RecallIndex
 from everlong.methods.blocks.recall.scout import Queries
 from everlong.ops.recall import head_votes, logits, masses
 
-LEAST_WEIGHT = 0.01
-"""A token of the question that is less rare is not compared with the keys: it could give a block so much at most."""
 Lengths = Callable[[int, int], list[int]]
 """The tokens of each of the blocks `first` .. `end` - 1."""
 
@@ -27,7 +24,7 @@ Lengths = Callable[[int, int], list[int]]
 class HeadVotes:
     """vote_b = sum over heads of max_t w_t * sum over j in b of softmax_j(q_t . k_j), over sinks and all stored blocks.
 
-    `weights` are the w_t [T] (ops/recall.py); tokens with less than LEAST_WEIGHT take no part, as far as others do.
+    `weights` are the w_t [T] (ops/recall.py).
 
     `sinks` gives the raw keys [G, n, D] of the sinks in a layer: a head that finds nothing looks there, and then has
     no vote to give. `lengths` is needed where blocks are not all of the index's length. `dropped` blocks get no vote,
@@ -43,10 +40,9 @@ class HeadVotes:
         dropped: Collection[int] = (),
         lengths: Lengths | None = None,
     ) -> None:
-        compared = weights >= min(LEAST_WEIGHT, weights.max(initial=0.0))
-        self._weights = torch.from_numpy(weights[compared])
+        self._weights = torch.from_numpy(weights)
         self._index = index
-        self._queries = {layer: replace(found, q=found.q[:, compared]) for layer, found in queries.items()}
+        self._queries = queries
         self._lengths = lengths
         self._dropped = [n for n in dropped if n < index.blocks]
         found = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
@@ -56,7 +52,7 @@ class HeadVotes:
         for pair, mass in zip(index.pairs, found, strict=True):
             mass[self._dropped] = -torch.inf
             by_head = mass.unflatten(1, (len(pair.heads), -1))
-            asked = self._queries[pair.layer]
+            asked = queries[pair.layer]
             elsewhere = _sink_mass(sinks(pair.layer)[pair.kv_head], asked, pair.heads)
             self._totals.append(torch.logaddexp(by_head.logsumexp(0), elsewhere))
             self.by_head += list(head_votes(by_head, self._totals[-1], self._weights).T.numpy())
