@@ -60,7 +60,7 @@ def test_raw_questions_follow_sinks_and_passages(session):
     assert prompt.endswith(" The gulls of Lima sleep in crate")
 
 
-def test_what_passages_say_is_read_once_more_before_the_question(tiny, monkeypatch):
+def test_what_passages_say_is_read_again_before_the_question(tiny, monkeypatch):
     old = "The gulls of Lima sleep in crate 7342."
     new = "The gulls of Lima sleep in crate 5118."
     # So short passages as of a model that was trained on 256 tokens hold no whole sentence.
@@ -72,8 +72,9 @@ def test_what_passages_say_is_read_once_more_before_the_question(tiny, monkeypat
         with session.pose(QUESTION) as posed:
             prompt = read(posed.session)
             assert [p.source for p in posed.recall.shown] == ["old.txt", "new.txt"]
-        assert f"\n\n{old}\n\n{new}\n\nQuestion: {QUESTION}<|end|>" in prompt
-        assert prompt.count(old) == prompt.count(new) == 2
+        said = f"\n\n{old}\n\n{new}"
+        assert f"{said}{said}\n\nQuestion: {QUESTION}<|end|>" in prompt
+        assert prompt.count(old) == prompt.count(new) == 3
         monkeypatch.setattr(asking, "SAID_AGAIN_TOKENS", 4)
         with session.pose(QUESTION) as posed:
             assert read(posed.session).count(old) == 1
