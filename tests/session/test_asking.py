@@ -72,9 +72,12 @@ def test_what_passages_say_is_read_again_before_the_question(tiny, monkeypatch):
         with session.pose(QUESTION) as posed:
             prompt = read(posed.session)
             assert [p.source for p in posed.recall.shown] == ["old.txt", "new.txt"]
-        said = f"\n\n{old}\n\n{new}"
-        assert f"{said}{said}\n\nQuestion: {QUESTION}<|end|>" in prompt
-        assert prompt.count(old) == prompt.count(new) == 3
+        assert f"\n\n{old}\n\n{new}\n\nQuestion: {QUESTION}<|end|>" in prompt
+        assert prompt.count(old) == prompt.count(new) == 2
+        with session.pose(QUESTION, again=1) as posed:
+            prompt = read(posed.session)
+            (passage,) = posed.recall.shown
+        assert prompt.count(passage.sentence) == 3
         monkeypatch.setattr(asking, "SAID_AGAIN_TOKENS", 4)
         with session.pose(QUESTION) as posed:
             assert read(posed.session).count(old) == 1

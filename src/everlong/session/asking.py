@@ -38,7 +38,10 @@ BORDER_TOKENS = 32
 SAID_AGAIN_TOKENS = 64
 """A passage's sentence of so many tokens at most is read once more behind all passages, or else a line of it."""
 SAID_TIMES = 2
-"""They are read so many times: once more alone, SmolLM2 said 13 of 16 values in its replies, twice 15."""
+"""Those of a passage alone are read so often: once, SmolLM2 said 13 of 16 values in its replies, twice 15.
+
+Those of several are read once: of two that differ twice over, it said the older one.
+"""
 ROOM_TOKENS = 1024
 """Tokens that may be written behind passages and question before the first of them leave the window."""
 
@@ -243,7 +246,7 @@ def passage_ids(session: WritingStream, passages: Sequence[Recalled], question: 
 
 
 def _said_again(session: WritingStream, passages: Sequence[Recalled], question: str) -> list[int]:
-    """The ids of the passages' sentences with most of the question's words, in the same order, and all of them again.
+    """The ids of the passages' sentences with most of the question's words, in the same order.
 
     What stands there more than once, the last time right before the question, a small model repeats
     (docs/methods/blocks.md).
@@ -256,7 +259,7 @@ def _said_again(session: WritingStream, passages: Sequence[Recalled], question: 
             if part and len(ids) <= SAID_AGAIN_TOKENS:
                 found += ids
                 break
-    return SAID_TIMES * found
+    return found if len(passages) > 1 else SAID_TIMES * found
 
 
 def heading(number: int, source: str) -> str:
