@@ -6,11 +6,12 @@
 #include "cpu.h"
 #include "gguf.h"
 #include "linear.h"
+#include "masses.h"
 #include "program.h"
 #include "reading.h"
 #include "token.h"
 
-#define INTERFACE 4 /* changes with what the functions take, and in ops/native.py */
+#define INTERFACE 5 /* changes with what the functions take, and in ops/native.py */
 
 static const char *const LEVELS[] = {"scalar", "avx2", "avx512", "vnni"};
 static enum level level;
@@ -295,6 +296,40 @@ static PyObject *call_gguf_codes(PyObject *self, PyObject *const *given, Py_ssiz
     Py_RETURN_NONE;
 }
 
+/* masses(out, q, codes, scale, low, lengths, blocks, tokens, queries, dim, codes stride, scale stride, threads) */
+static PyObject *call_masses(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[13];
+    if (!numbers("masses", given, count, 13, value))
+        return NULL;
+    struct masses call = {
+        .out = (float *)(intptr_t)value[0],
+        .q = (const float *)(intptr_t)value[1],
+        .codes = (const uint8_t *)(intptr_t)value[2],
+        .scale = (const uint8_t *)(intptr_t)value[3],
+        .low = (const uint8_t *)(intptr_t)value[4],
+        .lengths = (const int64_t *)(intptr_t)value[5],
+        .blocks = value[6],
+        .tokens = value[7],
+        .queries = value[8],
+        .dim = value[9],
+        .codes_stride = value[10],
+        .scale_stride = value[11],
+        .threads = (int)value[12],
+        .level = level,
+    };
+    if (call.dim % KEY_MULTIPLE) {
+        PyErr_Format(PyExc_ValueError, "masses: keys of %lld numbers, expected a multiple of 4", value[9]);
+        return NULL;
+    }
+    int failed;
+    Py_BEGIN_ALLOW_THREADS;
+    failed = masses(&call);
+    Py_END_ALLOW_THREADS;
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_level(PyObject *self, PyObject *nothing) {
     return PyUnicode_FromString(LEVELS[level]);
 }
@@ -340,6 +375,8 @@ static PyMethodDef methods[] = {
      "gguf_weights(out, blocks, count, kind, half): blocks of a GGUF file as weights (native/gguf.h)."},
     {"gguf_codes", (PyCFunction)(void (*)(void))call_gguf_codes, METH_FASTCALL,
      "gguf_codes(codes, scales, minima, blocks, count, kind): as codes with scales (native/gguf.h)."},
+    {"masses", (PyCFunction)(void (*)(void))call_masses, METH_FASTCALL,
+     "masses(out, q, codes, scale, low, lengths, ...): what blocks of keys get of attention (native/masses.h)."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},

@@ -18,6 +18,7 @@ NATIVE = HERE.parents[1] / "native"
     [
         ("check_linear.c", ("linear.c",)),
         ("check_gguf.c", ("gguf.c",)),
+        ("check_masses.c", ("masses.c",)),
         ("check_attention.c", ("attention.c", "reading.c", "program.c", "token.c", "linear.c")),
     ],
 )

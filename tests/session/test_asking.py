@@ -11,7 +11,7 @@ from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
-from everlong.session import reply
+from everlong.session import asking, found, reply
 from everlong.session.chat import Chat
 from everlong.session.found import in_order
 from everlong.session.recall import Candidate
@@ -27,8 +27,8 @@ QUESTION = "The gulls of Lima sleep in which crate?"
 
 @pytest.fixture(autouse=True)
 def _calibrated(monkeypatch):
-    found = retrieval_heads.RetrievalHeads(((0, 1), (1, 2)), (0.5, 0.5))
-    monkeypatch.setattr(recall_index, "find", lambda model: found)
+    heads = retrieval_heads.RetrievalHeads(((0, 1), (1, 2)), (0.5, 0.5))
+    monkeypatch.setattr(recall_index, "find", lambda model: heads)
 
 
 @pytest.fixture
@@ -58,6 +58,29 @@ def test_raw_questions_follow_sinks_and_passages(session):
         prompt = read(posed.session)
     assert prompt.startswith(session.transcript.text(0, 4) + "\n\nPassage 1, from gulls.txt:\n")
     assert prompt.endswith(" The gulls of Lima sleep in crate")
+
+
+def test_what_passages_say_is_read_again_before_the_question(tiny, monkeypatch):
+    old = "The gulls of Lima sleep in crate 7342."
+    new = "The gulls of Lima sleep in crate 5118."
+    # So short passages as of a model that was trained on 256 tokens hold no whole sentence.
+    monkeypatch.setattr(asking, "trained_length", lambda session: 2048)
+    monkeypatch.setattr(found, "trained_length", lambda session: 2048)
+    with Session(tiny, Blocks(**SMALL | {"block": 64, "window": 128}), chunk=32) as session:
+        session.feed(f"{DULL * 6}{old} {DULL * 8}", source="old.txt")
+        session.feed(f"{DULL * 6}{new} {DULL * 8}", source="new.txt")
+        with session.pose(QUESTION) as posed:
+            prompt = read(posed.session)
+            assert [p.source for p in posed.recall.shown] == ["old.txt", "new.txt"]
+        assert f"\n\n{old}\n\n{new}\n\nQuestion: {QUESTION}<|end|>" in prompt
+        assert prompt.count(old) == prompt.count(new) == 2
+        with session.pose(QUESTION, again=1) as posed:
+            prompt = read(posed.session)
+            (passage,) = posed.recall.shown
+        assert prompt.count(passage.sentence) == 3
+        monkeypatch.setattr(asking, "SAID_AGAIN_TOKENS", 4)
+        with session.pose(QUESTION) as posed:
+            assert read(posed.session).count(old) == 1
 
 
 class _Lorries(SentenceEncoder):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from everlong.text.quoting import by_answer, quoted, whole
+from everlong.text.quoting import ALIKE, by_answer, likewise, line_of, quoted, whole
 
 TEXT = "of the tide. The gulls of Lima sleep in crate 7342. “Who knows?” said he.\n\nNobody did; the tide"
 
@@ -40,6 +40,22 @@ def test_japanese_sentences_end_too():
 )
 def test_the_sentence_with_most_of_the_question_is_quoted(question, at, wanted):
     assert quoted(TEXT, question, at) == wanted
+
+
+def test_sentences_with_as_many_words_of_the_question_go_together():
+    old, other, new = "The code is 4711.", "It rained.", "Then the code was 5822."
+    assert likewise(f"{old} {other} {new}", "the code?", old) == [old, new]
+    assert likewise(f"{old} {other} {new}", "rained, 4711?", old) == [old, other]
+    assert likewise(f"{old} {other} {new}", "the gulls?", old) == [old]
+    assert likewise(f"{old} " * (ALIKE + 1), "the code?", old) == [old]
+    assert likewise("", "the code?", "") == [""]
+
+
+def test_a_record_is_the_line_with_all_words_that_are_asked_for():
+    table = "line able-crow: <17>\nline calm-crow: <23>\nline calm-goat: <31>"
+    assert line_of(table, "What is in line calm-crow?") == "line calm-crow: <23>"
+    assert line_of(table, "What is in line able-goat?") == ""
+    assert line_of(table, "What else?") == ""
 
 
 def test_nothing_is_quoted_of_nothing():

@@ -10,7 +10,7 @@ import pytest
 from everlong.library.sentence_index import Voted
 from everlong.methods.blocks.recall.vote import HeadVotes
 from everlong.ops.recall import WordVotes
-from everlong.session.tally import VoteTally
+from everlong.session.tally import NEAR, VoteTally
 
 FORM = [0.5] * 7
 """The words' votes for the blocks of other names in a text of eight facts of one form."""
@@ -21,6 +21,7 @@ def tally(words, heads=None, possible=5.0, rare=0.0, meaning=()):
     by_words = create_autospec(WordVotes, instance=True)
     by_words.scores, by_words.possible = np.array(words, np.float64), possible
     by_words.rare_cover.return_value = rare
+    by_words.among.side_effect = lambda blocks: by_words.scores[blocks]
     by_heads = None
     if heads is not None:
         by_heads = create_autospec(HeadVotes, instance=True)
@@ -71,6 +72,19 @@ def test_one_sentence_far_ahead_in_meaning_stands_out_where_words_do_not_count()
     assert not tally(dull, meaning=meant(0.4, 0.35)).stands_out()
     assert not tally(dull, meaning=meant(0.25, 0.1)).stands_out()
     assert not tally([0.55, *FORM], meaning=meant(0.4, 0.3)).stands_out()
+
+
+def test_in_a_long_text_words_of_the_form_make_no_block_near():
+    """Eight facts of one form among 1,000 blocks: the form is rare, and yet only the name says which one is meant."""
+    form, names = [1, 2, 3, 4], range(10, 18)
+    ids = np.zeros(1000 * 16, np.int64)
+    for n, name in enumerate(names):
+        ids[1000 + 1600 * n : 1005 + 1600 * n] = [*form, name]
+    asked = WordVotes(ids, np.arange(0, len(ids) + 1, 16), [*form, 10])
+    right, wrong = ((1000 + 1600 * n) // 16 for n in (0, 1))
+    assert asked.scores[wrong] >= NEAR * asked.scores[right]
+    assert VoteTally(asked, None, []).near(right, right)
+    assert not VoteTally(asked, None, []).near(wrong, right)
 
 
 def test_blocks_with_nearly_as_many_of_the_words_are_near():

@@ -23,8 +23,11 @@ from jaxtyping import Float, Float16, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everlong.ops.native import extension
 from everlong.ops.spans import Ints
 
+KEY_MULTIPLE = 4
+"""The extension takes keys of a multiple of so many numbers (native/masses.h)."""
 BM25_K1 = 1.2
 BM25_B = 0.75
 TINY = 1e-12
@@ -66,6 +69,42 @@ def block_mass(scores_NQL: Float[Tensor, "N Q L"], lengths: Sequence[int] | None
     return scores_NQL.logsumexp(2)
 
 
+def masses(
+    q_QD: Float[Tensor, "Q D"],
+    codes_NLD: UInt8[Tensor, "N L D"],
+    scale_ND: Float16[Tensor, "N D"],
+    low_ND: Float16[Tensor, "N D"],
+    softcap: float | None = None,
+    lengths: Sequence[int] | None = None,
+) -> Float[Tensor, "N Q"]:
+    """`block_mass` of `logits`, in one pass of the C extension where that takes such keys.
+
+    >>> codes, ones = torch.ones(1, 3, 4, dtype=torch.uint8), torch.ones(1, 4).half()
+    >>> round(masses(torch.ones(1, 4), codes, ones, ones).item(), 3) == round(8 + math.log(3), 3)
+    True
+    """
+    native = extension()
+    if native is None or not _suits(codes_NLD, scale_ND, low_ND, softcap):
+        return block_mass(logits(q_QD, codes_NLD, scale_ND, low_ND, softcap), lengths)
+    N, L, D = codes_NLD.shape
+    q_QD = q_QD.float().contiguous()
+    held = None if lengths is None else torch.tensor(lengths, dtype=torch.int64)
+    out_NQ = torch.empty(N, len(q_QD))
+    native.masses(
+        *(out_NQ.data_ptr(), q_QD.data_ptr(), codes_NLD.data_ptr(), scale_ND.data_ptr(), low_ND.data_ptr()),
+        *(0 if held is None else held.data_ptr(), N, L, len(q_QD), D),
+        *(codes_NLD.stride(0), 2 * scale_ND.stride(0), torch.get_num_threads()),
+    )
+    return out_NQ
+
+
+def _suits(codes: Tensor, scale: Tensor, low: Tensor, softcap: float | None) -> bool:
+    """Whether the extension takes these: no cap on scores, the keys of a block side by side, on a CPU."""
+    _, L, D = codes.shape
+    side_by_side = codes.stride()[1:] == (D, 1) and scale.stride(1) == low.stride(1) == 1
+    return softcap is None and D % KEY_MULTIPLE == 0 and L > 0 and side_by_side and codes.device.type == "cpu"
+
+
 def head_votes(
     mass_NhT: Float[Tensor, "N h T"], total_hT: Float[Tensor, "h T"], weights_T: Float[Tensor, " T"]
 ) -> Float[Tensor, "N h"]:
@@ -74,6 +113,11 @@ def head_votes(
     `mass_NhT` as `block_mass` gives it, `total_hT` the logarithm of all that the softmax sums over.
     """
     return ((mass_NhT - total_hT).exp() * weights_T).amax(2)
+
+
+def _idf(holding: int, blocks: int) -> float:
+    """The weight of a word that stands in `holding` of so many blocks (equation 3.15's inverse document frequency)."""
+    return math.log(1 + (blocks - holding + 0.5) / (holding + 0.5)) if blocks else 0.0
 
 
 def grams(ids: Sequence[int]) -> list[tuple[int, ...]]:
@@ -104,7 +148,7 @@ class WordVotes:
         self._ids, self._starts = ids[: starts[-1] - starts[0]], starts - starts[0]
         blocks = len(starts) - 1
         lengths = np.diff(starts).astype(np.float64)
-        norm = BM25_K1 * (1 - BM25_B + BM25_B * lengths / max(1.0, lengths.mean() if blocks else 1.0))
+        self._norm = BM25_K1 * (1 - BM25_B + BM25_B * lengths / max(1.0, lengths.mean() if blocks else 1.0))
         self.scores: NDArray[np.float64] = np.zeros(blocks)
         self.possible = 0.0
         """The sum of the weights of all that the question holds: what a block with every word of it would have."""
@@ -117,14 +161,14 @@ class WordVotes:
             at = places(self._ids, gram, first[gram[0]])
             counts = np.bincount(np.searchsorted(self._starts, at, "right") - 1, minlength=blocks)[:blocks]
             holding = int(np.count_nonzero(counts))
-            weight = math.log(1 + (blocks - holding + 0.5) / (holding + 0.5)) if blocks else 0.0
+            weight = _idf(holding, blocks)
             self.possible += weight * (BM25_K1 + 1)
             if len(gram) == 1 and RARE * holding <= blocks:
                 self._rare.append((at, weight))
             if holding or len(gram) == 1:
                 self._weights[gram] = weight
             if holding:
-                self.scores += weight * counts * (BM25_K1 + 1) / (counts + norm)
+                self.scores += weight * counts * (BM25_K1 + 1) / (counts + self._norm)
                 self._found.append((at, weight, len(gram)))
 
     @property
@@ -149,6 +193,20 @@ class WordVotes:
         total = sum(weight for _, weight in self._rare)
         held = sum(weight for at, weight in self._rare if ((at >= first) & (at < end)).any())
         return held / total if total else 1.0
+
+    def among(self, blocks: Sequence[int]) -> NDArray[np.float64]:
+        """BM25 of these blocks with the weights that words have among them alone [len(blocks)].
+
+        What all of them hold, such as the words of a form, weighs next to nothing here, however rare it is elsewhere.
+        """
+        found = np.zeros(len(blocks))
+        norm = self._norm[list(blocks)]
+        for at, _, _ in self._found:
+            counts = np.bincount(np.searchsorted(self._starts, at, "right") - 1, minlength=len(self.scores))
+            here = counts[list(blocks)]
+            weight = _idf(int(np.count_nonzero(here)), len(blocks))
+            found += weight * here * (BM25_K1 + 1) / (here + norm)
+        return found
 
     def shares(self) -> NDArray[np.float64]:
         """How much each block holds of the runs that stand somewhere, by weight [N]; 0 without a run of two ids."""

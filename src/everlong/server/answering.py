@@ -161,7 +161,7 @@ class Turn:
         assert self._recall is not None
         twins += [self._session.fork() for _ in range(self._asked.n)]
         shown = self._exchange([*self._messages[:-1], message("user", OTHER)]).prompt
-        passages = asking.passage_ids(self._session, self._recall.shown)
+        passages = asking.passage_ids(self._session, self._recall.shown, self._question)
         return self._template.with_text(shown, passages, self._messages[-1]["content"])
 
     def _passages_again(self, twins: list[WritingStream]) -> list[int]:
@@ -171,7 +171,7 @@ class Turn:
         system = first["content"] if first["role"] == "system" else None
         before, after = Template(self._session.tokenizer, system, tools=self._asked.tools).around()
         said = token_ids(self._session.tokenizer, f"\n\nQuestion: {self._question}")
-        prompt = [*before, *asking.passage_ids(self._session, self._recall.shown), *said, *after]
+        prompt = [*before, *asking.passage_ids(self._session, self._recall.shown, self._question), *said, *after]
         twins += [asking.again_stream(self._session, len(prompt)) for _ in range(self._asked.n)]
         return prompt
 

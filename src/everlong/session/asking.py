@@ -23,6 +23,7 @@ from everlong.session.found import MOST_PASSAGES, Found, trained_length
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled
 from everlong.session.thoughts import Exchange
 from everlong.text.chat_template import Template
+from everlong.text.quoting import likewise, line_of
 from everlong.text.source_names import short_names
 from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT, SOURCE
@@ -35,6 +36,13 @@ PASSAGES = 2
 """Passages read again at most, unless said otherwise."""
 BORDER_TOKENS = 32
 """Where the vote peaks so near to a block's border, the neighbour comes too."""
+SAID_AGAIN_TOKENS = 64
+"""A passage's sentence of so many tokens at most is read once more behind all passages, or else a line of it."""
+SAID_TIMES = 2
+"""Those of a passage alone are read so often: once, SmolLM2 said 13 of 16 values in its replies, twice 15.
+
+Those of several are read once: of two that differ twice over, it said the older one.
+"""
 ROOM_TOKENS = 1024
 """Tokens that may be written behind passages and question before the first of them leave the window."""
 
@@ -210,7 +218,7 @@ def again_ids(session: WritingStream, question: str, passages: Sequence[Recalled
     With the chat template all of it is one user's turn, and the template's own words are the sinks.
     """
     tokenizer = session.tokenizer
-    found = passage_ids(session, passages)
+    found = passage_ids(session, passages, question)
     if raw:
         sinks = content(session, 0, int(session.method.as_dict()["sinks"]))
         said = token_ids(tokenizer, question, allow_special=session.allow_special)
@@ -230,14 +238,31 @@ def exchange(session: WritingStream, question: str) -> Exchange:
     return Exchange(template(session), question, session.conversing, session.seen_tokens > 0)
 
 
-def passage_ids(session: WritingStream, passages: Sequence[Recalled]) -> list[int]:
-    """The ids of the passages, each behind its heading."""
+def passage_ids(session: WritingStream, passages: Sequence[Recalled], question: str) -> list[int]:
+    """The ids of the passages, each behind its heading, and then of what they say about the question."""
     found: list[int] = []
     shown = short_names(source.name for source in session.transcript.sources)
     for n, passage in enumerate(passages, 1):
         found += token_ids(session.tokenizer, heading(n, shown.get(passage.source, passage.source)))
         found += content(session, passage.first, passage.last)
-    return found
+    return [*found, *_said_again(session, passages, question)]
+
+
+def _said_again(session: WritingStream, passages: Sequence[Recalled], question: str) -> list[int]:
+    """The ids of the passages' sentences with most of the question's words, in the same order.
+
+    What stands there more than once, the last time right before the question, a small model repeats
+    (docs/methods/blocks.md).
+    """
+    found: list[int] = []
+    said = [sentence for p in passages for sentence in likewise(p.text, question, p.sentence.strip())]
+    for sentence in dict.fromkeys(said):
+        for part in (sentence, line_of(sentence, question)):
+            ids = token_ids(session.tokenizer, f"\n\n{part}")
+            if part and len(ids) <= SAID_AGAIN_TOKENS:
+                found += ids
+                break
+    return found if len(passages) > 1 else SAID_TIMES * found
 
 
 def heading(number: int, source: str) -> str:

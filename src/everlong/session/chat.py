@@ -107,7 +107,7 @@ class Chat:
         twin = self.session.fork()
         try:
             shown = Exchange(self._template, OTHER, self.session.conversing, self.session.seen_tokens > 0).prompt
-            passages = asking.passage_ids(self.session, found.shown)
+            passages = asking.passage_ids(self.session, found.shown, text)
             answer = twin.stream(self._template.with_text(shown, passages, text), **settings)
         except BaseException:
             twin.close()

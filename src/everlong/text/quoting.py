@@ -24,6 +24,8 @@ _END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*$)|[。！？]+
 _WORD = re.compile(r"\w+")
 SHORT = 3
 """Words of so many letters are mostly articles and prepositions."""
+ALIKE = 3
+"""So many sentences of a passage may have as many words of a question; where more have, these words say nothing."""
 LOOSE = 3
 """Up to one part in so many may be cut off at either end of a passage to begin and end with a sentence."""
 
@@ -47,10 +49,22 @@ def quoted(text: str, question: str, at: int) -> str:
     Words of three letters and fewer do not count.
     """
     asked = words(question)
-    edges = [0, *starts(text), len(text)]
-    sentences = [(a, text[a:b]) for a, b in pairwise(edges) if text[a:b].strip()]
-    best = max(sentences, key=lambda s: (len(words(s[1]) & asked), -_apart(*s, at)), default=(0, text))
+    best = max(_sentences(text), key=lambda s: (len(words(s[1]) & asked), -_apart(*s, at)), default=(0, text))
     return best[1].strip()
+
+
+def likewise(text: str, question: str, sentence: str) -> list[str]:
+    """The sentences of `text` with as many of a question's words as `sentence`, in their order.
+
+    `sentence` alone where it has none of them, or where these are more than ALIKE.
+
+    >>> likewise("The tide is low. It was noon. The tide was high.", "the tide?", "The tide is low.")
+    ['The tide is low.', 'The tide was high.']
+    """
+    asked = words(question)
+    least = len(words(sentence) & asked)
+    found = [said.strip() for _, said in _sentences(text) if len(words(said) & asked) >= least]
+    return found if least and len(found) <= ALIKE else [sentence]
 
 
 def by_answer(passages: Sequence[Said], question: str, answer: str) -> list[Said]:
@@ -62,6 +76,23 @@ def by_answer(passages: Sequence[Said], question: str, answer: str) -> list[Said
 def words(text: str) -> set[str]:
     """The different words and numbers of a text, in lower case, those of three letters and fewer left out."""
     return {word for word in _WORD.findall(text.lower()) if len(word) > SHORT or word.isdecimal()}
+
+
+def line_of(text: str, question: str) -> str:
+    r"""The first line that has all of a question's words that `text` has: a record of a table; "" where none has.
+
+    >>> line_of("anvil: 7\nbrass: 8", "the number of brass")
+    'brass: 8'
+    """
+    asked = words(text) & words(question)
+    lines = text.splitlines() if asked else []
+    return next((line.strip() for line in lines if asked <= words(line)), "")
+
+
+def _sentences(text: str) -> list[tuple[int, str]]:
+    """Where each sentence begins, and the sentence with the space around it."""
+    edges = [0, *starts(text), len(text)]
+    return [(a, text[a:b]) for a, b in pairwise(edges) if text[a:b].strip()]
 
 
 def _apart(start: int, sentence: str, at: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everlong.methods.blocks.recall.index import KeyPair, RecallIndex
 from everlong.methods.blocks.recall.scout import Queries
-from everlong.ops.recall import block_mass, head_votes, logits
+from everlong.ops.recall import head_votes, logits, masses
 
 Lengths = Callable[[int, int], list[int]]
 """The tokens of each of the blocks `first` .. `end` - 1."""
@@ -45,11 +45,11 @@ class HeadVotes:
         self._queries = queries
         self._lengths = lengths
         self._dropped = [n for n in dropped if n < index.blocks]
-        masses = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
+        found = [torch.cat(parts) for parts in zip(*self._masses(), strict=True)]
         self._totals: list[Tensor] = []
         self.by_head: list[NDArray[np.float32]] = []
         """The vote of each head, [N] float32."""
-        for pair, mass in zip(index.pairs, masses, strict=True):
+        for pair, mass in zip(index.pairs, found, strict=True):
             mass[self._dropped] = -torch.inf
             by_head = mass.unflatten(1, (len(pair.heads), -1))
             asked = queries[pair.layer]
@@ -62,13 +62,19 @@ class HeadVotes:
         """For some rows at a time the log mass of each block, pair by pair."""
         for first, rows in self._index.chunks():
             lengths = None if self._lengths is None else self._lengths(first, first + len(rows))
-            yield [block_mass(scores, lengths) for _, scores in self._scores(rows)]
+            yield [masses(q, *keys, cap, lengths) for _, q, keys, cap in self._asked(rows)]
 
-    def _scores(self, rows: Tensor) -> Iterator[tuple[KeyPair, Float[Tensor, "n Q L"]]]:
-        for pair, codes, scale, low in self._index.keys(rows):
+    def _asked(self, rows: Tensor) -> Iterator[tuple[KeyPair, Tensor, tuple[Tensor, Tensor, Tensor], float | None]]:
+        """Pair by pair the scaled queries [Q, D], the keys of these rows as `RecallIndex.keys` has them, the cap."""
+        for pair, *keys in self._index.keys(rows):
             asked = self._queries[pair.layer]
             q = (asked.q[list(pair.heads)] * asked.scale).flatten(0, 1)
-            yield pair, logits(q, codes, scale, low, asked.softcap)
+            codes, scale, low = keys
+            yield pair, q, (codes, scale, low), asked.softcap
+
+    def _scores(self, rows: Tensor) -> Iterator[tuple[KeyPair, Float[Tensor, "n Q L"]]]:
+        for pair, q, keys, softcap in self._asked(rows):
+            yield pair, logits(q, *keys, softcap)
 
     def peak(self, block: int) -> int:
         """The token of a block (counted from its first) that gets most of the vote."""
