@@ -46,6 +46,8 @@ class Loaded:
     method: Any = None
     memory: Path | None = None
     weights: str = FULL
+    identity: dict[str, str | None] | None = None
+    """Digests of model and tokenizer, where nobody changes them any more; else they are taken whenever they count."""
 
     @property
     def origin(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from everlong.engine.engine import Engine
 from everlong.methods.base import Method
+from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
 from everlong.server import tools
 from everlong.server.answers import ConversationAnswers, KeptAnswers, beginning
@@ -40,6 +42,8 @@ class Service:
     def __init__(
         self, loaded: Loaded, method: Method, store: Path, settings: ServerSettings, chunk: int = CHUNK_TOKENS
     ) -> None:
+        # Nobody changes the model or its tokenizer while it is served.
+        loaded = replace(loaded, identity=fingerprint(loaded.model, loaded.tokenizer))
         self.loaded = loaded
         self.method = method
         self.settings = settings
