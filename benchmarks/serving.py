@@ -62,7 +62,8 @@ class Watch:
 
     service: Service
     tokens: dict[int, list[Stamp]] = field(default_factory=dict)
-    begun: dict[int, Stamp] = field(default_factory=dict)
+    told: Callable[[int], None] = lambda key: None
+    """Called at the first token of an answer."""
 
     def __post_init__(self) -> None:
         engine = self.service.worker.engine
@@ -76,6 +77,8 @@ class Watch:
                 stamps = self.tokens.setdefault(key, [])
                 if request.written is not None and len(request.written.token_ids) > len(stamps):
                     stamps.append(now)
+                    if len(stamps) == 1:
+                        self.told(key)
             return found
 
         engine.step = watched
@@ -231,7 +234,42 @@ def _row(measured: tuple[list[list[Stamp]], list[float]], idle: list[Stamp]) -> 
     return row
 
 
-MEASURES: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {"sessions": sessions}
+QUESTION = "What does the statement that begins with try do?"
+
+
+def follow_up(bench: Bench) -> list[dict[str, Any]]:
+    """Seconds to the first token of a question: to a session that is parked, then to the same one, open."""
+    rows: list[dict[str, Any]] = []
+    for again in (None, 0):
+        for name in ("short", "long"):
+            names = bench.copied(name, bench.args.rounds)
+            for state in ("parked", "open"):
+                took = [_first_token(bench, n, again) for n in names]
+                row = {"session": name, "state": state, "again": again, "times": len(took)}
+                for n, of in enumerate(("cpu_s", "wall_s")):
+                    row[of] = round(statistics.median(times[n] for times in took), 3)
+                rows.append(row)
+            bench.forget(names)
+    return rows
+
+
+def _first_token(bench: Bench, name: str, again: int | None) -> tuple[float, float]:
+    """CPU seconds of the process, and seconds by the clock, from a request to the first token of its answer."""
+    known = set(bench.watch.tokens)
+    first: list[tuple[float, float]] = []
+    bench.watch.told = lambda key: (
+        first.append((time.process_time(), time.perf_counter())) if key not in known else None
+    )
+    begun = time.process_time(), time.perf_counter()
+    bench.asked.ask("POST", "/v1/chat/completions", json=talk(2, bench.end, QUESTION, session=name, again=again))
+    bench.watch.told = lambda key: None
+    return first[0][0] - begun[0], first[0][1] - begun[1]
+
+
+MEASURES: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
+    "sessions": sessions,
+    "follow-up": follow_up,
+}
 
 
 def main() -> None:

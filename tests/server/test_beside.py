@@ -9,9 +9,12 @@ from concurrent.futures import Future
 import httpx
 import pytest
 
+from everlong import Blocks
 from everlong.library.library import Library
 from everlong.server.opening import Opener
 from everlong.server.worker import Left
+from everlong.session.recall import Ballot
+from tests.server.conftest import SMALL
 from tests.server.test_load import body
 
 
@@ -157,3 +160,23 @@ def test_a_turn_that_is_noted_waits_for_no_state_that_is_written(serve):
     assert not slow.future.done()
     may.set()
     assert slow.future.result(10)
+
+
+def test_votes_for_a_question_are_counted_once_and_beside(serve, monkeypatch):
+    counted = []
+    begun = Ballot.__init__
+
+    def watched(ballot, *args, **fields):
+        counted.append(threading.current_thread().name)
+        begun(ballot, *args, **fields)
+
+    monkeypatch.setattr(Ballot, "__init__", watched)
+    client = serve(Blocks(**SMALL | {"window": 150}))
+    text = "".join(f"Room {n} is painted in colour {n * 7 % 50}. " for n in range(40))
+    client.send("POST", "/v1/sessions/a/documents", files={"file": ("rooms.txt", text)})
+    for again in (None, None, 0):
+        answer = client.chat("Which colour is room 7 painted in?", session="a", again=again)
+        assert answer.status_code == 200, answer.text
+        assert len(counted) == 1
+        assert counted.pop() != "everlong-engine"
+    assert answer.json()["usage"]["memory"]["reread_tokens"] == 0

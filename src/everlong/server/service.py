@@ -127,7 +127,7 @@ class Service:
             return self._joined(caller, content, wanted, tell, lambda told: self.writer.all_go_on(wanted, told))
 
         def in_kept(tell: Tell) -> Job:
-            return self.jobs.with_session(session, lambda kept: self.writer.go_on(kept, wanted[0], tell), create=True)
+            return self._in_kept.go_on(session, lambda kept: self.writer.go_on(kept, wanted[0], tell))
 
         return self._joined(caller, content, None, tell, in_kept)
 
