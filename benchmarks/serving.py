@@ -4,8 +4,7 @@
 
 `sessions`: gaps of an answer that is written while other sessions are opened, made and parked. `reading`: while a text
 is read. `follow-up`: the first token of a question to a long session against that to a short one, open and parked.
-`streams`: eight answers at once against one. `idle`: a token of eight answers with and without 24 idle sessions beside.
-`memory`: resident memory against `--memory`. STORE has the kept sessions `long` and `short`, as `everlong read` made
+`streams`: eight answers at once against one. STORE has the kept sessions `long` and `short`, as `everlong read` made
 them; they are asked in copies.
 
 A gap is the time between two tokens of one answer. `wall` is that on the clock without what the engine's thread waited
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import statistics
 import sys
@@ -37,6 +37,7 @@ from everlong.methods.base import make_method
 from everlong.server.app import create_app
 from everlong.server.service import Service
 from everlong.server.settings import ServerSettings
+from everlong.session.ingest import Document
 
 IDLE_TOKENS = 60
 """Tokens of an answer alone that tell what an idle gap is."""
@@ -130,6 +131,11 @@ def told(found: Sequence[float], idle_ms: float) -> dict[str, float]:
     }
 
 
+def document(path: Path, name: str) -> Document:
+    """An uploaded text."""
+    return Document(name, f"{hashlib.sha256(path.read_bytes()).hexdigest()}:{path.stat().st_size}", [path.read_text()])
+
+
 class Bench:
     """A service with its watch, and what all of the measurements need of it."""
 
@@ -138,7 +144,7 @@ class Bench:
         loaded = everlong.load(args.model, dtype=args.dtype)
         self.end = loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
         method = make_method(args.method, {})
-        self.service = Service(loaded, method, args.store, ServerSettings(**settings))
+        self.service = Service(loaded, method, args.store, ServerSettings(make_document=document, **settings))
         self.watch = Watch(self.service)
         self.asked = Asked(self.service)
 
@@ -266,9 +272,59 @@ def _first_token(bench: Bench, name: str, again: int | None) -> tuple[float, flo
     return first[0][0] - begun[0], first[0][1] - begun[1]
 
 
+def reading(bench: Bench) -> list[dict[str, Any]]:
+    """Gaps of an answer over `--tokens` tokens while a text is read, and how fast it was read beside it."""
+    files = {"file": (bench.args.text.name, bench.args.text.read_bytes())}
+    with bench.talking(16_000) as stamps:
+        idle = _idle(stamps)
+        before = len(stamps())
+        upload = bench.asked.begin("POST", "/v1/sessions/read-beside/documents", files=files)
+        kept = bench.service.kept
+        # The first gaps are those in which the session is made and the pace is found.
+        while (session := kept.peek("read-beside")) is None or not session.seen_tokens:
+            time.sleep(0.05)
+        first = session.seen_tokens, time.process_time()
+        while len(stamps()) < before + bench.args.tokens and not upload.done():
+            time.sleep(0.2)
+        read = session.seen_tokens - first[0]
+        took_s = time.process_time() - first[1]
+        found = stamps()[before - 1 :]
+        upload.cancel()
+    bench.forget(["read-beside"])
+    row: dict[str, Any] = {
+        "gaps": len(found) - 1,
+        "read_tokens": read,
+        "read_tokens_per_cpu_s": round(read / took_s, 1),
+    }
+    for of in ("wall", "cpu"):
+        idle_ms = statistics.median(gaps(idle, of))
+        row |= {f"idle_{of}_ms": round(idle_ms, 1), of: told(gaps(found, of), idle_ms)}
+    longest = sorted(zip(gaps(found, "wall"), gaps(found, "cpu"), range(len(found)), strict=False), reverse=True)[:8]
+    row["longest"] = [{"wall_ms": round(w, 1), "cpu_ms": round(c, 1), "gap": n} for w, c, n in longest]
+    return [row]
+
+
+def streams(bench: Bench) -> list[dict[str, Any]]:
+    """Tokens of answers in a CPU second of the process, over HTTP forms: of one, and of eight at once, in turns."""
+    rates: dict[int, list[float]] = {1: [], 8: []}
+    for turn in range(bench.args.rounds):
+        for count, found in rates.items():
+            texts = [f"Tell a long story of gull number {turn * 8 + n}." for n in range(count)]
+            begun = time.process_time()
+            body = [talk(bench.args.tokens, bench.end, text, again=0) for text in texts]
+            answers = [bench.asked.begin("POST", "/v1/chat/completions", json=one) for one in body]
+            written = sum(answer.result().json()["usage"]["completion_tokens"] for answer in answers)
+            found.append(written / (time.process_time() - begun))
+    one, eight = (statistics.median(rates[count]) for count in (1, 8))
+    return [{"one_tokens_per_cpu_s": round(one, 1), "eight": round(eight, 1), "ratio": round(eight / one, 2),
+             "ratios": [round(b / a, 2) for a, b in zip(rates[1], rates[8], strict=True)]}]  # fmt: skip
+
+
 MEASURES: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
     "sessions": sessions,
     "follow-up": follow_up,
+    "reading": reading,
+    "streams": streams,
 }
 
 
@@ -281,6 +337,8 @@ def main() -> None:
     parser.add_argument("--method", default="blocks")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=1000)
+    parser.add_argument("--text", type=Path, help="what is read (reading)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
