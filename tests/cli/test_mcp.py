@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -154,6 +157,15 @@ def test_a_client_starts_it_over_stdio(tiny, tmp_path):
     assert read.structured_content["read_tokens"] > 100
     assert refusal(wrong)
     assert "4711" in found.structured_content["passages"][0]["text"]
+
+
+def test_the_settings_of_clients_are_as_the_docs_have_them():
+    page = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text()
+    as_json = json.loads(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])["mcpServers"]["everlong"]
+    as_toml = tomllib.loads(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])["mcp_servers"]["everlong"]
+    command = ["everlong", "mcp", "--store", "/home/me/library", "--root", "/home/me/texts"]
+    assert [as_json["command"], *as_json["args"]] == [as_toml["command"], *as_toml["args"]] == command
+    assert "claude mcp add everlong -- everlong mcp --store /home/me/library" in page
 
 
 def test_a_folder_that_is_not_there_is_refused(capsys, tiny):

@@ -67,8 +67,23 @@ def test_show_is_for_people_and_json_as_it_was(everlong, store, text_file):
 def test_a_session_that_has_read_nothing_is_shown():
     facts = {"name": "a", "model": "m", "method": {"name": "blocks", "fields": {}}, "tokens": 0, "blocks": 0, "id": "x"}
     lists = {name: [] for name in ("sources", "volumes", "dropped_blocks", "pins", "forgotten")}
-    lines = session_lines(facts | lists | {"bytes": 0, "created": 0.0, "updated": 0.0})
+    lines = session_lines(facts | lists | {"bytes": 0, "created": 0.0, "updated": 0.0, "journal_tokens": 0})
     assert [line.partition(":")[0] for line in lines][-1] == "id"
+
+
+def test_tokens_that_a_killed_server_left_in_the_journal_are_told_apart():
+    facts = {
+        "name": "a",
+        "model": "m",
+        "method": {"name": "blocks", "fields": {}},
+        "tokens": 1200,
+        "blocks": 0,
+        "id": "x",
+    }
+    lists = {name: [] for name in ("sources", "volumes", "dropped_blocks", "pins", "forgotten")}
+    lines = session_lines(facts | lists | {"bytes": 0, "created": 0.0, "updated": 0.0, "journal_tokens": 200})
+    told = "1,200 (200 of them in the journal: read again when the session is next opened)"
+    assert any(line.startswith("tokens:") and line.endswith(told) for line in lines)
 
 
 def test_columns_of_nothing():

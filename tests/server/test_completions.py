@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from everlong import Dense, Session, Sinks
+from everlong.library.kept_text import whole_transcript
+from everlong.library.library import Library
+from everlong.session import search as searching
+from tests.server.test_load import soon
 
 
 def complete(client, prompt, **fields):
@@ -87,3 +92,57 @@ def test_ids_outside_the_vocabulary_fail_alone(serve):
     client = serve()
     assert complete(client, [99999]).status_code == 400
     assert complete(client, "One").status_code == 200
+
+
+def soon_idle(client):
+    """Wait until no job is left: a checkpoint may follow an answer."""
+    assert soon(lambda: client.service.worker.jobs == 0)
+
+
+@pytest.mark.parametrize("fields", [{}, {"n": 2, "temperature": 1, "seed": 1}, {"echo": True, "logprobs": 0}])
+def test_what_is_gone_on_with_in_a_session_is_in_its_journal(serve, blocks, tiny_model, tmp_path, monkeypatch, fields):
+    client = serve(blocks)
+    complete(client, "Gulls cried over the pier. " * 40, session="a")
+    soon_idle(client)
+    kept = client.service.kept
+    written = kept.entry("a").tokens
+    assert written > 0
+    assert complete(client, "And who followed them?", session="a", **fields).status_code == 200
+    soon_idle(client)
+    session = kept.peek("a")
+    assert kept.entry("a").tokens == written < session.seen_tokens
+    assert [end for end, _ in session.keeping.notes] == [session.seen_tokens]
+    # As a killed server leaves its store.
+    store = tmp_path / "killed"
+    for part in ("sessions", "blocks"):
+        shutil.copytree(kept.library.folder / part, store / part)
+    for file in kept.library.folder.glob("everlong.db*"):
+        shutil.copy(file, store)
+    library = Library(store)
+    entry = library.entry("a")
+    assert library.tokens(entry) == session.seen_tokens
+    transcript = whole_transcript(library, entry, tiny_model.tokenizer)
+    assert transcript.ids == session.transcript.ids
+    sources = [(s.name, s.first) for s in session.transcript.sources]
+    assert [(s.name, s.first) for s in transcript.sources] == sources
+    assert [(s.name, s.first) for s in library.sources(entry)] == sources
+    assert transcript.text(0, entry.tokens + 5) == session.transcript.text(0, entry.tokens + 5)
+    looked: list[int] = []
+    monkeypatch.setattr(searching, "search", lambda read, *_: looked.append(len(read.ids)) or [])
+    assert searching.search_kept(library, entry, tiny_model.tokenizer, "gulls", 1) == []
+    assert looked == [session.seen_tokens]
+    with Session.open(store, "a", tiny_model) as opened:
+        assert opened.transcript.ids == session.transcript.ids
+        assert [(s.name, s.first) for s in opened.transcript.sources] == sources
+        assert opened.prediction == pytest.approx(session.prediction, abs=1e-4)
+
+
+def test_a_completion_and_chat_share_a_session(serve, blocks):
+    client = serve(blocks)
+    client.chat("One.", session="a")
+    after = complete(client, "The tide", session="a").json()["usage"]["memory"]["seen_tokens"]
+    client.chat("Two.", session="a")
+    soon_idle(client)
+    assert client.send("POST", "/v1/sessions/a/rewind", json={"turns": 1}).json()["tokens"] == after
+    again = client.chat("Two.", session="a").json()["usage"]
+    assert again["prompt_tokens_details"]["cached_tokens"] == after

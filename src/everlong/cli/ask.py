@@ -37,7 +37,7 @@ def ask(ctx: typer.Context, given: AskOptions) -> None:
     budgets = options.budgets(given.host_budget, None, given.when_full)
     library = Library(given.kept.store, create=False)
     entry = library.entry(given.kept.session)
-    if not entry.tokens:
+    if not library.tokens(entry):
         raise InputError(
             f"session {given.kept.session!r}: holds nothing to ask about; read into it first: everlong read FILE "
             f"{next_command.same_session(ctx, given.kept.session, given.kept.store)}"

@@ -63,7 +63,12 @@ class Chats:
         found = []
         for entry in sorted(library.entries(), key=lambda e: -e.updated):
             turns = sum(1 for source in library.sources(entry) if source.name == ANSWER)
-            facts = {"tokens": entry.tokens, "updated": entry.updated, "model": entry.model, "method": entry.method}
+            facts = {
+                "tokens": library.tokens(entry),
+                "updated": entry.updated,
+                "model": entry.model,
+                "method": entry.method,
+            }
             found += [{"name": entry.name, "turns": turns} | facts] if turns else []
         return found
 

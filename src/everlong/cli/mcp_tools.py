@@ -140,7 +140,7 @@ class LibraryTools:
         found = []
         for entry in sorted(library.entries(), key=lambda entry: -entry.updated):
             names = short_names(s.name for s in library.sources(entry) if s.name not in (PROMPT, ANSWER))
-            facts = {"tokens": entry.tokens, "bytes": library.bytes(entry), "model": entry.model}
+            facts = {"tokens": library.tokens(entry), "bytes": library.bytes(entry), "model": entry.model}
             found.append({"name": entry.name, "sources": list(names.values())} | facts)
         return {"sessions": found}
 

@@ -132,5 +132,5 @@ def _opened(
             f"session {name!r}: was made with {kept}, got {wanted}; leave the options as they were, or give another "
             "--session"
         )
-    console.note(f"Session {name!r} holds {entry.tokens:,} tokens already.")
+    console.note(f"Session {name!r} holds {library.tokens(entry):,} tokens already.")
     return Session.open(library.folder, name, loaded, chunk, **budgets)

@@ -41,7 +41,7 @@ def search(ctx: typer.Context, given: SearchOptions) -> None:
         _tell(passage, place)
     if not found:
         print("No passage holds any of these words.")
-    console.note(f"{entry.tokens:,} tokens looked through in {time.perf_counter() - begun:.2f} s")
+    console.note(f"{library.tokens(entry):,} tokens looked through in {time.perf_counter() - begun:.2f} s")
     where = next_command.same_session(ctx, given.kept.session, given.kept.store)
     asked = shlex.quote(given.words)
     console.note(f"Next: everlong ask {f'{where} -- {asked}' if given.words.startswith('-') else f'{asked} {where}'}")

@@ -161,7 +161,8 @@ def _library(store: Path | None) -> Library:
 def _row(library: Library, entry: SessionRecord) -> dict[str, Any]:
     hidden = ("fingerprint", "row_bytes", "state")
     shown = {key: value for key, value in vars(entry).items() if key not in hidden}
-    return shown | {"bytes": library.bytes(entry)}
+    tokens = library.tokens(entry)
+    return shown | {"tokens": tokens, "journal_tokens": tokens - entry.tokens, "bytes": library.bytes(entry)}
 
 
 def _source_row(source: Source) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def session_lines(found: dict[str, Any]) -> list[str]:
         "name": found["name"],
         "model": found["model"],
         "method": f"{found['method']['name']}({fields})",
-        "tokens": f"{found['tokens']:,}",
+        "tokens": f"{found['tokens']:,}{_journal(found['journal_tokens'])}",
         "blocks": f"{found['blocks']:,}",
         "size": size(found["bytes"]),
         "created": when(found["created"]),
@@ -50,6 +50,11 @@ def session_lines(found: dict[str, Any]) -> list[str]:
     for name, told in parts.items():
         lines += [f"{name}:", *(_INDENT + line for line in told)] if told else []
     return lines
+
+
+def _journal(tokens: int) -> str:
+    """What is said of tokens that are in no checkpoint yet."""
+    return f" ({tokens:,} of them in the journal: read again when the session is next opened)" if tokens else ""
 
 
 def _plain(value: Any) -> str:

@@ -58,6 +58,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         self.processor = loaded.processor
         self.name = loaded.name
         self.origin = loaded.origin
+        self.identity = loaded.identity
         self.method = method
         self.chunk = chunk
         self.vocabulary: int = self.model.get_input_embeddings().weight.shape[0]

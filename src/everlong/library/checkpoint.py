@@ -75,7 +75,7 @@ class Checkpointer:
         method = session.method.recipe()
         kept_store(session.method.kept_store)
         library = Library(folder)
-        identity = fingerprint(session.model, session.tokenizer)
+        identity = _identity(session)
         return cls(library, library.create(name, session.name, identity, method, session.origin))
 
     @property
@@ -89,7 +89,7 @@ class Checkpointer:
 
     def check(self, session: KeptStream) -> None:
         """ForeignError unless this model and tokenizer wrote the session; DamagedError for missing bytes."""
-        differ = differences(self.entry.fingerprint, fingerprint(session.model, session.tokenizer))
+        differ = differences(self.entry.fingerprint, _identity(session))
         if differ:
             raise ForeignError(
                 f"session {self.entry.name!r}: kept with model {self.entry.model}; another {' and '.join(differ)} than "
@@ -267,6 +267,11 @@ class Checkpointer:
         self.store.close()
         self.recall_files.close()
         self._open.close()
+
+
+def _identity(session: KeptStream) -> dict[str, str | None]:
+    """The digests of the session's model and tokenizer."""
+    return session.identity or fingerprint(session.model, session.tokenizer)
 
 
 def _dropped(session: KeptStream) -> frozenset[int]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from everlong.errors import DamagedError, SaveError
 from everlong.storage.row_file import overwrite
+from everlong.text.transcript import ANSWER, PROMPT
 
 JOURNAL = "journal"
 """The file in a session's folder."""
@@ -27,6 +28,8 @@ MAGIC = b"evjour\x01\n"
 
 Kind = Literal["prompt", "text", "answer"]
 """How tokens were read: as a prompt (what it recalls is held), as plain text, or as an answer that chose for itself."""
+SOURCES: dict[Kind, str] = {"prompt": PROMPT, "text": PROMPT, "answer": ANSWER}
+"""The source that tokens of each kind are of."""
 Run = tuple[Kind, Sequence[int]]
 """Ids that were read in one way."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from everlong.library.catalog import Catalog, SessionRecord
+from everlong.library.journal import JOURNAL, SOURCES, Journal, JournalRecord
 from everlong.text.places import Place
 from everlong.text.transcript import Source, TokenRange, Transcript
 
@@ -29,6 +30,37 @@ def kept_transcript(catalog: Catalog, entry: SessionRecord, tokenizer: Any) -> T
     found.load_ids(array("i", data[: len(data) // 4 * 4]), packed)
     blank(catalog, entry, found.ids)
     found.sources = sources(catalog, entry)
+    return found
+
+
+def noted(catalog: Catalog, entry: SessionRecord) -> Sequence[JournalRecord]:
+    """What the session's journal has behind its last checkpoint, of a process that still runs or was killed."""
+    return Journal(catalog.place(entry) / JOURNAL, entry.tokens).records
+
+
+def tokens(catalog: Catalog, entry: SessionRecord) -> int:
+    """Tokens of a session, those that its journal has included."""
+    records = noted(catalog, entry)
+    return records[-1].end if records else entry.tokens
+
+
+def whole_transcript(catalog: Catalog, entry: SessionRecord, tokenizer: Any) -> Transcript:
+    """What a session has read, what its journal has included."""
+    found = kept_transcript(catalog, entry, tokenizer)
+    for record in noted(catalog, entry):
+        for kind, ids in record.runs:
+            found.add(ids, SOURCES[kind])
+    return found
+
+
+def all_sources(catalog: Catalog, entry: SessionRecord) -> list[Source]:
+    """What the session read, in order, what its journal has included."""
+    found = sources(catalog, entry)
+    at = entry.tokens
+    for kind, ids in (run for record in noted(catalog, entry) for run in record.runs):
+        if ids and (not found or found[-1].name != SOURCES[kind]):
+            found.append(Source(SOURCES[kind], at))
+        at += len(ids)
     return found
 
 

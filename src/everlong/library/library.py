@@ -87,9 +87,13 @@ class Library(Catalog):
 
     # What is kept of a session.
 
+    def tokens(self, entry: SessionRecord) -> int:
+        """Tokens that the session has read: those of its last checkpoint, and those that its journal has behind it."""
+        return kept_text.tokens(self, entry)
+
     def sources(self, entry: SessionRecord) -> list[Source]:
-        """What the session read, in order, with the marks of each source."""
-        return kept_text.sources(self, entry)
+        """What the session read, in order, with the marks of each source as far as its last checkpoint has them."""
+        return kept_text.all_sources(self, entry)
 
     def dropped(self, entry: SessionRecord) -> list[int]:
         """Blocks that were found damaged and given up by `verify`."""

@@ -21,6 +21,7 @@ class KeptStream(Protocol):
     tokenizer: Any
     name: str
     origin: Any
+    identity: dict[str, str | None] | None
     method: Method
     transcript: Transcript
 

@@ -51,6 +51,8 @@ class Loaded:
     weights: str = FULL
     processor: Any = None
     """What makes tokens of images, for a model that takes them."""
+    identity: dict[str, str | None] | None = None
+    """Digests of model and tokenizer, where nobody changes them any more; else they are taken whenever they count."""
 
     @property
     def origin(self) -> dict[str, str]:

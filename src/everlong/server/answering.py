@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from everlong.engine.engine import Engine, GenerationRequest
-from everlong.engine.writing import WritingStream
+from everlong.engine.stream import let_go
+from everlong.engine.writing import ANSWERING_TOKENS, WritingStream
 from everlong.errors import CapabilityError
 from everlong.library.journal import Run
 from everlong.server import passages_read, tools
@@ -15,10 +19,11 @@ from everlong.server.asked import Answered, Asked
 from everlong.server.messages import fitted
 from everlong.server.pace import Pace
 from everlong.server.pieces import PieceTeller, ProgressTeller, Tell, finished
-from everlong.server.worker import Ready
+from everlong.server.worker import Beside, Ready
 from everlong.session import asking
 from everlong.session.citations import checked_against, drawn_on
-from everlong.session.recall import Recall
+from everlong.session.found import Found
+from everlong.session.recall import Ballot, Candidate, Recall, scouted
 from everlong.session.session import Session
 from everlong.session.thoughts import Exchange
 from everlong.text.chat_template import OTHER, Message, Template, message
@@ -26,6 +31,7 @@ from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT, Citation
 
 MOST_CITATIONS = 16
+Votes = Sequence[Candidate] | None
 LONGEST_QUESTION = 1000
 """Characters of what is taken for the question in a message that is a long text."""
 
@@ -33,9 +39,10 @@ LONGEST_QUESTION = 1000
 class Turn:
     """The messages of a request in the place that they have in a session, and their answers."""
 
-    def __init__(self, engine: Engine, pace: Pace, session: Session, asked: Asked, tell: Tell) -> None:
+    def __init__(self, engine: Engine, pace: Pace, beside: Beside, session: Session, asked: Asked, tell: Tell) -> None:
         self._engine = engine
         self._pace = pace
+        self._beside = beside
         self._session = session
         self._asked = asked
         self._tell = tell
@@ -65,14 +72,14 @@ class Turn:
         twins: list[WritingStream] = []
         read = 0
         try:
-            if not self._outgrows and self._recalled():
+            if not self._outgrows and (yield from self._recalled()):
                 prompt = self._passages_again(twins) if self._alone else self._with_passages(twins)
             elif self._here.rewritten or self._asked.n > 1 or self._outgrows:
                 read = self._here.lasting
                 # The question is read after it was put, so that it does not find itself.
                 early = max(0, read - self._question_tokens) if self._outgrows else read
                 yield from self.reading(self._here.prompt[:early], PROMPT)
-                found = self._outgrows and self._recalled()
+                found = self._outgrows and (yield from self._recalled())
                 yield from self.reading(self._here.prompt[early:read], PROMPT)
                 if found:
                     prompt = self._passages_again(twins)
@@ -81,7 +88,9 @@ class Turn:
                     prompt = self._here.prompt[read:] or None
             else:
                 prompt = self._here.prompt
-            requests = self._submitted(twins or [self._session], prompt)
+            streams = twins or [self._session]
+            votes = yield from self._voted(streams[0], prompt)
+            requests = self._submitted(streams, prompt, votes)
             results = yield from finished(requests, self._look)
             citations = self._citations((twins or [self._session])[0], results[0].text)
             passages = self._passages((twins or [self._session])[0])
@@ -145,16 +154,34 @@ class Turn:
         """Whether it is the first question about texts that were read: no conversation stands between."""
         return not self._session.conversing and [m["role"] for m in self._messages] in (["user"], ["system", "user"])
 
-    def _recalled(self) -> bool:
-        """Whether the last message calls for passages that are read again for the answer; finds them."""
+    def _recalled(self) -> Generator[Ready | None, None, bool]:
+        """Whether the last message calls for passages that are read again for the answer; finds them.
+
+        The model reads the question here, and the votes are counted in another thread.
+        """
         session, again = self._session, self._asked.again
         if again == 0 or self._messages[-1]["role"] != "user" or not self._question:
             return False
         if not asking.recalls(session) or not any(row.sealed for row in session.stored("chat").rows):
             return False
-        found = asking.recall(session, self._question, asking.PASSAGES if again is None else again)
+        begun = time.perf_counter()
+        ids = asking.question_ids(session, self._question)
+        queries = scouted(session, ids)
+
+        def counted() -> Recall:
+            ballot = Ballot(session, ids, self._question, queries)
+            return asking.to_show(Found(ballot), asking.PASSAGES if again is None else again, begun)
+
+        found = yield from self._beside(counted, undo=_nothing)
         self._recall = found if found.shown else None
         return self._recall is not None
+
+    def _voted(self, stream: WritingStream, prompt: list[int] | None) -> Generator[Ready | None, None, Votes]:
+        """What a prompt recalls while it is read, counted in another thread; None where that is done as it is read."""
+        if prompt is None or self._recall is not None or len(prompt) > ANSWERING_TOKENS or not asking.holds(stream):
+            return None
+        queries = scouted(stream, prompt)
+        return (yield from self._beside(lambda: Ballot(stream, prompt, queries=queries).candidates(), undo=_nothing))
 
     def _with_passages(self, twins: list[WritingStream]) -> list[int]:
         """The prompt of copies of the session: passages in front of the last message."""
@@ -185,16 +212,31 @@ class Turn:
             return passages_read.attended(written_on)
         return passages_read.read_again(self._session, self._recall.shown, self._question)
 
-    def _submitted(self, streams: Sequence[WritingStream], prompt: list[int] | None) -> list[GenerationRequest]:
+    def _submitted(
+        self, streams: Sequence[WritingStream], prompt: list[int] | None, votes: Votes
+    ) -> list[GenerationRequest]:
         ends: dict[str, Any] = {"ends": self._template.end_tokens()}
         found: list[GenerationRequest] = []
         for n, stream in enumerate(streams):
             seed = self._asked.sampling.get("seed")
             own = {"seed": None if seed is None else seed + n}
             told = PieceTeller(n, self._tell, found)
-            found.append(self._engine.submit(stream, prompt, told, **ends | self._asked.sampling | own))
+            pieces = None if prompt is None else self._pieces(stream, prompt, votes)
+            found.append(self._engine.submit(stream, told=told, pieces=pieces, **ends | self._asked.sampling | own))
         return found
+
+    def _pieces(self, stream: WritingStream, prompt: list[int], votes: Votes) -> Iterator[tuple[Tensor, bool]]:
+        """The prompt in pieces; beside passages that stand in it each layer chooses for itself, else what was voted."""
+        if self._recall is not None:
+            let_go(stream.runner)
+        elif votes is not None:
+            asking.hold(stream, prompt, votes)
+        yield from stream.prompt_pieces(prompt, recall=self._recall is None and votes is None)
 
     def _report(self) -> dict[str, Any]:
         shown = () if self._recall is None else self._recall.shown
         return self._session.report().as_dict() | {"reread_tokens": sum(p.last - p.first for p in shown)}
+
+
+def _nothing(_: object) -> None:
+    """What is to be undone of a vote whose client has left: nothing was written."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from everlong.server import tools
 from everlong.server.asked import Answered, Asked
+from everlong.server.continuing import Continued
 from everlong.server.conversations import Conversations
 from everlong.server.errors import refused
 from everlong.server.joining import digest, other_request
@@ -18,7 +19,7 @@ from everlong.server.open_sessions import OpenSession
 from everlong.server.parking import Parking
 from everlong.server.pieces import Piece, Tell
 from everlong.server.session_jobs import SessionJobs
-from everlong.server.worker import Ready
+from everlong.server.worker import Job, Ready
 from everlong.server.writer import Answering, Writer
 from everlong.session.session import Session
 from everlong.text.chat_template import Message, message
@@ -81,6 +82,22 @@ class KeptAnswers:
             self._kept.release(name)
         self._jobs.keep_up(name)
         return answered
+
+    def go_on(self, name: str, write: Callable[[Session], Generator[Ready | None, None, list[Continued]]]) -> Job:
+        """What was written behind a prompt in the session, on the disk before it is told to be whole."""
+        yield from self._kept.take(name)
+        try:
+            opened = yield from self._jobs.opened(name)
+            yield from self._kept.settle(name)
+            found = yield from write(opened.session)
+            yield from self._kept.acknowledge(name, [run for continued in found for run in continued.runs], {})
+        except BaseException:
+            self._kept.open.let_go(name)
+            raise
+        finally:
+            self._kept.release(name)
+        self._jobs.keep_up(name)
+        return found
 
     def _turn(
         self, opened: OpenSession, asked: Asked, tell: Tell

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from everlong.engine.engine import Engine
 from everlong.engine.generation import GenerationResult
+from everlong.engine.stream import let_go
 from everlong.engine.token_odds import TokenOdds, odds_of
 from everlong.engine.writing import WritingStream
+from everlong.library.journal import Kind, Run
 from everlong.server.pace import Pace
 from everlong.server.pieces import Piece, PieceTeller, Progress, Tell, finished
 from everlong.server.worker import Ready
 from everlong.session.session import Session
 from everlong.text.inputs import id_pieces
+from everlong.text.transcript import PROMPT
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Continued:
     prompt_tokens: int
     cached_tokens: int
     report: dict[str, Any]
+    runs: Sequence[Run] = ()
+    """What the session has read of it all, and how."""
 
     @property
     def written_tokens(self) -> int:
@@ -59,8 +64,13 @@ def go_on(
     twins: list[WritingStream] = []
     scored = asked.echo and asked.sampling["logprobs"] is not None
     prompt: list[int] | None = ids.tolist()
+    read_as: Kind = "prompt"
     try:
         if scored or asked.n > 1 or not asked.writes:
+            # As a crash has it read again, of the same source and with nothing recalled.
+            read_as = "text"
+            let_go(session.runner)
+            session.source = PROMPT
             for piece in ids.split(pace.piece):
                 echoed += _read(session, piece, asked.sampling["logprobs"] if scored else None)
                 yield None
@@ -83,7 +93,8 @@ def go_on(
             twin.close()
     text = asked.prompt if isinstance(asked.prompt, str) else session.tokenizer.decode(asked.prompt)
     report = session.report().as_dict()
-    return Continued(results, text, echoed, begun + len(ids), begun, report)
+    runs: list[Run] = [(read_as, ids.tolist()), ("answer", results[0].token_ids)]
+    return Continued(results, text, echoed, begun + len(ids), begun, report, runs)
 
 
 def _numbered(tell: Tell, first: int) -> Tell:
@@ -96,7 +107,7 @@ def _numbered(tell: Tell, first: int) -> Tell:
 def _read(session: Session, ids: Tensor, likeliest: int | None) -> list[TokenOdds | int]:
     """Let a session read ids; their odds, if they are wanted."""
     if likeliest is None:
-        session.feed(ids)
+        session.feed(ids, source=PROMPT)
         return []
     before = session.prediction
     _, logits = session.score(ids, logits=True)

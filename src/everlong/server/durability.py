@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,13 @@ from everlong.library.journal import Run
 from everlong.library.library import Library
 from everlong.server.notes import Notes
 from everlong.server.open_sessions import OpenSession
-from everlong.server.worker import Job
+from everlong.server.worker import Beside, Job
 
 
 class Durability:
     """Writes journals and checkpoints; `beside` does in another thread what waits for disks."""
 
-    def __init__(self, library: Library, notes: Notes, beside: Callable[[Callable[[], Any]], Job]) -> None:
+    def __init__(self, library: Library, notes: Notes, beside: Beside) -> None:
         self._library = library
         self._notes = notes
         self._beside = beside

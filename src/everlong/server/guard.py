@@ -11,9 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from everlong.server.errors import ApiError
 from everlong.server.metrics import Metrics
+from everlong.server.page_routes import PATHS
 from everlong.server.settings import ServerSettings, is_loopback
 
-OPEN = ("/healthz", "/", "/page.css", "/page.js", "/icon.svg")
+OPEN = ("/healthz", *PATHS)
 """What needs no key."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,23 @@ from everlong.server.notes import Notes
 from everlong.server.open_sessions import OpenSession, OpenSessions
 from everlong.server.opening import Opener
 from everlong.server.rewinding import Rewinding
-from everlong.server.worker import Job, Ready
+from everlong.server.worker import Beside, Job, Ready
 from everlong.session.session import Session
 from everlong.text.transcript import ANSWER, PROMPT
 
 
 class KeptSessions:
-    """The sessions of one store. Only the engine's thread may use it; `beside` does in another what waits for disks."""
+    """The sessions of one store. Only the engine's thread may use it; `beside` does in another what waits for disks.
 
-    def __init__(
-        self, loaded: Loaded, method: Method, store: Path, chunk: int, beside: Callable[[Callable[[], Any]], Job]
-    ) -> None:
+    `create` may be done in any.
+    """
+
+    def __init__(self, loaded: Loaded, method: Method, store: Path, chunk: int, beside: Beside) -> None:
         self.library = Library(store)
         self.open = OpenSessions()
         self._beside = beside
         self._notes = Notes(self.library)
-        self._opener = Opener(loaded, method, self.library, self._notes, chunk)
+        self._opener = Opener(loaded, method, self.library, self._notes, chunk, beside)
         self._disk = Durability(self.library, self._notes, beside)
         self._busy: set[str] = set()
 
@@ -63,6 +65,7 @@ class KeptSessions:
         if opened is None:
             opened = yield from self._opener.open(name, self.open.pool, piece)
         self.open.add(name, opened)
+        self.open.measure(name)
         return opened
 
     def entry(self, name: str) -> SessionRecord:
@@ -122,9 +125,16 @@ class KeptSessions:
         opened = self.open.get(name)
         return self._notes.last("passages", self.entry(name)) if opened is None else opened.passages
 
-    def describe(self, entry: SessionRecord) -> dict[str, Any]:
-        """A session as clients see it."""
-        session = self.peek(entry.name)
+    def describe(self, entries: Sequence[SessionRecord]) -> Job:
+        """Sessions as clients see them; what the disk says of them is read in another thread."""
+        sessions = [self.peek(entry.name) for entry in entries]
+        seen = [None if session is None else session.seen_tokens for session in sessions]
+        busy = frozenset(self._busy)
+        told = [partial(self._described, entry, tokens, busy) for entry, tokens in zip(entries, seen, strict=True)]
+        return (yield from self._beside(lambda: [tell() for tell in told]))
+
+    def _described(self, entry: SessionRecord, seen_tokens: int | None, busy: frozenset[str]) -> dict[str, Any]:
+        """A session; `seen_tokens` of one that is open."""
         return {
             "id": entry.name,
             "object": "session",
@@ -132,10 +142,10 @@ class KeptSessions:
             "updated": int(entry.updated),
             "model": entry.model,
             "method": entry.method["name"],
-            "tokens": self._notes.tokens(entry) if session is None else session.seen_tokens,
+            "tokens": self._notes.tokens(entry) if seen_tokens is None else seen_tokens,
             "bytes": self.library.bytes(entry),
-            "open": session is not None,
-            "busy": entry.name in self._busy,
+            "open": seen_tokens is not None,
+            "busy": entry.name in busy,
             "sources": [
                 {"name": source.name, "first_token": source.first, "done": source.done}
                 for source in self.library.sources(entry)

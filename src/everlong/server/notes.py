@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from everlong.library import kept_text
 from everlong.library.catalog import SessionRecord
-from everlong.library.journal import JOURNAL, Journal, JournalRecord
+from everlong.library.journal import JournalRecord
 from everlong.library.library import Library
 from everlong.library.rewind import Lengths
 
@@ -64,8 +65,7 @@ class Notes:
 
     def tokens(self, entry: SessionRecord) -> int:
         """Tokens of a session that is not open, those in its journal included."""
-        noted = self._journaled(entry)
-        return noted[-1].end if noted else entry.tokens
+        return self._library.tokens(entry)
 
     def write(self, entry: SessionRecord, turns: Sequence[KnownTurn], facts: dict[str, Any]) -> None:
         """Take down the turns of a session, each with the tokens it ends at, and by their names other facts of it."""
@@ -75,4 +75,4 @@ class Notes:
             self._library.note(f"{what} {entry.id}", json.dumps(fact))
 
     def _journaled(self, entry: SessionRecord) -> Sequence[JournalRecord]:
-        return Journal(self._library.place(entry) / JOURNAL, entry.tokens).records
+        return kept_text.noted(self._library, entry)

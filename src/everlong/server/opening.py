@@ -10,7 +10,7 @@ from everlong.methods.base import Method
 from everlong.models.load import Loaded
 from everlong.server.notes import Notes
 from everlong.server.open_sessions import OpenSession
-from everlong.server.worker import Ready
+from everlong.server.worker import Beside, Ready
 from everlong.session.session import Session
 from everlong.storage.record_cache import RecordPool
 
@@ -18,22 +18,28 @@ from everlong.storage.record_cache import RecordPool
 class Opener:
     """Opens the sessions of one store for one model."""
 
-    def __init__(self, loaded: Loaded, method: Method, library: Library, notes: Notes, chunk: int) -> None:
+    def __init__(
+        self, loaded: Loaded, method: Method, library: Library, notes: Notes, chunk: int, beside: Beside
+    ) -> None:
         self._loaded = loaded
         self._method = method
         self._library = library
         self._notes = notes
         self._chunk = chunk
+        self._beside = beside
 
     def create(self, name: str) -> None:
-        """Make an empty session; InputError where the name is taken."""
+        """Make an empty session, in this thread, whichever it is; InputError where the name is taken."""
         if self._library.find(name) is not None:
             raise InputError(f"session {name!r}: exists already; give another name")
         self._new(name).close()
 
     def open(self, name: str, pool: RecordPool, piece: Callable[[], int]) -> Generator[Ready | None, None, OpenSession]:
-        """The session of this name, or a new one; its journal is read again in such pieces."""
-        opened = self._begin(name)
+        """The session of this name, or a new one; its journal is read again in such pieces.
+
+        Files are read and checked, and the caches filled, in another thread; whoever leaves meanwhile has it closed.
+        """
+        opened = yield from self._beside(lambda: self._begin(name), lambda begun: begun.session.close())
         opened.session.keeping.share(pool)
         try:
             yield from self._replay(opened.session, piece)

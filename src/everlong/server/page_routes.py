@@ -11,11 +11,13 @@ from starlette.responses import Response
 
 router = APIRouter()
 _FOLDER = Path(__file__).parent / "page"
+PATHS = ("/", *(f"/{file.name}" for file in sorted(_FOLDER.iterdir()) if file.suffix != ".html"))
+"""The page, and the files that it loads: what anybody may have, with a key or without."""
 _TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -32,10 +34,6 @@ _HEADERS = {
 }
 
 
-@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-@router.api_route("/page.css", methods=["GET", "HEAD"], include_in_schema=False)
-@router.api_route("/page.js", methods=["GET", "HEAD"], include_in_schema=False)
-@router.api_route("/icon.svg", methods=["GET", "HEAD"], include_in_schema=False)
 def page(request: Request) -> Response:
     """A file of the page, or word that it has not changed."""
     name = request.url.path[1:] or "index.html"
@@ -43,10 +41,14 @@ def page(request: Request) -> Response:
     headers = _HEADERS | {"ETag": tag}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    return Response(content, media_type=_TYPES[name], headers=headers)
+    return Response(content, media_type=_TYPES[Path(name).suffix], headers=headers)
 
 
 @cache
 def _file(name: str) -> tuple[bytes, str]:
     content = (_FOLDER / name).read_bytes()
     return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+for _path in PATHS:
+    router.add_api_route(_path, page, methods=["GET", "HEAD"], include_in_schema=False)

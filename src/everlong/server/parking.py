@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from everlong.errors import EverlongError, one_line
 from everlong.server.conversations import Conversations
@@ -24,19 +26,30 @@ class Parking:
         self._kept = kept
         self._worker = worker
         self._parking = False
+        self._expected_bytes = 0
+        """What those may come to take that are being opened."""
+
+    @contextmanager
+    def expecting(self, expected_bytes: int) -> Iterator[None]:
+        """Keep room for a session while it is opened."""
+        self._expected_bytes += expected_bytes
+        try:
+            yield
+        finally:
+            self._expected_bytes -= expected_bytes
 
     def trim(self) -> None:
         """Close what was used longest ago, until all open sessions fit the memory they may take."""
-        self._conversations.trim(max(0, self._most_bytes - self._kept.open.bytes))
-        if self._over(0) and not self._parking:
+        self._conversations.trim(max(0, self._most_bytes - self._kept.open.bytes - self._expected_bytes))
+        if self._over and not self._parking:
             self._parking = True
             self._worker.add(Ticket(self._trimmed))
 
-    def make_room(self, wanted_bytes: int) -> Job:
-        """Park the sessions used longest ago, each written beside the engine's steps, until so many bytes are free."""
-        if self._over(wanted_bytes):
-            self._conversations.trim(max(0, self._most_bytes - self._kept.open.bytes - wanted_bytes))
-        while self._over(wanted_bytes) and (name := self._kept.idlest()) is not None:
+    def make_room(self) -> Job:
+        """Park those used longest ago, each written beside the engine's steps, until all that is expected fits."""
+        if self._over:
+            self._conversations.trim(max(0, self._most_bytes - self._kept.open.bytes - self._expected_bytes))
+        while self._over and (name := self._kept.idlest()) is not None:
             yield from self._kept.take(name)
             try:
                 yield from self._kept.park(name)
@@ -48,13 +61,14 @@ class Parking:
 
     def _trimmed(self) -> Job:
         try:
-            yield from self.make_room(0)
+            yield from self.make_room()
         finally:
             self._parking = False
 
-    def _over(self, wanted_bytes: int) -> bool:
+    @property
+    def _over(self) -> bool:
         self.used_bytes = self._conversations.bytes + self._kept.open.bytes
-        return self.used_bytes + wanted_bytes > self._most_bytes
+        return self.used_bytes + self._expected_bytes > self._most_bytes
 
 
 def half_of_memory() -> int:

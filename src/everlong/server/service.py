@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from everlong.engine.engine import Engine
 from everlong.methods.base import Method
+from everlong.models.fingerprint import fingerprint
 from everlong.models.load import Loaded
 from everlong.server import tools
 from everlong.server.answers import ConversationAnswers, KeptAnswers, beginning
@@ -40,6 +42,8 @@ class Service:
     def __init__(
         self, loaded: Loaded, method: Method, store: Path, settings: ServerSettings, chunk: int = CHUNK_TOKENS
     ) -> None:
+        # Nobody changes the model or its tokenizer while it is served.
+        loaded = replace(loaded, identity=fingerprint(loaded.model, loaded.tokenizer))
         self.loaded = loaded
         self.method = method
         self.settings = settings
@@ -123,7 +127,7 @@ class Service:
             return self._joined(caller, content, wanted, tell, lambda told: self.writer.all_go_on(wanted, told))
 
         def in_kept(tell: Tell) -> Job:
-            return self.jobs.with_session(session, lambda kept: self.writer.go_on(kept, wanted[0], tell), create=True)
+            return self._in_kept.go_on(session, lambda kept: self.writer.go_on(kept, wanted[0], tell))
 
         return self._joined(caller, content, None, tell, in_kept)
 

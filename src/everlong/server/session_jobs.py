@@ -29,9 +29,11 @@ class SessionJobs:
 
     def opened(self, name: str) -> Generator[Ready | None, None, OpenSession]:
         """A session that was taken, open, with room for it."""
-        if name not in self._kept.open:
-            yield from self._parking.make_room(self._kept.open.largest_bytes)
-        return (yield from self._kept.opened(name, lambda: self._pace.piece))
+        if name in self._kept.open:
+            return (yield from self._kept.opened(name, lambda: self._pace.piece))
+        with self._parking.expecting(self._kept.open.largest_bytes):
+            yield from self._parking.make_room()
+            return (yield from self._kept.opened(name, lambda: self._pace.piece))
 
     def with_session(self, name: str, work: Callable[[Session], Job], create: bool = False) -> Job:
         """A job with the session of this name, which must exist unless it is to be made; what it read is kept."""
@@ -51,7 +53,7 @@ class SessionJobs:
         return result
 
     def with_store(self, names: Sequence[str], work: Callable[[], Any]) -> Job:
-        """A job with the files of sessions, which are parked for it."""
+        """A job with the files of sessions, which are parked for it; `work` is done in another thread."""
         taken: list[str] = []
         try:
             # Always in the same order, so that no two jobs wait for each other.
@@ -59,7 +61,7 @@ class SessionJobs:
                 yield from self._kept.take(name)
                 taken.append(name)
                 yield from self._kept.park(name)
-            return work()
+            return (yield from self._worker.beside(work))
         finally:
             for name in taken:
                 self._kept.release(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -44,12 +44,12 @@ async def done(request: Request, job: Callable[[], Job]) -> Any:
 @router.get("")
 async def list_sessions(request: Request) -> dict[str, Any]:
     """All sessions of the store, those used last first."""
-    kept, scope = service_of(request).kept, scope_of(request)
+    service, scope = service_of(request), scope_of(request)
 
     def listed() -> Job:
-        entries = sorted(kept.library.entries(), key=lambda entry: -entry.updated)
-        return [_shown(request, scope, entry) for entry in entries if scope.owns(entry.name)]
-        yield
+        entries = yield from service.worker.beside(service.kept.library.entries)
+        entries = sorted(entries, key=lambda entry: -entry.updated)
+        return (yield from _shown(request, scope, [entry for entry in entries if scope.owns(entry.name)]))
 
     return {"object": "list", "data": await done(request, listed)}
 
@@ -63,7 +63,7 @@ async def create_session(request: Request) -> dict[str, Any]:
 
     def created() -> Job:
         yield from service.jobs.with_store([name], lambda: service.kept.create(name))
-        return _shown(request, scope, service.kept.entry(name))
+        return (yield from _one_shown(request, scope, name))
 
     return await done(request, created)
 
@@ -81,7 +81,7 @@ async def get_session(request: Request, name: str) -> dict[str, Any]:
     def found() -> Job:
         _must_exist(request, full, name)
         memory = yield from service.jobs.with_session(full, report)
-        return _shown(request, scope, service.kept.entry(full)) | memory
+        return (yield from _one_shown(request, scope, full)) | memory
 
     return await done(request, found)
 
@@ -96,7 +96,7 @@ async def rename_session(request: Request, name: str) -> dict[str, Any]:
     def renamed() -> Job:
         _must_exist(request, full, name)
         yield from service.jobs.with_store([full, new], lambda: service.kept.library.rename(full, new))
-        return _shown(request, scope, service.kept.entry(new))
+        return (yield from _one_shown(request, scope, new))
 
     return await done(request, renamed)
 
@@ -111,7 +111,7 @@ async def fork_session(request: Request, name: str) -> dict[str, Any]:
     def forked() -> Job:
         _must_exist(request, full, name)
         yield from service.jobs.with_store([full, new], lambda: service.kept.library.fork(full, new))
-        return _shown(request, scope, service.kept.entry(new))
+        return (yield from _one_shown(request, scope, new))
 
     return await done(request, forked)
 
@@ -132,7 +132,7 @@ async def rewind_session(request: Request, name: str) -> dict[str, Any]:
             yield from service.kept.rewind(full, turns)
         finally:
             service.kept.release(full)
-        return _shown(request, scope, service.kept.entry(full))
+        return (yield from _one_shown(request, scope, full))
 
     return await done(request, rewound)
 
@@ -170,8 +170,14 @@ def _must_exist(request: Request, full: str, name: str) -> None:
         raise ApiError(404, f"session {name!r}: does not exist; GET /v1/sessions lists them", "session", "not_found")
 
 
-def _shown(request: Request, scope: Scope, entry: SessionRecord) -> dict[str, Any]:
-    return service_of(request).kept.describe(entry) | {"id": scope.shown(entry.name)}
+def _shown(request: Request, scope: Scope, entries: Sequence[SessionRecord]) -> Job:
+    told = yield from service_of(request).kept.describe(entries)
+    return [session | {"id": scope.shown(session["id"])} for session in told]
+
+
+def _one_shown(request: Request, scope: Scope, name: str) -> Job:
+    (told,) = yield from _shown(request, scope, [service_of(request).kept.entry(name)])
+    return told
 
 
 def _name(given: dict[str, Any], required: bool = True) -> str | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from everlong.engine.engine import Engine
 from everlong.errors import EverlongError, ModelError, one_line
@@ -17,9 +20,18 @@ from everlong.server.pace import Pace
 
 logger = logging.getLogger(__name__)
 
+BESIDE_THREADS = 4
+"""For what waits for disks: a turn that is noted waits for no state that is written."""
+SWITCH_S = 0.0005
+"""After so long a thread that computes in Python lets another go on; the engine's asks for that at each operation."""
+
 Ready = Callable[[], bool]
 Job = Generator[Ready | None, None, Any]
 """What is done in steps. It yields what tells whether it can go on, or None to be asked again after the next step."""
+
+
+Beside = Callable[..., Job]
+"""As `Worker.beside`."""
 
 
 @runtime_checkable
@@ -93,7 +105,7 @@ class Worker:
         self._pace = pace
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         """Jobs that were handed in; None where the thread is only to look around."""
-        self._disk = ThreadPoolExecutor(1, "everlong-disk")
+        self._disk = ThreadPoolExecutor(BESIDE_THREADS, "everlong-disk", partial(torch.set_num_threads, 1))
         self._tickets: list[Ticket] = []
         self._stopping = False
         self._last: Callable[[], None] = lambda: None
@@ -118,14 +130,24 @@ class Worker:
         """Take a job that another one hands in, in the engine's thread, however many are waiting."""
         self._tickets.append(ticket)
 
-    def beside(self, work: Callable[[], Any]) -> Job:
-        """What `work` returns, done in a thread of its own while the engine goes on; it is awaited whoever leaves."""
+    def beside(self, work: Callable[[], Any], undo: Callable[[Any], None] | None = None) -> Job:
+        """What `work` returns, done in another thread while the engine goes on; it is awaited whoever leaves.
+
+        With `undo` whoever leaves has it undone, by what is given what `work` returned; else it is as if they stayed.
+        """
         future = self._disk.submit(work)
         future.add_done_callback(lambda _: self._inbox.put(None))
+        gone: Left | None = None
         while not future.done():
-            with contextlib.suppress(Left):
+            try:
                 yield future.done
-        return future.result()
+            except Left as left:
+                gone = left
+        found = future.result()
+        if gone is None or undo is None:
+            return found
+        undo(found)
+        raise gone
 
     def stop(self, last: Callable[[], None]) -> None:
         """End all answers, wait until their jobs have kept what they wrote, and do what is `last` to be done."""
@@ -135,6 +157,7 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
         try:
             while self._turn():
                 pass

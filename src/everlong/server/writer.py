@@ -33,7 +33,9 @@ class Writer:
     def turn(self, session: Session, asked: Asked, tell: Tell) -> Answering:
         """The answers to messages, in a session that holds them and the first of the answers then."""
         before = session.report().dropped_tokens
-        answered = yield from Turn(self._engine, self._pace, session, asked, self._timed(tell)).run()
+        answered = yield from Turn(
+            self._engine, self._pace, self._worker.beside, session, asked, self._timed(tell)
+        ).run()
         metrics = self._metrics
         metrics.read_tokens.inc(answered.prompt_tokens - answered.cached_tokens)
         metrics.reused_tokens.inc(answered.cached_tokens)

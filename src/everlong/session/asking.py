@@ -90,7 +90,11 @@ def recall(session: WritingStream, question: str, again: Again = PASSAGES) -> Re
     if not recalls(session):
         raise CapabilityError(f"recall: {session.method} does not recall passages; use Blocks(recall=question)")
     begun = time.perf_counter()
-    found = Found(Ballot(session, ids, question))
+    return to_show(Found(Ballot(session, ids, question)), again, begun)
+
+
+def to_show(found: Found, again: Again, begun: float) -> Recall:
+    """What was found, and which of its passages would be shown; `begun`: when it was begun to be looked for."""
     chosen = found.chosen(most_passages(again))
     return found.recall("again", found.shown(chosen), [found.candidates[n].block for n in chosen], begun)
 
@@ -106,13 +110,22 @@ def keeps_ids(session: WritingStream) -> bool:
     return session.method.as_dict().get("keep") == "ids"
 
 
-def hold(session: WritingStream, question: list[int]) -> None:
-    """Let a prompt that is read next, and what is written behind it, attend to the blocks that the vote chooses."""
+def hold(session: WritingStream, question: list[int], candidates: Sequence[Candidate] | None = None) -> None:
+    """Let a prompt that is read next, and what is written behind it, attend to the blocks that the vote chooses.
+
+    `candidates`: those of a vote for this question that was counted before.
+    """
     let_go(session.runner)
-    if recalls(session):
-        memory = session.stored("ask")
-        if memory.rows and memory.rows[0].sealed > memory.settings.top_k:
-            _slots(session, Ballot(session, question).candidates())
+    if holds(session):
+        _slots(session, Ballot(session, question).candidates() if candidates is None else candidates)
+
+
+def holds(session: WritingStream) -> bool:
+    """Whether a question is put to the voters, for there are more blocks than are attended to at once."""
+    if not recalls(session):
+        return False
+    memory = session.stored("ask")
+    return bool(memory.rows) and memory.rows[0].sealed > memory.settings.top_k
 
 
 def choose(session: WritingStream, target: WritingStream, question: list[int], text: str) -> Recall:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from everlong.engine.writing import WritingStream
 from everlong.session.hops import next_hop
-from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, merged, recalled
+from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, recalled
 from everlong.text.transcript import TokenRange, Transcript
 
 MOST_PASSAGES = 4
@@ -79,6 +79,20 @@ def in_order(candidates: Sequence[Candidate], spans: list[TokenRange]) -> list[t
     """
     found = [(c, span) for c, span in zip(candidates, merged(spans), strict=True) if span.first < span.end]
     return sorted(found, key=lambda f: (f[0].hop, f[1].first))
+
+
+def merged(spans: list[TokenRange]) -> list[TokenRange]:
+    """The spans, each without what an earlier one holds already; empty where nothing is left."""
+    kept: list[TokenRange] = []
+    for span in spans:
+        first, end = span
+        for other in kept:
+            if other.first <= first < other.end:
+                first = min(end, other.end)
+            elif other.first < end <= other.end:
+                end = other.first
+        kept.append(TokenRange(first, max(first, end)))
+    return kept
 
 
 def _span(ballot: Ballot, candidate: Candidate) -> TokenRange:

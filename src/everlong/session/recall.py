@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
     from everlong.methods.blocks.memory import BlockMemory
     from everlong.methods.blocks.recall.index import RecallIndex
+    from everlong.methods.blocks.recall.scout import Queries
 
 Way = Literal["again", "blocks"]
 CANDIDATES = 16
@@ -89,11 +90,15 @@ class Ballot:
     """One question put to the voters of a session that stores blocks.
 
     Where the question names a part of what was read (a chapter, a page, a heading), only blocks of it take part.
+    With `queries`, those that were `scouted`, the model is not asked: the votes can be counted in any thread.
     """
 
-    def __init__(self, session: WritingStream, question: list[int], text: str = "") -> None:
+    def __init__(
+        self, session: WritingStream, question: list[int], text: str = "", queries: dict[int, Queries] | None = None
+    ) -> None:
         self.session, self._memory = session, session.stored("recall")
         self.question = question
+        self._queries = queries
         self.text = text
         self.starts = _starts(self._memory, session.seen_tokens)
         row = self._memory.rows[0]
@@ -146,10 +151,9 @@ class Ballot:
 
     def _head_votes(self) -> HeadVotes | None:
         """None where the model has no retrieval heads, or keys are missing."""
-        if not catch_up(self._memory.rows[0]):
+        queries = scouted(self.session, self.question) if self._queries is None else self._queries
+        if not queries:
             return None
-        # The question is read and nothing of it kept: only what its heads look for is wanted.
-        queries = self.session.runner.scout(torch.tensor(self.question))
         index = self._extended(self._memory.rows[0].recall)
         lengths = np.diff(self.starts)
         even = bool((lengths == index.tokens).all())
@@ -240,6 +244,13 @@ class Ballot:
         return TokenRange(max(first, *before), min(end, *after))
 
 
+def scouted(session: WritingStream, question: list[int]) -> dict[int, Queries]:
+    """What heads look for in a question, by layer, which is read and not kept; none without heads, or their keys."""
+    if not catch_up(session.stored("recall").rows[0]):
+        return {}
+    return session.runner.scout(torch.tensor(question))
+
+
 def in_turn(first: list[Candidate], second: list[Candidate]) -> list[Candidate]:
     """Two of the first list, then one of the second, then by turns; each block once."""
     heads = iter(first[2:])
@@ -274,17 +285,3 @@ def recalled(transcript: Transcript, candidate: Candidate, span: TokenRange, que
     sentence = quoted(passage.text, question, before)
     place = passage.source, passage.start, passage.end, passage.text
     return Recalled(*place, kept.first, kept.end, candidate.share, candidate.voter, sentence, candidate.near)
-
-
-def merged(spans: list[TokenRange]) -> list[TokenRange]:
-    """The spans, each without what an earlier one holds already; empty where nothing is left."""
-    kept: list[TokenRange] = []
-    for span in spans:
-        first, end = span
-        for other in kept:
-            if other.first <= first < other.end:
-                first = min(end, other.end)
-            elif other.first < end <= other.end:
-                end = other.first
-        kept.append(TokenRange(first, max(first, end)))
-    return kept

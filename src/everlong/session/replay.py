@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from everlong.text.transcript import ANSWER, PROMPT
+from everlong.library.journal import SOURCES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from everlong.engine.writing import WritingStream
-    from everlong.library.journal import Run
+    from everlong.library.journal import Kind, Run
 
 
 def replay(stream: WritingStream, runs: Sequence[Run]) -> Iterator[int]:
@@ -22,7 +22,7 @@ def replay(stream: WritingStream, runs: Sequence[Run]) -> Iterator[int]:
             yield stream.seen_tokens
 
 
-def _pieces(stream: WritingStream, kind: str, ids: Sequence[int]) -> Iterator[tuple[Tensor, bool]]:
+def _pieces(stream: WritingStream, kind: Kind, ids: Sequence[int]) -> Iterator[tuple[Tensor, bool]]:
     if kind == "prompt":
         return stream.prompt_pieces(list(ids))
-    return stream.feed_pieces(list(ids), kind == "answer", ANSWER if kind == "answer" else PROMPT)
+    return stream.feed_pieces(list(ids), kind == "answer", SOURCES[kind])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlong.errors import ForeignError
-from everlong.library.kept_text import kept_transcript
+from everlong.library.kept_text import whole_transcript
 from everlong.models.fingerprint import tokenizer_digest
 from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
@@ -58,7 +58,7 @@ def _around(transcript: Transcript, token: int) -> TokenRange:
 def search_kept(
     catalog: Catalog, entry: SessionRecord, tokenizer: Any, words: str, top: int
 ) -> list[tuple[Recalled, Citation]]:
-    """The same in a kept session, as its last checkpoint left it, each with where its sentence stands.
+    """The same in a kept session, with what its journal has behind its checkpoint; each with where its sentence stands.
 
     ForeignError for another model's tokenizer.
     """
@@ -66,7 +66,7 @@ def search_kept(
         raise ForeignError(
             f"session {entry.name!r}: kept with model {entry.model}; this tokenizer is another; give that model with -m"
         )
-    transcript = kept_transcript(catalog, entry, tokenizer)
+    transcript = whole_transcript(catalog, entry, tokenizer)
     if not transcript.ids:
         return []
     ids = token_ids(tokenizer, words)

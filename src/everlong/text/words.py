@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Int
 
+_KNOWN: WeakKeyDictionary[Any, dict[int, Int[np.ndarray, " vocabulary"]]] = WeakKeyDictionary()
+"""What was found of a tokenizer, by the vocabulary's size: all sessions of a model ask for the same."""
 _BEFORE = ("\u0120", "\u2581", "##", " ")
 """What stands for a space before a word, or for none, in the tokens of byte-level, SentencePiece and WordPiece."""
 
 
 def word_classes(tokenizer: Any, vocabulary: int) -> Int[np.ndarray, " vocabulary"]:
     """For each id the smallest id of the same word, int64 [vocabulary]; itself without a tokenizer."""
-    found = np.arange(vocabulary, dtype=np.int64)
     if tokenizer is None:
-        return found
+        return np.arange(vocabulary, dtype=np.int64)
+    known = _KNOWN.setdefault(tokenizer, {})
+    if vocabulary not in known:
+        known[vocabulary] = _found(tokenizer, vocabulary)
+    return known[vocabulary]
+
+
+def _found(tokenizer: Any, vocabulary: int) -> Int[np.ndarray, " vocabulary"]:
+    found = np.arange(vocabulary, dtype=np.int64)
     first: dict[str, int] = {}
     tokens = tokenizer.convert_ids_to_tokens(range(min(vocabulary, len(tokenizer))))
     for n, token in enumerate(tokens):

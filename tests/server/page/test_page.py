@@ -20,7 +20,7 @@ DROP = """text => {
   }
 }"""
 DRAW = """async texts => {
-  const { Rendered } = await import("/page.js");
+  const { Rendered } = await import("/markdown.js");
   return texts.map(text => {
     const node = document.createElement("div");
     const rendered = new Rendered(node);

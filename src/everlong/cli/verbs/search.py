@@ -15,8 +15,8 @@ class SearchOptions:
     """Show the passages of a session that hold some words.
 
     Only the tokenizer of the model is read: nothing is computed by the model, and nothing in the session changes. What
-    is not yet in the last checkpoint is not found. --json prints a list of objects: source, start, end, text, share,
-    and of the best sentence name, page, chapter, heading and line.
+    a server had acknowledged when it was killed is found too. --json prints a list of objects: source, start, end,
+    text, share, and of the best sentence name, page, chapter, heading and line.
     """
 
     words: Annotated[str, typer.Argument(metavar="WORDS", help="What to look for.")]

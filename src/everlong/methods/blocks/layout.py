@@ -15,7 +15,8 @@ from everlong.storage.extent import HEADER_BYTES
 
 def served_layers(plan: ModelLayout) -> set[int]:
     """The layers without a native window; where every layer slides, all of them."""
-    return {p.index for p in plan.layers if p.pattern == _served(plan)}
+    served = _served(plan)
+    return {p.index for p in plan.layers if p.pattern == served}
 
 
 def _served(plan: ModelLayout) -> Pattern:
@@ -27,7 +28,8 @@ def _served(plan: ModelLayout) -> Pattern:
 
 def check_model(settings: BlockSettings, plan: ModelLayout) -> None:
     """CapabilityError for a model that blocks cannot serve."""
-    full = [p for p in plan.layers if p.index in served_layers(plan)]
+    served = served_layers(plan)
+    full = [p for p in plan.layers if p.index in served]
     reason = None
     if plan.alibi:
         reason = "its scores have ALiBi biases, and a memory at one distance was never tried with them"
