@@ -113,8 +113,9 @@ async function start() {
   const [model] = (await call("GET", "v1/models")).data;
   $("model").textContent = `${model.id} · ${model.method}`;
   await loadSessions();
+  // Whoever was quick has begun a conversation already.
+  if (state.name === null) await open(named());
   await lookForRewind();
-  await open(named());
 }
 
 listen();
