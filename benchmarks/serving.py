@@ -1,6 +1,6 @@
 """A server's engine measured in this process: gaps of a stream that talks while others work, first tokens, streams.
 
-    python benchmarks/serving.py sessions --store STORE --out benchmarks/results/serving_sessions.json
+    python benchmarks/serving.py sessions --store STORE --out FILE
 
 `sessions`: gaps of an answer that is written while other sessions are opened, made and parked. `reading`: while a text
 is read. `follow-up`: the first token of a question to a long session against that to a short one, open and parked.

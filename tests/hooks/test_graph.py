@@ -13,6 +13,7 @@ from everlong.hooks.program.graph import GraphProgram
 from everlong.hooks.program.switch import switch_of
 from everlong.models.load import Loaded
 from everlong.ops.gpu import token_attention
+from everlong.ops.token_tables import TokenTables
 from tests.ops.gpu_or_interpreter import device  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # the interpreter's
@@ -91,3 +92,11 @@ def test_streams_of_different_methods_at_once(tiny_llama, device, runs):  # noqa
     assert runs.count(4) >= 8
     for stream in (*many, *alone):
         stream.close()
+
+
+@pytest.mark.parametrize(("runs", "expected"), [(60, True), (70, False)])
+def test_a_token_of_more_runs_than_pieces_is_left_to_the_modules(runs, expected):
+    tables = TokenTables.empty(2, 2)
+    tables.ranges[1, 0, 3:5] = 4 * runs, runs
+    tables.ranges[1, 1, 3:5] = 100, 1
+    assert token_attention.fits(tables) is expected

@@ -13,7 +13,14 @@ from everlong.hooks.adapter import load, write_memory
 from everlong.hooks.attach import attach
 from everlong.methods.sinks import Sinks
 from everlong.models.fingerprint import checkpoint_digest, fingerprint
-from everlong.models.packed_linear import PackedLinear, pack_model, packed_layers, parameters_of, weight_bytes
+from everlong.models.packed_linear import (
+    PackedLinear,
+    pack_model,
+    packed_layers,
+    packings,
+    parameters_of,
+    weight_bytes,
+)
 from everlong.ops import native
 from everlong.session.session import Session
 from tests.families.configs import FAMILIES
@@ -219,3 +226,9 @@ def test_a_shipped_memory_goes_on_packed_weights():
     assert loaded.method.name == "infini"
     with attach(loaded.model, loaded.method), torch.no_grad():
         assert loaded.model(IDS % 100).logits.isfinite().all()
+
+
+def test_layers_of_an_adapter_stay_as_they_are(tiny_llama):
+    model = tiny_llama(hidden_size=64, intermediate_size=96, num_hidden_layers=1)
+    model.model.layers[0].self_attn.q_proj.lora_A = torch.nn.Linear(64, 64)
+    assert not any("lora_A" in name for name in packings(model, "int8"))

@@ -10,6 +10,7 @@ import pytest
 from everlong import Dense, Session, Sinks
 from everlong.library.kept_text import whole_transcript
 from everlong.library.library import Library
+from everlong.server import open_sessions
 from everlong.session import search as searching
 from tests.server.test_load import soon
 
@@ -146,3 +147,25 @@ def test_a_completion_and_chat_share_a_session(serve, blocks):
     assert client.send("POST", "/v1/sessions/a/rewind", json={"turns": 1}).json()["tokens"] == after
     again = client.chat("Two.", session="a").json()["usage"]
     assert again["prompt_tokens_details"]["cached_tokens"] == after
+
+
+def test_a_chat_behind_a_completion_is_taken_back_from_a_state_too(serve, blocks):
+    client = serve(blocks)
+    client.chat("One.", session="a")
+    after = complete(client, "The tide", session="a").json()["usage"]["memory"]["seen_tokens"]
+    client.chat("Two.", session="a")
+    soon_idle(client)
+    assert client.send("PATCH", "/v1/sessions/a", json={"name": "b"}).status_code == 200  # which writes a state
+    assert client.send("POST", "/v1/sessions/b/rewind", json={"turns": 1}).json()["tokens"] == after
+
+
+def test_states_are_written_behind_completions(serve, blocks, monkeypatch):
+    """A restart has little to read again, however long a session is gone on with."""
+    monkeypatch.setattr(open_sessions, "STATE_TOKENS", 20)
+    client = serve(blocks)
+    held = set()
+    for _ in range(8):
+        assert complete(client, "The tide rose over the pier.", session="a").status_code == 200
+        soon_idle(client)
+        held.add(client.service.kept.entry("a").tokens)
+    assert len(held) > 2

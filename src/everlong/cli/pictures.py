@@ -56,8 +56,8 @@ def read_pictures(session: Session, found: Iterable[tuple[str, Any]], console: C
             session.forget_source(source)
         tokens = session.feed(image, source=name)
         console.note(f"{name}: {several(tokens, 'token')} of a picture read")
+        session.checkpoint()
         count += 1
-    session.checkpoint()
     return count
 
 

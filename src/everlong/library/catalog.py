@@ -203,7 +203,12 @@ class Catalog:
 
     def own_bytes(self, entry: SessionRecord) -> int:
         """Bytes of the session's own files: ids and states, as the database and its copies are not counted."""
-        return sum(p.stat().st_size for p in self.place(entry).iterdir() if p.is_file() and p.name != CATALOG)
+        total = 0
+        with contextlib.suppress(FileNotFoundError):  # another thread is deleting the session
+            for path in self.place(entry).iterdir():
+                with contextlib.suppress(FileNotFoundError):  # or has written a newer state
+                    total += path.stat().st_size if path.is_file() and path.name != CATALOG else 0
+        return total
 
 
 def session_folders(folder: Path) -> list[Path]:

@@ -137,10 +137,13 @@ def _described(path: Path) -> Iterator[Path]:
     Where the cache cannot be written, a temporary one.
     """
     try:
-        yield _kept(path)
-        return
+        kept: Path | None = _kept(path)
     except OSError as error:
+        kept = None
         logger.warning("%s: its tokenizer cannot be kept in %s (%s)", path.name, cache_folder(), one_line(error, 100))
+    if kept is not None:
+        yield kept
+        return
     with tempfile.TemporaryDirectory(prefix="everlong-") as folder:
         _describe(path, Path(folder))
         yield Path(folder)

@@ -238,6 +238,7 @@ def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tup
     try:
         model, info = auto_class(name, where).from_pretrained(name, dtype=dtype, output_loading_info=True, **where)
         tokenizer = AutoTokenizer.from_pretrained(name, **where) if has_tokenizer else None
+        settle(model)
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         missing = isinstance(error, ImportError)
@@ -245,7 +246,6 @@ def _pretrained(name: str, dtype: Any, has_tokenizer: bool, **where: Any) -> tup
         raise LoadError(f"{name}: transformers cannot read this model ({reason}); {advice}") from error
     if lacks := sorted(info["missing_keys"]):
         raise LoadError(f"{name}: {len(lacks)} weights are missing ({lacks[0]}, ...); download it again")
-    settle(model)
     make_even(model, dtype)
     return model, tokenizer
 

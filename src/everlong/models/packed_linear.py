@@ -120,12 +120,17 @@ def packings(model: Any, weights: str) -> dict[str, Packing]:
     if check_weights(weights) == FULL:
         return {}
     head = model.get_output_embeddings()
-    found = [(name, m) for name, m in model.named_modules() if _is_linear(m) and _is_large(m)]
+    found = [(name, m) for name, m in model.named_modules() if _is_linear(m) and _is_large(m) and not _of_adapter(name)]
     if not found:
         raise ConfigError(f"weights={weights}: {type(model).__name__} has no linear layers to pack; leave weights out")
     _tell_of_the_rest(model, sum(m.weight.numel() for _, m in found if m is not head), weights)
     largest = max((m.weight.numel() for _, m in found if m is not head), default=0)
     return {name: Packing(m is head, m.weight.numel() < largest * _SMALL) for name, m in found}
+
+
+def _of_adapter(name: str) -> bool:
+    """Whether a layer belongs to a LoRA adapter (PEFT), which stays as it is."""
+    return any(part.startswith("lora_") for part in name.split("."))
 
 
 def packed_of_rows(

@@ -159,7 +159,8 @@ class Turn:
 
         The model reads the question here, and the votes are counted in another thread.
         """
-        session, again = self._session, self._asked.again
+        session = self._session
+        again = asking.default_again(session) if self._asked.again is None else self._asked.again
         if again == 0 or self._messages[-1]["role"] != "user" or not self._question:
             return False
         if not asking.recalls(session) or not any(row.sealed for row in session.stored("chat").rows):
@@ -170,7 +171,7 @@ class Turn:
 
         def counted() -> Recall:
             ballot = Ballot(session, ids, self._question, queries)
-            return asking.to_show(Found(ballot), asking.PASSAGES if again is None else again, begun)
+            return asking.to_show(Found(ballot), again, begun)
 
         found = yield from self._beside(counted, undo=_nothing)
         self._recall = found if found.shown else None

@@ -89,8 +89,14 @@ class KeptAnswers:
         try:
             opened = yield from self._jobs.opened(name)
             yield from self._kept.settle(name)
+            begin = opened.session.seen_tokens
             found = yield from write(opened.session)
-            yield from self._kept.acknowledge(name, [run for continued in found for run in continued.runs], {})
+            runs = [run for continued in found for run in continued.runs]
+            # A chat goes on from the messages before it: it is no part of their chain.
+            chained = opened.turns[-1].chain if opened.turns else ""
+            lengths = [(kind, len(ids)) for kind, ids in runs]
+            turn = KnownTurn(opened.session.seen_tokens, chained, begin, lengths)
+            yield from self._kept.acknowledge(name, runs, {"turns": [turn]})
         except BaseException:
             self._kept.open.let_go(name)
             raise
@@ -110,7 +116,7 @@ class KeptAnswers:
         begin = opened.session.seen_tokens
         answered = yield from self._writer.turn(opened.session, replace(asked, messages=new), tell)
         after = chain([*new, _said(asked, answered)], begun)[-1]
-        first = [] if opened.turns else [KnownTurn(begin, chain(asked.messages[:1])[0])]
+        first = [] if any(turn.chain for turn in opened.turns) else [KnownTurn(begin, chain(asked.messages[:1])[0])]
         lengths = [(kind, len(ids)) for kind, ids in answered.runs]
         return answered, {
             "turns": [*first, KnownTurn(opened.session.seen_tokens, after, begin, lengths)],
@@ -147,6 +153,7 @@ def _unread(turns: Sequence[KnownTurn], messages: Sequence[Message]) -> tuple[st
     All are, unless they begin with the whole conversation that the session holds, or with its system prompt. The first
     of the turns is the hash of the session's first message alone.
     """
+    turns = [turn for turn in turns if turn.chain]  # the others are completions
     if not turns:
         return "", messages
     last = turns[-1].chain

@@ -72,7 +72,7 @@ def pose(
     begun = time.perf_counter()
     found = Found(Ballot(session, ids, question))
     # Passages are read again by their ids, in which there are no images: blocks have them as they were seen.
-    default = 0 if has_images(session) else PASSAGES
+    default = default_again(session)
     most = most_passages(default if again is None else again)
     if not most and keeps_ids(session):
         raise ConfigError("again=0: this session keeps ids only (keep=ids); ask with again=1 or more")
@@ -82,6 +82,11 @@ def pose(
         recall = found.recall("again", shown, [found.candidates[n].block for n in chosen], begun)
         return Posed(_read_again(session, question, shown, raw), recall)
     return _put(session, question, raw, keep, found, begun)
+
+
+def default_again(session: WritingStream) -> int:
+    """How many passages are read again where nothing is said: none of a session with images, whose ids hold none."""
+    return 0 if has_images(session) else PASSAGES
 
 
 def recall(session: WritingStream, question: str, again: Again = PASSAGES) -> Recall:

@@ -93,13 +93,14 @@ class Chat:
 
     def _recalled(self, text: str) -> Recall | None:
         """The passages that a message calls for; None where none are to be read again."""
+        again = asking.default_again(self.session) if self._again is None else self._again
         if (
-            self._again == 0
+            again == 0
             or not asking.recalls(self.session)
             or not any(row.sealed for row in self.session.stored("chat").rows)
         ):
             return None
-        found = asking.recall(self.session, text, asking.PASSAGES if self._again is None else self._again)
+        found = asking.recall(self.session, text, again)
         return found if found.shown else None
 
     def _turn_with_passages(self, text: str, exchange: Exchange, found: Recall, settings: dict[str, Any]) -> ChatTurn:

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from jaxtyping import Int
 
-_KNOWN: WeakKeyDictionary[Any, dict[int, Int[np.ndarray, " vocabulary"]]] = WeakKeyDictionary()
-"""What was found of a tokenizer, by the vocabulary's size: all sessions of a model ask for the same."""
+_KNOWN: WeakKeyDictionary[Any, dict[tuple[int, int], Int[np.ndarray, " vocabulary"]]] = WeakKeyDictionary()
+"""What was found of a tokenizer, by the sizes of vocabulary and tokenizer: all sessions of a model ask for the same."""
 _BEFORE = ("\u0120", "\u2581", "##", " ")
 """What stands for a space before a word, or for none, in the tokens of byte-level, SentencePiece and WordPiece."""
 
@@ -19,9 +19,11 @@ def word_classes(tokenizer: Any, vocabulary: int) -> Int[np.ndarray, " vocabular
     if tokenizer is None:
         return np.arange(vocabulary, dtype=np.int64)
     known = _KNOWN.setdefault(tokenizer, {})
-    if vocabulary not in known:
-        known[vocabulary] = _found(tokenizer, vocabulary)
-    return known[vocabulary]
+    key = vocabulary, len(tokenizer)
+    if key not in known:
+        known[key] = _found(tokenizer, vocabulary)
+        known[key].setflags(write=False)
+    return known[key]
 
 
 def _found(tokenizer: Any, vocabulary: int) -> Int[np.ndarray, " vocabulary"]:

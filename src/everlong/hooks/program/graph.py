@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DummyLayer
+from transformers.cache_utils import Cache
 
+from everlong.cache.absent_layer import AbsentLayer
 from everlong.cache.packed import PackedCache, PackedPlan
 from everlong.cache.step import ForwardPlan
 from everlong.errors import one_line
 from everlong.hooks.current_step import activate
 from everlong.hooks.program.make import CHECKED, Recording, begun, check_near, read, stream_to_record, tokens_to_record
 from everlong.hooks.program.record import NotRecorded
+from everlong.models.layout import ModelLayout
 from everlong.ops.gpu.token_attention import MOST_DIM, DeviceTables, attend_by_tables, fits
 from everlong.ops.token_tables import TokenTables
 
@@ -59,7 +61,7 @@ class _TableCache(PackedCache):
     """What transformers sees of a TablePlan."""
 
     def __init__(self, plan: TablePlan, depth: int) -> None:
-        Cache.__init__(self, layers=[DummyLayer() for _ in range(depth)])
+        Cache.__init__(self, layers=[AbsentLayer() for _ in range(depth)])
         self._step = plan
 
 
@@ -72,37 +74,48 @@ class Captured(NamedTuple):
     replay: Callable[[], Tensor]
 
 
-class GraphProgram:
-    """The graphs of one decoder, by the number of streams, ranges and moves; captured when first asked for."""
+class Graphs:
+    """The graphs of one decoder, by the number of streams, ranges and moves; they do not keep it alive."""
 
-    def __init__(self, model: Recording, dtype: torch.dtype, answer: type[Any]) -> None:
+    def __init__(self, plan: ModelLayout, dtype: torch.dtype, answer: type[Any]) -> None:
         self.answer = answer
         """The class of what the decoder's forward gives."""
         self.dtype = dtype
-        self._model = model
-        self._layers = [p.index for p in model.plan.layers]
-        self._dim = max((p.key[1] for p in model.plan.layers if p.key is not None), default=0)
-        self._captured: dict[tuple[int, int, int], Captured] = {}
+        self.layers = [p.index for p in plan.layers]
+        self.depth = plan.depth
+        self.dim = max((p.key[1] for p in plan.layers if p.key is not None), default=0)
+        self.captured: dict[tuple[int, int, int], Captured] = {}
         self.reason: str | None = None
         """Why no graph could be captured; the decoder then runs by its modules."""
+
+
+class GraphProgram:
+    """Runs a decoder's graphs, and captures those that are not there yet."""
+
+    def __init__(self, graphs: Graphs, model: Recording) -> None:
+        self.answer = graphs.answer
+        self._graphs = graphs
+        self._model = model
+        self._layers = graphs.layers
 
     def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor | None:
         """The last hidden states [1, rows, width] of one token of each step.
 
         None, with nothing done, where what a token attends to follows from the token.
         """
-        if self.reason or not all(step.knows_token(self._layers) and step.dtype == self.dtype for step in steps):
+        graphs = self._graphs
+        if graphs.reason or not all(s.knows_token(self._layers) and s.dtype == graphs.dtype for s in steps):
             return None
         tables = [table for step in steps if (table := step.token_tables(self._layers)) is not None]
         if not all(map(fits, tables)) or any(own[1].ndim != 2 for own in inputs):
             return None
         ids = torch.cat([own[0] for own in inputs], 1)
         places = torch.cat([own[1] for own in inputs], 1)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.cuda.device_of(ids), torch.inference_mode(False), torch.no_grad():
             try:
                 captured = self._for(steps, tables, ids)
             except NotRecorded as error:
-                self.reason = str(error)
+                graphs.reason = str(error)
                 return None
             captured.tables.upload(tables)
             captured.ids.copy_(ids)
@@ -113,18 +126,18 @@ class GraphProgram:
         """A graph with room for these tables."""
         ranges = max(table.ranges.shape[1] for table in tables)
         moves = max(table.moves.shape[1] for table in tables)
-        for (rows, most, moved), captured in self._captured.items():
+        for (rows, most, moved), captured in self._graphs.captured.items():
             if rows == len(steps) and most >= ranges and moved == moves:
                 return captured
         key = len(steps), ranges + SPARE_RANGES, moves
-        room = DeviceTables(len(self._layers), *key, self._dim, ids.device)
+        room = DeviceTables(len(self._layers), *key, self._graphs.dim, ids.device)
         positions = torch.zeros(1, len(steps), dtype=torch.int64, device=ids.device)
         room.upload(tables)
         found = self._capture(steps, Captured(ids.clone(), positions, room, lambda: ids))
         with torch.inference_mode():
             for x in (x for table in tables for x in table.shares):
                 x.zero_()  # each of the forwards until now has added to them
-        self._captured[key] = found
+        self._graphs.captured[key] = found
         return found
 
     def _capture(self, steps: Sequence[ForwardPlan], given: Captured) -> Captured:
@@ -155,7 +168,7 @@ class GraphProgram:
     def _once(self, steps: Sequence[ForwardPlan], given: Captured) -> Tensor:
         """The decoder's forward with its attentions by tables."""
         plan = TablePlan(steps, self._layers, given.tables)
-        cache = _TableCache(plan, self._model.plan.depth)
+        cache = _TableCache(plan, self._graphs.depth)
         activate(plan)
         try:
             with self._model.route.entered(plan):
@@ -173,7 +186,7 @@ class GraphProgram:
 
 
 @torch.inference_mode()
-def make_graph_program(model: Recording) -> GraphProgram:
+def make_graphs(model: Recording) -> Graphs:
     """The graphs of a decoder on a GPU; NotRecorded where it has none, or they give other numbers."""
     stream = stream_to_record(model)
     before, ids = tokens_to_record(model)
@@ -181,12 +194,13 @@ def make_graph_program(model: Recording) -> GraphProgram:
     hidden = getattr(out, "last_hidden_state", None)
     if hidden is None:
         raise NotRecorded("it gives other than a hidden state")
-    program = GraphProgram(model, hidden.dtype, type(out))
+    graphs = Graphs(model.plan, hidden.dtype, type(out))
+    program = GraphProgram(graphs, model)
     for token in ids[:CHECKED]:
         twin = stream.fork()
         step, inputs = begun(twin, token[None])
         got = program.run([step], [inputs])
         if got is None:
-            raise NotRecorded(program.reason or "what a token attends to follows from the token")
+            raise NotRecorded(graphs.reason or "what a token attends to follows from the token")
         check_near(got, read(model, stream, token[None])[1].last_hidden_state)
-    return program
+    return graphs

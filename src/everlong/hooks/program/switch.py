@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from everlong.cache.step import ForwardPlan
 from everlong.errors import one_line
-from everlong.hooks.program.graph import make_graph_program
+from everlong.hooks.program.graph import GraphProgram, Graphs, make_graphs
 from everlong.hooks.program.listing import ROWS
 from everlong.hooks.program.make import TOLERANCE, Recording, make_program
 from everlong.hooks.program.record import NotRecorded
@@ -42,7 +42,7 @@ class Switch:
     def __init__(self) -> None:
         self.reason: str | None = None
         """Why there is none."""
-        self._program: TokenProgram | None = None
+        self._program: Program | Graphs | None = None
         self._watch: Watch | None = None
 
     @property
@@ -63,10 +63,12 @@ class Switch:
             self._program, self.reason = _made(watch, model)
             # Last, so that an interrupt meanwhile leaves it to be made again.
             self._watch = watch
+        if isinstance(self._program, Graphs):
+            return GraphProgram(self._program, model)
         return self._program
 
 
-def _made(watch: Watch, model: Recording) -> tuple[TokenProgram | None, str | None]:
+def _made(watch: Watch, model: Recording) -> tuple[Program | Graphs | None, str | None]:
     """The program, or why there is none; a model that works by its modules is never refused for want of one."""
     if not watch.plain():
         return None, "its modules have hooks or forwards of their own"
@@ -75,7 +77,7 @@ def _made(watch: Watch, model: Recording) -> tuple[TokenProgram | None, str | No
     try:
         if next(model.decoder.parameters()).device.type == "cpu" and not interpreted():
             return make_program(model), None
-        return make_graph_program(model), None
+        return make_graphs(model), None
     except NotRecorded as error:
         return None, str(error)
     except Exception as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from everlong.models.packed_linear import SAMPLE
+from everlong.models.packed_linear import SAMPLE, PackedLinear
 from everlong.ops.native import extension
 
 _KNOWN = {"torch", "transformers", "everlong"}
@@ -35,8 +35,9 @@ class Watch:
         self._stores: list[dict[str, Any]] = [store for store, _, _ in (*parts, *stored)]
         self._names = [name for _, name, _ in (*parts, *stored)]
         self._found: list[Any] = [found for _, _, found in (*parts, *stored)]
-        # Samples are what a model is known by: no forward reads them.
-        self._tensors = [x for _, name, x in stored if x is not None and name != SAMPLE]
+        # Samples of packed weights are what a model is known by: no forward reads them.
+        samples = {id(m._buffers.get(SAMPLE)) for m in modules if isinstance(m, PackedLinear)}
+        self._tensors = [x for _, _, x in stored if x is not None and id(x) not in samples]
         self._counted = [x for x in self._tensors if not x.is_inference()]
         self._addresses = [x.data_ptr() for x in self._tensors]
         self._versions = [x._version for x in self._counted]

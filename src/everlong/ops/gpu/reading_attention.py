@@ -56,25 +56,26 @@ def attend_on_gpu(parts: Sequence[SeenPart], scale: float, softcap: float | None
     for n, (query, k, v, start, span) in enumerate(parts):
         bounds = span.on(q.device)
         given = [x for t in (query, k[:, :, start:], v[:, :, start:]) for x in (t, *t.stride()[:3])]
-        kernels.attend_part[grid](
-            *given,
-            bounds,
-            bounds.stride(0) if len(bounds) > 1 else 0,
-            T,
-            *state,
-            aux,
-            out,
-            float(scale),
-            softcap or 1.0,
-            **sizes,
-            CAPPED=softcap is not None,
-            HAS_AUX=s_aux is not None,
-            FIRST=n == 0,
-            LAST=n == len(parts) - 1,
-            TYPE=types[q.dtype],
-            num_warps=warps,
-            num_stages=2,
-        )
+        with torch.cuda.device_of(q):
+            kernels.attend_part[grid](
+                *given,
+                bounds,
+                bounds.stride(0) if len(bounds) > 1 else 0,
+                T,
+                *state,
+                aux,
+                out,
+                float(scale),
+                softcap or 1.0,
+                **sizes,
+                CAPPED=softcap is not None,
+                HAS_AUX=s_aux is not None,
+                FIRST=n == 0,
+                LAST=n == len(parts) - 1,
+                TYPE=types[q.dtype],
+                num_warps=warps,
+                num_stages=2,
+            )
     return out
 
 

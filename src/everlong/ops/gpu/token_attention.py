@@ -80,8 +80,11 @@ class DeviceTables:
 
 
 def fits(tables: TokenTables) -> bool:
-    """Whether there is room for the turns that a stream's tables name."""
-    return len({turn.data_ptr() for turn in tables.turns}) <= MOST_TURNS
+    """Whether there is room for the turns that a stream's tables name, and a piece for each run of each layer."""
+    n = tables.ranges[:, :, 3]
+    runs = np.where(n > 0, np.maximum(tables.ranges[:, :, 4], 1), 0)
+    pieces = int(runs.sum(1).max(initial=0))
+    return pieces <= PIECES and len({turn.data_ptr() for turn in tables.turns}) <= MOST_TURNS
 
 
 def _piece(ranges: Words) -> int:
