@@ -16,7 +16,10 @@ from everlong.ops.gpu import token_attention
 from everlong.ops.token_tables import TokenTables
 from tests.ops.gpu_or_interpreter import device  # noqa: F401
 
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")  # the interpreter's
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton's interpreter
+    pytest.mark.heavy(reason="by Triton's interpreter a kernel takes a thousand times as long as on a GPU"),
+]
 IDS = torch.randint(97, (140,), generator=torch.Generator().manual_seed(3))
 METHODS = {
     "dense": everlong.Dense(),

@@ -11,7 +11,10 @@ from everlong.ops.attend import AttentionPart, attend, attend_naive
 from everlong.ops.spans import KeyIntervals
 from tests.ops.gpu_or_interpreter import device  # noqa: F401
 
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton's interpreter
+    pytest.mark.heavy(reason="by Triton's interpreter a kernel takes a thousand times as long as on a GPU"),
+]
 
 
 def parts(rows, tokens, dims, dtype, device, seed=0):  # noqa: F811
