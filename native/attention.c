@@ -15,31 +15,8 @@
 
 typedef float fours __attribute__((vector_size(16)));
 
-#define NAME(x) x##_scalar
-#define TARGET
-#define BYTES 16
-#include "attention_kernels.h"
-#undef NAME
-#undef TARGET
-#undef BYTES
-
-#if defined(__x86_64__)
-#define NAME(x) x##_avx2
-#define TARGET __attribute__((target("avx2,fma")))
-#define BYTES 32
-#include "attention_kernels.h"
-#undef NAME
-#undef TARGET
-#undef BYTES
-
-#define NAME(x) x##_avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
-#define BYTES 64
-#include "attention_kernels.h"
-#undef NAME
-#undef TARGET
-#undef BYTES
-#endif
+#define KERNELS "attention_kernels.h"
+#include "vector_sets.h"
 
 struct kernels {
     void (*scores)(const struct key_range *, const char *, const float *, float *, int64_t, int64_t, int, int);

@@ -11,31 +11,8 @@
 
 #define MOST_TILE 16 /* tokens of the widest tile */
 
-#define NAME(x) x##_scalar
-#define TARGET
-#define BYTES 16
-#include "masses_kernels.h"
-#undef NAME
-#undef TARGET
-#undef BYTES
-
-#if defined(__x86_64__)
-#define NAME(x) x##_avx2
-#define TARGET __attribute__((target("avx2,fma")))
-#define BYTES 32
-#include "masses_kernels.h"
-#undef NAME
-#undef TARGET
-#undef BYTES
-
-#define NAME(x) x##_avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
-#define BYTES 64
-#include "masses_kernels.h"
-#undef NAME
-#undef TARGET
-#undef BYTES
-#endif
+#define KERNELS "masses_kernels.h"
+#include "vector_sets.h"
 
 static void (*const BLOCK[])(const struct masses *, int64_t, float *) = {
     block_scalar,

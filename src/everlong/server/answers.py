@@ -65,30 +65,22 @@ class KeptAnswers:
 
         `again`: the key by which such a request is known, and the digest of its content.
         """
-        yield from self._kept.take(name)
-        try:
-            opened = yield from self._jobs.opened(name)
-            yield from self._kept.settle(name)
+
+        def work(opened: OpenSession) -> Answering:
             if again is not None and again[0] in opened.replies:
                 return _told_again(opened.replies[again[0]], again[1], tell)
             answered, note = yield from self._turn(opened, asked, tell)
             if again is not None:
                 note["replies"] = {again[0]: {"content": again[1], "answered": answered.as_dict()}}
             yield from self._kept.acknowledge(name, answered.runs, note)
-        except BaseException:
-            self._kept.open.let_go(name)
-            raise
-        finally:
-            self._kept.release(name)
-        self._jobs.keep_up(name)
-        return answered
+            return answered
+
+        return (yield from self._alone_with(name, work))
 
     def go_on(self, name: str, write: Callable[[Session], Generator[Ready | None, None, list[Continued]]]) -> Job:
         """What was written behind a prompt in the session, on the disk before it is told to be whole."""
-        yield from self._kept.take(name)
-        try:
-            opened = yield from self._jobs.opened(name)
-            yield from self._kept.settle(name)
+
+        def work(opened: OpenSession) -> Job:
             begin = opened.session.seen_tokens
             found = yield from write(opened.session)
             runs = [run for continued in found for run in continued.runs]
@@ -97,6 +89,17 @@ class KeptAnswers:
             lengths = [(kind, len(ids)) for kind, ids in runs]
             turn = KnownTurn(opened.session.seen_tokens, chained, begin, lengths)
             yield from self._kept.acknowledge(name, runs, {"turns": [turn]})
+            return found
+
+        return (yield from self._alone_with(name, work))
+
+    def _alone_with(self, name: str, work: Callable[[OpenSession], Job]) -> Job:
+        """What `work` gives of a session that nobody else has; one in which it fails is opened anew from the disk."""
+        yield from self._kept.take(name)
+        try:
+            opened = yield from self._jobs.opened(name)
+            yield from self._kept.settle(name)
+            found = yield from work(opened)
         except BaseException:
             self._kept.open.let_go(name)
             raise
