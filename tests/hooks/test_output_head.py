@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import everlong
-from everlong.hooks import output_head
+from everlong.hooks import replacement
 from everlong.ops.native import extension
 
 IDS = torch.arange(12)[None] % 7
@@ -19,8 +19,8 @@ def test_few_tokens_give_what_the_layer_gives(tiny_llama, monkeypatch, dtype):
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     calls = []
-    plain = output_head.plain_linear
-    monkeypatch.setattr(output_head, "plain_linear", lambda *args: (calls.append(1), plain(*args))[1])
+    plain = replacement.plain_linear
+    monkeypatch.setattr(replacement, "plain_linear", lambda *args: (calls.append(1), plain(*args))[1])
     with torch.inference_mode():
         want = model(IDS[:, :3]).logits
         with everlong.attach(model, everlong.Window(window=8)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everlong.text.history import TokenHistory
+from everlong.text.inputs import TokenHistory
 
 
 @pytest.mark.parametrize("pieces", [[1] * 25, [3, 8, 1, 13], [25], [5, 20]])

@@ -52,12 +52,15 @@ class LayerKV(CacheLayerMixin):
     ) -> tuple[Float[Tensor, "B G M D"], Float[Tensor, "B G M E"]]:
         """All columns up to and including the new tokens; a view, unless the step is longer than the room."""
         tokens = k.shape[2]
-        k, v = (x.detach() if x.requires_grad else x for x in (k, v))
+        if k.requires_grad or v.requires_grad:
+            k = k.detach()
+            v = v.detach()
         if self.keys is None:
             capacity = self.lane.capacity or self._grown(0, tokens)
             self.keys, self.values = (_empty(x, capacity) for x in (k, v))
             self.is_initialized = True
-        self._make_room(seen, tokens)
+        if self.shift != self.lane.shift or seen - self.shift + tokens > self.keys.shape[2]:
+            self._make_room(seen, tokens)
         keys, values = self.pair
         at = seen - self.shift
         end = at + tokens
@@ -74,7 +77,8 @@ class LayerKV(CacheLayerMixin):
         """Whether one more token of this type finds a column of its own, which is made if need be."""
         if self.keys is None or self.keys.dtype != dtype:
             return False
-        self._make_room(seen, 1)
+        if self.shift != self.lane.shift or seen - self.shift >= self.keys.shape[2]:
+            self._make_room(seen, 1)
         return seen - self.shift < self.keys.shape[2]
 
     def _make_room(self, seen: int, tokens: int) -> None:

@@ -35,7 +35,7 @@ class TokenPlaces:
 
     runs: tuple[PlaceRun, ...] = (PlaceRun(0, 0, True),)
 
-    @property
+    @cached_property
     def is_text(self) -> bool:
         """Whether every token's place is its index."""
         return len(self.runs) == 1

@@ -75,15 +75,17 @@ class ForwardPlan:
     plans: Mapping[int, LayerPlan]
     scratch: Workspace
     dtype: torch.dtype
+    place: int = 0
+    """Where the first new token stands, before the frame's base is taken off."""
+    places: TokenPlaces = field(default_factory=TokenPlaces)
+    """Of all tokens of the stream, the new ones included."""
+    planes: ImagePlanes | None = None
+    """Where the new tokens stand by axis, if there is an image among them."""
     calls: dict[int, int] = field(default_factory=dict)
     slopes: Tensor | None = None
     memory: FarAttention | None = None
     inputs: dict[int, Tensor] = field(default_factory=dict)
     """What entered the attention of each layer, [B, T, W], where a memory needs it (hooks/patch.py)."""
-    places: TokenPlaces = field(default_factory=TokenPlaces)
-    """Of all tokens of the stream, the new ones included."""
-    planes: ImagePlanes | None = None
-    """Where the new tokens stand by axis, if there is an image among them."""
     added: dict[int, Tensor] = field(default_factory=dict)
     """What a memory adds to the output of each layer's attention, [B, T, W] (hooks/patch.py)."""
     _pieces: dict[int, list[KeyRange]] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class ForwardPlan:
         """The position of each new token in the frame of the step; on each axis, where there is an image."""
         if self.planes is not None:
             return torch.from_numpy(self.planes.planes - self.base)[:, None].to(device)
-        start = self.places.at(self.seen) - self.base
+        start = self.place - self.base
         if self.tokens == self.rows == 1:
             return torch.tensor([[start]], device=device)
         return torch.arange(start, start + self.tokens, device=device).expand(self.rows, -1)

@@ -69,7 +69,10 @@ class CachedStream:
     @property
     def rows(self) -> int:
         """Rows of the batch; 0 before the first forward."""
-        return next((a.keys.shape[0] for a in self.arenas.values() if a.keys is not None), 0)
+        for arena in self.arenas.values():
+            if arena.keys is not None:
+                return arena.keys.shape[0]
+        return 0
 
     # A step: begin, write and attend layer by layer, commit or abandon.
 
@@ -102,24 +105,33 @@ class CachedStream:
             check_images(self.plan, self.method, self.memory, rows, self.pads if pads is None else pads)
         if self.memory is not None:
             self.memory.check(self.seen_tokens, tokens)
-        if self.rows not in (0, rows):
+        held = self.rows
+        if held not in (0, rows):
             if self.seen_tokens:
-                raise CapabilityError(f"StreamCache: holds {self.rows} rows, got {rows}; make a new cache")
+                raise CapabilityError(f"StreamCache: holds {held} rows, got {rows}; make a new cache")
             self.reset()
         seen = self.seen_tokens
-        places = self.places if planes is None else self.places.then(seen, planes)
-        span = seen, self.places.at(seen), places.at(seen + tokens) if planes is None else planes.end
-        segments = frames_of_step(self.plan, self.method, self.lanes.values(), self.segments, span)
+        places = self.places
+        place = seen if places.is_text else places.at(seen)
+        end = place + tokens if places.is_text else places.at(seen + tokens)
+        if planes is not None:
+            places = places.then(seen, planes)
+            end = planes.end
+        segments = self.segments
+        # Most steps stay in their frame; that is asked here, as it is asked for every token.
+        if self.plan.hard_length is not None or end - segments[-1].base > self.plan.frame_length:
+            segments = frames_of_step(self.plan, self.method, self.lanes.values(), segments, (seen, place, end))
         self._pads_before = self.pads
         if pads is not None:
             self.set_pads(pads)
         for lane in self.lanes.values():
-            lane.make_room(seen, tokens)
+            if seen + tokens > lane.reach:
+                lane.make_room(seen, tokens)
         frame = seen, tokens, rows, segments[-1].base, segments
-        self.running = step = ForwardPlan(*frame, self.arenas, self.plan.by_index, self._scratch, self.plan.dtype)
-        step.places = places
-        step.planes = planes
-        self.states.begin(seen)
+        shared = self.arenas, self.plan.by_index, self._scratch, self.plan.dtype
+        self.running = step = ForwardPlan(*frame, *shared, place, places, planes)
+        if self.states:
+            self.states.begin(seen)
         if self.memory is not None:
             step.memory = self.memory
             self.memory.begin(step, self.pads)
@@ -127,17 +139,20 @@ class CachedStream:
 
     def commit(self) -> None:
         """Make the finished forward part of the stream."""
-        step = self.step
+        step = self.running or self.step
         if self.memory is not None:
             self.memory.commit()
         self.seen_tokens = step.seen + step.tokens
         self.places = step.places
         for arena in self.arenas.values():
             arena.commit(self.seen_tokens)
-        self.states.commit()
-        oldest = min(lane.oldest(self.seen_tokens) for lane in self.lanes.values())
-        ends = [s.start for s in step.segments[1:]] + [self.seen_tokens + 1]
-        self.segments = [s for s, end in zip(step.segments, ends, strict=True) if end > oldest]
+        if self.states:
+            self.states.commit()
+        self.segments = step.segments
+        if len(step.segments) > 1:
+            oldest = min(lane.oldest(self.seen_tokens) for lane in self.lanes.values())
+            ends = [s.start for s in step.segments[1:]] + [self.seen_tokens + 1]
+            self.segments = [s for s, end in zip(step.segments, ends, strict=True) if end > oldest]
         self.running = None
 
     def abandon(self) -> None:
@@ -180,6 +195,7 @@ class CachedStream:
         self._scratch = Workspace()
         for lane in self.lanes.values():
             lane.shift = 0
+            lane.reach = 0
             lane.pads = None
         for arena in self.arenas.values():
             arena.clear()
@@ -202,6 +218,7 @@ class CachedStream:
         self.pads = pads
         for lane in self.lanes.values():
             lane.pads = pads
+            lane.reach = 0
 
     # What is kept.
 

@@ -35,6 +35,8 @@ class WindowLayout:
     room: int
     pads: Ints | None = None
     shift: int = 0
+    reach: int = 0
+    """Up to so many tokens of the stream the shift may stay as it is; 0: not known."""
     behind: int = 0
     """Tokens kept behind the window for a memory that reads them from there."""
     segment: int | None = None
@@ -68,6 +70,7 @@ class WindowLayout:
         capacity = self.capacity
         if capacity is not None and seen - self.shift + tokens > capacity and oldest > self.fixed:
             self.shift = max(self.shift, oldest - self.fixed)
+        self.reach = ENDLESS if capacity is None else capacity + self.shift
 
     def own(self, seen: int, tokens: int) -> Ints:
         """Index of each new token within its own row (padding not counted): [R, T]."""

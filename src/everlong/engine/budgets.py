@@ -32,9 +32,10 @@ class Budgets:
 
     def __init__(self, budget: Budget, reader: StreamRunner, chunk: int) -> None:
         self.budget = budget
-        self._room = None
+        self.room: BlockBudget | None = None
+        """What the budget leaves; None where there is no limit."""
         if reader.blocks is not None and budget:
-            self._room = BlockBudget.of(reader.blocks, budget, min(chunk, reader.chunk_limit), reader.planned_bytes)
+            self.room = BlockBudget.of(reader.blocks, budget, min(chunk, reader.chunk_limit), reader.planned_bytes)
 
     def parts(
         self, reader: StreamRunner, ids: Tensor, answering: bool, asked: bool, reuse: Callable[[], None]
@@ -43,7 +44,7 @@ class Budgets:
 
         Text that is not `asked` (no prompt and no answer) leaves room for questions where nothing gives way.
         """
-        room = self._room
+        room = self.room
         waits = False
         while room is not None and reader.blocks is not None:
             memory = reader.blocks
@@ -64,11 +65,11 @@ class Budgets:
 
     def shrink(self, reader: StreamRunner, reuse: Callable[[], None]) -> None:
         """Let blocks that were restored give way until they fit the budgets; BudgetError if none may."""
-        if self._room is None or reader.blocks is None or not reader.blocks.rows:
+        if self.room is None or reader.blocks is None or not reader.blocks.rows:
             return
         memory = reader.blocks
         row = reader.blocks.rows[0]
-        room = self._room = self._room.restored(memory)
+        room = self.room = self.room.restored(memory)
         gone = len(row.gone)
         while (tier := room.over(row.store, room.held(memory), reader.seen_tokens)) is not None:
             if room.give_up(memory):

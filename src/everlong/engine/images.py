@@ -11,7 +11,8 @@ import torch
 from everlong.engine.runner import CacheRunner
 from everlong.engine.stream import StreamPiece, TokenStream, let_go
 from everlong.errors import BudgetError, CapabilityError, InputError
-from everlong.text.images import DIGEST, ImageReader, ImageTokens, is_image
+from everlong.text.images import DIGEST, ImageReader, ImageTokens
+from everlong.text.inputs import is_image
 from everlong.text.offsets import plain_rows
 from everlong.text.transcript import SOURCE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from everlong.engine.runner import StreamRunner
-from everlong.text.history import TokenHistory
+from everlong.text.inputs import TokenHistory
 from everlong.text.transcript import Transcript
 
 

@@ -20,7 +20,7 @@ from everlong.engine.recall_index import index_maker
 from everlong.engine.recompute import RecomputeRunner
 from everlong.engine.runner import CacheRunner, Forward, StreamRunner
 from everlong.engine.snapshot import Snapshot
-from everlong.errors import CapabilityError, SessionError
+from everlong.errors import CapabilityError, InputError, SessionError
 from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
 from everlong.methods.blocks.memory import BlockMemory
@@ -30,9 +30,18 @@ from everlong.models.load import Loaded
 from everlong.ops.spans import Ints
 from everlong.storage.base import HostStore, Store
 from everlong.storage.budget import Budget
-from everlong.text.history import TokenHistory
-from everlong.text.inputs import Input, chunks, row_pieces
-from everlong.text.offsets import Awaited
+from everlong.text.inputs import (
+    Awaited,
+    Input,
+    Shown,
+    TokenHistory,
+    Tokens,
+    as_ids,
+    chunks,
+    holds_images,
+    is_text,
+    row_pieces,
+)
 from everlong.text.transcript import ANSWER, PROMPT, SOURCE, Transcript
 
 RECENT_TOKENS = 4096
@@ -113,17 +122,26 @@ class TokenStream(AbstractContextManager["TokenStream"]):
     def conversing(self, value: bool) -> None:
         self._conversing = value
 
-    def feed(self, x: Input, answering: bool = False, source: str = SOURCE) -> int:
-        """Read `x` (text, ids, or an iterator of text); the number of tokens read, 0 for empty input.
+    def feed(self, x: Input | Shown, answering: bool = False, source: str = SOURCE) -> int:
+        """Read `x` (text, ids, an iterator of text, an image); the number of tokens read, 0 for empty input.
 
         With `answering` each token chooses for itself what it remembers, as those of an answer do (blocks; slower).
         `source` is what citations will call the text.
         InputError, before anything is read, for ids outside the vocabulary; in an iterator, before the piece.
+
+        Images, alone or among texts ([text, image, text]), are Pillow's, or the Path of a file, for models that take
+        them (loaded with their processor). Each is read wholly or not at all, and is a source of its own.
         """
+        if holds_images(x):
+            return self._feed_images(x, answering, source)
         start = self.seen_tokens
         for ids, _ in self.feed_pieces(x, answering, source):
             self.read_piece(ids, answering)
         return self.seen_tokens - start
+
+    def _feed_images(self, x: Shown, answering: bool, source: str) -> int:
+        """Read what has an image in it; InputError for a stream that reads text alone."""
+        raise InputError(f"{type(x).__name__}: expected text, ids or an iterator of text")
 
     def feed_pieces(self, x: Input, answering: bool = False, source: str = SOURCE) -> Iterator[tuple[Tensor, bool]]:
         """The ids that `feed` reads as (ids, answering), to be read in this order while nothing else is."""
@@ -157,9 +175,13 @@ class TokenStream(AbstractContextManager["TokenStream"]):
     def _chunks(self, x: Input) -> Iterator[Tensor]:
         """The ids of `x` in chunks."""
         runner = self.runner
-        found = row_pieces(x, self.tokenizer, self.vocabulary, runner.seen_tokens == 0, self.allow_special)
+        most = min(self.chunk, runner.chunk_limit)
         self.awaited.clear()
-        for rows in chunks(found, min(self.chunk, runner.chunk_limit)):
+        if not isinstance(x, Tokens) and not is_text(x):
+            yield from chunks([as_ids(x, self.vocabulary)], most)
+            return
+        found = row_pieces(x, self.tokenizer, self.vocabulary, runner.seen_tokens == 0, self.allow_special)
+        for rows in chunks(found, most):
             self.awaited.add(rows, runner.seen_tokens)
             yield rows[:, 0].contiguous()
 
@@ -178,6 +200,8 @@ class TokenStream(AbstractContextManager["TokenStream"]):
 
     def parts(self, ids: Tensor, answering: bool) -> Iterator[Tensor]:
         """The ids, cut where stored blocks must give way before more is read; BudgetError where none may."""
+        if self._budgets.room is None:
+            return iter((ids,))
         asked = self.source in (PROMPT, ANSWER)
         return self._budgets.parts(self.runner, ids, answering, asked, self._reuse)
 

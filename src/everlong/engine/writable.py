@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from everlong.text.history import TokenHistory
+    from everlong.text.inputs import TokenHistory
 
 
 class Writable(Protocol):

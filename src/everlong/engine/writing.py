@@ -23,8 +23,7 @@ from everlong.methods.blocks.pins import Pin
 from everlong.models.internals import device_of
 from everlong.models.load import Loaded
 from everlong.ops.spans import Ints
-from everlong.text.history import TokenHistory
-from everlong.text.inputs import Input, with_tail
+from everlong.text.inputs import Input, TokenHistory, with_tail
 from everlong.text.transcript import PROMPT, TokenRange, Transcript
 from everlong.text.words import word_classes
 

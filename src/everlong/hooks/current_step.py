@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from everlong.cache.packed import PackedPlan
 from everlong.cache.step import ForwardPlan
 from everlong.errors import CapabilityError
+from everlong.models.internals import attention_input, with_added
 
 RunningStep = ForwardPlan | PackedPlan
 
@@ -56,3 +58,17 @@ def unmasked() -> Iterator[None]:
 def activate(step: RunningStep | None) -> None:
     """Make `step` the running one; None ends it."""
     _ACTIVE.set(step)
+
+
+def keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What enters a layer's attention is what some memories are made of."""
+    step = running_step()
+    if step is not None:
+        step.inputs[module.layer_idx] = attention_input(args, kwargs)
+
+
+def add_to_output(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+    """What leaves a layer's attention, with what a memory adds to it."""
+    step = running_step()
+    added = None if step is None else step.take_added(module.layer_idx)
+    return output if added is None else with_added(output, added)

@@ -28,8 +28,7 @@ from transformers import PreTrainedModel
 from everlong.environment import cache
 from everlong.hooks.program.portable import NotPortable, as_plain, from_plain
 from everlong.hooks.program.run import Program
-from everlong.hooks.program.switch import switch_of
-from everlong.hooks.program.watch import Watch
+from everlong.hooks.program.switch import Watch, switch_of
 from everlong.hooks.routes import AttentionHook
 from everlong.machine import versions
 from everlong.models.fingerprint import configuration_digest, sample, weights_digest

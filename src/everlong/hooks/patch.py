@@ -9,27 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from everlong.cache.packed import PackedCache
+from everlong.cache.positions import ImagePlanes
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import AttachError, CapabilityError
 from everlong.hooks.arguments import check_mode, check_outputs, checked_planes, left_padding, new_tokens
-from everlong.hooks.current_step import RunningStep, activate, running_step
+from everlong.hooks.current_step import RunningStep, activate, add_to_output, keep_input
 from everlong.hooks.expansion import Expansions
 from everlong.hooks.failures import model_failures_told
 from everlong.hooks.front import Front
 from everlong.hooks.kept import KeptFindings
-from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
 from everlong.hooks.program.make import Recording
 from everlong.hooks.program.switch import TokenProgram, runs_from_list, switch_of
-from everlong.hooks.replacement import Replacement
+from everlong.hooks.replacement import OutputHead, Replacement
 from everlong.hooks.routes import choose_route
 from everlong.hooks.self_check import check_equal_to_stock
 from everlong.hooks.state_check import asks_for_states, one_by_one, stateful_modules
@@ -39,15 +41,17 @@ from everlong.methods.recurrent.parameters import NAME, MemoryParameters
 from everlong.models.internals import (
     accepts,
     around_decoder,
-    attention_input,
     attention_modules,
     check_all_added,
     decoder_of,
     device_of,
     plain,
     text_config,
-    with_added,
 )
+from everlong.ops.spans import Ints
+
+_TEXT = {"input_ids", "past_key_values", "use_cache"}
+"""What a forward is given that reads a text and asks for nothing else."""
 
 
 class Trained(Protocol):
@@ -63,6 +67,7 @@ class ModelPatch:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = decoder_of(model)
+        self._turn = turn(self.decoder)
         self.route = choose_route(model)
         kept = KeptFindings.of(model, self.route)
         found = None if kept is None else kept.read()
@@ -110,12 +115,12 @@ class ModelPatch:
 
     def hold(self) -> None:
         """One more handle or cache needs the plug."""
-        with turn(self.decoder):
+        with self._turn:
             self.holders += 1
 
     def release(self) -> None:
         """One fewer; the last restores the model."""
-        with turn(self.decoder):
+        with self._turn:
             self.holders -= 1
             if self.holders == 0:
                 self._remove()
@@ -127,8 +132,8 @@ class ModelPatch:
         """
         if not self._hooks:
             modules = [m for _, m in attention_modules(self.decoder) if not asks_for_states(m)]
-            self._hooks = [m.register_forward_pre_hook(_keep_input, with_kwargs=True) for m in modules]
-            self._hooks += [m.register_forward_hook(_add_to_output) for m in modules]
+            self._hooks = [m.register_forward_pre_hook(keep_input, with_kwargs=True) for m in modules]
+            self._hooks += [m.register_forward_hook(add_to_output) for m in modules]
 
     def trained(self, method: Method) -> MemoryParameters | None:
         """What was trained for `method` and is kept with the model; CapabilityError if it is for another."""
@@ -182,25 +187,44 @@ class ModelPatch:
 
     def _forward(self, given: dict[str, Any]) -> Any:
         """The decoder's forward."""
-        with turn(self.decoder):
-            return self._run(given)
-
-    def _run(self, given: dict[str, Any]) -> Any:
         cache = given.get("past_key_values")
-        if isinstance(cache, StreamCache):
-            return self._step(cache.stream, given)
-        if isinstance(cache, PackedCache):
-            return self._packed(cache, given)
-        self.route.restore()
-        if self.training is not None:
-            return self.training.forward(given)
-        return self.stock(**given)
+        with self._turn:
+            if isinstance(cache, StreamCache):
+                return self._step(cache.stream, given)
+            if isinstance(cache, PackedCache):
+                return self._packed(cache, given)
+            self.route.restore()
+            return self.stock(**given) if self.training is None else self.training.forward(given)
 
     def _step(self, stream: CachedStream, given: dict[str, Any]) -> Any:
+        """A forward over new tokens of one stream."""
         if stream.plan is not self.plan:
             raise CapabilityError("StreamCache: belongs to another model; make one with attach(model, ...).new_cache()")
-        new = new_tokens(given)
-        rows, tokens = new.shape[:2]
+        if self._reads_text(given):
+            new = given["input_ids"]
+            pads = planes = None
+        else:
+            new = new_tokens(given)
+            pads, planes = self._checked(stream, given, *new.shape[:2])
+        try:
+            step = stream.begin(new.shape[1], new.shape[0], pads, planes)
+            out = self._forward_of(step, [step], given, new)
+            stream.commit()
+            return out
+        finally:
+            stream.abandon()
+
+    def _reads_text(self, given: dict[str, Any]) -> bool:
+        """Whether a forward has nothing to be checked: ids without a mask or positions, for a model in inference."""
+        asked = {name for name, value in given.items() if value is not None}
+        ids = given.get("input_ids")
+        checked = self._front is not None or getattr(self.decoder.config, "output_attentions", False)
+        return not checked and not self.decoder.training and asked <= _TEXT and ids is not None and ids.shape[1] > 0
+
+    def _checked(
+        self, stream: CachedStream, given: dict[str, Any], rows: int, tokens: int
+    ) -> tuple[Ints | None, ImagePlanes | None]:
+        """Padding and positions that a forward asks for; CapabilityError for what is not honoured."""
         check_outputs(given, self.decoder.config)
         check_mode(self.decoder)
         mask = given.get("attention_mask")
@@ -210,19 +234,10 @@ class ModelPatch:
             positions = self._front.positions(positions)
         pads = left_padding(stream, mask, rows, tokens, self.route.per_row_padding and not self.plan.states)
         anew = self._front is not None and self._front.anew
-        planes = checked_planes(stream, positions, tokens, stream.pads if pads is None else pads, anew)
-        try:
-            step = stream.begin(tokens, rows, pads, planes)
-            out = self._forward_of(step, [step], given)
-            stream.commit()
-            return out
-        finally:
-            activate(None)
-            stream.abandon()
+        return pads, checked_planes(stream, positions, tokens, stream.pads if pads is None else pads, anew)
 
-    def _forward_of(self, step: RunningStep, steps: list[ForwardPlan], given: dict[str, Any]) -> Any:
+    def _forward_of(self, step: RunningStep, steps: list[ForwardPlan], given: dict[str, Any], new: Tensor) -> Any:
         """What the decoder gives in a step of these streams: from its program, or by its modules."""
-        new = new_tokens(given)
         program = self._program(steps, given)
         if program is not None:
             ids = zip(new.split(1, 1), steps, strict=True)
@@ -233,12 +248,15 @@ class ModelPatch:
         if self.takes_positions:
             given["position_ids"] = step.positions(new.device)
         activate(step)
-        with self.route.entered(step):
-            if isinstance(step, ForwardPlan) and step.seen and step.tokens > 1:
-                for module in self._singly:
-                    self.route.replace(module, "forward", one_by_one(module.forward))
-            out = self.stock(**given)
-        self.route.check(step)
+        try:
+            with self.route.entered(step):
+                if isinstance(step, ForwardPlan) and step.seen and step.tokens > 1:
+                    for module in self._singly:
+                        self.route.replace(module, "forward", one_by_one(module.forward))
+                out = self.stock(**given)
+            self.route.check(step)
+        finally:
+            activate(None)
         for own in steps:
             check_all_added(own.added)
         return out
@@ -249,7 +267,7 @@ class ModelPatch:
             return None
         return switch_of(self.decoder).program(Recording(self.decoder, self.plan, self.route, self.stock))
 
-    @property
+    @cached_property
     def unpackable(self) -> str | None:
         """Why streams of this model cannot be packed into one row; None where they can."""
         if not self.route.packs or self._front is not None or not self.takes_positions:
@@ -271,23 +289,8 @@ class ModelPatch:
         check_mode(self.decoder)
         try:
             step = cache.begin()
-            out = self._forward_of(step, step.steps, given)
+            out = self._forward_of(step, step.steps, given, new_tokens(given))
             cache.commit()
             return out
         finally:
-            activate(None)
             cache.abandon()
-
-
-def _keep_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What enters a layer's attention is what some memories are made of."""
-    step = running_step()
-    if step is not None:
-        step.inputs[module.layer_idx] = attention_input(args, kwargs)
-
-
-def _add_to_output(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-    """What leaves a layer's attention, with what a memory adds to it."""
-    step = running_step()
-    added = None if step is None else step.take_added(module.layer_idx)
-    return output if added is None else with_added(output, added)

@@ -131,7 +131,7 @@ class ModelLayout:
         """Bytes of all states of one row, however long the stream."""
         return sum(state.nbytes for state in self.states)
 
-    @property
+    @cached_property
     def frame_length(self) -> int:
         """How many positions a frame may use."""
         return self.trained_length if self.hard_length is None else min(self.hard_length, self.trained_length)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -61,6 +62,16 @@ def turn_by(rotation: Rotation, positions: Tensor, like: Tensor) -> RotaryAngles
         return turn
     unit = torch.eye(like.shape[-1], dtype=dtype, device=like.device)
     return replace(turn, matrix=turned(unit[None, None], rotation, turn)[0, 0])
+
+
+def turn_matrices(rotation: Rotation, places: Int[np.ndarray, " n"], like: Tensor) -> Float[Tensor, "n D D"]:
+    """The turn by each of `places` as one product from the right, for vectors as `like` [..., D]."""
+    angles = torch.from_numpy(places).to(torch.float64)[:, None] * rotation.freqs.to("cpu")
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    cos = torch.cos(angles)[:, None, None].to(like.device, dtype)
+    sin = torch.sin(angles)[:, None, None].to(like.device, dtype)
+    unit = torch.eye(like.shape[-1], dtype=dtype, device=like.device).expand(len(places), 1, -1, -1)
+    return turned(unit, rotation, RotaryAngles(cos, sin))[:, 0]
 
 
 def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: RotaryAngles) -> Float[Tensor, "B H T D"]:

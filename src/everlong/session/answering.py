@@ -15,23 +15,12 @@ from everlong.session.citations import drawn_on
 from everlong.session.recall import Recall, Recalled
 from everlong.session.reply import Reply
 from everlong.session.search import search
-from everlong.text.images import Shown, holds_images
-from everlong.text.inputs import Input
-from everlong.text.transcript import GONE, SOURCE, Citation, Source
+from everlong.text.inputs import Shown
+from everlong.text.transcript import GONE, Citation, Source
 
 
 class AnsweringStream(WritingStream):
     """A stream that answers questions about what it read."""
-
-    def feed(self, x: Input | Shown, answering: bool = False, source: str = SOURCE) -> int:
-        """Read `x` as `TokenStream.feed` does; also an image, or a list of texts and images ([text, image, text]).
-
-        Images are Pillow's, or the Path of a file, for models that take them (loaded with their processor). Each is
-        read wholly or not at all, and is a source of its own. InputError, before anything is read, for a wrong one.
-        """
-        if holds_images(x):
-            return images.feed(self, x, answering, source)
-        return super().feed(x, answering, source)
 
     def ask(
         self, question: str, again: Again | None = None, raw: bool = False, keep: bool = False, **sampling: Any
@@ -97,6 +86,10 @@ class AnsweringStream(WritingStream):
         source.digest = GONE
         source.done = False
         source.lines = ""
+
+    def _feed_images(self, x: Shown, answering: bool, source: str) -> int:
+        """Read texts and images, each image wholly or not at all and as a source of its own."""
+        return images.feed(self, x, answering, source)
 
     def _hold(self, question: list[int]) -> None:
         """Let what is read next attend to what the question recalls."""

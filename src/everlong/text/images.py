@@ -23,10 +23,6 @@ _OWN = {"input_ids", "attention_mask"}
 """What a processor gives that is no image's."""
 
 
-Shown = Any
-"""An image of Pillow, the Path of a file with one, or a list or tuple of these and texts."""
-
-
 @dataclass(frozen=True)
 class ImageTokens:
     """Ids [n] of an image, those around it included, and what the model is given with them; `digest` is the image's."""
@@ -34,22 +30,6 @@ class ImageTokens:
     ids: Int[Tensor, " n"]
     extra: dict[str, Tensor]
     digest: str
-
-
-def is_image(x: Any) -> bool:
-    """Whether `x` is an image (of Pillow), or the path of a file as a `Path`; text is a str."""
-    if isinstance(x, Path):
-        return True
-    if importlib.util.find_spec("PIL") is None:
-        return False
-    from PIL.Image import Image
-
-    return isinstance(x, Image)
-
-
-def holds_images(x: Any) -> bool:
-    """Whether `x` is an image, or a list or tuple with one in it."""
-    return is_image(x) or (isinstance(x, list | tuple) and any(is_image(part) for part in x))
 
 
 def opened_image(x: Any) -> Any:

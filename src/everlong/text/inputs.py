@@ -1,9 +1,15 @@
-"""What a session accepts: text, ids, or an iterator of text; turned into checked id tensors of bounded length."""
+"""What a session accepts: text, ids, or an iterator of text; turned into checked id tensors of bounded length.
+
+And what of it is about to be read, and was read last.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +19,7 @@ from torch import Tensor
 
 from everlong.errors import CapabilityError, InputError
 from everlong.text import tokenize as text
-from everlong.text.offsets import plain_rows
+from everlong.text.offsets import Rows, plain_rows
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,9 @@ class Tokens:
 
 Input = str | Tensor | np.ndarray | Sequence[int] | Iterable[str] | Tokens
 """Text, ids (list, tuple, one-dimensional integer tensor or array), an iterable of text, or tokens of a known text."""
+
+Shown = Any
+"""An image of Pillow, the Path of a file with one, or a list or tuple of these and texts."""
 
 _FLOATING = "whole numbers expected; pass the ids that the tokenizer gave"
 
@@ -70,6 +79,20 @@ def _texts(x: Any, tokenizer: Any) -> Iterable[str]:
     if tokenizer is None:
         raise CapabilityError("text: this session has no tokenizer; pass ids, or a model that everlong.load gave")
     return [x] if isinstance(x, str) else x
+
+
+def is_image(x: Any) -> bool:
+    """Whether `x` is an image (of Pillow), or the path of a file as a `Path`; text is a str."""
+    # Asked for every token that is read: who holds an image has imported Pillow.
+    pillow = sys.modules.get("PIL.Image")
+    return isinstance(x, Path) or (pillow is not None and isinstance(x, pillow.Image))
+
+
+def holds_images(x: Any) -> bool:
+    """Whether `x` is an image, or a list or tuple with one in it; a list that begins with an id has none."""
+    if isinstance(x, list | tuple):
+        return len(x) > 0 and not isinstance(x[0], int) and any(map(is_image, x))
+    return is_image(x)
 
 
 def is_text(x: Any) -> bool:
@@ -131,3 +154,74 @@ def with_tail(found: Iterable[Tensor], tokens: int) -> Iterator[tuple[Tensor, bo
         held = held[early:]
     for ids in held.split(longest) if len(held) else ():
         yield ids, True
+
+
+class Awaited:
+    """The rows of tokens that are about to be read, by their place in the stream."""
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[int, Tensor]] = deque()
+
+    def clear(self) -> None:
+        """Expect nothing."""
+        self._rows.clear()
+
+    def add(self, rows: Int[Tensor, "tokens 3"], seen: int) -> None:
+        """Expect `rows` behind all that is expected, or behind the `seen` tokens that were read."""
+        while self._rows and self._rows[0][0] + len(self._rows[0][1]) <= seen:
+            self._rows.popleft()
+        first, last = self._rows[-1] if self._rows else (seen, rows[:0])
+        self._rows.append((max(seen, first + len(last)), rows))
+
+    def rows(self, first: int, ids: Int[Tensor, " tokens"]) -> Rows | None:
+        """The rows of the tokens `ids`, read as number `first` and on; None where others were expected."""
+        if not self._rows:
+            return None
+        end = first + len(ids)
+        found = [rows[max(0, first - at) : max(0, end - at)] for at, rows in self._rows]
+        rows = torch.cat(found) if found else torch.empty(0, 3, dtype=torch.int64)
+        return rows.numpy() if torch.equal(rows[:, 0], ids) else None
+
+
+class TokenHistory:
+    """The last `size` ids; `seen` counts all that were added."""
+
+    def __init__(self, size: int) -> None:
+        self.seen = 0
+        self.size = size
+        self._ring = torch.zeros(size, dtype=torch.int64)
+
+    def add(self, ids: Tensor) -> None:
+        """Take in `ids` [n], int64 on the CPU, the newest last."""
+        kept = ids[-self.size :]
+        first = self.seen + len(ids) - len(kept)
+        at = first % self.size
+        end = at + len(kept)
+        if end <= self.size:
+            self._ring[at:end] = kept
+        else:
+            self._ring[torch.arange(at, end) % self.size] = kept
+        self.seen += len(ids)
+
+    def ids(self, count: int | None = None) -> Tensor:
+        """The last `count` ids (default: all that are kept), int64 [n], the oldest first."""
+        held = min(self.seen, self.size)
+        count = held if count is None else min(count, held)
+        return self._ring[torch.arange(self.seen - count, self.seen) % self.size]
+
+    def forget(self, first: int, end: int, filler: int) -> None:
+        """Put `filler` in the place of the ids number `first` .. `end - 1` of the stream."""
+        kept = torch.arange(max(first, self.seen - self.size), max(end, self.seen - self.size))
+        self._ring[kept % self.size] = filler
+
+    def copy(self) -> TokenHistory:
+        """An independent copy."""
+        return TokenHistory.restored(self.size, self.ids(), self.seen)
+
+    @classmethod
+    def restored(cls, size: int, ids: Tensor, seen: int) -> TokenHistory:
+        """The ring of a stream of `seen` ids that ends with `ids`."""
+        ring = cls(size)
+        ring.seen = seen - len(ids)
+        ring.add(ids)
+        return ring

@@ -8,14 +8,11 @@ normaliser made of its characters.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from torch import Tensor
 
 UNKNOWN = 255
 """The byte of a token whose text nobody gave: its characters are those of its decoded text."""
@@ -121,28 +118,3 @@ def whole_width(codes: bytes | bytearray) -> int:
 def shared_of(code: int) -> int:
     """The number of characters in a byte that the token shares with those before it; 0 for UNKNOWN."""
     return 0 if code == UNKNOWN else code >> _SHARED_BITS
-
-
-class Awaited:
-    """The rows of tokens that are about to be read, by their place in the stream."""
-
-    def __init__(self) -> None:
-        self._rows: deque[tuple[int, Tensor]] = deque()
-
-    def clear(self) -> None:
-        """Expect nothing."""
-        self._rows.clear()
-
-    def add(self, rows: Int[Tensor, "tokens 3"], seen: int) -> None:
-        """Expect `rows` behind all that is expected, or behind the `seen` tokens that were read."""
-        while self._rows and self._rows[0][0] + len(self._rows[0][1]) <= seen:
-            self._rows.popleft()
-        first, last = self._rows[-1] if self._rows else (seen, rows[:0])
-        self._rows.append((max(seen, first + len(last)), rows))
-
-    def rows(self, first: int, ids: Int[Tensor, " tokens"]) -> Rows | None:
-        """The rows of the tokens `ids`, read as number `first` and on; None where others were expected."""
-        end = first + len(ids)
-        found = [rows[max(0, first - at) : max(0, end - at)] for at, rows in self._rows]
-        rows = torch.cat(found) if found else torch.empty(0, 3, dtype=torch.int64)
-        return rows.numpy() if torch.equal(rows[:, 0], ids) else None

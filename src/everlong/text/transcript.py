@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -99,22 +99,27 @@ class Transcript:
         self.sources.append(Source(name, len(self.ids), digest, marks=[(len(self.ids), 0)]))
         return self.sources[-1]
 
-    def add(self, ids: Iterable[int], name: str, rows: Rows | None = None) -> None:
+    def add(self, ids: Sequence[int], name: str, rows: Rows | None = None) -> None:
         """Add tokens of the source `name`; of a new one, if the last source has another name.
 
         `rows` [n, 3] say for which characters of the source they stand (offsets.py); without them, or where a width is
         -1, for those of their decoded text.
         """
         source = self.sources[-1] if self.sources and self.sources[-1].name == name else self.begin(name)
-        rows = plain_rows(list(ids), width=-1) if rows is None else rows
+        if rows is None:
+            self._add(source, ids, None)
+            return
         known = rows[:, 1] >= 0
         for part in np.split(rows, np.flatnonzero(known[1:] != known[:-1]) + 1) if len(rows) else ():
-            self._add(source, part)
+            self._add(source, part[:, 0].tolist(), part if part[0, 1] >= 0 else None)
 
-    def _add(self, source: Source, rows: Rows) -> None:
-        """Add tokens that all have a width, or all have none. The ids come last: an interrupt leaves what it was."""
+    def _add(self, source: Source, ids: Sequence[int], rows: Rows | None) -> None:
+        """Add tokens with their rows, which all have a width; None where none has one.
+
+        The ids come last: an interrupt leaves what it was.
+        """
         first = len(self.ids)
-        measured = rows[0, 1] >= 0
+        measured = rows is not None
         del self.lengths[first:]
         while source.marks[-1][0] > first:
             source.marks.pop()
@@ -122,11 +127,11 @@ class Transcript:
         turns = source.marks[-1][0] < first and measured == (self.lengths[first - 1] == UNKNOWN)
         if turns and self._tokenizer is not None:
             source.marks.append((first, self.chars(source, first)))
-        if measured:
+        if rows is not None:
             begin = self.chars(source, first)
             source.marks += new_marks(rows, first, begin, source.marks[-1][0])
-        self.lengths += packed(rows)
-        self.ids.extend(rows[:, 0].tolist())
+        self.lengths += bytes([UNKNOWN]) * len(ids) if rows is None else packed(rows)
+        self.ids.extend(ids)
         if not measured and self._tokenizer is not None:
             source.marks.extend(self._characters(source).decoded_marks())
 

@@ -7,7 +7,7 @@ import torch
 
 import everlong
 from everlong.methods.blocks import memory
-from everlong.methods.blocks.decode import TokenStep
+from everlong.methods.blocks.decode import TokenRun
 
 IDS = torch.randint(97, (260,), generator=torch.Generator().manual_seed(3))
 SMALL = {"sinks": 3, "window": 24, "block": 5, "top_k": 3, "exec_chunk": 16, "pool": 6, "recall": "layer"}
@@ -44,11 +44,11 @@ def test_equals_what_layers_compute_each_for_itself(model, monkeypatch, fields):
     method = everlong.Blocks(**(SMALL | fields))
     steps = []
     for name in ("attend", "fill"):
-        own = getattr(TokenStep, name)
-        monkeypatch.setattr(TokenStep, name, lambda self, *args, own=own: (steps.append(self), own(self, *args))[1])
+        own = getattr(TokenRun, name)
+        monkeypatch.setattr(TokenRun, name, lambda self, *args, own=own: (steps.append(self), own(self, *args))[1])
     found, cited = written(model, method)
     assert len(steps) > 70
-    monkeypatch.setattr(memory, "decodes", lambda *args: False)
+    monkeypatch.setattr(memory, "token_run", lambda *args: None)
     expected, expected_cited = written(model, method)
     torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
     assert cited.keys() == expected_cited.keys()
@@ -60,7 +60,7 @@ def test_the_newest_queries_are_those_of_their_tokens(model, monkeypatch):
     with everlong.Session(model, everlong.Blocks(**SMALL), chunk=32) as session:
         session.feed(IDS[:130])
         with monkeypatch.context() as context, session.fork() as slow:
-            context.setattr(memory, "decodes", lambda *args: False)
+            context.setattr(memory, "token_run", lambda *args: None)
             for token in IDS[130:150].tolist():
                 slow.feed([token], answering=True)
             expected = slow.stored("queries").rows[0].layers[1].now.queries.clone()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,22 @@ from everlong.methods.blocks.progress import LayerProgress, Shape, Tail
 from everlong.methods.blocks.recall.index import RecallIndex
 from everlong.methods.blocks.slots import Slots
 from everlong.storage.base import Store
+
+
+class TokenRooms(NamedTuple):
+    """Where tokens go that leave the window of a layer one by one: of token n, in the column `column` + n of `tail`.
+
+    Its query goes to number `end` + n of `queries`, of which the newest `pool` from `oldest` on count. `now` is how far
+    the layer has come before the first.
+    """
+
+    now: LayerProgress
+    tail: Tail
+    column: int
+    queries: Float[Tensor, "H n D"]
+    oldest: int
+    end: int
+    pool: int
 
 
 class LayerMemory:
@@ -83,16 +100,18 @@ class LayerMemory:
 
     def begin(self, done: LayerProgress, tokens: int) -> None:
         """Go on from `done`, with room for `tokens` more: what is pending moves to a fresh tail when it must."""
-        self.now = done
+        fits = done.at + max(0, done.held - done.pending) + tokens <= done.tail.mass.shape[1]
+        self.now = done if fits else self._in_fresh_tail(done, tokens)
+
+    def _in_fresh_tail(self, done: LayerProgress, tokens: int) -> LayerProgress:
+        """The same with what is pending at the front of a tail of its own."""
         used = max(0, done.held - done.pending)
-        if done.at + used + tokens <= done.tail.mass.shape[1]:
-            return
         fresh = self._tail(tokens)
         live = slice(done.at, done.at + used)
         for new, old in ((fresh.k, done.tail.k), (fresh.v, done.tail.v)):
             new[:, :, :used] = old[:, :, live]
         fresh.mass[:, :used] = done.tail.mass[:, live]
-        self.now = replace(done, tail=fresh, at=0)
+        return replace(done, tail=fresh, at=0)
 
     def hold(self, k: Float[Tensor, "1 G n D"], v: Float[Tensor, "1 G n E"]) -> None:
         """Take the raw keys and the values of the tokens that leave the window next."""
@@ -162,16 +181,16 @@ class LayerMemory:
         """Keep the newest `pool` queries."""
         self.now = replace(self.now, queries=self._pooled(q))
 
-    def reserve_token(self, done: LayerProgress) -> tuple[int, Float[Tensor, "H n D"]]:
-        """`begin`, and room for a token behind the sinks that leaves the window and for one more query.
+    def reserve(self, done: LayerProgress, tokens: int) -> TokenRooms:
+        """Room, behind `done`, for so many tokens that leave the window one by one, and for as many queries.
 
-        (the column of the tail, the newest queries), the column and the last query yet to be written.
+        At most as many as a choice serves, and as `spare_queries` says, so that nothing grows beyond what is planned.
         """
-        self.begin(done, 1)
-        now = self.now
-        queries = self._one_more_query()
-        self.now = replace(now, held=now.held + 1, queries=queries)
-        return now.at + now.held - now.pending, queries
+        fits = done.at + max(0, done.held - done.pending) + tokens <= done.tail.mass.shape[1]
+        # A fresh tail has room for what is ever pending before the next choice, and so for these tokens.
+        self.now = now = done if fits else self._in_fresh_tail(done, 1)
+        queries, oldest, end = self._query_room(tokens)
+        return TokenRooms(now, now.tail, now.at + now.held - now.pending, queries, oldest, end, self.settings.pool)
 
     def _pooled(self, q: Float[Tensor, "H T D"]) -> Float[Tensor, "H n D"]:
         """The newest `pool` queries with these."""
@@ -186,20 +205,28 @@ class LayerMemory:
         return found
 
     def _one_more_query(self) -> Float[Tensor, "H n D"]:
-        """The newest `pool` queries, the last of them yet to be written: behind the others, where there is room."""
+        """The newest `pool` queries, the last of them yet to be written."""
+        room, oldest, end = self._query_room(1)
+        return room[:, max(end + 1 - self.settings.pool, oldest) : end + 1]
+
+    def _query_room(self, tokens: int) -> tuple[Float[Tensor, "H n D"], int, int]:
+        """Where more queries are written behind the newest `pool` - 1: (the room, the oldest, the first that is free).
+
+        Where those are, as long as there is room behind them.
+        """
         pool = self.settings.pool
         old = self.now.queries
         if old is None or pool == 1:
-            return self.shape.empty(self.shape.heads, 1, self.shape.key_dim, dtype=self.shape.dtype)
+            return self.shape.empty(self.shape.heads, tokens, self.shape.key_dim, dtype=self.shape.dtype), 0, 0
         room = self._pool
         end = 0 if room is None else _end(old, room)
-        if room is None or not 0 < end < room.shape[1]:
-            kept = old[:, max(0, old.shape[1] + 1 - pool) :]
-            end = kept.shape[1]
-            self._pool = room = self.shape.empty(len(old), end + 1 + spare_queries(pool), old.shape[2], dtype=old.dtype)
-            room[:, :end] = kept
-            return room[:, : end + 1]
-        return room[:, max(end + 1 - pool, end - old.shape[1]) : end + 1]
+        if room is not None and 0 < end <= room.shape[1] - tokens:
+            return room, end - old.shape[1], end
+        kept = old[:, max(0, old.shape[1] + 1 - pool) :]
+        end = kept.shape[1]
+        self._pool = room = self.shape.empty(len(old), end + 1 + spare_queries(pool), old.shape[2], dtype=old.dtype)
+        room[:, :end] = kept
+        return room, 0, end
 
     def assign(self, base: int) -> None:
         """Give every chosen block a slot; those that have one keep it. Places will count from `base`."""

@@ -20,7 +20,7 @@ from everlong.cache.window import WindowLayout
 from everlong.errors import CapabilityError
 from everlong.methods.blocks import layout, saved
 from everlong.methods.blocks.boundaries import SurpriseBoundaries, longest_forward, make_cuts
-from everlong.methods.blocks.decode import TokenStep, decodes
+from everlong.methods.blocks.decode import TokenRun, added, of_all, token_run
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.recall.index import KeyPair, MakeRecall, no_recall
 from everlong.methods.blocks.recall.scout import Scout
@@ -28,10 +28,9 @@ from everlong.methods.blocks.saved import StoredBlocks
 from everlong.methods.blocks.step import BlockStep, LayerCall
 from everlong.methods.blocks.stream import BlockStream, Done
 from everlong.models.layout import LayerPlan, ModelLayout, Pattern
-from everlong.models.ranks import Ranks
 from everlong.ops.attend_token import takes
 from everlong.ops.spans import Ints
-from everlong.storage.base import HostStore, Store, Traffic
+from everlong.storage.base import HostStore, Store
 
 RECALL_ON_RANKS = (
     "recall=question: the votes of retrieval heads that are shared out to ranks are not summed; give recall=layer, or "
@@ -69,8 +68,11 @@ class BlockMemory:
         self.rows: list[BlockStream] = []
         self.answering = False
         self.scout: Scout | None = None
-        self._step: BlockStep | None = None
-        self.token: TokenStep | None = None
+        self.token: TokenRun | None = None
+        """What computes the running step, where it reads a token in the middle of a chunk."""
+        self._run: TokenRun | None = None
+        self._begun: tuple[ForwardPlan, Ints | None] | None = None
+        self._shared: BlockStep | None = None
 
     def lane(self, pattern: Pattern, chunk: int) -> WindowLayout:
         """How the arenas of layers with this native pattern are laid out."""
@@ -80,6 +82,8 @@ class BlockMemory:
 
     def check(self, seen: int, tokens: int) -> None:
         """CapabilityError where a forward over `tokens` new tokens behind `seen` lacks what it needs."""
+        if self.settings.cut == "even":
+            return
         for cuts, pad in [(row.cuts, row.pad) for row in self.rows] or [(make_cuts(self.settings), 0)]:
             cuts.check(seen - pad, tokens)
 
@@ -97,18 +101,42 @@ class BlockMemory:
 
     def begin(self, step: ForwardPlan, pads: Ints | None) -> None:
         """Prepare a step."""
-        for row in self.rows:
-            row.settle()
-        self._step = BlockStep(self.settings, self.answering, step, pads)
+        self._begun = step, pads
+        self._shared = self.token = None
+        if self._goes_on(step, pads):
+            return
         for n, row in enumerate(self.rows):
+            row.settle()
             if (pad := 0 if pads is None else int(pads[n])) != row.pad:
                 row.pad, row.cuts = pad, make_cuts(self.settings, pad - step.seen)
-        for part in (part for row in self.rows for part in row.layers.values() if not part.slots.filled):
-            part.prefetch()
-        self.token = None
-        if self.scout is None and len(self.rows) == 1 and decodes(self._step, self.rows[0]):
-            lane = step.arenas[min(self.layers)].lane
-            self.token = TokenStep(self._step, self.rows[0], lane)
+            for part in row.layers.values():
+                if not part.slots.filled:
+                    part.prefetch()
+        if step.tokens == 1 and len(self.rows) == 1:
+            self._run = self._run_behind(step, step.seen, self.rows[0].done)
+            self._goes_on(step, pads)
+
+    def _goes_on(self, step: ForwardPlan, pads: Ints | None) -> bool:
+        """Whether the run computes the token of this step, which is then its `token`."""
+        pad = 0 if pads is None else int(pads[0])
+        run = self._run
+        if run is None or self.scout is not None or not run.goes_on(step, self.answering, pad):
+            return False
+        self.token = run
+        return True
+
+    def _run_behind(self, step: ForwardPlan, seen: int, done: Done) -> TokenRun | None:
+        """What computes the tokens of the single row behind `seen` and `done`, if it can be known before them."""
+        lane = step.arenas[min(self.layers)].lane
+        return token_run(self.rows[0], done, lane, step, seen, self.answering)
+
+    @property
+    def _step(self) -> BlockStep:
+        """What the layers of the running step share; of a token that a run computes, made where it is asked for."""
+        if self._shared is None:
+            assert self._begun is not None
+            self._shared = BlockStep(self.settings, self.answering, *self._begun)
+        return self._shared
 
     def attend(
         self, layer: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, s_aux: Any
@@ -117,14 +145,13 @@ class BlockMemory:
 
         A layer that makes keys of latent vectors is asked over those.
         """
-        assert self._step is not None
+        if self.token is not None and takes(q, k, v, softcap):
+            return self.token.attend(layer, q, k, v, scale, s_aux)
         absorbed = self._absorbed.get(layer.index)
         if absorbed is not None:
             latent, rotated = self._step.step.arenas[layer.source].view or (k, v)
             q, k, v = absorbed.queries(q), torch.cat((latent, rotated), 3), latent
-        if self.token is not None and takes(q, k, v, softcap):
-            out = self.token.attend(layer, q, k, v, scale, s_aux)
-        elif self.scout is not None:
+        if self.scout is not None:
             out = LayerCall(self._step, layer, scale, softcap, s_aux).scouted(self.scout, self.rows[0], q, k, v)
         else:
             call = LayerCall(self._step, layer, scale, softcap, s_aux)
@@ -148,24 +175,29 @@ class BlockMemory:
 
     def commit(self) -> None:
         """Make the step's changes part of the stream."""
+        if self.token is not None:
+            # A token in the middle of a chunk has sealed and chosen nothing.
+            found = {} if self._shared is None else self._shared.cited[0]
+            self.rows[0].done = self.token.commit(found)
+            return
         step = self._step
-        assert step is not None
         for row in self.rows:
             row.keep_sealed()
-        if self.token is not None:
-            self.token.cite(step.cited[0])
         found = []
         for n, row in enumerate(self.rows):
-            cited = _added(row.done.cited, _of_all(self.plan.ranks, step.cited[n]))
+            cited = added(row.done.cited, of_all(self.plan.ranks, step.cited[n]))
             found.append(Done({i: m.now for i, m in row.layers.items()}, step.cursor(row), cited))
+        # The token that chose prepares those behind it; before anything is valid, as it may fail.
+        plan = step.step
+        single = plan.tokens == 1 and len(self.rows) == 1
+        self._run = self._run_behind(plan, plan.seen + 1, found[0]) if single else None
         for row, done, used in zip(self.rows, found, step.used, strict=True):
             row.done = done
             row.used.update(used)
-        self._step = self.token = None
 
     def abandon(self) -> None:
         """Forget a step that failed: counters go back, and slots that may hold blocks of it are emptied."""
-        self._step = self.token = None
+        self._shared = self.token = self._run = None
         if not any(row.done.progress for row in self.rows):
             self.rows = []
         for row in self.rows if self.scout is None else ():
@@ -183,22 +215,7 @@ class BlockMemory:
 
     def account(self, seen: int) -> MemoryAccount:
         """What is kept and was moved; of tokens those of the row with most of them."""
-        parts = [part for row in self.rows for part in row.layers.values()]
-        stores = [row.store for row in self.rows]
-        recalls = [row.recall for row in self.rows if row.recall is not None]
-        index = sum(part.index.digests.nbytes for part in parts)
-        traffic = [vars(store.traffic) for store in stores]
-        return MemoryAccount(
-            {
-                "device": sum(part.nbytes for part in parts),
-                "host": index + sum(store.nbytes for store in stores) + sum(r.nbytes for r in recalls),
-                "disk": sum(store.disk_bytes for store in stores) + sum(r.disk_bytes for r in recalls),
-            },
-            dropped_tokens=max((row.cuts.tokens(row.dropped) for row in self.rows), default=0),
-            retrieved_tokens=max((row.retrieved_tokens for row in self.rows), default=0),
-            ids_tokens=max((row.ids_tokens for row in self.rows), default=0),
-            traffic=Traffic(**{name: sum(one[name] for one in traffic) for name in vars(Traffic())}),
-        )
+        return saved.account(self.rows)
 
     @property
     def lies_on_disk(self) -> bool:
@@ -265,16 +282,3 @@ class BlockMemory:
         other.digest_dtype = self.digest_dtype
         other.rows = [self.rows[n].fork() for n in (range(len(self.rows)) if rows is None else rows)]
         return other
-
-
-def _of_all(ranks: Ranks | None, mass: dict[int, float]) -> dict[int, float]:
-    """The mass that blocks got from the heads of all ranks, without those that got none."""
-    if ranks is not None and mass:
-        blocks = sorted(mass)
-        total = ranks.sum(torch.tensor([mass[n] for n in blocks], dtype=torch.float64))
-        mass = dict(zip(blocks, total.tolist(), strict=True))
-    return {block: got for block, got in mass.items() if got}
-
-
-def _added(old: dict[int, float], new: dict[int, float]) -> dict[int, float]:
-    return {key: old.get(key, 0.0) + new.get(key, 0.0) for key in {**old, **new}}

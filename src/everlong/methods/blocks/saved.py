@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everlong.cache.stream_memory import MemoryAccount
 from everlong.methods.blocks.boundaries import touching
 from everlong.methods.blocks.cells import Cursor
 from everlong.methods.blocks.index import Index
@@ -21,7 +22,7 @@ from everlong.methods.blocks.pins import Pin, held
 from everlong.methods.blocks.progress import LayerProgress
 from everlong.methods.blocks.recall.index import KeyPair, RecallIndex
 from everlong.methods.blocks.stream import BlockStream, Done
-from everlong.storage.base import Store
+from everlong.storage.base import Store, Traffic
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 DIGESTS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -42,6 +43,26 @@ class StoredBlocks:
     def of(cls, stream: BlockStream) -> Self:
         """Those of a stream."""
         return cls(stream.store, stream.recall, {layer: part.index for layer, part in stream.layers.items()})
+
+
+def account(rows: Sequence[BlockStream]) -> MemoryAccount:
+    """What streams keep and moved; of tokens those of the row with most of them."""
+    parts = [part for row in rows for part in row.layers.values()]
+    stores = [row.store for row in rows]
+    recalls = [row.recall for row in rows if row.recall is not None]
+    index = sum(part.index.digests.nbytes for part in parts)
+    traffic = [vars(store.traffic) for store in stores]
+    return MemoryAccount(
+        {
+            "device": sum(part.nbytes for part in parts),
+            "host": index + sum(store.nbytes for store in stores) + sum(r.nbytes for r in recalls),
+            "disk": sum(store.disk_bytes for store in stores) + sum(r.disk_bytes for r in recalls),
+        },
+        dropped_tokens=max((row.cuts.tokens(row.dropped) for row in rows), default=0),
+        retrieved_tokens=max((row.retrieved_tokens for row in rows), default=0),
+        ids_tokens=max((row.ids_tokens for row in rows), default=0),
+        traffic=Traffic(**{name: sum(one[name] for one in traffic) for name in vars(Traffic())}),
+    )
 
 
 def state(stream: BlockStream, sealed: bool = True) -> State:

@@ -17,10 +17,10 @@ from torch import Tensor
 from everlong.cache.step import ForwardPlan
 from everlong.cache.window import WindowLayout
 from everlong.methods.blocks.cells import Cursor, RetrievalChunk, cells, moved
+from everlong.methods.blocks.decode import cite
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.recall.scout import Scout
-from everlong.methods.blocks.slots import Slots
 from everlong.methods.blocks.stream import BlockStream
 from everlong.methods.blocks.view import View
 from everlong.models.layout import LayerPlan
@@ -28,15 +28,6 @@ from everlong.ops.attend import AttentionPart, attend
 from everlong.ops.attend_token import AttendedKeys, attend_token, takes
 from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
 from everlong.ops.spans import Ints, KeyIntervals
-
-
-def cite(cited: dict[int, float], slots: Slots, shares: list[list[float]]) -> None:
-    """Add what the blocks in the last slots got, of the heads of each kv head [K, G], to `cited`."""
-    for c, tags in enumerate(slots.tags):
-        for tag, heads in zip(tags[len(tags) - len(shares) :], shares, strict=True):
-            if tag is not None:
-                got = heads[c] if len(slots.tags) > 1 else sum(heads)
-                cited[tag[0]] = cited.get(tag[0], 0.0) + got
 
 
 class BlockStep:

@@ -19,7 +19,7 @@ import torch
 from everlong.cache import step as cache_step
 from everlong.cache.step import ForwardPlan
 from everlong.cache.stream import CachedStream
-from everlong.hooks import output_head
+from everlong.hooks import replacement
 from everlong.hooks.program.switch import switch_of
 from everlong.methods.blocks import step as blocks_step
 from everlong.models.internals import decoder_of
@@ -96,7 +96,7 @@ def _sample(reader: EverlongReader, program: Any, ids: Sequence[int]) -> dict[st
             stack.enter_context(watch.timing(owner, name, MEMORY))
         for owner in (torch.nn.functional, packed):
             stack.enter_context(watch.timing(owner, "linear", LINEARS))
-        stack.enter_context(watch.timing(output_head, "plain_linear", LINEARS))
+        stack.enter_context(watch.timing(replacement, "plain_linear", LINEARS))
         if program is not None:
             stack.enter_context(watch.timing(program, "token", _IN_C))
         total = timed(lambda: reader.decode(ids)).cpu
