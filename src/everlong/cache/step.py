@@ -193,8 +193,9 @@ class ForwardPlan:
         token = None if self.memory is None else self.memory.token
         sizes = (0, 0) if token is None else token.sizes
         lanes = [self.arenas[p.source].lane for p in plans]
-        near = max((len(self.pieces(lane)) for lane in {id(lane): lane for lane in lanes}.values()), default=0)
-        tables = TokenTables.empty(len(layers), near + sizes[0], sizes[1])
+        by_window = {id(lane): lane for p, lane in zip(plans, lanes, strict=True) if p.index not in served}
+        near = max((len(self.pieces(lane)) for lane in by_window.values()), default=0)
+        tables = TokenTables.empty(len(layers), max(near, sizes[0]), sizes[1])
         groups: dict[tuple[int, int, bool], list[int]] = {}
         for n, (plan, lane) in enumerate(zip(plans, lanes, strict=True)):
             groups.setdefault((id(lane), id(plan.rotation), plan.index in served), []).append(n)

@@ -38,7 +38,16 @@ def written(model, method):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"positions": "true"}, {"per_head": True}, {"choose_every": 3, "sinks": 0}, {"top_k": 1}], ids=str
+    "fields",
+    [
+        {},
+        {"positions": "true"},
+        {"per_head": True},
+        {"choose_every": 3, "sinks": 0},
+        {"top_k": 1},
+        {"choose_every": 20, "pool": 40},
+    ],
+    ids=str,
 )
 def test_equals_what_layers_compute_each_for_itself(model, monkeypatch, fields):
     method = everlong.Blocks(**(SMALL | fields))
@@ -73,3 +82,53 @@ def test_the_newest_queries_are_those_of_their_tokens(model, monkeypatch):
         session.feed([1, 2, 3], answering=True)
         with twin:
             assert torch.equal(twin.stored("queries").rows[0].layers[1].now.queries, theirs)
+
+
+def _goes_on(session, tokens):
+    found = []
+    for token in tokens:
+        session.feed([token], answering=True)
+        found.append(session.prediction)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("meanwhile", ["pin", "text", "error", "drop"])
+def test_a_run_ends_where_anything_else_happens_to_its_stream(model, monkeypatch, meanwhile):
+    """A pin, other text, a step that fails and a block that is dropped, each in the middle of a chunk."""
+
+    def happens(session):
+        if meanwhile == "pin":
+            session.pin((20, 24))
+        elif meanwhile == "text":
+            session.feed(IDS[:3])
+        elif meanwhile == "drop":
+            session.stored("drop").rows[0].drop([2])
+        else:
+            with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+                context.setattr(memory.TokenRun, "commit", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+                session.feed([9], answering=True)
+
+    results = []
+    for runs in (True, False):
+        with monkeypatch.context() as context, everlong.Session(model, everlong.Blocks(**SMALL), chunk=32) as session:
+            if not runs:
+                context.setattr(memory, "token_run", lambda *args: None)
+            session.feed(IDS[:130])
+            before = _goes_on(session, IDS[130:134].tolist())
+            if runs or meanwhile != "error":
+                happens(session)
+            results.append(torch.cat([before, _goes_on(session, IDS[134:152].tolist())]))
+    torch.testing.assert_close(*results, atol=1e-5 * float(results[1].abs().max()), rtol=0)
+
+
+def test_frames_begin_in_the_middle_of_a_run(model, monkeypatch):
+    """Positions pass the trained length of 64 again and again, and keys of older frames are met by turned queries."""
+    ids = torch.randint(97, (400,), generator=torch.Generator().manual_seed(5))
+    results = []
+    for runs in (True, False):
+        with monkeypatch.context() as context, everlong.Session(model, everlong.Blocks(**SMALL), chunk=8) as session:
+            if not runs:
+                context.setattr(memory, "token_run", lambda *args: None)
+            session.feed(ids[:60])
+            results.append(_goes_on(session, ids[60:260].tolist()))
+    torch.testing.assert_close(*results, atol=1e-5 * float(results[1].abs().max()), rtol=0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from everlong.cache.step import ForwardPlan
 from everlong.hooks.program.listing import WORDS, Lowered, Segment
 from everlong.hooks.program.lower import LINEAR_KIND, LOAD
-from everlong.hooks.program.place import HostPlace
+from everlong.hooks.program.place import HostCall, HostPlace
 from everlong.hooks.program.record import AttentionSettings
 from everlong.ops.attend_token import HEAD_MULTIPLE
 from everlong.ops.token_tables import CALL_WORDS, MOST_DIM, MOST_RANGES, MOVE_WORDS, RANGE_WORDS, TokenTables, Words
@@ -49,6 +49,7 @@ class Program:
                 [(place, x.of(lowered.room, row)) for place, x in lowered.uploads.items()] for row in range(len(out))
             ]
             """For each row, where what torch makes is put, by its place."""
+        self._host = [_opened(op) for op in lowered.host]
         self._segments = np.array([self._segment(n) for n in range(len(lowered.segments))], dtype=np.int64)
         self._suits = all(map(_suits, lowered.segments[:-1])) and bool(self._calls)
         rows = len(lowered.room)
@@ -151,9 +152,11 @@ class Program:
         """Make what follows from a token's id and place alone, and put it into the row's room."""
         lowered = self.lowered
         places: list[Any] = [*inputs, *[None] * (lowered.places - len(inputs))]
-        for op in lowered.host:
-            kwargs = {name: _filled(value, places) for name, value in op.kwargs.items()}
-            places[op.place] = op.call(*_filled(op.args, places), **kwargs)
+        for op, given, holes in self._host:
+            for within, key, at in holes:
+                within[key] = places[at]
+            args, kwargs = given
+            places[op.place] = op.call(*args, **kwargs)
         for place, target in self._targets[row]:
             target.copy_(places[place])
 
@@ -164,6 +167,9 @@ class Program:
 
 
 _TABLES = ("ranges", "moves")
+
+Hole = tuple[Any, Any, int]
+"""A list or dict of arguments, where in it a tensor is put, and the tensor's place."""
 
 
 def _suits(segment: Segment) -> bool:
@@ -176,8 +182,22 @@ def _suits(segment: Segment) -> bool:
     return alike and beside and dim % HEAD_MULTIPLE == 0 and dim <= MOST_DIM and segment.call.softcap is None
 
 
-def _filled(given: Any, places: list[Any]) -> Any:
-    """Arguments with the tensors that stand at their places; torch's own walk through them takes most of a call."""
-    if isinstance(given, HostPlace):
-        return places[given.at]
-    return type(given)([_filled(x, places) for x in given]) if type(given) in (list, tuple) else given
+def _opened(op: HostCall) -> tuple[HostCall, tuple[list[Any], dict[str, Any]], list[Hole]]:
+    """An operation, its arguments as lists, and where in them the tensors of a token are put.
+
+    torch's own walk through arguments, for each token, takes most of a call.
+    """
+    holes: list[Hole] = []
+
+    def opened(given: Any) -> Any:
+        if type(given) not in (list, tuple, dict):
+            return given
+        parts = dict(given) if isinstance(given, dict) else list(given)
+        for key, x in parts.items() if isinstance(parts, dict) else enumerate(parts):
+            if isinstance(x, HostPlace):
+                holes.append((parts, key, x.at))
+            else:
+                parts[key] = opened(x)
+        return parts
+
+    return op, (opened(op.args), opened(op.kwargs)), holes
