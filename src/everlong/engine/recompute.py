@@ -17,10 +17,14 @@ from torch import Tensor
 
 from everlong.cache.report import MemoryReport
 from everlong.engine.offload import OffloadedCache
-from everlong.engine.runner import Forward, State
+from everlong.engine.recall_index import index_maker
+from everlong.engine.runner import CacheRunner, Forward, State, StreamRunner
 from everlong.errors import CapabilityError, ConfigError
+from everlong.methods.base import Method
+from everlong.methods.blocks.recall.files import RecallFiles
 from everlong.methods.blocks.recall.scout import Queries
 from everlong.methods.recompute import Recompute
+from everlong.storage.base import HostStore, Store
 
 _BATCH_TOKENS = 4096
 """Tokens of all windows that one forward runs over."""
@@ -142,3 +146,17 @@ class RecomputeRunner:
 
     def _nothing(self) -> Tensor:
         return torch.empty(0, 0, device=self._forward.device)
+
+
+def make_runner(
+    model: Any,
+    method: Method,
+    chunk: int,
+    make_store: Callable[[], Store] = HostStore,
+    recall_files: RecallFiles | None = None,
+) -> StreamRunner:
+    """What reads a stream with `method`: stored blocks go where `make_store` says, the recall index to its files."""
+    forward = Forward(model)
+    if isinstance(method, Recompute):
+        return RecomputeRunner(forward, method)
+    return CacheRunner.attached(forward, method, chunk, make_store, index_maker(model, method, recall_files))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -16,19 +16,15 @@ from torch import Tensor
 from everlong.cache.report import MemoryReport
 from everlong.engine import budgets
 from everlong.engine.logprobs import logprobs
-from everlong.engine.recall_index import index_maker
-from everlong.engine.recompute import RecomputeRunner
-from everlong.engine.runner import CacheRunner, Forward, StreamRunner
+from everlong.engine.recompute import make_runner
+from everlong.engine.runner import StreamRunner
 from everlong.engine.snapshot import Snapshot
 from everlong.errors import CapabilityError, InputError, SessionError
 from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
 from everlong.methods.blocks.memory import BlockMemory
-from everlong.methods.blocks.recall.files import RecallFiles
-from everlong.methods.recompute import Recompute
 from everlong.models.load import Loaded
 from everlong.ops.spans import Ints
-from everlong.storage.base import HostStore, Store
 from everlong.storage.budget import Budget
 from everlong.text.inputs import (
     Awaited,
@@ -148,7 +144,7 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         self.source = source
         if not answering:
             let_go(self.runner)
-        for ids in self._chunks(x):
+        for ids in chunks_of(self, x):
             yield ids, answering
 
     def stored(self, what: str) -> BlockMemory:
@@ -171,19 +167,6 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         twin._meaning = None if self._meaning is None else self._meaning.fork()
         twin.awaited = Awaited()
         return twin
-
-    def _chunks(self, x: Input) -> Iterator[Tensor]:
-        """The ids of `x` in chunks."""
-        runner = self.runner
-        most = min(self.chunk, runner.chunk_limit)
-        self.awaited.clear()
-        if not isinstance(x, Tokens) and not is_text(x):
-            yield from chunks([as_ids(x, self.vocabulary)], most)
-            return
-        found = row_pieces(x, self.tokenizer, self.vocabulary, runner.seen_tokens == 0, self.allow_special)
-        for rows in chunks(found, most):
-            self.awaited.add(rows, runner.seen_tokens)
-            yield rows[:, 0].contiguous()
 
     def read_piece(self, ids: Tensor, answering: bool, every: bool = False) -> Tensor:
         """The logits of one chunk, after which the session holds it; or, on any exception, as if not begun.
@@ -287,22 +270,22 @@ class StreamPiece(AbstractContextManager["StreamPiece"]):
         stream.recent.add(self.ids)
 
 
+def chunks_of(stream: TokenStream, x: Input) -> Iterator[Tensor]:
+    """The ids of `x` in chunks."""
+    runner = stream.runner
+    most = min(stream.chunk, runner.chunk_limit)
+    stream.awaited.clear()
+    if not isinstance(x, Tokens) and not is_text(x):
+        yield from chunks([as_ids(x, stream.vocabulary)], most)
+        return
+    found = row_pieces(x, stream.tokenizer, stream.vocabulary, runner.seen_tokens == 0, stream.allow_special)
+    for rows in chunks(found, most):
+        stream.awaited.add(rows, runner.seen_tokens)
+        yield rows[:, 0].contiguous()
+
+
 def let_go(runner: StreamRunner) -> None:
     """Let no recalled blocks be held any more: other text is read."""
     memory = runner.blocks
     if memory is not None and memory.rows:
         memory.rows[0].hold_recalled(())
-
-
-def make_runner(
-    model: Any,
-    method: Method,
-    chunk: int,
-    make_store: Callable[[], Store] = HostStore,
-    recall_files: RecallFiles | None = None,
-) -> StreamRunner:
-    """What reads a stream with `method`: stored blocks go where `make_store` says, the recall index to its files."""
-    forward = Forward(model)
-    if isinstance(method, Recompute):
-        return RecomputeRunner(forward, method)
-    return CacheRunner.attached(forward, method, chunk, make_store, index_maker(model, method, recall_files))

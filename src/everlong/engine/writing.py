@@ -15,7 +15,7 @@ from everlong.engine.parallel import check_draw
 from everlong.engine.runner import State
 from everlong.engine.sampling import Sampling
 from everlong.engine.snapshot import Snapshot
-from everlong.engine.stream import TokenStream, let_go
+from everlong.engine.stream import TokenStream, chunks_of, let_go
 from everlong.errors import CapabilityError, InputError, SessionError
 from everlong.library.sentence_index import Meaning
 from everlong.methods.base import Method
@@ -46,7 +46,7 @@ class WritingStream(TokenStream):
         for the very first token of a session. Stops after `max_tokens`. The session holds what was given out,
         also when the iterator is left early.
         """
-        for ids in at_most(self._chunks(x), max_tokens):
+        for ids in at_most(chunks_of(self, x), max_tokens):
             yield self._score(ids)[0]
 
     @overload
@@ -62,7 +62,7 @@ class WritingStream(TokenStream):
         vocabulary] in the model's dtype), row i being the prediction made after x[i]. A text must fit in memory
         here: `score_stream` takes one without end.
         """
-        found = list(self._chunks(x))
+        found = list(chunks_of(self, x))
         device = device_of(self.model)
         total = sum(map(len, found))
         scored = torch.empty(total, device=device)
@@ -202,7 +202,7 @@ class WritingStream(TokenStream):
         for row in () if memory is None else memory.rows:
             row.forget_citations()
         question: list[Tensor] = []
-        for ids, answering in with_tail(self._chunks(prompt), tail):
+        for ids, answering in with_tail(chunks_of(self, prompt), tail):
             if answering:
                 question.append(ids)
             else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from everlong.engine.recompute import make_runner
 from everlong.engine.runner import State, StreamRunner
-from everlong.engine.stream import make_runner
 from everlong.engine.writing import WritingStream, cache_state
 from everlong.errors import SessionError
 from everlong.library.checkpoint import Checkpointer

@@ -96,6 +96,9 @@ def _goes_on(session, tokens):
 def test_a_run_ends_where_anything_else_happens_to_its_stream(model, monkeypatch, meanwhile):
     """A pin, other text, a step that fails and a block that is dropped, each in the middle of a chunk."""
 
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
     def happens(session):
         if meanwhile == "pin":
             session.pin((20, 24))
@@ -104,9 +107,10 @@ def test_a_run_ends_where_anything_else_happens_to_its_stream(model, monkeypatch
         elif meanwhile == "drop":
             session.stored("drop").rows[0].drop([2])
         else:
-            with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-                context.setattr(memory.TokenRun, "commit", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-                session.feed([9], answering=True)
+            with monkeypatch.context() as context:
+                context.setattr(memory.TokenRun, "commit", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    session.feed([9], answering=True)
 
     results = []
     for runs in (True, False):

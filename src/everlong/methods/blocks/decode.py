@@ -60,9 +60,7 @@ def added(old: dict[int, float], new: dict[int, float]) -> dict[int, float]:
     return {key: old.get(key, 0.0) + new.get(key, 0.0) for key in {**old, **new}}
 
 
-def token_run(
-    row: BlockStream, done: Done, lane: WindowLayout, step: ForwardPlan, seen: int, answering: bool
-) -> TokenRun | None:
+def token_run(row: BlockStream, done: Done, step: ForwardPlan, seen: int, answering: bool) -> TokenRun | None:
     """What computes the single tokens behind the first `seen`, which `done` goes on from.
 
     `step` reads the first of them, or was the one before. None where that token begins a chunk, or layers differ.
@@ -79,6 +77,7 @@ def token_run(
     ready = all(x.slots.filled and x.shape.key_dim == x.shape.value_dim for x in row.layers.values())
     if not ready or len(stands) > 1 or stands.pop()[0] != token + 1 - s.window:
         return None
+    lane = step.arenas[min(row.layers)].lane
     return TokenRun(row, done, lane, step, (seen, min(size - into, AHEAD, spare_queries(s.pool))), answering)
 
 

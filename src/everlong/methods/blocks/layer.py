@@ -101,17 +101,7 @@ class LayerMemory:
     def begin(self, done: LayerProgress, tokens: int) -> None:
         """Go on from `done`, with room for `tokens` more: what is pending moves to a fresh tail when it must."""
         fits = done.at + max(0, done.held - done.pending) + tokens <= done.tail.mass.shape[1]
-        self.now = done if fits else self._in_fresh_tail(done, tokens)
-
-    def _in_fresh_tail(self, done: LayerProgress, tokens: int) -> LayerProgress:
-        """The same with what is pending at the front of a tail of its own."""
-        used = max(0, done.held - done.pending)
-        fresh = self._tail(tokens)
-        live = slice(done.at, done.at + used)
-        for new, old in ((fresh.k, done.tail.k), (fresh.v, done.tail.v)):
-            new[:, :, :used] = old[:, :, live]
-        fresh.mass[:, :used] = done.tail.mass[:, live]
-        return replace(done, tail=fresh, at=0)
+        self.now = done if fits else _moved(done, self._tail(tokens))
 
     def hold(self, k: Float[Tensor, "1 G n D"], v: Float[Tensor, "1 G n E"]) -> None:
         """Take the raw keys and the values of the tokens that leave the window next."""
@@ -188,7 +178,7 @@ class LayerMemory:
         """
         fits = done.at + max(0, done.held - done.pending) + tokens <= done.tail.mass.shape[1]
         # A fresh tail has room for what is ever pending before the next choice, and so for these tokens.
-        self.now = now = done if fits else self._in_fresh_tail(done, 1)
+        self.now = now = done if fits else _moved(done, self._tail(1))
         queries, oldest, end = self._query_room(tokens)
         return TokenRooms(now, now.tail, now.at + now.held - now.pending, queries, oldest, end, self.settings.pool)
 
@@ -200,14 +190,10 @@ class LayerMemory:
             return q[:, -pool:].clone()
         if q.shape[1] > 1:
             return torch.cat([old[:, max(0, old.shape[1] + q.shape[1] - pool) :], q], 1)
-        found = self._one_more_query()
+        room, oldest, end = self._query_room(1)
+        found = room[:, max(end + 1 - pool, oldest) : end + 1]
         found[:, -1] = q[:, 0]
         return found
-
-    def _one_more_query(self) -> Float[Tensor, "H n D"]:
-        """The newest `pool` queries, the last of them yet to be written."""
-        room, oldest, end = self._query_room(1)
-        return room[:, max(end + 1 - self.settings.pool, oldest) : end + 1]
 
     def _query_room(self, tokens: int) -> tuple[Float[Tensor, "H n D"], int, int]:
         """Where more queries are written behind the newest `pool` - 1: (the room, the oldest, the first that is free).
@@ -257,6 +243,16 @@ class LayerMemory:
         tail = Tail(done.tail.k.clone(), done.tail.v.clone(), done.tail.mass.clone())
         other.now = replace(done, tail=tail)
         return other
+
+
+def _moved(done: LayerProgress, fresh: Tail) -> LayerProgress:
+    """The same with what is pending at the front of a tail of its own."""
+    used = max(0, done.held - done.pending)
+    live = slice(done.at, done.at + used)
+    for new, old in ((fresh.k, done.tail.k), (fresh.v, done.tail.v)):
+        new[:, :, :used] = old[:, :, live]
+    fresh.mass[:, :used] = done.tail.mass[:, live]
+    return replace(done, tail=fresh, at=0)
 
 
 def _end(part: Tensor, room: Tensor) -> int:

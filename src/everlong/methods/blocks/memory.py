@@ -103,7 +103,9 @@ class BlockMemory:
         """Prepare a step."""
         self._begun = step, pads
         self._shared = self.token = None
-        if self._goes_on(step, pads):
+        run = self._run if self.scout is None else None
+        if run is not None and run.goes_on(step, self.answering, 0 if pads is None else int(pads[0])):
+            self.token = run
             return
         for n, row in enumerate(self.rows):
             row.settle()
@@ -112,23 +114,10 @@ class BlockMemory:
             for part in row.layers.values():
                 if not part.slots.filled:
                     part.prefetch()
-        if step.tokens == 1 and len(self.rows) == 1:
-            self._run = self._run_behind(step, step.seen, self.rows[0].done)
-            self._goes_on(step, pads)
-
-    def _goes_on(self, step: ForwardPlan, pads: Ints | None) -> bool:
-        """Whether the run computes the token of this step, which is then its `token`."""
-        pad = 0 if pads is None else int(pads[0])
-        run = self._run
-        if run is None or self.scout is not None or not run.goes_on(step, self.answering, pad):
-            return False
-        self.token = run
-        return True
-
-    def _run_behind(self, step: ForwardPlan, seen: int, done: Done) -> TokenRun | None:
-        """What computes the tokens of the single row behind `seen` and `done`, if it can be known before them."""
-        lane = step.arenas[min(self.layers)].lane
-        return token_run(self.rows[0], done, lane, step, seen, self.answering)
+        if self.scout is None and step.tokens == 1 and len(self.rows) == 1:
+            row = self.rows[0]
+            self._run = run = token_run(row, row.done, step, step.seen, self.answering)
+            self.token = run if run is not None and run.goes_on(step, self.answering, row.pad) else None
 
     @property
     def _step(self) -> BlockStep:
@@ -156,7 +145,7 @@ class BlockMemory:
         else:
             call = LayerCall(self._step, layer, scale, softcap, s_aux)
             while len(self.rows) < len(q):
-                row = self._empty_row(self._new_store(None), self._step.pad(len(self.rows)))
+                row = self._empty_row(self._step.pad(len(self.rows)))
                 if row.recall is not None and self.plan.ranks is not None:
                     raise CapabilityError(RECALL_ON_RANKS)
                 self.rows.append(row)
@@ -164,12 +153,15 @@ class BlockMemory:
             out = each[0] if len(each) == 1 else torch.cat(each)
         return out if absorbed is None else absorbed.outputs(out)
 
-    def _new_store(self, pairs: Sequence[KeyPair] | None) -> StoredBlocks:
-        """An empty store, with a recall index of these pairs."""
-        return StoredBlocks(self.make_store(), self.make_recall(self.settings, self.plan, pairs))
+    def _empty_row(
+        self, pad: int, pairs: Sequence[KeyPair] | None = None, stored: StoredBlocks | None = None
+    ) -> BlockStream:
+        """A stream that has read nothing but `pad` tokens of padding, over what is `stored`.
 
-    def _empty_row(self, stored: StoredBlocks, pad: int) -> BlockStream:
-        """A stream that has read nothing but `pad` tokens of padding, over this store."""
+        Else over an empty store, with a recall index of these pairs.
+        """
+        if stored is None:
+            stored = StoredBlocks(self.make_store(), self.make_recall(self.settings, self.plan, pairs))
         cuts = make_cuts(self.settings, pad)
         return BlockStream(self.settings, self.plan, self.digest_dtype, stored.store, cuts, stored.recall, pad)
 
@@ -190,7 +182,7 @@ class BlockMemory:
         # The token that chose prepares those behind it; before anything is valid, as it may fail.
         plan = step.step
         single = plan.tokens == 1 and len(self.rows) == 1
-        self._run = self._run_behind(plan, plan.seen + 1, found[0]) if single else None
+        self._run = token_run(self.rows[0], found[0], plan, plan.seen + 1, self.answering) if single else None
         for row, done, used in zip(self.rows, found, step.used, strict=True):
             row.done = done
             row.used.update(used)
@@ -263,7 +255,7 @@ class BlockMemory:
         other.digest_dtype = saved.DIGESTS[facts.get("digests", "float32")]
         for n, kept in enumerate(facts["rows"]):
             over = stored[n] if stored else None
-            row = other._empty_row(over or other._new_store(saved.pairs(kept.get("recall"))), 0)
+            row = other._empty_row(0, saved.pairs(kept.get("recall")), over)
             saved.restore(row, saved.named(tensors, f"row{n}."), kept, device, over)
             other.rows.append(row)
         return other
