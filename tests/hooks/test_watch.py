@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from everlong.hooks.program import watch
+from everlong.hooks.program import switch as watch
 from everlong.models.packed_linear import PackedLinear
 from everlong.ops.native import extension
 

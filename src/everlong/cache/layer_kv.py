@@ -120,6 +120,7 @@ class LayerKV(CacheLayerMixin):
                 tail = new[:, :, start - self.shift : seen - self.shift]
                 x[:, :, start - shift : start - shift + tail.shape[2]].copy_(tail)
             self.shift = lane.shift = shift
+            lane.reach = 0
         self._overflow = self.view = None
 
     def clear(self) -> None:

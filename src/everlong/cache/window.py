@@ -14,7 +14,7 @@ Letters: R rows with intervals of their own, T new tokens, S sinks, W window, n 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,12 +35,12 @@ class WindowLayout:
     room: int
     pads: Ints | None = None
     shift: int = 0
-    reach: int = 0
-    """Up to so many tokens of the stream the shift may stay as it is; 0: not known."""
     behind: int = 0
     """Tokens kept behind the window for a memory that reads them from there."""
     segment: int | None = None
     """A window that moves by whole segments: a token sees its own segment up to itself and what was before it."""
+    reach: int = field(default=0, compare=False)
+    """Up to so many tokens of the stream the shift may stay as it is; 0: not known."""
 
     @property
     def kept(self) -> int:

@@ -171,6 +171,7 @@ class BlockMemory:
             # A token in the middle of a chunk has sealed and chosen nothing.
             found = {} if self._shared is None else self._shared.cited[0]
             self.rows[0].done = self.token.commit(found)
+            self.token = self._begun = self._shared = None
             return
         step = self._step
         for row in self.rows:
@@ -186,10 +187,11 @@ class BlockMemory:
         for row, done, used in zip(self.rows, found, step.used, strict=True):
             row.done = done
             row.used.update(used)
+        self._begun = self._shared = None
 
     def abandon(self) -> None:
         """Forget a step that failed: counters go back, and slots that may hold blocks of it are emptied."""
-        self._shared = self.token = self._run = None
+        self._begun = self._shared = self.token = self._run = None
         if not any(row.done.progress for row in self.rows):
             self.rows = []
         for row in self.rows if self.scout is None else ():
