@@ -1,9 +1,9 @@
 """The shape of the code in figures, and which of them pass their limits: `scripts/shape.py [--check]`.
 
-Circles of imports (those for types and inside functions counted), classes of many methods, long files, class names that
-exist more than once, assignments that pack several things into one line (`a, b = x, y`), questions for the concrete
-class of a store or a memory, and options of a dataclass that are listed a second time. With `--check` the exit code is
-1 where a figure is above its limit.
+Circles of imports (those for types and inside functions counted), classes of many methods, the public names of
+Session, long files, class names that exist more than once, assignments that pack several things into one line
+(`a, b = x, y`), questions for the concrete class of a store or a memory, and options of a dataclass that are listed a
+second time. With `--check` the exit code is 1 where a figure is above its limit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import grimp
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "everlong"
 MOST_METHODS, MOST_LINES, MOST_SHARED = 20, 300, 5
+FACADE, MOST_NAMES = "Session", 47
+"""The class that users work with, and how many names it may show, inherited ones included: never more than now."""
 CONCRETE = {"HostStore", "DiskStore", "BlockMemory", "RecurrentMemory"}
 
 
@@ -81,12 +83,24 @@ def figures() -> list[Figure]:
         Figure("class names that exist twice", len(twice), 0, twice),
         Figure("isinstance on concrete stores and memories", len(asked), 0, asked),
         Figure(f"lists of over {MOST_SHARED} options that a dataclass has", len(copies), 0, copies),
+        Figure(f"public names of {FACADE}", len(shown := sorted(public_names(FACADE, classes))), MOST_NAMES, shown),
         Figure("packed assignments, % of all", round(100 * len(packed) / len(assignments), 1), 2.0, packed),
     ]
 
 
 def _methods(node: ast.ClassDef) -> int:
     return len({part.name for part in node.body if isinstance(part, ast.FunctionDef)})
+
+
+def public_names(name: str, classes: list[tuple[Path, ast.ClassDef]]) -> set[str]:
+    """The methods and properties without an underscore of a class of ours and of those that it is made from."""
+    found: set[str] = set()
+    for node in (node for _, node in classes if node.name == name):
+        found |= {part.name for part in node.body if isinstance(part, ast.FunctionDef) and part.name[0] != "_"}
+        for base in node.bases:
+            if isinstance(base, ast.Name):
+                found |= public_names(base.id, classes)
+    return found
 
 
 def _is_packed(node: ast.Assign) -> bool:

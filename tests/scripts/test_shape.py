@@ -34,3 +34,11 @@ def test_what_has_some_names_in_common_is_no_copy():
 def test_block_memory_has_one_list_of_options():
     trees = {path: ast.parse(path.read_text()) for path in sorted((shape.SOURCE / "methods").rglob("*.py"))}
     assert shape.copied_options(trees) == []
+
+
+def test_public_names_are_those_of_a_class_and_of_what_it_is_made_from():
+    source = "class A:\n    def one(self): ...\n    def _two(self): ...\n"
+    source += "class B(A, dict):\n    @property\n    def three(self): ...\n    def one(self): ...\n"
+    tree = ast.parse(source)
+    classes = [(shape.SOURCE / "a.py", node) for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert shape.public_names("B", classes) == {"one", "three"}
