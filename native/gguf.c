@@ -40,9 +40,15 @@ static void halves(const uint8_t *from, int8_t *codes) {
     }
 }
 
+/* Eight bits at a time: each byte of a word keeps its own bit, and adding 127 carries it into the highest place. */
 static void add_fifth_bits(uint32_t bits, int8_t *codes) {
-    for (int i = 0; i < 32; i++)
-        codes[i] = (int8_t)(codes[i] | (int)((bits >> i) & 1) << 4);
+    for (int eight = 0; eight < 4; eight++) {
+        uint64_t own = (bits >> 8 * eight & 255) * 0x0101010101010101u & 0x8040201008040201u, word;
+        own = (own + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
+        memcpy(&word, codes + 8 * eight, 8);
+        word |= own << 4;
+        memcpy(codes + 8 * eight, &word, 8);
+    }
 }
 
 static void shift(int8_t *codes, int count, int by) {
@@ -172,6 +178,10 @@ static const struct kind KINDS[] = {
 
 int gguf_known(int kind) {
     return kind >= 0 && kind < (int)(sizeof KINDS / sizeof *KINDS) && KINDS[kind].decode;
+}
+
+struct gguf_size gguf_size(int kind) {
+    return (struct gguf_size){KINDS[kind].weights, KINDS[kind].bytes};
 }
 
 static void weights_of(const struct kind *kind, const int8_t *codes, const float *scales, const float *minima, float *out) {

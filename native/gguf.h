@@ -21,6 +21,13 @@ enum gguf_kind { /* by the numbers that the files have */
 /* Whether blocks of this kind are known here. */
 int gguf_known(int kind);
 
+struct gguf_size {
+    int weights, bytes;
+};
+
+/* Of a block. */
+struct gguf_size gguf_size(int kind);
+
 /* The weights of blocks one after the other, float32 or bfloat16. */
 void gguf_weights(const uint8_t *blocks, int64_t count, int kind, int half, void *out);
 

@@ -7,11 +7,12 @@
 #include "gguf.h"
 #include "linear.h"
 #include "masses.h"
+#include "packing.h"
 #include "program.h"
 #include "reading.h"
 #include "token.h"
 
-#define INTERFACE 5 /* changes with what the functions take, and in ops/native.py */
+#define INTERFACE 6 /* changes with what the functions take, and in ops/native.py */
 
 static const char *const LEVELS[] = {"scalar", "avx2", "avx512", "vnni"};
 static enum level level;
@@ -296,6 +297,37 @@ static PyObject *call_gguf_codes(PyObject *self, PyObject *const *given, Py_ssiz
     Py_RETURN_NONE;
 }
 
+/* pack_blocks(out, rows, outputs, inputs, kind, format) */
+static PyObject *call_pack_blocks(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[6];
+    if (!numbers("pack_blocks", given, count, 6, value) || !known_kind("pack_blocks", value[4]))
+        return NULL;
+    struct packing call = {
+        .out = (uint8_t *)(intptr_t)value[0],
+        .rows = (const uint8_t *)(intptr_t)value[1],
+        .outputs = value[2],
+        .inputs = value[3],
+        .kind = (int)value[4],
+        .format = (enum format)value[5],
+    };
+    int64_t moved;
+    Py_BEGIN_ALLOW_THREADS;
+    moved = pack_blocks(&call);
+    Py_END_ALLOW_THREADS;
+    return PyLong_FromLongLong(moved);
+}
+
+/* pack_eight_bits(out, weights, outputs, inputs) */
+static PyObject *call_pack_eight_bits(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[4];
+    if (!numbers("pack_eight_bits", given, count, 4, value))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    pack_eight_bits((const float *)(intptr_t)value[1], value[2], value[3], (uint8_t *)(intptr_t)value[0]);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 /* masses(out, q, codes, scale, low, lengths, blocks, tokens, queries, dim, codes stride, scale stride, threads) */
 static PyObject *call_masses(PyObject *self, PyObject *const *given, Py_ssize_t count) {
     long long value[13];
@@ -375,6 +407,10 @@ static PyMethodDef methods[] = {
      "gguf_weights(out, blocks, count, kind, half): blocks of a GGUF file as weights (native/gguf.h)."},
     {"gguf_codes", (PyCFunction)(void (*)(void))call_gguf_codes, METH_FASTCALL,
      "gguf_codes(codes, scales, minima, blocks, count, kind): as codes with scales (native/gguf.h)."},
+    {"pack_blocks", (PyCFunction)(void (*)(void))call_pack_blocks, METH_FASTCALL,
+     "pack_blocks(out, rows, outputs, inputs, kind, format): blocks of a GGUF file as packed weights (native/packing.h)."},
+    {"pack_eight_bits", (PyCFunction)(void (*)(void))call_pack_eight_bits, METH_FASTCALL,
+     "pack_eight_bits(out, weights, outputs, inputs): float32 weights rounded to 8 bits (native/packing.h)."},
     {"masses", (PyCFunction)(void (*)(void))call_masses, METH_FASTCALL,
      "masses(out, q, codes, scale, low, lengths, ...): what blocks of keys get of attention (native/masses.h)."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},

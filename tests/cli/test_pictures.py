@@ -77,3 +77,24 @@ def test_what_cannot_be_is_one_line(everlong, seeing, tiny, files):
     found = everlong("ask", *QUESTION, "--image", files / "absent.png", "--model", seeing, *where)
     assert found.code == 2
     assert "No such file" in found.err
+
+
+def test_pictures_in_a_folder_are_read_with_its_texts(everlong, seeing, files):
+    (files / "broken.png").write_bytes(b"no picture")
+    (files / "below").mkdir()
+    picture((0, 90, 0), size=(64, 48)).save(files / "below" / "other.jpg")
+    where = ("--store", files / "store", "--session", "one", "--model", seeing)
+    found = everlong("read", files, "--images", "--json", *where, *FIELDS)
+    assert found.code == 0, found.err
+    assert found.json["pictures"] == 2
+    assert "broken.png: no image that Pillow reads" in found.err
+    assert "left out" in found.err
+    library = Library(files / "store")
+    names = [s.name for s in library.sources(library.entry("one"))]
+    assert names == [str(files / name) for name in ("log.txt", "below/other.jpg", "harbour.png")]
+    other = ("--store", files / "store", "--session", "two", "--model", seeing)
+    found = everlong("read", files / "*.png", files / "harbour.png", "--images", *other, *FIELDS)
+    assert found.code == 0, found.err
+    assert [s.name for s in library.sources(library.entry("two"))] == [str(files / "harbour.png")]
+    without = everlong("read", files, "--json", "--store", files / "store", "--session", "three", "--model", seeing)
+    assert without.json["skipped"] == {".png": 2, ".jpg": 1}

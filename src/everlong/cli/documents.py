@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from everlong.cli.console import Console
-from everlong.cli.folders import files_in
+from everlong.cli.folders import files_in, is_picture
 from everlong.cli.formats import extractor
 from everlong.cli.opened import Opened
 from everlong.cli.source import TextSource
@@ -45,9 +45,13 @@ class File:
 
 @dataclass
 class Chosen:
-    """The files that are meant, in order, each once; and what was passed over in folders, counted by kind."""
+    """The files that are meant, in order, each once; and what was passed over in folders, counted by kind.
+
+    `pictures` are files too, of images, where these are wanted.
+    """
 
     files: list[File] = field(default_factory=list)
+    pictures: list[File] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def told(self) -> str | None:
@@ -59,18 +63,22 @@ class Chosen:
         return f"{self.skipped.total():,} skipped ({', '.join(kinds)}); a file that is named is read all the same"
 
 
-def choose(names: list[str], encoding: str | None = None) -> Chosen:
+def choose(names: list[str], encoding: str | None = None, images: bool = False) -> Chosen:
     """The files that the names mean; InputError for a name that means none, or a file that holds no text.
 
-    A file that was found in a folder and holds no text after all is passed over.
+    With `images` image files are pictures, and not what holds no text. A file that was found in a folder and holds no
+    text after all is passed over.
     """
     chosen = Chosen()
     seen = set[str]()
     for name in names:
-        for file in _stdin(encoding) if name == "-" else _meant(name, chosen.skipped, encoding):
+        for file in _stdin(encoding) if name == "-" else _meant(name, chosen.skipped, encoding, images):
             if file.name in seen:
                 continue
             seen.add(file.name)
+            if images and is_picture(file.path.name):
+                chosen.pictures.append(file)
+                continue
             try:
                 check(file)
             except InputError:
@@ -79,7 +87,7 @@ def choose(names: list[str], encoding: str | None = None) -> Chosen:
                 chosen.skipped["no text, whatever their names say"] += 1
                 continue
             chosen.files.append(file)
-    if not chosen.files:
+    if not chosen.files and not chosen.pictures:
         raise InputError(f"{', '.join(names)}: no files with text; {chosen.told() or 'give others'}")
     return chosen
 
@@ -121,7 +129,7 @@ def digest(file: File, size: int = -1) -> str:
     return f"{found.hexdigest()}:{done}"
 
 
-def _meant(name: str, skipped: Counter[str], encoding: str | None) -> list[File]:
+def _meant(name: str, skipped: Counter[str], encoding: str | None, images: bool) -> list[File]:
     """The files that a name means."""
     if "://" in name:
         raise InputError(f"{name}: an address; fetch it first, as in `curl -L {name} | everlong read -`")
@@ -129,7 +137,7 @@ def _meant(name: str, skipped: Counter[str], encoding: str | None) -> list[File]
     paths = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (absolute patterns)
     if not paths:
         raise InputError(f"{name}: no such file; give files, folders or patterns that exist")
-    found = [p for given in paths for p in (files_in(given, skipped) if given.is_dir() else [given])]
+    found = [p for given in paths for p in (files_in(given, skipped, images) if given.is_dir() else [given])]
     return [file_of(p, encoding, name if p == path else None) for p in found]
 
 

@@ -19,12 +19,16 @@ DOCUMENTS = (".html", ".htm", ".xhtml", ".pdf", ".epub", ".docx", ".odt", ".ipyn
 _PROSE = (".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org", ".tex", ".log", ".srt", ".vtt", ".csv", ".tsv")
 _NEVER = (".pem", ".asc", ".sig", ".svg", ".eps", ".ps", ".aux", ".toc", ".sqlite3-console")
 """Keys, pictures and by-products that are text and that nobody asks about."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""Image files, for models that take images."""
 Rules = list[tuple[Path, "GitIgnoreSpec"]]
 """The .gitignore files that hold for a folder, the outermost first, each with the folder it stands in."""
 
 
-def files_in(folder: Path, skipped: Counter[str]) -> list[Path]:
+def files_in(folder: Path, skipped: Counter[str], images: bool = False) -> list[Path]:
     """The files of a folder and those below it that are read, sorted; what is not is counted in `skipped` by its kind.
+
+    With `images` pictures are among them.
 
     InputError for a folder that cannot be listed; those below it are counted.
     """
@@ -32,10 +36,10 @@ def files_in(folder: Path, skipped: Counter[str]) -> list[Path]:
         os.scandir(folder).close()
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror or error}; give a folder that can be read") from None
-    return sorted(_walk(folder, _rules_above(folder), skipped))
+    return sorted(_walk(folder, _rules_above(folder), skipped, images))
 
 
-def _walk(folder: Path, rules: Rules, skipped: Counter[str]) -> Iterator[Path]:
+def _walk(folder: Path, rules: Rules, skipped: Counter[str], images: bool) -> Iterator[Path]:
     rules = rules + _rules_of(folder)
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -50,10 +54,10 @@ def _walk(folder: Path, rules: Rules, skipped: Counter[str]) -> Iterator[Path]:
         elif _is_ignored(path, is_folder, rules):
             skipped["ignored by .gitignore"] += 1
         elif is_folder:
-            yield from _walk(path, rules, skipped)
+            yield from _walk(path, rules, skipped, images)
         elif not path.is_file():
             skipped["links to folders, and what is no file"] += 1
-        elif not is_text_name(entry.name):
+        elif not is_text_name(entry.name) and not (images and is_picture(entry.name)):
             skipped[path.suffix.lower() or "without a suffix"] += 1
         elif not os.access(path, os.R_OK):
             skipped["that cannot be read"] += 1
@@ -61,6 +65,11 @@ def _walk(folder: Path, rules: Rules, skipped: Counter[str]) -> Iterator[Path]:
             skipped["empty"] += 1
         else:
             yield path
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return Path(name).suffix.lower() in PICTURES
 
 
 def is_text_name(name: str) -> bool:

@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from everlong.cli.amounts import several
 from everlong.cli.console import Console
-from everlong.cli.documents import File
+from everlong.cli.documents import Chosen, File
 from everlong.cli.opened import Opened, missing, quiet
 from everlong.errors import InputError, one_line
 from everlong.session.session import Session
 from everlong.text.images import image_digest, opened_image
-from everlong.text.source_names import resolved
 from everlong.text.transcript import GONE
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _SMALLEST = 16
 """Pictures of fewer points across are rules and bullets."""
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file is an image by its name."""
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def pictures(files: Iterable[str], documents: Iterable[File], console: Console) -> Iterator[tuple[str, Any]]:
+def pictures(found: Chosen, named: Collection[str], console: Console) -> Iterator[tuple[str, Any]]:
     """The (name of its source, image of Pillow) of the image files, and of the pictures in PDF files, page by page.
 
-    InputError for a file that is no image; a picture in a PDF file that cannot be read is told and left out.
+    InputError for a file that was `named` and is no image; others that cannot be read, found in a folder or in a PDF
+    file, are told and left out.
     """
-    for name in files:
-        yield resolved(name), opened_image(Path(name))
-    for file in documents:
+    for file in found.pictures:
+        try:
+            image = opened_image(file.path)
+        except (InputError, OSError) as error:
+            if file.called in named:
+                raise
+            console.warn(f"{one_line(error)}; left out")
+            continue
+        yield file.name, image
+    for file in found.files:
         if file.path.suffix.lower() == ".pdf":
             yield from _of_pdf(file, console)
 

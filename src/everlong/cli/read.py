@@ -17,7 +17,7 @@ from everlong.cli.encoding import load_encoder, use_encoder
 from everlong.cli.forget import read_again
 from everlong.cli.model_setup import load_model
 from everlong.cli.notes import fitted, told, write_notes_on
-from everlong.cli.pictures import is_picture, pictures, read_pictures
+from everlong.cli.pictures import pictures, read_pictures
 from everlong.cli.plan import Reading, tell
 from everlong.cli.read_all import read_all
 from everlong.cli.verbs.read import ReadOptions
@@ -35,9 +35,7 @@ def read(ctx: typer.Context, given: ReadOptions) -> None:
     """Read the files into the session, or say what that would take."""
     console = Console.of(given.output)
     budgets = options.budgets(given.host_budget, given.disk_budget, given.when_full)
-    seen = [name for name in given.files if given.images and is_picture(name)]
-    texts = [name for name in given.files if name not in seen]
-    found = choose(texts, given.encoding) if texts else Chosen()
+    found = choose(given.files, given.encoding, given.images)
     if words := found.told():
         console.note(words)
     documents = [document(file, console, given.allow_special) for file in found.files]
@@ -65,7 +63,7 @@ def read(ctx: typer.Context, given: ReadOptions) -> None:
             "skipped": dict(found.skipped),
         }
         if given.images:
-            result |= _read_pictures(opened, seen, found, console)
+            result |= _read_pictures(opened, given.files, found, console)
         gone = lost(losses(opened))
         if given.notes:
             result |= {"notes": write_notes_on(opened, documents, loaded, console)}
@@ -84,9 +82,9 @@ def read(ctx: typer.Context, given: ReadOptions) -> None:
 
 
 def _read_pictures(session: Session, names: list[str], found: Chosen, console: Console) -> dict[str, Any]:
-    """Read image files and the pictures of documents; how many, and what the session holds then."""
+    """Read image files, those `names` and others, and the pictures of documents; how many, and what is held then."""
     before = session.seen_tokens
-    count = read_pictures(session, pictures(names, found.files, console), console)
+    count = read_pictures(session, pictures(found, names, console), console)
     return {
         "pictures": count,
         "picture_tokens": session.seen_tokens - before,

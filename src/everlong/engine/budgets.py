@@ -63,6 +63,29 @@ class Budgets:
                 raise room.refusal(memory, reader.seen_tokens, len(ids))
         yield ids
 
+    def make_room(
+        self, reader: StreamRunner, ids: Tensor, answering: bool, asked: bool, reuse: Callable[[], None]
+    ) -> None:
+        """Let stored blocks give way until these ids can be read at once.
+
+        BudgetError, before any gives way, where they could not be if all did that may.
+        """
+        room = self._room
+        memory = reader.blocks
+        if room is None or memory is None:
+            return
+        told = reader.seen_tokens, len(ids)
+        spare = 0 if asked else room.spare(memory)
+        if not room.could_fit(memory, *told, answering, spare):
+            raise room.refusal(memory, *told)
+        gave_way = False
+        while room.fitting(memory, *told, answering, spare) < len(ids):
+            if not room.give_up(memory):
+                raise room.refusal(memory, *told)
+            gave_way = True
+        if gave_way:
+            reuse()
+
     def shrink(self, reader: StreamRunner, reuse: Callable[[], None]) -> None:
         """Let blocks that were restored give way until they fit the budgets; BudgetError if none may."""
         if self.room is None or reader.blocks is None or not reader.blocks.rows:

@@ -10,7 +10,7 @@ import torch
 
 from everlong.engine.runner import CacheRunner
 from everlong.engine.stream import StreamPiece, TokenStream, let_go
-from everlong.errors import BudgetError, CapabilityError, InputError
+from everlong.errors import CapabilityError, InputError
 from everlong.text.images import DIGEST, ImageReader, ImageTokens
 from everlong.text.inputs import is_image
 from everlong.text.offsets import plain_rows
@@ -79,9 +79,7 @@ def _read(stream: TokenStream, image: ImageTokens, name: str, answering: bool) -
     if not answering:
         let_go(runner)
     stream.source = name
-    parts = list(stream.parts(image.ids, answering))
-    if len(parts) > 1:
-        raise BudgetError("image: does not fit the budget as a whole; give it more room, or a smaller image")
+    stream.make_room(image.ids, answering)
     stream.awaited.clear()
     stream.awaited.add(torch.from_numpy(plain_rows(image.ids.numpy())), runner.seen_tokens)
     begun = stream.transcript.begin(name, image.digest) if stream.remembers else None

@@ -188,6 +188,11 @@ class TokenStream(AbstractContextManager["TokenStream"]):
         asked = self.source in (PROMPT, ANSWER)
         return self._budgets.parts(self.runner, ids, answering, asked, self._reuse)
 
+    def make_room(self, ids: Tensor, answering: bool) -> None:
+        """Let stored blocks give way so that these ids can be read at once; BudgetError, before any does, if not."""
+        asked = self.source in (PROMPT, ANSWER)
+        self._budgets.make_room(self.runner, ids, answering, asked, self._reuse)
+
     def offload(self) -> None:
         """Frees the cache until the stream is next used, which brings it back; marks keep theirs.
 

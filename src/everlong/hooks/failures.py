@@ -26,7 +26,7 @@ def model_failures_told(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _layer_of(error: Exception) -> str:
-    """Which layer an error was raised in, if a module on the way knows its index."""
+    """Which layer an error was raised in: that of the last module on the way that knows its index."""
     owners = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
     found = [index for index in (getattr(owner, "layer_idx", None) for owner in owners) if isinstance(index, int)]
-    return f" layer {found[-1]}" if found else ""
+    return f" layer {found[-1]}" if found else ", before its first layer"

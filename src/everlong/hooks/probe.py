@@ -46,6 +46,23 @@ POSITIONS = (0, 1, 7, 33)
 NEAR_POSITIONS = (0, 1, 2, 3)
 """For models trained on fewer positions than that."""
 
+_INDEXED = (
+    "picks the tokens that it attends to by an index of its own, which has a key for every token that was read and "
+    "grows without bound"
+)
+_COMPRESSED = (
+    "attends to runs of tokens joined into one by a compressor of its own, which cannot be moved, left out or stored "
+    "token by token"
+)
+_OWN_KINDS = {
+    "indexed_attention": _INDEXED,
+    "heavily_compressed_attention": _COMPRESSED,
+    "compressed_sparse_attention": f"{_COMPRESSED}, and {_INDEXED}",
+}
+"""Why layers of transformers' kinds that attend in a way of their own are refused."""
+_OTHER = (
+    "is neither softmax attention over cached keys nor a state of constant size, so its memory cannot be bounded here"
+)
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """Relative error up to which a hypothesis is accepted: rounding of the model's own cosines and products."""
 
@@ -169,9 +186,8 @@ def _patterns(model: PreTrainedModel) -> list[Pattern | None]:
             patterns.append(Pattern())
         else:
             raise UnsupportedLayerError(
-                f"layer {i} ({kind or type(layer).__name__}): is neither softmax attention over cached keys nor a "
-                "state of constant size, so its memory cannot be bounded here; expected full, sliding, chunked or "
-                "linear attention in every layer"
+                f"layer {i} ({kind or type(layer).__name__}): {_OWN_KINDS.get(str(kind), _OTHER)}; expected full, "
+                "sliding, chunked or linear attention in every layer"
             )
     return patterns
 

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from everlong.cache.stream_cache import StreamCache
 from everlong.errors import SelfCheckError
+from everlong.hooks.parting import reason
 from everlong.models.internals import around_decoder, decoder_of, device_of, text_config
+from everlong.models.layout import ModelLayout
 
 TOKENS = 12
 CUTS = (0, 5, 6, TOKENS)
@@ -32,10 +34,19 @@ def check_equal_to_stock(model: PreTrainedModel, cache: StreamCache) -> None:
     error = float((got - expected).norm() / expected.norm())
     allowed = TOLERANCE[cache.stream.plan.dtype]
     if not error <= allowed:
+        why = _reason(run, ids, cache.stream.plan)
         raise SelfCheckError(
             f"{type(model).__name__}: attached, a {TOKENS}-token input gives hidden states that differ by {error:.2g} "
-            f"from the stock model's (at most {allowed:.2g} allowed); the model cannot be attached"
+            f"from the stock model's (at most {allowed:.2g} allowed){f': {why}' if why else ''}; the model cannot be "
+            "attached"
         )
+
+
+def _reason(run: nn.Module, ids: Tensor, plan: ModelLayout) -> str:
+    """Where it parts from the stock model; nothing where that cannot be found out."""
+    with suppress(Exception):
+        return reason(run, ids, CUTS, plan)
+    return ""
 
 
 def _stock(model: PreTrainedModel, ids: Tensor) -> tuple[nn.Module, Tensor]:

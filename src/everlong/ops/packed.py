@@ -28,6 +28,8 @@ _FEW_ROWS = {"scalar": (2, 2), "avx2": (24, 24), "avx512": (32, 32), "vnni": (48
 """Up to so many rows, of bfloat16 and of float32, a kernel reads packed weights; beyond, unpacking them for torch's
 matrix product is faster."""
 _TILE_BYTES = 2**23
+_ALIGNED = 64
+"""A panel is a whole number of so many bytes."""
 
 
 def pack(codes: Tensor, scale: Float[Tensor, "O G"], minimum: Float[Tensor, "O G"] | None) -> UInt8[Tensor, "P B"]:
@@ -45,7 +47,14 @@ def pack(codes: Tensor, scale: Float[Tensor, "O G"], minimum: Float[Tensor, "O G
     if minimum is not None:
         parts.append(_panels(F.pad(minimum, (0, 0, 0, count)), panels))
     packed = torch.cat(parts, 1)
-    return F.pad(packed, (0, -packed.shape[1] % 64)).contiguous()
+    return F.pad(packed, (0, -packed.shape[1] % _ALIGNED)).contiguous()
+
+
+def panels_for(outputs: int, inputs: int, form: Format) -> UInt8[Tensor, "P B"]:
+    """Memory for packed weights of this shape; what is in it is left open."""
+    groups = -(-inputs // GROUP)
+    size = groups * PANEL * (GROUP // 2 + 4 if form == "q4" else GROUP + 2)
+    return torch.empty(-(-outputs // PANEL), -(-size // _ALIGNED) * _ALIGNED, dtype=torch.uint8)
 
 
 def unpack(

@@ -10,7 +10,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from everlong.ops.gguf_blocks import KINDS, Codes, codes
-from everlong.ops.packed import GROUP, PANEL, Format, pack
+from everlong.ops.native import extension
+from everlong.ops.packed import FORMATS, GROUP, PANEL, Format, pack, panels_for
 
 Q4_KINDS = (2, 3, 12)
 """Q4_0, Q4_1 and Q4_K: the kinds whose codes are those of 4 bits."""
@@ -30,6 +31,12 @@ def from_blocks(rows: UInt8[Tensor, "R W"], kind: int, form: Format) -> UInt8[Te
         return None
     of = KINDS[kind]
     inputs = rows.shape[1] // of.bytes * of.weights
+    most = _STRAYS * len(rows) * inputs / GROUP
+    if (native := extension()) is not None:
+        out = panels_for(len(rows), inputs, form)
+        rows = rows.contiguous()
+        strays = native.pack_blocks(out.data_ptr(), rows.data_ptr(), len(rows), inputs, kind, FORMATS[form])
+        return out if 0 <= strays <= most else None
     step = max(1, _TILE // (PANEL * inputs)) * PANEL
     panels, strays = [], 0
     for at in range(0, len(rows), step):
@@ -40,7 +47,7 @@ def from_blocks(rows: UInt8[Tensor, "R W"], kind: int, form: Format) -> UInt8[Te
         grouped = found.codes.unflatten(1, (-1, GROUP))
         half = None if found.minimum is None else found.minimum.half()
         panels.append(pack(grouped.view(torch.uint8) if form == "q4" else grouped, found.scale.half(), half))
-    if strays > _STRAYS * len(rows) * inputs / GROUP:
+    if strays > most:
         return None
     return torch.cat(panels)
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from everlong.ops.packed import GROUP, Format, pack
+from everlong.ops.native import extension
+from everlong.ops.packed import GROUP, Format, pack, panels_for
 
 _CODES = 15
 _FITS = 4
@@ -30,6 +31,12 @@ def quantise(weight: Float[Tensor, "O I"], form: Format) -> UInt8[Tensor, "P B"]
     in turn. In 8 bits, groups of 8 or 16 steps to either side of zero, as files of 4 and 5 bits have, are held as they
     are.
     """
+    native = extension()
+    if form == "q8" and native is not None and weight.device.type == "cpu":
+        full = weight.float().contiguous()
+        out = panels_for(*full.shape, form)
+        native.pack_eight_bits(out.data_ptr(), full.data_ptr(), *full.shape)
+        return out
     w_OGL = _grouped(weight)
     if form == "q8":
         scale = _scale_of_eight_bits(w_OGL)

@@ -115,18 +115,35 @@ class BlockBudget:
 
     def fitting(self, memory: BlockMemory, seen: int, tokens: int, answering: bool, spare: int = 0) -> int:
         """How many of the next `tokens` tokens can be read, with `spare` blocks to go, before some must be given up."""
-        held = self.held(memory)
+        fit, wanted = self._fitting(memory, seen, tokens, answering, spare, 0)
+        store = memory.rows[0].store if memory.rows else memory.make_store()
+        if store.resident is not None:
+            used = self.host_bytes(store, wanted, seen + tokens)
+            rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - used
+            store.resident.shrink(max(0, rest))
+        return fit
+
+    def could_fit(self, memory: BlockMemory, seen: int, tokens: int, answering: bool, spare: int = 0) -> bool:
+        """Whether the next tokens could be read at once if all blocks gave way that may; none does."""
+        removable = len(self._forgotten(memory)) + len(self._removable(memory)) if memory.rows else 0
+        return self._fitting(memory, seen, tokens, answering, spare, removable)[0] == tokens
+
+    def _fitting(
+        self, memory: BlockMemory, seen: int, tokens: int, answering: bool, spare: int, freed: int
+    ) -> tuple[int, int]:
+        """How many tokens could be read, and the blocks that would be held then, if `freed` blocks had given way."""
+        held = self.held(memory) - freed
         s = memory.settings
         wanted = held
         fit = tokens
         store = memory.make_store()
-        gone = 0
+        gone = freed
         cuts = make_cuts(s)
         cursor = Cursor()
         if memory.rows:
             row = memory.rows[0]
             store = row.store
-            gone = len(row.gone)
+            gone += len(row.gone)
             cuts = row.cuts
             cursor = row.done.cursor
         for cell in cells(s, cuts, cursor, seen, seen + tokens, answering):
@@ -136,11 +153,7 @@ class BlockBudget:
                 fit = cell.first - seen
                 break
             wanted = max(wanted, more)
-        if store.resident is not None:
-            used = self.host_bytes(store, wanted, seen + tokens)
-            rest = DEFAULT_BYTES if self.budget.host is None else self.budget.host - used
-            store.resident.shrink(max(0, rest))
-        return fit
+        return fit, wanted
 
     @staticmethod
     def held(memory: BlockMemory) -> int:
@@ -173,14 +186,19 @@ class BlockBudget:
         """The oldest blocks; or of the older half those that were chosen least often, the oldest of these first."""
         row = memory.rows[0]
         count = max(1, self.held(memory) // BATCH)
-        if self.budget.when_full == "refuse":
-            return []
-        spared = row.dropped | row.kept | row.pinned | row.bare
-        found = [n for n in range(row.sealed) if n not in spared]
+        found = self._removable(memory)
         if self.budget.when_full == "least-used":
             older = found[: max(count, len(found) // 2)]
             found = sorted(older, key=lambda n: (row.used[n], n))
         return sorted(found[:count])
+
+    def _removable(self, memory: BlockMemory) -> list[int]:
+        """The blocks that may be given up, beside those that are dropped already."""
+        if self.budget.when_full == "refuse":
+            return []
+        row = memory.rows[0]
+        spared = row.dropped | row.kept | row.pinned | row.bare
+        return [n for n in range(row.sealed) if n not in spared]
 
     def refusal(self, memory: BlockMemory, seen: int, tokens: int) -> BudgetError:
         """Why `tokens` more cannot be read; 0: why what is stored cannot be held."""
