@@ -225,8 +225,8 @@ class ModelPatch:
         new = new_tokens(given)
         program = self._program(steps, given)
         if program is not None:
-            ids = zip(new.split(1, 1), steps, strict=True)
-            hidden = program.run(steps, [[one, own.positions(new.device)] for one, own in ids])
+            places = [one for own in steps for one in own.positions(new.device).split(1, -1)]
+            hidden = program.run(steps, [list(row) for row in zip(new.split(1, 1), places, strict=True)])
             if hidden is not None:
                 return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
         given["attention_mask"] = self.route.attention_mask(step) if isinstance(step, ForwardPlan) else None

@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from everlong.cache.window import WindowLayout
+from everlong.methods.blocks.citing import cite
 from everlong.methods.blocks.layer import LayerMemory
-from everlong.methods.blocks.step import BlockStep, cite
+from everlong.methods.blocks.step import BlockStep
 from everlong.methods.blocks.stream import BlockStream
 from everlong.models.layout import LayerPlan
 from everlong.ops.attend_token import AttendedKeys, attend_token
