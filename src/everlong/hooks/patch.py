@@ -27,7 +27,7 @@ from everlong.hooks.front import Front
 from everlong.hooks.kept import KeptFindings
 from everlong.hooks.output_head import OutputHead
 from everlong.hooks.probe import probe
-from everlong.hooks.program.make import Recording
+from everlong.hooks.program.make import Recording, token_inputs
 from everlong.hooks.program.switch import TokenProgram, runs_from_list, switch_of
 from everlong.hooks.replacement import Replacement
 from everlong.hooks.routes import choose_route
@@ -72,6 +72,8 @@ class ModelPatch:
         self.takes_positions = accepts(self.decoder, "position_ids")
         self._singly = stateful_modules(self.decoder) if self.plan.steps_singly else []
         self.holders = 0
+        self.being_checked = True
+        """Whether the modules are compared with others: then they alone read more than a token."""
         self.training: Trained | None = None
         self._hooks: list[Any] = []
         self.replacement = Replacement(self.decoder, self._forward)
@@ -80,6 +82,7 @@ class ModelPatch:
         self._front = None if around is None else Front(around, self.route)
         self._head = OutputHead.of(model)
         if found is not None:
+            self.being_checked = False
             return
         try:
             with plain(model), model_failures_told(model):
@@ -87,6 +90,7 @@ class ModelPatch:
         except BaseException:
             self._remove()
             raise
+        self.being_checked = False
         if kept is not None:
             kept.write(self.plan)
 
@@ -225,8 +229,7 @@ class ModelPatch:
         new = new_tokens(given)
         program = self._program(steps, given)
         if program is not None:
-            places = [one for own in steps for one in own.positions(new.device).split(1, -1)]
-            hidden = program.run(steps, [list(row) for row in zip(new.split(1, 1), places, strict=True)])
+            hidden = program.run(steps, token_inputs(steps, new))
             if hidden is not None:
                 return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
         given["attention_mask"] = self.route.attention_mask(step) if isinstance(step, ForwardPlan) else None
@@ -246,6 +249,8 @@ class ModelPatch:
     def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> TokenProgram | None:
         """The decoder's program, where it answers such a forward."""
         if self.unpackable is not None or self._hooks or not runs_from_list(steps, given):
+            return None
+        if self.being_checked and any(step.tokens > 1 for step in steps):
             return None
         return switch_of(self.decoder).program(Recording(self.decoder, self.plan, self.route, self.stock))
 
