@@ -11,6 +11,7 @@
 #include "program.h"
 #include "reading.h"
 #include "token.h"
+#include "turn.h"
 
 #define INTERFACE 6 /* changes with what the functions take, and in ops/native.py */
 
@@ -362,6 +363,38 @@ static PyObject *call_masses(PyObject *self, PyObject *const *given, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
+/* turn(out, x, cos, sin, heads, tokens, dim, start, pairs, turns, head stride, token stride, interleaved, half) */
+static PyObject *call_turn(PyObject *self, PyObject *const *given, Py_ssize_t count) {
+    long long value[14];
+    if (!numbers("turn", given, count, 14, value))
+        return NULL;
+    struct turn call = {
+        .out = (void *)(intptr_t)value[0],
+        .x = (const void *)(intptr_t)value[1],
+        .cos = (const float *)(intptr_t)value[2],
+        .sin = (const float *)(intptr_t)value[3],
+        .heads = value[4],
+        .tokens = value[5],
+        .dim = value[6],
+        .start = value[7],
+        .pairs = value[8],
+        .turns = value[9],
+        .x_head = value[10],
+        .x_token = value[11],
+        .interleaved = (int)value[12],
+        .half = (int)value[13],
+    };
+    if (call.start + 2 * call.pairs > call.dim || (call.turns != 1 && call.turns != call.tokens)) {
+        PyErr_Format(PyExc_ValueError, "turn: %lld pairs from %lld on of %lld numbers, %lld turns of %lld tokens", value[8],
+                     value[7], value[6], value[9], value[5]);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    turn(&call);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_level(PyObject *self, PyObject *nothing) {
     return PyUnicode_FromString(LEVELS[level]);
 }
@@ -413,6 +446,8 @@ static PyMethodDef methods[] = {
      "pack_eight_bits(out, weights, outputs, inputs): float32 weights rounded to 8 bits (native/packing.h)."},
     {"masses", (PyCFunction)(void (*)(void))call_masses, METH_FASTCALL,
      "masses(out, q, codes, scale, low, lengths, ...): what blocks of keys get of attention (native/masses.h)."},
+    {"turn", (PyCFunction)(void (*)(void))call_turn, METH_FASTCALL,
+     "turn(out, x, cos, sin, heads, tokens, dim, start, pairs, turns, ...): RoPE by angles (native/turn.h)."},
     {"level", get_level, METH_NOARGS, "The set of instructions in use."},
     {"levels", get_levels, METH_NOARGS, "Those that this processor has, the best one last."},
     {"set_level", set_level, METH_O, "Use another one."},

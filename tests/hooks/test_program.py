@@ -11,6 +11,7 @@ from everlong.cache.step import ForwardPlan
 from everlong.engine import batch
 from everlong.engine.stream import StreamPiece, TokenStream
 from everlong.hooks import patch
+from everlong.hooks.program.listing import ROWS
 from everlong.hooks.program.lower import Lowering
 from everlong.hooks.program.make import TOLERANCE
 from everlong.hooks.program.record import NotRecorded, OperationRecorder
@@ -66,7 +67,12 @@ def test_attentions_are_part_of_the_list_where_all_is_known_before(tiny_llama, m
     inside = written(model, method)
     between = []
     step_by_step = Program._between
-    monkeypatch.setattr(Program, "_between", lambda self, *args: (between.append(1), step_by_step(self, *args))[1])
+
+    def counted(self, steps, words):
+        between.extend(1 for step, _ in steps if step.tokens == 1)
+        step_by_step(self, steps, words)
+
+    monkeypatch.setattr(Program, "_between", counted)
     written(model, method)
     assert len(between) <= 40 // method.as_dict().get("choose_every", 40) + 2
     monkeypatch.setattr(Program, "_tables", lambda self, step: None)
@@ -99,6 +105,63 @@ def test_tokens_of_many_streams_are_run_at_once(tiny_llama, monkeypatch, dtype, 
     assert rows.count(2) == 20
     for stream in (*many, *alone):
         stream.close()
+
+
+@pytest.mark.parametrize("width", [32, 64], ids=["attentions in torch", "attentions in the list"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_few_tokens_of_a_text_are_run_beside_a_token_of_an_answer(tiny_llama, monkeypatch, dtype, width):
+    model = tiny_llama(hidden_size=width, num_hidden_layers=2)
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+
+    def run():
+        ran = []
+        inner = Program.run
+        with monkeypatch.context() as context:
+            context.setattr(
+                Program, "run", lambda self, steps, given: (ran.append(len(given)), inner(self, steps, given))[1]
+            )
+            streams = [TokenStream(Loaded(model, None, "m"), m, 40) for m in METHODS.values()]
+            for stream in streams:
+                stream.feed(IDS[:60])
+            at, found = 60, []
+            # Pieces that end inside, at and behind the borders at which blocks are sealed and chosen.
+            for size in (1, 4, 13, 18, 24):
+                pieces = [StreamPiece(streams[0], IDS[at : at + 1], True), StreamPiece(streams[1], IDS[at : at + size])]
+                batch.read(pieces)
+                found += [stream.prediction for stream in streams]
+                at += size
+            streams[1].feed(IDS[at:120], answering=True)
+            found.append(streams[1].prediction)
+            cited = dict(streams[1].stored("test").rows[0].done.cited)
+            for stream in streams:
+                stream.close()
+            return found, cited, ran
+
+    found, cited, ran = run()
+    assert {5, 14, 19, 25} <= set(ran)
+    monkeypatch.setattr(patch, "runs_from_list", lambda *args: False)
+    expected, cited_by_modules, ran = run()
+    assert not ran
+    allowed = 1e-4 if dtype == torch.float32 else 0.1
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=allowed, rtol=0)
+    if dtype == torch.float32:
+        assert cited == pytest.approx(cited_by_modules, abs=1e-3)
+
+
+def test_more_tokens_than_rows_are_read_by_the_modules(tiny_llama, monkeypatch):
+    model = tiny_llama(hidden_size=64, num_hidden_layers=2)
+    ran = []
+    inner = Program.run
+    monkeypatch.setattr(
+        Program, "run", lambda self, steps, given: (ran.append(len(given)), inner(self, steps, given))[1]
+    )
+    with everlong.Session(model, METHODS["sinks"], chunk=64) as session:
+        session.feed(IDS[: ROWS + 1])
+        assert ROWS + 1 not in ran
+        session.feed(IDS[:ROWS])
+        assert ran[-1] == ROWS
 
 
 def test_in_bfloat16_it_is_no_farther_from_float32_than_the_modules(tiny_llama, monkeypatch):

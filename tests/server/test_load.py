@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from itertools import pairwise
 
@@ -105,8 +106,50 @@ def test_readers_get_as_much_as_holds_nobody_up():
     pace = Pace(max_gap=4.0)
     assert pace.piece == pace.tokens == 512
     pace._answers, pace._answer_s = 2, 0.1
-    pace.took_reading(100, 0.5)
-    assert pace.piece == int((0.75 * 4 - 1) * 0.1 / 0.005)
+    assert pace.piece == 32
+    for _ in range(20):  # .1 seconds for any piece, and .002 for each token
+        pace.took_reading(pace.piece, 0.1 + 0.002 * pace.piece)
+    assert abs(pace.piece - ((0.75 * 4 - 1) * 0.1 - 0.1) / 0.002) <= 2
     assert pace.tokens == pace.piece + 2
-    pace.took_reading(1, 100.0)
+    before = pace.piece
+    pace.took_reading(1, 100.0)  # the end of a text
+    assert pace.piece == before
+    pace.took_reading(before, 100.0)
+    assert pace.piece == before // 2
+    for _ in range(9):
+        pace.took_reading(pace.piece, 100.0)
     assert pace.piece == 16
+
+
+def test_a_piece_ends_where_blocks_are_chosen_anew(serve, blocks):
+    client = serve(blocks)
+    client.chat("One.", session="a")
+    session = client.service.kept.peek("a")
+    pace = Pace()
+    border = blocks.exec_chunk - session.seen_tokens % blocks.exec_chunk
+    assert pace.piece_of(session) == border
+    pace._answers, pace._piece = 1, border - 1.0
+    assert pace.piece_of(session) == border - 1
+
+
+def test_readers_take_turns(serve):
+    worker = serve().service.worker
+    begun = threading.Event()
+    done = []
+
+    def reader(name):
+        yield begun.is_set
+        for _ in range(4):
+            done.append(name)
+            yield None
+
+    tickets = [worker.submit(lambda name=name: reader(name)) for name in "abc"]
+    turns = []
+    turn = worker._turn
+    worker._turn = lambda: (turns.append(len(done)), turn())[1]
+    begun.set()
+    for ticket in tickets:
+        ticket.future.result(timeout=10)
+    # Each begins by itself; then one of them goes on in a turn.
+    assert max(after - before for before, after in pairwise([*turns, len(done)]) if before >= 3) == 1
+    assert sorted(done[3:6]) == sorted(done[6:9]) == ["a", "b", "c"]

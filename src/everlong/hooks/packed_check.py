@@ -27,7 +27,11 @@ def unpackable(model: PreTrainedModel) -> str | None:
         return "the model is not attached"
     patch = replacement.owner
     if patch not in _FOUND:
-        _FOUND[patch] = patch.unpackable or _differs(model, patch)
+        patch.being_checked = True
+        try:
+            _FOUND[patch] = patch.unpackable or _differs(model, patch)
+        finally:
+            patch.being_checked = False
     return _FOUND[patch]
 
 

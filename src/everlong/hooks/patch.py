@@ -29,7 +29,7 @@ from everlong.hooks.failures import model_failures_told
 from everlong.hooks.front import Front
 from everlong.hooks.kept import KeptFindings
 from everlong.hooks.probe import probe
-from everlong.hooks.program.make import Recording
+from everlong.hooks.program.make import Recording, token_inputs
 from everlong.hooks.program.switch import TokenProgram, runs_from_list, switch_of
 from everlong.hooks.replacement import OutputHead, Replacement
 from everlong.hooks.routes import choose_route
@@ -77,6 +77,8 @@ class ModelPatch:
         self.takes_positions = accepts(self.decoder, "position_ids")
         self._singly = stateful_modules(self.decoder) if self.plan.steps_singly else []
         self.holders = 0
+        self.being_checked = True
+        """Whether the modules are compared with others: then they alone read more than a token."""
         self.training: Trained | None = None
         self._hooks: list[Any] = []
         self.replacement = Replacement(self.decoder, self._forward)
@@ -85,6 +87,7 @@ class ModelPatch:
         self._front = None if around is None else Front(around, self.route)
         self._head = OutputHead.of(model)
         if found is not None:
+            self.being_checked = False
             return
         try:
             with plain(model), model_failures_told(model):
@@ -92,6 +95,7 @@ class ModelPatch:
         except BaseException:
             self._remove()
             raise
+        self.being_checked = False
         if kept is not None:
             kept.write(self.plan)
 
@@ -240,8 +244,7 @@ class ModelPatch:
         """What the decoder gives in a step of these streams: from its program, or by its modules."""
         program = self._program(steps, given)
         if program is not None:
-            ids = zip(new.split(1, 1), steps, strict=True)
-            hidden = program.run(steps, [[one, own.positions(new.device)] for one, own in ids])
+            hidden = program.run(steps, token_inputs(steps, new))
             if hidden is not None:
                 return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
         given["attention_mask"] = self.route.attention_mask(step) if isinstance(step, ForwardPlan) else None
@@ -264,6 +267,8 @@ class ModelPatch:
     def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> TokenProgram | None:
         """The decoder's program, where it answers such a forward."""
         if self.unpackable is not None or self._hooks or not runs_from_list(steps, given):
+            return None
+        if self.being_checked and any(step.tokens > 1 for step in steps):
             return None
         return switch_of(self.decoder).program(Recording(self.decoder, self.plan, self.route, self.stock))
 

@@ -17,6 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from everlong.ops.native import extension
+
+_TAKEN = (torch.float32, torch.bfloat16)
+"""Types of vectors that the extension turns."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
@@ -82,6 +87,8 @@ def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: RotaryAngles) 
     >>> [round(x, 3) for x in turned(q, r, turn_by(r, torch.tensor([1]), q)).flatten().tolist()]
     [0.54, 0.841]
     """
+    if (found := _by_extension(q, rotation, turn)) is not None:
+        return found
     if turn.matrix is not None:
         return (q.to(turn.matrix.dtype) @ turn.matrix).to(q.dtype)
     pairs = turn.cos.shape[-1]
@@ -97,3 +104,34 @@ def turned(q: Float[Tensor, "B H T D"], rotation: Rotation, turn: RotaryAngles) 
     b.mul_(turn.cos).add_(a * turn.sin)
     a.copy_(new_a)
     return out.to(q.dtype)
+
+
+def _by_extension(q: Tensor, rotation: Rotation, turn: RotaryAngles) -> Tensor | None:
+    """The same by the extension (native/turn.c); None where it does not take such numbers."""
+    turns, pairs = turn.cos.shape[-2:]
+    if q.device.type != "cpu" or q.dtype not in _TAKEN or len(q) != 1 or q.stride(3) != 1 or turn.cos.ndim != 2:
+        return None
+    if turn.cos.dtype != torch.float32 or turn.cos.requires_grad or (q.requires_grad and torch.is_grad_enabled()):
+        return None
+    native = extension()
+    if native is None:
+        return None
+    _, heads, tokens, dim = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype)
+    native.turn(
+        out.data_ptr(),
+        q.data_ptr(),
+        turn.cos.data_ptr(),
+        turn.sin.data_ptr(),
+        heads,
+        tokens,
+        dim,
+        rotation.start % dim,
+        pairs,
+        turns,
+        q.stride(1),
+        q.stride(2),
+        rotation.interleaved,
+        q.dtype == torch.bfloat16,
+    )
+    return out

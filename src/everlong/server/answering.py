@@ -121,7 +121,7 @@ class Turn:
         """Let the session read ids, a piece between two steps."""
         done = 0
         while done < len(ids):
-            piece = ids[done : done + self._pace.piece]
+            piece = ids[done : done + self._pace.piece_of(self._session)]
             self._session.feed(piece, answering=source == ANSWER, source=source)
             done += len(piece)
             self._look()

@@ -142,7 +142,7 @@ def _paced(service: Service, full: str, session: Session, document: Document, te
     reading = read_document(session, document, keep=lambda: wanted.append(True))
     try:
         while True:
-            session.chunk = min(service.chunk, service.pace.piece)
+            session.chunk = min(service.chunk, service.pace.piece_of(session))
             with service.pace.reading(session):
                 done = next(reading, None)
             if wanted:

@@ -12,10 +12,14 @@ from everlong.session.session import Session
 
 LEAST_TOKENS = 16
 """Tokens that are read in a step in any case."""
+FIRST_TOKENS = 32
+"""Tokens that are read while nothing was measured."""
 _AIM = 0.75
 """Of the longest gap: times vary."""
 _WEIGHT = 0.2
 """Of the newest measurement in what is remembered."""
+_SHRINKS, _GROWS = 0.5, 1.2
+"""By how much a piece follows the one before, at most."""
 
 
 class Pace:
@@ -26,7 +30,7 @@ class Pace:
         self._most = most
         self._answers = 0
         self._answer_s: float | None = None
-        self._read_s: float | None = None
+        self._piece = float(FIRST_TOKENS)
 
     @property
     def tokens(self) -> int:
@@ -36,16 +40,19 @@ class Pace:
     @property
     def piece(self) -> int:
         """Tokens that readers may take of a step: all while nobody is being answered."""
-        if not self._answers:
-            return self._most
-        if self._answer_s is None or self._read_s is None:
-            return 4 * LEAST_TOKENS
-        fit = (_AIM * self.max_gap - 1) * self._answer_s / self._read_s
-        return max(LEAST_TOKENS, min(self._most, int(fit)))
+        return min(self._most, int(self._piece)) if self._answers else self._most
+
+    def piece_of(self, session: Session) -> int:
+        """Tokens that a session may read next: as `piece`, but none behind a place where it chooses its blocks anew.
+
+        There blocks are stored and fetched: a piece that goes on behind it takes twice as long.
+        """
+        between = session.method.as_dict().get("exec_chunk")
+        return self.piece if between is None else min(self.piece, between - session.seen_tokens % between)
 
     @contextmanager
     def timed(self, engine: Engine) -> Iterator[None]:
-        """Measure a step of the engine: of answers alone, or what reading added to it."""
+        """Measure a step of the engine: of answers alone, or with what was read beside them."""
         before = {key: r.stream.seen_tokens for key, r in engine.requests.items()}
         requests = dict(engine.requests)
         start = time.perf_counter()
@@ -55,10 +62,10 @@ class Pace:
         answers = sum(1 for r in requests.values() if r.written is not None)
         tokens = sum(read.values()) - answers
         self._answers = sum(1 for r in engine.requests.values() if r.written is not None)
-        if tokens > LEAST_TOKENS // 2:
-            self.took_reading(tokens, took - (self._answer_s or 0.0) * bool(answers))
+        if answers and tokens > 0:
+            self.took_reading(tokens, took - (self._answer_s or 0.0))
         elif answers:
-            self._answer_s = _mixed(self._answer_s, took)
+            self._answer_s = took if self._answer_s is None else (1 - _WEIGHT) * self._answer_s + _WEIGHT * took
 
     @contextmanager
     def reading(self, session: Session) -> Iterator[None]:
@@ -69,10 +76,10 @@ class Pace:
         self.took_reading(session.seen_tokens - before, time.perf_counter() - start)
 
     def took_reading(self, tokens: int, seconds: float) -> None:
-        """Take down what reading so many tokens took."""
-        if tokens > 0:
-            self._read_s = _mixed(self._read_s, max(seconds, 1e-6) / tokens)
+        """Let the next piece be as much as fits, as far as one of so many tokens, which took so long, tells.
 
-
-def _mixed(old: float | None, new: float) -> float:
-    return new if old is None else (1 - _WEIGHT) * old + _WEIGHT * new
+        Of a step much is the same whatever its tokens, so that a piece of few tells nothing of one of many.
+        """
+        if self._answers and self._answer_s is not None and 2 * tokens >= int(self._piece):
+            fits = (_AIM * self.max_gap - 1) * self._answer_s / max(seconds, 1e-6)
+            self._piece = max(LEAST_TOKENS, min(self._most, tokens * max(_SHRINKS, min(_GROWS, fits))))

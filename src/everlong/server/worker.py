@@ -91,9 +91,9 @@ class Ticket:
         return True
 
     @property
-    def waits(self) -> bool:
-        """Whether there is something that it waits for."""
-        return self._ready is not None
+    def reads(self) -> bool:
+        """Whether it does its work in pieces, one after each step, and waits for nothing else."""
+        return self._running is not None and self._ready is None
 
 
 class Worker:
@@ -180,7 +180,12 @@ class Worker:
             if not self._tickets:
                 return False
         stepped = self._step()
-        moved = [ticket.advance() for ticket in list(self._tickets)]
+        # One of those that read at a time, so that many of them hold nobody up longer than one does.
+        reader = next((ticket for ticket in self._tickets if ticket.reads), None)
+        moved = [ticket.advance() for ticket in list(self._tickets) if ticket is reader or not ticket.reads]
+        if reader is not None:
+            self._tickets.remove(reader)
+            self._tickets.append(reader)
         self._tickets = [ticket for ticket in self._tickets if not ticket.future.done()]
         if not stepped and not any(moved) and self._tickets:
             self._take(wait=True, seconds=0.05)

@@ -7,7 +7,7 @@ Both vote for blocks; what has left no block yet (the window, what is pending) i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -164,11 +164,18 @@ class Ballot:
         """The index with rows for what is in no block yet."""
         assert index is not None
         longer = index.fork()
-        for block in range(index.blocks, len(self.starts) - 1):
-            for layer in index.layers:
-                keys = self.session.runner.raw_keys(layer, int(self.starts[block]), int(self.starts[block + 1]))
-                longer.put(layer, block, keys[None])
-            longer.commit(block + 1)
+        if index.blocks == len(self.starts) - 1:
+            return longer
+        first, end = int(self.starts[index.blocks]), int(self.starts[-1])
+        for layer in index.layers:
+            keys = self.session.runner.raw_keys(layer, first, end)
+            block = index.blocks
+            for length, equal in groupby(np.diff(self.starts[block:]).tolist()):
+                n = len(list(equal))
+                at = int(self.starts[block]) - first
+                longer.put(layer, block, keys[:, at : at + n * length].unflatten(1, (n, length)).transpose(0, 1))
+                block += n
+        longer.commit(len(self.starts) - 1)
         return longer
 
     def candidates(self) -> list[Candidate]:

@@ -14,8 +14,8 @@ from everlong.hooks.program.record import AttentionSettings
 
 WORDS = 28
 """Of 8 bytes: `struct operation`."""
-ROWS = 16
-"""Tokens of as many streams that are run at once."""
+ROWS = 32
+"""Tokens that are run at once, of one stream or of many."""
 Words = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -31,6 +31,13 @@ class Numbers(NamedTuple):
         """The tensor of a row; `room` [rows, numbers]."""
         typed = room.view(self.dtype)
         return typed.as_strided(self.shape, self.strides, row * typed.shape[1] + self.at)
+
+    def of_rows(self, room: Tensor, row: int, count: int) -> Tensor:
+        """What attention is handed, [1, heads, 1, dim] of a row, of `count` rows: [1, heads, count, dim]."""
+        typed = room.view(self.dtype)
+        shape = (*self.shape[:2], count, self.shape[3])
+        strides = (*self.strides[:2], typed.shape[1], self.strides[3])
+        return typed.as_strided(shape, strides, row * typed.shape[1] + self.at)
 
 
 class Segment(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -61,6 +61,11 @@ def make_program(model: Recording) -> Program:
             step, inputs = begun(twin, token[None])
             got = program.run([step], [inputs])
         check_near(got, read(model, stream, token[None])[1].last_hidden_state)
+    twin = stream.fork()
+    with torch.no_grad():
+        step = twin.begin(len(ids))
+        got = program.run([step], token_inputs([step], ids[None]))
+    check_near(got, read(model, stream, ids)[1].last_hidden_state)
     return program
 
 
@@ -90,6 +95,12 @@ def begun(stream: CachedStream, ids: Tensor) -> tuple[ForwardPlan, list[Tensor]]
     """A step over these tokens, and what the decoder is given: ids and positions."""
     step = stream.begin(len(ids))
     return step, [ids[None], step.positions(ids.device)]
+
+
+def token_inputs(steps: Sequence[ForwardPlan], ids: Tensor) -> list[list[Tensor]]:
+    """What the decoder would be given for each token of the steps alone; `ids` [1, T] of all."""
+    places = [place for step in steps for place in step.positions(ids.device).split(1, -1)]
+    return [list(row) for row in zip(ids.split(1, 1), places, strict=True)]
 
 
 def read(

@@ -1,7 +1,7 @@
-"""A recorded decoder, run for a token of each of some streams: by the extension, else in torch.
+"""A recorded decoder, run for a few tokens of some streams, each a row: by the extension, else in torch.
 
-Where all that a token attends to is known before it (`ForwardPlan.token_tables`), the extension runs the whole list,
-attentions included. Else each attention of that stream is done here, between two segments.
+Where all that a stream's one token attends to is known before it (`ForwardPlan.token_tables`), the extension runs the
+whole list, attentions included. Else each attention of that stream is done here, between two segments.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Program:
         self.lowered = lowered
         self._native = native
         self.dtype = dtype
-        self._rows: list[list[list[Tensor]]] = []
+        self._rows: dict[range, list[list[Tensor]]] = {}
         self._calls = [segment.call for segment in lowered.segments if segment.call is not None]
         self._layers = [call.layer for call in self._calls]
         self._aux = [None if call.s_aux is None else call.s_aux.detach().float().contiguous() for call in self._calls]
@@ -74,33 +74,41 @@ class Program:
         return [start, count, 1, *addresses, *strides, *sizes, 0 if aux is None else aux.data_ptr()]
 
     def run(self, steps: Sequence[ForwardPlan], inputs: Sequence[list[Tensor]]) -> Tensor:
-        """The last hidden states [1, rows, width] of one token of each step; `inputs` are as they were recorded."""
+        """The last hidden states [1, rows, width] of the steps' tokens, a row each; `inputs`, as recorded, of each."""
         for row, own in enumerate(inputs):
             self._upload(row, own)
-        tables = [self._tables(step) for step in steps]
+        tables: list[TokenTables | None] = []
+        others: list[tuple[ForwardPlan, range]] = []
+        for step in steps:
+            rows = range(len(tables), len(tables) + step.tokens)
+            table = self._tables(step) if step.tokens == 1 else None
+            tables += [table] * step.tokens
+            if table is None:
+                others.append((step, rows))
         words, kept = self._token(tables)
-        if all(table is not None for table in tables):
-            self.token(words)
+        if others:
+            self._between(others, words)
         else:
-            self._between(steps, [row for row, table in enumerate(tables) if table is None], words)
+            self.token(words)
         del kept
-        return self._last[len(steps) - 1].to(self.dtype, copy=True)
+        return self._last[len(inputs) - 1].to(self.dtype, copy=True)
 
     def _tables(self, step: ForwardPlan) -> TokenTables | None:
         """All attentions of a step, where the extension does them."""
         return step.token_tables(self._layers) if self._suits and step.dtype == self.dtype else None
 
-    def _between(self, steps: Sequence[ForwardPlan], rows: Sequence[int], words: Words) -> None:
-        """Run segment by segment, with the attentions of `rows` between them."""
-        found = self._handed(len(steps))
+    def _between(self, steps: Sequence[tuple[ForwardPlan, range]], words: Words) -> None:
+        """Run segment by segment, with the attentions of `steps`, each with its rows, between them."""
+        found = [self._handed(rows) for _, rows in steps]
         outs: list[Tensor] = []
         for n, segment in enumerate(self.lowered.segments):
             words[1] = n
             words[2] = n + 1
             self.token(words)
             if segment.call is not None:
-                outs = [self._attend(steps[row], segment.call, *found[row][n]) for row in rows]
-                self._reads[list(rows)] = [out.data_ptr() for out in outs]
+                outs = [self._attend(step, segment.call, *own[n]) for (step, _), own in zip(steps, found, strict=True)]
+                for (step, rows), out in zip(steps, outs, strict=True):
+                    self._reads[rows.start : rows.stop] = out.data_ptr() + out[0, 0].nbytes * np.arange(step.tokens)
 
     def token(self, words: Words) -> None:
         """What the extension does of a token: `struct token`."""
@@ -140,13 +148,13 @@ class Program:
         words += [self._outs.data_ptr(), out_bytes, self._queries.data_ptr(), torch.get_num_threads()]
         return np.array(words, dtype=np.int64), [calls, ranges, moves, tables]
 
-    def _handed(self, rows: int) -> list[list[list[Tensor]]]:
-        """q, k and v of each segment's attention, for each row."""
-        segments = self.lowered.segments
-        while len(self._rows) < rows:
-            row = len(self._rows)
-            self._rows.append([[x.of(self.lowered.room, row) for x in segment.handed] for segment in segments])
-        return self._rows
+    def _handed(self, rows: range) -> list[list[Tensor]]:
+        """q, k and v of each segment's attention, of the tokens in these rows."""
+        if rows not in self._rows:
+            room = self.lowered.room
+            count = len(rows)
+            self._rows[rows] = [[x.of_rows(room, rows.start, count) for x in s.handed] for s in self.lowered.segments]
+        return self._rows[rows]
 
     def _upload(self, row: int, inputs: list[Tensor]) -> None:
         """Make what follows from a token's id and place alone, and put it into the row's room."""

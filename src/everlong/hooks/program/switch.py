@@ -165,17 +165,20 @@ def why_not(decoder: nn.Module, unpackable: str | None) -> str | None:
 
 
 def runs_from_list(steps: Sequence[ForwardPlan], given: dict[str, Any]) -> bool:
-    """Whether a forward is one that a program answers: one token of each stream, without gradients."""
-    if torch.is_grad_enabled() or len(steps) > ROWS:
+    """Whether a forward is one that a program answers: few tokens of each stream, on a GPU one; without gradients."""
+    tokens = sum(step.tokens for step in steps)
+    if torch.is_grad_enabled() or tokens > ROWS:
         return False
     for step in steps:
-        if step.tokens != 1 or step.rows != 1 or step.dtype not in TOLERANCE:
+        if step.rows != 1 or step.planes is not None or step.dtype not in TOLERANCE:
             return False
     for name, value in given.items():
         if value is not None and name not in _GIVEN:
             return False
     ids = given.get("input_ids")
     if ids is None or not _runs_on(ids.device) or torch.is_autocast_enabled(ids.device.type):
+        return False
+    if tokens > len(steps) and (ids.device.type != "cpu" or interpreted()):
         return False
     return given.get("return_dict") is not False and given.get("use_cache") is not False
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from everlong.cache.step import ForwardPlan
 from everlong.cache.window import WindowLayout
 from everlong.methods.blocks.cells import Cursor, RetrievalChunk, cells, moved
-from everlong.methods.blocks.decode import cite
+from everlong.methods.blocks.citing import attend_cited
 from everlong.methods.blocks.fields import BlockSettings
 from everlong.methods.blocks.layer import LayerMemory
 from everlong.methods.blocks.recall.scout import Scout
@@ -25,7 +25,8 @@ from everlong.methods.blocks.stream import BlockStream
 from everlong.methods.blocks.view import View
 from everlong.models.layout import LayerPlan
 from everlong.ops.attend import AttentionPart, attend
-from everlong.ops.attend_token import AttendedKeys, attend_token, takes
+from everlong.ops.attend_token import takes
+from everlong.ops.native import extension
 from everlong.ops.rotary import RotaryAngles, Rotation, turn_by, turned
 from everlong.ops.spans import Ints, KeyIntervals
 
@@ -165,7 +166,8 @@ class LayerCall:
         front = view.front(chosen_tokens)
         front_mass = None
         cites = cell.answering and chosen_tokens > 0
-        by_runs = cites and joins and s.cut == "even" and takes(q, k, v, self.how[1])
+        one_by_one = q.shape[2] == 1 or extension() is not None
+        by_runs = cites and joins and s.cut == "even" and one_by_one and takes(q[:, :, :1], k, v, self.how[1])
         if cites and not by_runs:
             front_mass = torch.zeros(1, memory.shape.heads, memory.slots.pair[0].shape[2], device=k.device)
         if s.positions == "far":
@@ -181,7 +183,8 @@ class LayerCall:
             memory.slots.place_sinks(memory.raw_sinks, memory.now.held, place + sinks, self.rotation)
             parts.append(AttentionPart(self._moved(q, memory.now.base), *memory.slots.pair, front, 0, front_mass))
         if by_runs:
-            out = self._by_runs(n, memory, window, parts[-1])
+            scale, _, s_aux, _ = self.how
+            out = attend_cited(self.shared.cited[n], memory, window, parts[-1], scale, s_aux)
         else:
             out = attend([*window, *(p for p in parts if p.span.hi[0, -1] > p.span.lo[0, -1])], *self.how)
         if front_mass is not None:
@@ -190,26 +193,6 @@ class LayerCall:
         if mass is not None:
             self._weigh(memory, row, cell.end - s.window + 1, mass)
         memory.remember(q_far[0])
-        return out
-
-    def _by_runs(
-        self, n: int, memory: LayerMemory, window: Sequence[AttentionPart], front: AttentionPart
-    ) -> Float[Tensor, "1 1 H E"]:
-        """The output of one token; each chosen block is a run of keys of its own, to be cited by its share."""
-        assert memory.now.chosen is not None
-        chosen = memory.now.chosen.shape[1]
-        first, _, _, end = front.span.limits(0, 1)
-        sinks = memory.slots.first_sink
-        blocks = AttendedKeys(front.q, front.k, front.v, first, sinks - first, chosen)
-        ranges = [blocks, *([AttendedKeys(front.q, front.k, front.v, sinks, end - sinks)] if end > sinks else [])]
-        for part in window:
-            lo, _, _, hi = part.span.limits(0, 1)
-            if lo < hi:
-                ranges.append(AttendedKeys(part.q, part.k, part.v, part.start + lo, hi - lo))
-        scale, _, s_aux, _ = self.how
-        out, shares = attend_token(ranges, scale, s_aux, shares=True)
-        assert shares is not None
-        cite(self.shared.cited[n], memory.slots, shares[:chosen].sum(2).tolist())
         return out
 
     def _far(self, q: Tensor, first: int) -> Tensor:
