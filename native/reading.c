@@ -59,15 +59,15 @@
 #endif
 
 struct kernels {
+    void (*pack)(const char *, const char *, int64_t, int64_t, int, uint32_t *, uint32_t *);
     void (*product)(const uint32_t *, int64_t, const uint32_t *, int64_t, float *, int64_t, int64_t, int, int64_t, int);
-    float (*weigh)(float *, int64_t, int64_t, int64_t, float, float);
+    float (*weigh)(const float *, int64_t, float, float, uint32_t *);
     float (*largest)(const float *, int64_t);
     void (*scale)(float *, int64_t, float);
-    void (*units)(const float *, int64_t, uint32_t *);
     int paired;
 };
 
-#define SET(name, paired) {product_##name, weigh_##name, largest_##name, scale_##name, units_##name, paired}
+#define SET(name, paired) {pack_##name, product_##name, weigh_##name, largest_##name, scale_##name, paired}
 static const struct kernels SETS[] = {
     SET(scalar, 0),
 #if defined(__x86_64__)
@@ -94,39 +94,6 @@ struct room {
     float scores[ROWS * TILE];
     uint32_t weights[ROWS * TILE];
 };
-
-static float number(const void *from, int64_t at, int half) {
-    return half ? bfloat16_at((const char *)from + 2 * at) : float_at((const char *)from + 4 * at);
-}
-
-/* `n` keys from `k` on as columns, zeros behind them; values as rows. */
-static void pack(struct room *room, const struct kernels *set, const char *k, const char *v, int64_t n, int64_t dim,
-                 int half) {
-    int64_t size = half ? 2 : 4;
-    if (set->paired) {
-        memset(room->keys, 0, dim / 2 * TILE * sizeof(uint32_t));
-        for (int64_t j = 0; j < n; j++)
-            for (int64_t d = 0; d < dim / 2; d++)
-                memcpy(room->keys + d * TILE + j, k + (j * dim + 2 * d) * size, 4);
-        for (int64_t j = 0; j < (n + 31) / 32 * 32; j += 2)
-            for (int64_t d = 0; d < dim; d++) {
-                uint16_t pair[2] = {0, 0};
-                for (int64_t i = 0; i < 2 && j + i < n; i++)
-                    memcpy(&pair[i], v + ((j + i) * dim + d) * size, 2);
-                memcpy(room->values + j / 2 * dim + d, pair, 4);
-            }
-        return;
-    }
-    float *keys = (float *)room->keys;
-    float *values = (float *)room->values;
-    memset(keys, 0, dim * TILE * sizeof(float));
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t d = 0; d < dim; d++) {
-            keys[d * TILE + j] = number(k, j * dim + d, half);
-            values[j * dim + d] = number(v, j * dim + d, half);
-        }
-    memset(values + n * dim, 0, ((n + 31) / 32 * 32 - n) * dim * sizeof(float));
-}
 
 static void one_block(const struct reading *call, const struct kernels *set, struct room *room, const struct part *part,
                       int64_t head, int64_t token, int rows, int64_t row, int64_t first, int64_t n) {
@@ -156,19 +123,24 @@ static void one_block(const struct reading *call, const struct kernels *set, str
         int64_t end = part->hi[token + r] - first - low;
         begin = begin < 0 ? 0 : begin;
         end = end > high - low ? high - low : end;
+        uint32_t *weights = room->weights + r * TILE;
         if (begin >= end) {
-            memset(scores, 0, columns * sizeof(float));
-        } else {
-            float most = set->largest(scores + begin, end - begin) * unit;
-            float before = room->most[row + r];
-            most = most > before ? most : before;
+            memset(weights, 0, columns * sizeof(uint32_t));
+            continue;
+        }
+        for (int64_t j = 0; j < begin; j++)
+            scores[j] = -INFINITY;
+        for (int64_t j = end; j < columns; j++)
+            scores[j] = -INFINITY;
+        float most = set->largest(scores, columns) * unit;
+        float before = room->most[row + r];
+        if (most > before) {
             float shrink = exp2f(before - most);
             room->most[row + r] = most;
-            room->sum[row + r] = room->sum[row + r] * shrink + set->weigh(scores, begin, end, columns, unit, most);
-            if (shrink != 1.0f)
-                set->scale(room->out + (row + r) * dim, dim, shrink);
+            room->sum[row + r] *= shrink;
+            set->scale(room->out + (row + r) * dim, dim, shrink);
         }
-        set->units(scores, columns, room->weights + r * TILE);
+        room->sum[row + r] += set->weigh(scores, columns, unit, room->most[row + r], weights);
     }
     int64_t from = set->paired ? low / 2 : low;
     set->product(room->weights, TILE, room->values + from * dim, dim, room->out + row * dim, dim,
@@ -192,8 +164,9 @@ static void some_rows(const struct reading *call, struct room *room, int64_t g, 
         int64_t last = part->hi[end - 1];
         for (int64_t first = part->lo[begin]; first < last; first += TILE) {
             int64_t n = last - first < TILE ? last - first : TILE;
-            pack(room, set, (const char *)part->k + (g * part->k_head + first * dim) * size,
-                 (const char *)part->v + (g * part->v_head + first * dim) * size, n, dim, call->half);
+            set->pack((const char *)part->k + (g * part->k_head + first * dim) * size,
+                      (const char *)part->v + (g * part->v_head + first * dim) * size, n, dim, call->half, room->keys,
+                      room->values);
             for (int64_t f = 0; f < fold; f++)
                 for (int64_t t = begin; t < end; t += ROWS)
                     one_block(call, set, room, part, g * fold + f, t, (int)(end - t < ROWS ? end - t : ROWS),
