@@ -70,7 +70,7 @@ class Budgets:
 
         BudgetError, before any gives way, where they could not be if all did that may.
         """
-        room = self._room
+        room = self.room
         memory = reader.blocks
         if room is None or memory is None:
             return

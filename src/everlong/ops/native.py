@@ -18,7 +18,7 @@ from everlong.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 SWITCH = "EVERLONG_NATIVE"
-INTERFACE = 6
+INTERFACE = 7
 """What the functions of the extension take: that of native/module.c, else it was built from other sources."""
 _OFF = ("0", "off", "no", "false")
 _BEST = ("", "1", "on", "yes", "true")

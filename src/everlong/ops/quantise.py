@@ -34,8 +34,9 @@ def quantise(weight: Float[Tensor, "O I"], form: Format) -> UInt8[Tensor, "P B"]
     native = extension()
     if form == "q8" and native is not None and weight.device.type == "cpu":
         full = weight.float().contiguous()
-        out = panels_for(*full.shape, form)
-        native.pack_eight_bits(out.data_ptr(), full.data_ptr(), *full.shape)
+        outputs, inputs = full.shape
+        out = panels_for(outputs, inputs, form)
+        native.pack_eight_bits(out.data_ptr(), full.data_ptr(), outputs, inputs)
         return out
     w_OGL = _grouped(weight)
     if form == "q8":
