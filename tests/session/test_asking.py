@@ -11,7 +11,7 @@ from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
-from everlong.session import asking, found, reply
+from everlong.session import asking, found, recall, reply
 from everlong.session.chat import Chat
 from everlong.session.found import in_order
 from everlong.session.recall import Candidate
@@ -193,6 +193,46 @@ def test_a_chat_reads_passages_again_in_a_copy(session):
     assert said.text in kept
     assert chat.undo()
     assert session.seen_tokens == before
+
+
+@pytest.fixture
+def voted(monkeypatch):
+    """The questions that are put to the voters, as texts."""
+    found: list[str] = []
+    init = recall.Ballot.__init__
+
+    def noted(self, session, question, *rest, **more):
+        found.append(session.tokenizer.decode(question))
+        init(self, session, question, *rest, **more)
+
+    monkeypatch.setattr(recall.Ballot, "__init__", noted)
+    return found
+
+
+@pytest.mark.parametrize("again", [0, 2])
+def test_a_message_is_put_to_one_vote_by_its_own_words(session, voted, again):
+    chat = Chat(session, again=again)
+    for _ in range(2):
+        voted.clear()
+        turn = chat.stream(QUESTION, max_new_tokens=3)
+        assert voted == [QUESTION]
+        assert chat.recall.way == ("again" if again else "blocks")
+        held = session.stored("test").rows[0].recalled
+        assert held == (frozenset() if again else frozenset(chat.recall.blocks))
+        turn.close()
+
+
+def test_the_first_message_of_a_chat_is_answered_as_a_question_is(session):
+    said = Chat(session).say(QUESTION, max_new_tokens=8)
+    assert said.token_ids != []
+    assert said.text == session.fork().ask(QUESTION, max_new_tokens=8).text
+
+
+def test_a_message_longer_than_the_window_is_put_to_the_vote_behind_itself(session, voted):
+    Chat(session).say("The lamps of Oslo burn in shed 5518. " + DULL * 12 + QUESTION, max_new_tokens=2)
+    (asked,) = voted
+    assert QUESTION in asked
+    assert "lamps" not in asked
 
 
 def test_a_named_chapter_is_where_passages_come_from(tiny):

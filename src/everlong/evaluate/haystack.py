@@ -40,7 +40,7 @@ def noise() -> Iterator[str]:
 
 
 def books(data: Data, start: int = 0, folder: str = "books") -> Iterator[str]:
-    """The sentences of the books in a folder of the data, one book after the other, for ever; from number `start` on."""
+    """The sentences of the books in a folder of the data, one after the other, for ever; from number `start` on."""
     files = data.files(folder, "*.txt")
     for n in itertools.count(start):
         for sentence in _SENTENCE.split(book(text(files[n % len(files)]))):
