@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -138,6 +139,27 @@ def key_row(session: everlong.Session, depth: float, owner: str, key: str, block
     return found
 
 
+def asked_of(
+    session: everlong.Session, text: Text, parts: Sequence[str]
+) -> Iterator[tuple[Literal["named", "absent", "keys"], dict[str, Any]]]:
+    """All that is asked, with the part of the record that it belongs to."""
+    blocks = session.method.as_dict()["keep"] == "blocks" and "blocks" in parts
+    for question in text.named if "named" in parts else ():
+        row: dict[str, Any] = {"question": question.text.strip(), "gold": question.gold}
+        row["scout_and_vote_s"] = vote_seconds(session, question.text)
+        row["plain"] = plain(session, question, text.content, 2)
+        if "chat" in parts:
+            row["chat"] = chat(session, question)
+        if blocks:
+            row["blocks"] = plain(session, question, text.content, 0)
+        yield "named", row
+    if "keys" in parts:
+        for key in text.keys:
+            yield "keys", key_row(session, *key, blocks)
+    for question in text.absent if "absent" in parts else ():
+        yield "absent", {"question": question.text.strip()} | plain(session, question, text.content, 2)
+
+
 def summary(record: dict[str, Any]) -> dict[str, Any]:
     """Sums and medians of the rows."""
     named: Sequence[dict[str, Any]] = record["named"]
@@ -150,7 +172,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     for name in ("hit", "rank1", "citation1", "citation3"):
         values = [one[name] for one in scores if name in one]
         found[name] = {"sum": sum(values), "of": len(values)}
-    right = [row["chat"] for row in named if row["chat"]["right"]]
+    right = [row["chat"] for row in named if "chat" in row and row["chat"]["right"]]
     for most in (1, 3):
         cited = sum((row["fact_cited_as"] or 9) <= most for row in right)
         found[f"chat_cited_among_{most}"] = {"sum": cited, "of": len(right)}
@@ -160,7 +182,7 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
         rows = [row[way] for row in record["keys"] if way in row]
         if rows:
             found[f"keys_{way}"] = {"right": sum(row["right"] for row in rows), "of": len(rows)}
-    seconds = [row["scout_and_vote_s"] for row in named]
+    seconds = [row["scout_and_vote_s"] for row in named] or [math.nan]
     found["scout_and_vote_s"] = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
     return found
 
@@ -184,6 +206,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--books", default="books", help="the folder of the data that the filler comes from")
     parser.add_argument("--start", type=int, default=0, help="number of the book that it begins with")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", default="named,chat,blocks,absent,keys", help="what is asked")
     parser.add_argument("--keep", choices=("blocks", "ids"), default="blocks")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -199,7 +222,6 @@ def main() -> None:
     text = made(setting, tokens_of(args.length, "length"), args.facts, args.books, args.start)
     record: dict[str, Any] = {"command": " ".join(sys.argv), "circumstances": circumstances()}
     record["commit"] = commit(Path(__file__).parent)
-    blocks = args.keep == "blocks"
     name = f"{args.length}-{args.seed}-{args.keep}"
     with opened(loaded, args.store, name, args.keep) as session:
         record["reading"] = read(session, text.content)
@@ -209,17 +231,9 @@ def main() -> None:
         record["index_bytes_per_token"] = None if index is None else index.row_bytes / index.tokens
         record["bytes"] = session.report().as_dict()["bytes"]
         record |= {"named": [], "absent": [], "keys": []}
-        for question in text.named:
-            row: dict[str, Any] = {"question": question.text.strip(), "gold": question.gold}
-            row["scout_and_vote_s"] = vote_seconds(session, question.text)
-            row["plain"] = plain(session, question, text.content, 2)
-            row["chat"] = chat(session, question)
-            if blocks:
-                row["blocks"] = plain(session, question, text.content, 0)
-            record["named"].append(row)
-        for question in text.absent:
-            record["absent"].append({"question": question.text.strip()} | plain(session, question, text.content, 2))
-        record["keys"] = [key_row(session, *key, blocks) for key in text.keys]
+        for part, row in asked_of(session, text, args.parts.split(",")):
+            record[part].append(row)
+            args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     record["summary"] = summary(record)
     print(json.dumps(record["summary"], indent=1))
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -299,6 +300,29 @@ def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
     assert sources == ["gulls.txt", "later.txt"]
     assert "gulls of Lima" in led[0]
     assert order([TokenRange(300, 340), TokenRange(100, 140)], hop=1) == [300, 100]
+
+
+def test_the_sentence_that_a_passage_leads_to_is_read_once_more_and_cited(tiny, monkeypatch):
+    """Not one beside it with as many of the question's words."""
+    first = "The diary of Godwin lies in the violet chest. "
+    second = "The diary of Osric lies in the amber chest. The violet chest is in the attic. "
+    with Session(tiny, Blocks(**SMALL), chunk=16) as session:
+        text = DULL * 4 + first + DULL * 6 + second + DULL * 6
+        session.feed(text, source="chests.txt")
+        token = session.transcript.tokens_of(session.transcript.sources[0], text.index("The violet"), len(text)).first
+        monkeypatch.setattr(
+            "everlong.session.found.next_hop",
+            lambda ballot, sentence, span: (int(np.searchsorted(ballot.starts, token, "right")) - 1, token, 0.8),
+        )
+        votes = recall.Ballot.candidates
+        monkeypatch.setattr(recall.Ballot, "candidates", lambda ballot: votes(ballot)[:1])
+        monkeypatch.setattr(recall.Ballot, "stands_out", lambda ballot: True)
+        monkeypatch.setattr(found, "trained_length", lambda session: 2048)
+        with session.pose("Where is the diary of Godwin?") as posed:
+            led = posed.recall.shown[-1]
+            asked = read(posed.session)
+    assert led.sentence == "The violet chest is in the attic."
+    assert asked.partition("Question:")[0].strip().endswith(led.sentence)
 
 
 def test_a_passage_far_behind_the_best_is_not_read_again(session):
