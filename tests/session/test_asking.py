@@ -18,6 +18,7 @@ from everlong.session.found import in_order
 from everlong.session.recall import Candidate
 from everlong.text.places import Place
 from everlong.text.transcript import TokenRange
+from everlong.text.words import holds_word
 
 SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2}
 DULL = "It was the best of times, it was the worst of times; the tide rose and the tide fell. "
@@ -259,6 +260,18 @@ def test_search_finds_words_without_a_vote(session):
     found = session.search("gulls Lima", top=3)
     assert "gulls of Lima" in found[0].sentence
     assert session.search("zzzz") == []
+
+
+def test_a_passage_with_parts_of_a_word_alone_is_not_found(session):
+    assert session.search("Malin") == []
+    assert session.search("Malin gulls")[0].sentence.startswith("The gulls of Lima")
+
+
+def test_words_are_found_in_either_case_and_of_chinese_each_letter():
+    assert holds_word("GULLS of Lima.", "gulls?")
+    assert not holds_word("He plucked a star.", "Starbuck")
+    assert holds_word("白色的大鲸", "白鲸")
+    assert holds_word("anything", "?!")
 
 
 def test_control_tokens_of_a_text_are_not_read_again(tiny):
