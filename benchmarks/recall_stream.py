@@ -16,6 +16,7 @@ alone, CPU time of one thread.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import math
@@ -139,6 +140,15 @@ def key_row(session: everlong.Session, depth: float, owner: str, key: str, block
     return found
 
 
+def so_far(session: everlong.Session, text: Text) -> Text:
+    """The text as far as the session has read it, with what that answers."""
+    (source,) = session.transcript.sources
+    content = text.content[: session.transcript.chars(source, session.seen_tokens)]
+    named = [question for question in text.named if question.facts[0] in content]
+    keys = [key for key in text.keys if key_needle(*key[1:]) in content]
+    return dataclasses.replace(text, content=content, named=named, keys=keys)
+
+
 def asked_of(
     session: everlong.Session, text: Text, parts: Sequence[str]
 ) -> Iterator[tuple[Literal["named", "absent", "keys"], dict[str, Any]]]:
@@ -207,6 +217,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--start", type=int, default=0, help="number of the book that it begins with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", default="named,chat,blocks,absent,keys", help="what is asked")
+    parser.add_argument("--as-far-as-read", action="store_true", help="read no more; ask about what was read so far")
     parser.add_argument("--keep", choices=("blocks", "ids"), default="blocks")
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -223,15 +234,16 @@ def main() -> None:
     record: dict[str, Any] = {"command": " ".join(sys.argv), "circumstances": circumstances()}
     record["commit"] = commit(Path(__file__).parent)
     name = f"{args.length}-{args.seed}-{args.keep}"
-    with opened(loaded, args.store, name, args.keep) as session:
-        record["reading"] = read(session, text.content)
+    if not args.as_far_as_read:
+        with opened(loaded, args.store, name, args.keep) as session:
+            record["reading"] = read(session, text.content)
     with everlong.Session.open(args.store, name, loaded, read_only=True) as session:
         index = session.stored("cost").rows[0].recall
         record |= {"tokens": session.seen_tokens, "method": str(session.method)}
         record["index_bytes_per_token"] = None if index is None else index.row_bytes / index.tokens
         record["bytes"] = session.report().as_dict()["bytes"]
         record |= {"named": [], "absent": [], "keys": []}
-        for part, row in asked_of(session, text, args.parts.split(",")):
+        for part, row in asked_of(session, so_far(session, text), args.parts.split(",")):
             record[part].append(row)
             args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     record["summary"] = summary(record)

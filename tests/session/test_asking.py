@@ -172,6 +172,17 @@ def test_citations_are_whole_passages_of_the_source(session):
     assert sum(c.mass for c in reply.citations(99)) == pytest.approx(1)
 
 
+def test_passages_begin_and_end_with_a_sentence(session, monkeypatch):
+    monkeypatch.setattr(found, "trained_length", lambda session: 2048)
+    shown = session.recall(QUESTION).shown
+    assert shown
+    assert 0 < shown[0].start < shown[0].end < len(TEXT) - len(DULL)
+    for passage in shown:
+        assert passage.text.strip().startswith(("It was", "The gulls"))
+        assert passage.text.endswith(".")
+        assert TEXT[passage.start : passage.end] == passage.text
+
+
 @pytest.mark.parametrize("again", [0, 2])
 def test_question_and_answer_are_kept_if_asked_for(session, again):
     before = session.seen_tokens
