@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,12 +12,13 @@ from everlong.engine.sampling import Sampling
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
-from everlong.session import asking, found, reply
+from everlong.session import asking, found, recall, reply
 from everlong.session.chat import Chat
 from everlong.session.found import in_order
 from everlong.session.recall import Candidate
 from everlong.text.places import Place
 from everlong.text.transcript import TokenRange
+from everlong.text.words import holds_word
 
 SMALL = {"sinks": 4, "window": 32, "block": 16, "top_k": 4, "exec_chunk": 32, "pool": 8, "recall_slots": 2}
 DULL = "It was the best of times, it was the worst of times; the tide rose and the tide fell. "
@@ -170,6 +172,17 @@ def test_citations_are_whole_passages_of_the_source(session):
     assert sum(c.mass for c in reply.citations(99)) == pytest.approx(1)
 
 
+def test_passages_begin_and_end_with_a_sentence(session, monkeypatch):
+    monkeypatch.setattr(found, "trained_length", lambda session: 2048)
+    shown = session.recall(QUESTION).shown
+    assert shown
+    assert 0 < shown[0].start < shown[0].end < len(TEXT) - len(DULL)
+    for passage in shown:
+        assert passage.text.strip().startswith(("It was", "The gulls"))
+        assert passage.text.endswith(".")
+        assert TEXT[passage.start : passage.end] == passage.text
+
+
 @pytest.mark.parametrize("again", [0, 2])
 def test_question_and_answer_are_kept_if_asked_for(session, again):
     before = session.seen_tokens
@@ -195,6 +208,46 @@ def test_a_chat_reads_passages_again_in_a_copy(session):
     assert session.seen_tokens == before
 
 
+@pytest.fixture
+def voted(monkeypatch):
+    """The questions that are put to the voters, as texts."""
+    found: list[str] = []
+    init = recall.Ballot.__init__
+
+    def noted(self, session, question, *rest, **more):
+        found.append(session.tokenizer.decode(question))
+        init(self, session, question, *rest, **more)
+
+    monkeypatch.setattr(recall.Ballot, "__init__", noted)
+    return found
+
+
+@pytest.mark.parametrize("again", [0, 2])
+def test_a_message_is_put_to_one_vote_by_its_own_words(session, voted, again):
+    chat = Chat(session, again=again)
+    for _ in range(2):
+        voted.clear()
+        turn = chat.stream(QUESTION, max_new_tokens=3)
+        assert voted == [QUESTION]
+        assert chat.recall.way == ("again" if again else "blocks")
+        held = session.stored("test").rows[0].recalled
+        assert held == (frozenset() if again else frozenset(chat.recall.blocks))
+        turn.close()
+
+
+def test_the_first_message_of_a_chat_is_answered_as_a_question_is(session):
+    said = Chat(session).say(QUESTION, max_new_tokens=8)
+    assert said.token_ids != []
+    assert said.text == session.fork().ask(QUESTION, max_new_tokens=8).text
+
+
+def test_a_message_longer_than_the_window_is_put_to_the_vote_behind_itself(session, voted):
+    Chat(session).say("The lamps of Oslo burn in shed 5518. " + DULL * 12 + QUESTION, max_new_tokens=2)
+    (asked,) = voted
+    assert QUESTION in asked
+    assert "lamps" not in asked
+
+
 def test_a_named_chapter_is_where_passages_come_from(tiny):
     numbers = ("I", "II", "III")
     chapters = [f"CHAPTER {n}\n\nThe gulls of port {n} sleep in crate {n}42. {DULL * 3}\n\n" for n in numbers]
@@ -218,6 +271,18 @@ def test_search_finds_words_without_a_vote(session):
     found = session.search("gulls Lima", top=3)
     assert "gulls of Lima" in found[0].sentence
     assert session.search("zzzz") == []
+
+
+def test_a_passage_with_parts_of_a_word_alone_is_not_found(session):
+    assert session.search("Malin") == []
+    assert session.search("Malin gulls")[0].sentence.startswith("The gulls of Lima")
+
+
+def test_words_are_found_in_either_case_and_of_chinese_each_letter():
+    assert holds_word("GULLS of Lima.", "gulls?")
+    assert not holds_word("He plucked a star.", "Starbuck")
+    assert holds_word("白色的大鲸", "白鲸")
+    assert holds_word("anything", "?!")
 
 
 def test_control_tokens_of_a_text_are_not_read_again(tiny):
@@ -259,6 +324,29 @@ def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
     assert sources == ["gulls.txt", "later.txt"]
     assert "gulls of Lima" in led[0]
     assert order([TokenRange(300, 340), TokenRange(100, 140)], hop=1) == [300, 100]
+
+
+def test_the_sentence_that_a_passage_leads_to_is_read_once_more_and_cited(tiny, monkeypatch):
+    """Not one beside it with as many of the question's words."""
+    first = "The diary of Godwin lies in the violet chest. "
+    second = "The diary of Osric lies in the amber chest. The violet chest is in the attic. "
+    with Session(tiny, Blocks(**SMALL), chunk=16) as session:
+        text = DULL * 4 + first + DULL * 6 + second + DULL * 6
+        session.feed(text, source="chests.txt")
+        token = session.transcript.tokens_of(session.transcript.sources[0], text.index("The violet"), len(text)).first
+        monkeypatch.setattr(
+            "everlong.session.found.next_hop",
+            lambda ballot, sentence, span: (int(np.searchsorted(ballot.starts, token, "right")) - 1, token, 0.8),
+        )
+        votes = recall.Ballot.candidates
+        monkeypatch.setattr(recall.Ballot, "candidates", lambda ballot: votes(ballot)[:1])
+        monkeypatch.setattr(recall.Ballot, "stands_out", lambda ballot: True)
+        monkeypatch.setattr(found, "trained_length", lambda session: 2048)
+        with session.pose("Where is the diary of Godwin?") as posed:
+            led = posed.recall.shown[-1]
+            asked = read(posed.session)
+    assert led.sentence == "The violet chest is in the attic."
+    assert asked.partition("Question:")[0].strip().endswith(led.sentence)
 
 
 def test_a_passage_far_behind_the_best_is_not_read_again(session):

@@ -39,9 +39,9 @@ def noise() -> Iterator[str]:
     return itertools.repeat(NOISE)
 
 
-def books(data: Data, start: int = 0) -> Iterator[str]:
-    """The sentences of the books in the data, one book after the other, for ever; from book number `start` on."""
-    files = data.files("books", "*.txt")
+def books(data: Data, start: int = 0, folder: str = "books") -> Iterator[str]:
+    """The sentences of the books in a folder of the data, one after the other, for ever; from number `start` on."""
+    files = data.files(folder, "*.txt")
     for n in itertools.count(start):
         for sentence in _SENTENCE.split(book(text(files[n % len(files)]))):
             yield " " + " ".join(sentence.split())

@@ -21,6 +21,7 @@ from everlong.server.pace import Pace
 from everlong.server.pieces import PieceTeller, ProgressTeller, Tell, finished
 from everlong.server.worker import Beside, Ready
 from everlong.session import asking
+from everlong.session.called_for import passages_wanted
 from everlong.session.citations import checked_against, drawn_on
 from everlong.session.found import Found
 from everlong.session.recall import Ballot, Candidate, Recall, scouted
@@ -160,10 +161,8 @@ class Turn:
         The model reads the question here, and the votes are counted in another thread.
         """
         session = self._session
-        again = asking.default_again(session) if self._asked.again is None else self._asked.again
+        again = passages_wanted(session, self._asked.again)
         if again == 0 or self._messages[-1]["role"] != "user" or not self._question:
-            return False
-        if not asking.recalls(session) or not any(row.sealed for row in session.stored("chat").rows):
             return False
         begun = time.perf_counter()
         ids = asking.question_ids(session, self._question)

@@ -136,7 +136,7 @@ def holds(session: WritingStream) -> bool:
 def choose(session: WritingStream, target: WritingStream, question: list[int], text: str) -> Recall:
     """Let what is written next into `target`, a copy of the session or itself, attend to the blocks voted for."""
     begun = time.perf_counter()
-    return _held(target, Found(Ballot(session, question, text)), begun)
+    return held(target, Found(Ballot(session, question, text)), begun)
 
 
 def question_ids(session: WritingStream, question: str) -> list[int]:
@@ -189,7 +189,7 @@ def _put(
     keep = keep and (asked is None or not asked.rewritten)
     target = session if keep else session.fork()
     try:
-        recall = None if found is None else _held(target, found, begun)
+        recall = None if found is None else held(target, found, begun)
         target.read_prompt(question if asked is None else asked.prompt, recall=False)
     except BaseException:
         if not keep:
@@ -198,7 +198,7 @@ def _put(
     return Posed(target, recall, owned=not keep)
 
 
-def _held(session: WritingStream, found: Found, begun: float) -> Recall:
+def held(session: WritingStream, found: Found, begun: float) -> Recall:
     """What was found, its best blocks in the slots of the session.
 
     Blocks that are not sealed yet stand in the window or right behind it, where every query sees them.
@@ -230,10 +230,13 @@ def again_stream(session: WritingStream, tokens: int) -> WritingStream:
     return session.beside(Sinks(sinks=sinks, window=window))
 
 
-def again_ids(session: WritingStream, question: str, passages: Sequence[Recalled], raw: bool) -> list[int]:
+def again_ids(
+    session: WritingStream, question: str, passages: Sequence[Recalled], raw: bool, shape: Template | None = None
+) -> list[int]:
     """The ids of that stream, with the passages in the order given.
 
-    With the chat template all of it is one user's turn, and the template's own words are the sinks.
+    With the chat template (`shape`: one with a system prompt) all of it is one user's turn, and the template's own
+    words are the sinks.
     """
     tokenizer = session.tokenizer
     found = passage_ids(session, passages, question)
@@ -241,7 +244,7 @@ def again_ids(session: WritingStream, question: str, passages: Sequence[Recalled
         sinks = content(session, 0, int(session.method.as_dict()["sinks"]))
         said = token_ids(tokenizer, question, allow_special=session.allow_special)
         return [*sinks, *token_ids(tokenizer, "\n\n"), *found, *said]
-    before, after = template(session).around()
+    before, after = (shape or template(session)).around()
     said = token_ids(tokenizer, f"\n\nQuestion: {question}", allow_special=session.allow_special)
     return [*before, *found, *said, *after]
 

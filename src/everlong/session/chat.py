@@ -9,9 +9,11 @@ from typing import Any
 from everlong.engine.generation import GenerationResult, GenerationStream
 from everlong.engine.sampling import Sampling
 from everlong.engine.snapshot import Snapshot
+from everlong.engine.writing import ANSWERING_TOKENS, WritingStream
 from everlong.errors import ConfigError
 from everlong.session import asking
 from everlong.session.asking import Again
+from everlong.session.called_for import CalledFor, called_for, written_behind, written_behind_passages
 from everlong.session.recall import Recall
 from everlong.session.session import Session
 from everlong.session.thoughts import Exchange
@@ -74,15 +76,17 @@ class Chat:
         exchange = Exchange(self._template, text, self.session.conversing, self.session.seen_tokens > 0)
         prompt = exchange.prompt
         mark = self.session.mark() if self._undo else None
-        self.recall = self._recalled(text)
+        self.recall = None
         self._answering = True
         try:
-            if self.recall is not None:
-                turn = self._turn_with_passages(text, exchange, self.recall, settings)
+            called = None if self._outgrows(prompt) else called_for(self.session, text, self._again)
+            if called is not None and called.recall.shown:
+                self.recall = called.recall
+                turn = self._turn_with_passages(text, exchange, called.recall, settings)
             elif exchange.rewritten:
-                turn = self._turn_beside(exchange, settings)
+                turn = self._turn_beside(exchange, called, settings)
             else:
-                turn = ChatTurn(self, self.session.stream(prompt, **settings))
+                turn = ChatTurn(self, self._answer_behind(self.session, prompt, called, settings))
         except BaseException:
             self._take_back(mark)
             raise
@@ -91,37 +95,46 @@ class Chat:
         self._turn = turn
         return turn
 
-    def _recalled(self, text: str) -> Recall | None:
-        """The passages that a message calls for; None where none are to be read again."""
-        again = asking.default_again(self.session) if self._again is None else self._again
-        if (
-            again == 0
-            or not asking.recalls(self.session)
-            or not any(row.sealed for row in self.session.stored("chat").rows)
-        ):
-            return None
-        found = asking.recall(self.session, text, again)
-        return found if found.shown else None
+    def _outgrows(self, prompt: list[int]) -> bool:
+        """Whether a message leaves the window while it is read: then its last words are put to the voters behind it."""
+        window = self.session.method.as_dict().get("window")
+        return self.session.method.answers and window is not None and len(prompt) > max(window, ANSWERING_TOKENS)
+
+    def _answer_behind(
+        self, stream: WritingStream, prompt: list[int], called: CalledFor | None, settings: dict[str, Any]
+    ) -> GenerationStream:
+        """The answer of a stream behind a prompt, with the blocks that its message called for."""
+        if called is None:
+            return stream.stream(prompt, **settings)
+        self.recall = called.held(stream)
+        return written_behind(stream, prompt, settings)
 
     def _turn_with_passages(self, text: str, exchange: Exchange, found: Recall, settings: dict[str, Any]) -> ChatTurn:
-        """The answer of a copy that reads the passages and the message; the session reads the message alone."""
-        twin = self.session.fork()
+        """The answer of a copy that reads the passages and the message; the session reads the message alone.
+
+        Where no conversation stands before the message, the copy holds the passages alone, as for `Session.ask`.
+        """
+        if self.session.conversing:
+            twin: WritingStream = self.session.fork()
+            shown = Exchange(self._template, OTHER, True, True).prompt
+            prompt = self._template.with_text(shown, asking.passage_ids(self.session, found.shown, text), text)
+        else:
+            prompt = asking.again_ids(self.session, text, found.shown, raw=False, shape=self._template)
+            twin = asking.again_stream(self.session, len(prompt))
         try:
-            shown = Exchange(self._template, OTHER, self.session.conversing, self.session.seen_tokens > 0).prompt
-            passages = asking.passage_ids(self.session, found.shown, text)
-            answer = twin.stream(self._template.with_text(shown, passages, text), **settings)
+            answer = written_behind_passages(twin, prompt, settings)
         except BaseException:
             twin.close()
             raise
         return ChatTurn(self, answer, twin, exchange)
 
-    def _turn_beside(self, exchange: Exchange, settings: dict[str, Any]) -> ChatTurn:
+    def _turn_beside(self, exchange: Exchange, called: CalledFor | None, settings: dict[str, Any]) -> ChatTurn:
         """The answer of a copy, behind what is to stay of the prompt; the session then reads what is shown of it."""
         # What no answer changes is read once by the session itself, and the copy has it from there.
         exchange.read_lasting(self.session)
         twin = self.session.fork()
         try:
-            answer = twin.stream(exchange.prompt[exchange.lasting :], **settings)
+            answer = self._answer_behind(twin, exchange.prompt[exchange.lasting :], called, settings)
         except BaseException:
             twin.close()
             raise
@@ -179,7 +192,7 @@ class ChatTurn(Iterator[str]):
     """The pieces of an answer; the turn is completed in the session when they end or are left."""
 
     def __init__(
-        self, chat: Chat, answer: GenerationStream, twin: Session | None = None, exchange: Exchange | None = None
+        self, chat: Chat, answer: GenerationStream, twin: WritingStream | None = None, exchange: Exchange | None = None
     ) -> None:
         self._chat = chat
         self._answer = answer

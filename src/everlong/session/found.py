@@ -9,6 +9,7 @@ from dataclasses import replace
 from everlong.engine.writing import WritingStream
 from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, recalled
+from everlong.text.quoting import words
 from everlong.text.transcript import TokenRange, Transcript
 
 MOST_PASSAGES = 4
@@ -24,13 +25,15 @@ class Found:
         self._ballot = ballot
         self.candidates: list[Candidate] = []
         self._spans: list[TokenRange] = []
+        self._leading = ""
+        """The words of the best passage that lead to another one."""
         for candidate in ballot.candidates():
             self._add(candidate)
         self._hop()
         total = sum(c.share for c in self.candidates)
         self.candidates = [replace(c, share=c.share / total) for c in self.candidates]
         found = zip(self.candidates, self._spans, strict=True)
-        self.passages = [recalled(self._text, candidate, span, ballot.text) for candidate, span in found]
+        self.passages = [self._recalled(candidate, span) for candidate, span in found]
 
     @property
     def _text(self) -> Transcript:
@@ -49,6 +52,7 @@ class Found:
         sentence = recalled(self._text, best, self._spans[0], self._ballot.text).sentence
         if (hop := next_hop(self._ballot, sentence, self._spans[0])) is not None:
             block, token, share = hop
+            self._leading = " ".join(words(sentence) - words(self._ballot.text))
             led = Candidate(block, token, share * best.share, "words", share * best.strength, hop=True)
             self.candidates, self._spans = [best], self._spans[:1]
             for candidate in (led, *others):
@@ -61,7 +65,12 @@ class Found:
     def shown(self, chosen: Sequence[int]) -> list[Recalled]:
         """The passages of these candidates as they are read."""
         found = in_order([self.candidates[n] for n in chosen], [self._spans[n] for n in chosen])
-        return [recalled(self._text, candidate, span, self._ballot.text) for candidate, span in found]
+        return [self._recalled(candidate, span) for candidate, span in found]
+
+    def _recalled(self, candidate: Candidate, span: TokenRange) -> Recalled:
+        """The passage; its sentence by the question's words, or of one that another leads to by the leading ones."""
+        asked = self._leading if candidate.hop else self._ballot.text
+        return recalled(self._text, candidate, span, asked)
 
     def recall(self, way: Way, shown: Sequence[Recalled], blocks: Sequence[int], begun: float) -> Recall:
         """What came back, and what of it is shown."""

@@ -285,6 +285,8 @@ def recalled(transcript: Transcript, candidate: Candidate, span: TokenRange, que
     a, b = whole(passage.text)
     kept = span
     if (a, b) != (0, len(passage.text)):
+        # A token has the space before its word: with the space behind a sentence the next word would come too.
+        b = a + (len(passage.text[a:b].rstrip()) or b - a)
         kept = transcript.tokens_of(source, passage.start + a, passage.start + b)
         (passage,) = transcript.passages(*kept)[:1]
     peak = min(max(candidate.token, kept.first), kept.end - 1)

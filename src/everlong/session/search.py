@@ -15,13 +15,15 @@ from everlong.session.citations import cited
 from everlong.session.recall import Candidate, Recalled, recalled
 from everlong.text.tokenize import token_ids
 from everlong.text.transcript import Citation, TokenRange, Transcript
-from everlong.text.words import word_classes
+from everlong.text.words import holds_word, word_classes
 
 if TYPE_CHECKING:
     from everlong.library.catalog import Catalog, SessionRecord
 
 RUN_TOKENS = 128
 """The ids are looked through in runs of so many tokens."""
+LOOKED_AT = 40
+"""So many runs are looked at for each passage that is wanted: the best may have parts of words only."""
 AROUND_TOKENS = 64
 """What is shown reaches so far to either side of where the words stand, before it is cut to whole sentences."""
 
@@ -29,20 +31,21 @@ AROUND_TOKENS = 64
 def search(transcript: Transcript, classes: Ints, words: list[int], said: str, top: int) -> list[Recalled]:
     """The `top` passages that hold most of `words`, weighed by how rare they are (BM25); the best first.
 
-    `words` are the ids of what was `said`.
+    `words` are the ids of what was `said`. None that only has parts of its words ("Starbuck" is no "pluck").
     """
     ids = np.frombuffer(transcript.ids, np.int32)
     starts = np.array([*range(0, len(ids), RUN_TOKENS), len(ids)], np.int64)
     votes = WordVotes(classes[ids], starts, classes[np.array(words, np.int64)].tolist())
     total = float(votes.scores.sum())
     found: list[Recalled] = []
-    for run in best_first(votes.scores):
+    for run in best_first(votes.scores)[: top * LOOKED_AT]:
         token = int(starts[run]) + votes.peak(run)
         score = float(votes.scores[run])
         candidate = Candidate(run, token, score / total, "words", score / float(votes.scores.max()))
         passage = recalled(transcript, candidate, _around(transcript, token), said)
         # Words on both sides of a run's border are found twice.
-        if all(passage.last <= other.first or other.last <= passage.first for other in found):
+        apart = all(passage.last <= other.first or other.last <= passage.first for other in found)
+        if apart and holds_word(passage.text, said):
             found.append(passage)
         if len(found) == top:
             break
