@@ -261,6 +261,34 @@ def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
     assert order([TokenRange(300, 340), TokenRange(100, 140)], hop=1) == [300, 100]
 
 
+def test_the_sentence_that_another_leads_to_is_read_again_and_cited(tiny, monkeypatch):
+    first = "The diary of Godwin Fairweather, the surgeon of Aldersgate: the violet chest."
+    second = "The violet chest is in the attic."
+    # It has a word of the question, which what is led to has not.
+    text = f"{DULL * 8}A surgeon was late. {second} {DULL * 8}"
+    monkeypatch.setattr(asking, "trained_length", lambda session: 2048)
+    monkeypatch.setattr(found, "trained_length", lambda session: 2048)
+    # Words alone vote: nothing is to be learnt from heads of random weights.
+    monkeypatch.setattr(recall_index, "find", lambda model: None)
+
+    def hop(ballot, sentence, span):
+        assert sentence == first
+        source = session.transcript.sources[-1]
+        at = text.index("violet")
+        token = session.transcript.tokens_of(source, at, at + 6).first
+        (block,) = session.stored("test").rows[0].blocks_within(token - 64, token + 64)[:1]
+        return block, token, 0.8
+
+    monkeypatch.setattr("everlong.session.found.next_hop", hop)
+    with Session(tiny, Blocks(**SMALL | {"block": 64, "window": 128}), chunk=32) as session:
+        session.feed(f"{DULL * 8}{first} {DULL * 8}", source="first.txt")
+        session.feed(text, source="second.txt")
+        with session.pose("Where is the diary of Godwin Fairweather, the surgeon of Aldersgate?") as posed:
+            prompt = read(posed.session)
+            assert [(p.sentence, p.hop) for p in posed.recall.shown] == [(first, False), (second, True)]
+    assert f"\n\n{first}\n\n{second}\n\nQuestion: Where is" in prompt
+
+
 def test_a_passage_far_behind_the_best_is_not_read_again(session):
     other = "The gulls of Lima sleep in shed 5518 now. " + DULL * 8
     alone = session.pose(" The gulls of Lima sleep in crate 7342.", again=4, raw=True)

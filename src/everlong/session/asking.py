@@ -23,7 +23,7 @@ from everlong.session.found import MOST_PASSAGES, Found, trained_length
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled
 from everlong.session.thoughts import Exchange
 from everlong.text.chat_template import Template
-from everlong.text.quoting import likewise, line_of
+from everlong.text.quoting import line_of
 from everlong.text.source_names import short_names
 from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT, SOURCE
@@ -273,7 +273,7 @@ def _said_again(session: WritingStream, passages: Sequence[Recalled], question: 
     (docs/methods/blocks.md).
     """
     found: list[int] = []
-    said = [sentence for p in passages for sentence in likewise(p.text, question, p.sentence.strip())]
+    said = [sentence for passage in passages for sentence in passage.repeated(question)]
     for sentence in dict.fromkeys(said):
         for part in (sentence, line_of(sentence, question)):
             ids = token_ids(session.tokenizer, f"\n\n{part}")
