@@ -19,7 +19,7 @@ from everlong.engine.images import has_images
 from everlong.engine.stream import let_go
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
-from everlong.session.found import MOST_PASSAGES, Found, trained_length
+from everlong.session.found import MOST_PASSAGES, PASSAGES, Found, trained_length
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled
 from everlong.session.thoughts import Exchange
 from everlong.text.chat_template import Template
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
 
 Again = int | Literal["auto"]
-PASSAGES = 2
-"""Passages read again at most, unless said otherwise."""
 BORDER_TOKENS = 32
 """Where the vote peaks so near to a block's border, the neighbour comes too."""
 SAID_AGAIN_TOKENS = 64

@@ -11,8 +11,16 @@ from everlong.session.hops import next_hop
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled, Way, recalled
 from everlong.text.transcript import TokenRange, Transcript
 
+PASSAGES = 2
+"""Passages read again at most, unless said otherwise."""
 MOST_PASSAGES = 4
 """What `auto` takes at most."""
+STRONG = 0.65
+"""Beyond PASSAGES a passage must have so much of the best one's vote, of all voters together.
+
+Measured with a 0.5B model: .71 to 1 for the other two of three facts that are asked for together, .28 to .59 (once .77)
+for passages about somebody else that heads alone found nearly as good.
+"""
 AROUND_TOKENS = 112
 """A passage reaches so far to either side of the vote's peak, before it is cut to whole sentences."""
 
@@ -56,7 +64,9 @@ class Found:
 
     def chosen(self, most: int) -> list[int]:
         """Which candidates are read again: the best, and those nearly as good, at most so many."""
-        return [n for n, candidate in enumerate(self.candidates) if candidate.near][:most]
+        near = [n for n, candidate in enumerate(self.candidates) if candidate.near]
+        strong = [n for n in near if self.candidates[n].strength >= STRONG * self.candidates[0].strength]
+        return [*near[:PASSAGES], *(n for n in near[PASSAGES:] if n in strong)][:most]
 
     def shown(self, chosen: Sequence[int]) -> list[Recalled]:
         """The passages of these candidates as they are read."""
