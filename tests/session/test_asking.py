@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
 from everlong.session import asking, found, reply
 from everlong.session.chat import Chat
-from everlong.session.found import in_order
+from everlong.session.found import Found, in_order
 from everlong.session.recall import Candidate
 from everlong.text.places import Place
 from everlong.text.transcript import TokenRange
@@ -299,6 +301,16 @@ def test_a_passage_far_behind_the_best_is_not_read_again(session):
         assert "later.txt" in sources[1]
         assert len(alone.recall.shown) < 4
         assert [p.near for p in alone.recall.passages].count(False) > 4
+
+
+def test_beyond_two_passages_only_strong_ones_are_read_again():
+    # The fourth is near to the heads alone, the fifth to nobody.
+    votes = [(1.0, True), (0.3, True), (0.8, True), (0.4, True), (0.9, False), (0.7, True)]
+    voted = SimpleNamespace(candidates=[Candidate(n, 0, 0.1, "both", *vote) for n, vote in enumerate(votes)])
+    assert Found.chosen(voted, 1) == [0]
+    assert Found.chosen(voted, 2) == [0, 1]
+    assert Found.chosen(voted, 3) == [0, 1, 2]
+    assert Found.chosen(voted, 4) == [0, 1, 2, 5]
 
 
 def test_what_cannot_be_asked_is_said(session, tiny):
