@@ -78,6 +78,7 @@ def test_words_peak_where_the_question_stands():
     found = recall.WordVotes(ids, np.array([0, 100, 200, 300]), [5, 6, 7])
     assert found.scores.argmax() == 2
     assert abs(found.peak(2) - 11) <= 16
+    assert abs(found.peak(2, reach=1) - 11) <= 1
 
 
 def test_words_that_stand_nowhere_vote_for_nothing():

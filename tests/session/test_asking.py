@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from everlong.models import retrieval_heads
 from everlong.models.encoder import SentenceEncoder
 from everlong.session import asking, found, recall, reply
 from everlong.session.chat import Chat
-from everlong.session.found import in_order
+from everlong.session.found import Found, in_order
 from everlong.session.recall import Candidate
 from everlong.text.places import Place
 from everlong.text.transcript import TokenRange
@@ -326,27 +327,32 @@ def test_what_a_passage_leads_to_is_read_last(session, monkeypatch):
     assert order([TokenRange(300, 340), TokenRange(100, 140)], hop=1) == [300, 100]
 
 
-def test_the_sentence_that_a_passage_leads_to_is_read_once_more_and_cited(tiny, monkeypatch):
-    """Not one beside it with as many of the question's words."""
-    first = "The diary of Godwin lies in the violet chest. "
-    second = "The diary of Osric lies in the amber chest. The violet chest is in the attic. "
-    with Session(tiny, Blocks(**SMALL), chunk=16) as session:
-        text = DULL * 4 + first + DULL * 6 + second + DULL * 6
-        session.feed(text, source="chests.txt")
-        token = session.transcript.tokens_of(session.transcript.sources[0], text.index("The violet"), len(text)).first
-        monkeypatch.setattr(
-            "everlong.session.found.next_hop",
-            lambda ballot, sentence, span: (int(np.searchsorted(ballot.starts, token, "right")) - 1, token, 0.8),
-        )
-        votes = recall.Ballot.candidates
-        monkeypatch.setattr(recall.Ballot, "candidates", lambda ballot: votes(ballot)[:1])
-        monkeypatch.setattr(recall.Ballot, "stands_out", lambda ballot: True)
-        monkeypatch.setattr(found, "trained_length", lambda session: 2048)
-        with session.pose("Where is the diary of Godwin?") as posed:
-            led = posed.recall.shown[-1]
-            asked = read(posed.session)
-    assert led.sentence == "The violet chest is in the attic."
-    assert asked.partition("Question:")[0].strip().endswith(led.sentence)
+def test_the_sentence_that_another_leads_to_is_read_again_and_cited(tiny, monkeypatch):
+    first = "The diary of Godwin Fairweather, the surgeon of Aldersgate: the violet chest."
+    second = "The violet chest is in the attic."
+    # It has a word of the question, which what is led to has not.
+    text = f"{DULL * 8}A surgeon was late. {second} {DULL * 8}"
+    monkeypatch.setattr(asking, "trained_length", lambda session: 2048)
+    monkeypatch.setattr(found, "trained_length", lambda session: 2048)
+    # Words alone vote: nothing is to be learnt from heads of random weights.
+    monkeypatch.setattr(recall_index, "find", lambda model: None)
+
+    def hop(ballot, sentence, span):
+        assert sentence == first
+        source = session.transcript.sources[-1]
+        at = text.index("violet")
+        token = session.transcript.tokens_of(source, at, at + 6).first
+        (block,) = session.stored("test").rows[0].blocks_within(token - 64, token + 64)[:1]
+        return block, token, 0.8
+
+    monkeypatch.setattr("everlong.session.found.next_hop", hop)
+    with Session(tiny, Blocks(**SMALL | {"block": 64, "window": 128}), chunk=32) as session:
+        session.feed(f"{DULL * 8}{first} {DULL * 8}", source="first.txt")
+        session.feed(text, source="second.txt")
+        with session.pose("Where is the diary of Godwin Fairweather, the surgeon of Aldersgate?") as posed:
+            prompt = read(posed.session)
+            assert [(p.sentence, p.hop) for p in posed.recall.shown] == [(first, False), (second, True)]
+    assert f"\n\n{first}\n\n{second}\n\nQuestion: Where is" in prompt
 
 
 def test_a_passage_far_behind_the_best_is_not_read_again(session):
@@ -359,6 +365,16 @@ def test_a_passage_far_behind_the_best_is_not_read_again(session):
         assert "later.txt" in sources[1]
         assert len(alone.recall.shown) < 4
         assert [p.near for p in alone.recall.passages].count(False) > 4
+
+
+def test_beyond_two_passages_only_strong_ones_are_read_again():
+    # The fourth is near to the heads alone, the fifth to nobody.
+    votes = [(1.0, True), (0.3, True), (0.8, True), (0.4, True), (0.9, False), (0.7, True)]
+    voted = SimpleNamespace(candidates=[Candidate(n, 0, 0.1, "both", *vote) for n, vote in enumerate(votes)])
+    assert Found.chosen(voted, 1) == [0]
+    assert Found.chosen(voted, 2) == [0, 1]
+    assert Found.chosen(voted, 3) == [0, 1, 2]
+    assert Found.chosen(voted, 4) == [0, 1, 2, 5]
 
 
 def test_what_cannot_be_asked_is_said(session, tiny):

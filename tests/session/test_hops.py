@@ -49,7 +49,8 @@ def ballot(sentences, hidden=()):
 def test_the_block_with_the_words_that_are_new_is_led_to():
     block, token, share = next_hop(ballot([*[""] * 5, FIRST, *[""] * 4, SECOND, ""]), FIRST, TokenRange(100, 120))
     assert block == 10
-    assert 200 <= token < 210
+    # "violet chest" stands behind "the".
+    assert 201 <= token <= 202
     assert share > 0.6
 
 

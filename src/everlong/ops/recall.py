@@ -26,6 +26,8 @@ from torch import Tensor
 from everlong.ops.native import extension
 from everlong.ops.spans import Ints
 
+REACH = 16
+"""Tokens on either side of a place whose words count for it."""
 KEY_MULTIPLE = 4
 """The extension takes keys of a multiple of so many numbers (native/masses.h)."""
 BM25_K1 = 1.2
@@ -219,18 +221,18 @@ class WordVotes:
             runs[here] |= size > 1
         return np.where(runs, held, 0.0) / max(sum(weight for _, weight, _ in self._found), TINY)
 
-    def peak(self, block: int) -> int:
-        """The token of a block (counted from its first) around which most of the question's words stand."""
+    def peak(self, block: int, reach: int = REACH) -> int:
+        """The token of a block (counted from its first) with most of the question's words `reach` tokens around it."""
         first = int(self._starts[block])
         end = int(self._starts[block + 1])
         weights = np.zeros(end - first)
         for at, weight, size in self._found:
             here = at[(at >= first) & (at < end)] - first
             weights[np.minimum(here + size // 2, end - first - 1)] += weight
-        return int(_smooth(weights).argmax())
+        return int(_smooth(weights, reach).argmax())
 
 
-def _smooth(weights: NDArray[np.float64], reach: int = 16) -> NDArray[np.float64]:
+def _smooth(weights: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
     """For each token the sum over the `reach` tokens on either side of it."""
     upto = np.concatenate(([0.0], weights.cumsum()))
     place = np.arange(len(weights))

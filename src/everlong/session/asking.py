@@ -19,11 +19,11 @@ from everlong.engine.images import has_images
 from everlong.engine.stream import let_go
 from everlong.errors import CapabilityError, ConfigError, InputError
 from everlong.methods.sinks import Sinks
-from everlong.session.found import MOST_PASSAGES, Found, trained_length
+from everlong.session.found import MOST_PASSAGES, PASSAGES, Found, trained_length
 from everlong.session.recall import Ballot, Candidate, Recall, Recalled
 from everlong.session.thoughts import Exchange
 from everlong.text.chat_template import Template
-from everlong.text.quoting import likewise, line_of
+from everlong.text.quoting import line_of
 from everlong.text.source_names import short_names
 from everlong.text.tokenize import token_ids
 from everlong.text.transcript import ANSWER, PROMPT, SOURCE
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from everlong.engine.writing import WritingStream
 
 Again = int | Literal["auto"]
-PASSAGES = 2
-"""Passages read again at most, unless said otherwise."""
 BORDER_TOKENS = 32
 """Where the vote peaks so near to a block's border, the neighbour comes too."""
 SAID_AGAIN_TOKENS = 64
@@ -276,7 +274,7 @@ def _said_again(session: WritingStream, passages: Sequence[Recalled], question: 
     (docs/methods/blocks.md).
     """
     found: list[int] = []
-    said = [sentence for p in passages for sentence in likewise(p.text, question, p.sentence.strip())]
+    said = [sentence for passage in passages for sentence in passage.repeated(question)]
     for sentence in dict.fromkeys(said):
         for part in (sentence, line_of(sentence, question)):
             ids = token_ids(session.tokenizer, f"\n\n{part}")

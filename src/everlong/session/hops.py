@@ -23,6 +23,8 @@ Measured on eight questions of two hops: .75 to .89, the next block .18 to .38; 
 """
 APART = 0.7
 """And every other block at most so much of that."""
+REACH = 1
+"""Its words are looked for so few tokens apart: the sentence that they stand in is wanted, and not one beside it."""
 _BREAK = -1
 
 
@@ -41,7 +43,7 @@ def next_hop(ballot: Ballot, sentence: str, span: TokenRange) -> tuple[int, int,
     first, *others = np.argsort(-shares)[:2]
     if shares[first] < LEAST_SHARE or any(shares[n] > APART * shares[first] for n in others):
         return None
-    return int(first), int(ballot.starts[first]) + votes.peak(int(first)), float(shares[first])
+    return int(first), int(ballot.starts[first]) + votes.peak(int(first), REACH), float(shares[first])
 
 
 def _added(ballot: Ballot, sentence: str) -> list[int]:

@@ -20,7 +20,7 @@ from everlong.ops.recall import WordVotes, best_first
 from everlong.ops.spans import Ints
 from everlong.session.named_places import named_spans
 from everlong.session.tally import MEANING_NEAR, Voter, VoteTally
-from everlong.text.quoting import quoted, whole
+from everlong.text.quoting import likewise, quoted, whole
 from everlong.text.transcript import Passage, TokenRange, Transcript
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Recalled(Passage):
     """A passage that came back: tokens `first` .. `last` - 1 of the stream, and its share of the vote (0 to 1).
 
     `sentence` is the one with most of the question's words, or else the one where the vote was largest. `near`: nearly
-    as good as the best one.
+    as good as the best one. `hop`: the best one leads to it, by words that the question does not have.
     """
 
     first: int
@@ -48,6 +48,12 @@ class Recalled(Passage):
     voter: Voter
     sentence: str = ""
     near: bool = True
+    hop: bool = False
+
+    def repeated(self, question: str) -> list[str]:
+        """Its sentences with as many of a question's words as `sentence`; that one alone if other words led to it."""
+        sentence = self.sentence.strip()
+        return [sentence] if self.hop else likewise(self.text, question, sentence)
 
 
 @dataclass(frozen=True)
@@ -291,6 +297,7 @@ def recalled(transcript: Transcript, candidate: Candidate, span: TokenRange, que
         (passage,) = transcript.passages(*kept)[:1]
     peak = min(max(candidate.token, kept.first), kept.end - 1)
     before = len(transcript.text(kept.first, peak)) if peak > kept.first else 0
-    sentence = quoted(passage.text, question, before)
+    sentence = quoted(passage.text, "" if candidate.hop else question, before)
     place = passage.source, passage.start, passage.end, passage.text
-    return Recalled(*place, kept.first, kept.end, candidate.share, candidate.voter, sentence, candidate.near)
+    vote = candidate.share, candidate.voter, sentence, candidate.near, candidate.hop
+    return Recalled(*place, kept.first, kept.end, *vote)
