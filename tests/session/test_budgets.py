@@ -323,7 +323,7 @@ def test_an_interrupt_while_blocks_give_way_damages_nothing(model, tmp_path):
         for at in (1, 9, 20, *range(30, 150, 12), 900):
             session, expected = whole.fork(), whole.fork()
             with contextlib.suppress(KeyboardInterrupt), interrupt(at):
-                session._budgets._room.give_up(session.runner.blocks)
+                session._budgets.room.give_up(session.runner.blocks)
             expected.drop_blocks(session.runner.blocks.rows[0].dropped)
             found = [expected, session, Session.load(session.save(tmp_path / "saved"), model, 32)]
             for each in found:

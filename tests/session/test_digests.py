@@ -164,7 +164,7 @@ def test_digests_take_half_the_bytes_of_before(model, tmp_path, monkeypatch):
 def test_budgets_count_the_wider_digests_of_an_older_stream(model, tmp_path, monkeypatch, width):
     make(model, tmp_path, monkeypatch, width)
     with opened(model, tmp_path, host_budget=45_000, when_full="oldest") as session:
-        room = session._budgets._room
+        room = session._budgets.room
         assert room.digest_bytes == NUMBERS * width
         for piece in torch.tensor(IDS).split(32):
             session.feed(piece)

@@ -193,12 +193,12 @@ def test_a_failed_image_leaves_no_source(pair, file, monkeypatch):
 
 def test_a_large_image_says_how_large_it_may_be(pair):
     with everlong.Session(pair, BLOCKS) as session:
-        session.runner._cache.stream.plan.__dict__["trained_length"] = 20
+        session.runner._cache.stream.plan.__dict__["frame_length"] = 20
         try:
             with pytest.raises(InputError, match=r"image: has \d+ tokens, and this session reads at most 20 at once"):
                 session.feed(picture(size=(64, 64)))
         finally:
-            session.runner._cache.stream.plan.__dict__["trained_length"] = 512
+            session.runner._cache.stream.plan.__dict__["frame_length"] = 512
 
 
 def test_a_processor_without_a_template_writes_its_own_word(pair):
