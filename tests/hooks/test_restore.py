@@ -93,7 +93,8 @@ def test_what_wrapped_the_forward_before_works_and_is_there_after(model, expecte
     before = dict(vars(decoder))
     with everlong.attach(model, TIGHT) as handle:
         seen = calls(log)
-        assert torch.equal(stream(model, handle.new_cache(), IDS, 7), expected)
+        # By the modules, where a model that nobody wrapped is run from a list.
+        torch.testing.assert_close(stream(model, handle.new_cache(), IDS, 7), expected, atol=1e-4, rtol=0)
         assert calls(log) == seen + 9
     assert dict(vars(decoder)) == before
     with everlong.attach(model, everlong.Dense()):

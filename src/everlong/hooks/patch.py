@@ -266,7 +266,7 @@ class ModelPatch:
 
     def _program(self, steps: list[ForwardPlan], given: dict[str, Any]) -> TokenProgram | None:
         """The decoder's program, where it answers such a forward."""
-        if self.unpackable is not None or self._hooks or not runs_from_list(steps, given):
+        if self.unpackable is not None or self._hooks or self.replacement.wraps or not runs_from_list(steps, given):
             return None
         if self.being_checked and any(step.tokens > 1 for step in steps):
             return None

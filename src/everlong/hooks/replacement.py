@@ -47,6 +47,11 @@ class Replacement:
         return found if isinstance(found, Replacement) else None
 
     @property
+    def wraps(self) -> bool:
+        """Whether the stock forward is one that somebody put on the module before."""
+        return self._before is not None
+
+    @property
     def owner(self) -> Any:
         """The object whose method is called."""
         return getattr(self._forward, "__self__", None)
