@@ -8,7 +8,7 @@ BOOKS training books), so that seeds can be paid for. All methods have as many p
 delta's projections and Transformer-XL's positions take, the others have in their MLPs. A token sees 64 to 128 tokens
 exactly. `tokens`: each method --steps steps of 4,096 tokens, from each seed. `time`: each as many steps as fit into the
 CPU time that the faithful Transformer-XL took for its own from the same seed, at the seconds a step of the method in
-the first part. --seeds go to the methods of --best and to the faithful Transformer-XL, the other methods have seed 1.
+the first part. --seeds go to the methods of --best and to the faithful Transformer-XL, the other methods have the first alone.
 
 Test texts are read from their beginning, and tokens FIRST to LAST compared. `on_over`: the same weights with the memory
 on over the same emptied every 128 tokens (reset), paired. Ratios of two methods are the mean over seeds with the
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=lambda x: [int(seed) for seed in x.split(",")], default=[1, 2, 3])
     parser.add_argument("--best", default="delta, decay;delta, decay, no projections")
+    parser.add_argument("--methods", default=";".join(METHODS), help="the reference among them")
     parser.add_argument("--parts", default="tokens,time")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -163,7 +164,8 @@ def main() -> None:
         if not (books / file.name).is_file():
             shutil.copy2(file, books)
     os.environ["EVERLONG_DATA"] = str(args.data.resolve())
-    wanted = [(name, seed) for seed in args.seeds for name in METHODS if seed == 1 or name in seeded(args.best)]
+    wanted = [(name, seed) for seed in args.seeds for name in args.methods.split(";")]
+    wanted = [(name, seed) for name, seed in wanted if seed == args.seeds[0] or name in seeded(args.best)]
     record: dict[str, Any] = {"command": " ".join(sys.argv), "circumstances": circumstances(), "parts": {}}
     spent: dict[tuple[str, int], dict[str, Any]] = {}
     for part in args.parts.split(","):
