@@ -8,7 +8,7 @@ BOOKS training books), so that seeds can be paid for. All methods have as many p
 delta's projections and Transformer-XL's positions take, the others have in their MLPs. A token sees 64 to 128 tokens
 exactly. `tokens`: each method --steps steps of 4,096 tokens, from each seed. `time`: each as many steps as fit into the
 CPU time that the faithful Transformer-XL took for its own from the same seed, at the seconds a step of the method in
-the first part. --seeds go to the methods of --best and to the faithful Transformer-XL, the other methods have the first alone.
+the first part. --seeds go to the methods of --best and to the faithful Transformer-XL; the others have the first alone.
 
 Test texts are read from their beginning, and tokens FIRST to LAST compared. `on_over`: the same weights with the memory
 on over the same emptied every 128 tokens (reset), paired. Ratios of two methods are the mean over seeds with the
