@@ -19,14 +19,26 @@ NAMES = DIGITS = 10
 TRIALS = 50
 
 
-def layer_maps(random_taps):
+def layer_maps(random_taps=False, look_back=LOOK_BACK):
     """Untrained maps of one layer."""
     layer = LayerPlan(0, 0, Pattern(), key=(HEADS, D), value=(HEADS, D))
     plan = ModelLayout((layer,), 64, None, torch.float32, heads=HEADS)
-    given = {name: x[0] for name, x in maps.untrained(plan, WIDTH, LOOK_BACK, True, False, 0.0).items()}
+    given = {name: x[0] for name, x in maps.untrained(plan, WIDTH, look_back, True, False, 0.0).items()}
     if random_taps:
         given |= {name: torch.randn(given[name].shape) * given[name].std() for name in ("taps_q", "taps_k")}
     return maps.of_layer(plan, layer, given, torch.float32)
+
+
+def read_all(mapped, hidden, b):
+    """What all tokens of a text read from the memory, and what they write; each writes with strength `b`."""
+    before = mapped.look_back - 1
+    entering = torch.nn.functional.pad(mapped.projected(hidden), (0, 0, before, 0))
+    T = hidden.shape[1]
+    document = torch.cat([torch.full((before,), NONE), torch.zeros(T, dtype=torch.long)])[None]
+    tokens = mapped.tokens(entering, document, hidden)
+    tokens = tokens._replace(b=torch.full_like(tokens.b, b))
+    empty = torch.zeros(1, HEADS, feature_count(D, 2), D)
+    return read_segments(tokens, empty, T, 2)[0], tokens
 
 
 def share_of_owners(random_taps):
@@ -39,13 +51,7 @@ def share_of_owners(random_taps):
         told = [torch.tensor([0, 1, 2, int(n), 3, int(d)]) for n, d in zip(names, digits, strict=True)]
         asked = trial % 4
         ids = torch.cat([*told, told[asked][:5]])
-        hidden = words[ids][None]
-        entering = torch.nn.functional.pad(mapped.projected(hidden), (0, 0, LOOK_BACK - 1, 0))
-        document = torch.cat([torch.full((LOOK_BACK - 1,), NONE), torch.zeros(len(ids), dtype=torch.long)])[None]
-        tokens = mapped.tokens(entering, document, hidden)
-        tokens = tokens._replace(b=torch.full_like(tokens.b, 0.5))
-        empty = torch.zeros(1, HEADS, feature_count(D, 2), D)
-        far, _ = read_segments(tokens, empty, len(ids), 2)
+        far, tokens = read_all(mapped, words[ids][None], 0.5)
         values = tokens.v[0, :, 5:24:6]
         scores = torch.cosine_similarity(
             far[0, :, None, -1].transpose(0, 1).flatten(1), values.transpose(0, 1).flatten(1)
@@ -58,6 +64,21 @@ def test_binding_needs_keys_made_of_what_stood_before_from_the_start_on():
     """Untrained: one in four by chance. From random taps neither keys nor queries learn, for lack of the other."""
     assert share_of_owners(random_taps=False) > 0.6
     assert share_of_owners(random_taps=True) < 0.4
+
+
+def likeness_of_last_digits(look_back):
+    """The product of the unit keys of the fifth digits of two pass keys that share the other four, the least."""
+    mapped = layer_maps(look_back=look_back)
+    words = torch.randn(12, WIDTH)  # the, key, of, is; two names; digits
+    told = [[0, 1, 2, name, 3, 6, 7, 8, 9, last] for name, last in ((4, 10), (5, 11))]
+    _, tokens = read_all(mapped, words[torch.tensor(told).flatten()][None], 0.5)
+    return float((tokens.k[0, :, 9] * tokens.k[0, :, 19]).sum(-1).min())
+
+
+def test_keys_that_begin_alike_need_the_name_within_reach_of_the_last_digit():
+    """At the fifth digit the name stands six tokens back; where taps end before it, the two are one key to a layer."""
+    assert likeness_of_last_digits(6) > 1 - 1e-3
+    assert likeness_of_last_digits(7) < 0.99
 
 
 def places():

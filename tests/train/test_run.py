@@ -16,6 +16,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import everlong
 from everlong.config import load_yaml
@@ -237,6 +238,8 @@ def test_only_the_memory_is_trained_if_so_asked(run, tmp_path):
             {"method": {"name": "transformer_xl", "segment": 32}, "optimiser": {"gate_lr": 0.1}},
             "gate_lr=0.1: .*no gates",
         ),
+        ({"optimiser": {"write_lr": 0}}, "write_lr=0: must be a positive number, or left out"),
+        ({"optimiser": {"write_lr": 0.1}}, "write_lr=0.1: infini has no strengths of writing"),
         ({"cache": "folder"}, "cache=folder: no task .* reads books"),
         ({"held_out": 0}, "held_out=0"),
         ({"log_every": 0}, "log_every=0"),
@@ -294,3 +297,24 @@ def test_a_folder_of_another_run_is_refused(run, tmp_path):
         train(recipe, tmp_path / "new", resume=True)
     with pytest.raises(ConfigError, match="is not empty"):
         train(recipe, tmp_path)
+
+
+def test_strengths_of_writing_may_learn_at_a_rate_of_their_own(tmp_path):
+    """Adam's first step moves a number by its learning rate, so the first step of two rates shows which it was."""
+    found = []
+    for write_lr in (None, 0.05):
+        folder = tmp_path / str(write_lr)
+        folder.mkdir()
+        changes = {
+            "method": {"name": "delta", "segment": 32, "start": 0.1},
+            "optimiser": {"lr": 4e-3, "warmup_steps": 1, "write_lr": write_lr},
+            "stages": [{"steps": 1, "batch": 2, "length": 128, "data": {"passkey": {}}}],
+        }
+        train(read_recipe(written(folder, **changes)), folder / "run")
+        files = ("memory.safetensors", "model.safetensors")
+        found.append({k: x for file in files for k, x in load_file(folder / "run" / "model" / file).items()})
+    one, other = found
+    differ = [name for name in one if not torch.equal(one[name], other[name])]
+    assert [name.split(".")[-1] for name in differ] == ["w_b"]
+    moved = (one[differ[0]] - other[differ[0]]).abs().max()
+    assert abs(float(moved) - 0.046) < 0.002

@@ -15,6 +15,8 @@ from everlong.train.data.task import TrainingTask, make_task, task_class
 
 GATES = ("beta",)
 """Names of parameters that are gates: their own learning rate, no decay."""
+WRITES = ("w_b",)
+"""Names of parameters that say how strongly each token is written: `write_lr`, no decay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,9 @@ class Optimiser:
 
     lr: float = field(default=1e-3, metadata={"help": "peak learning rate"})
     gate_lr: float = field(default=2e-2, metadata={"help": "peak learning rate of gates (beta), without weight decay"})
+    write_lr: float | None = field(
+        default=None, metadata={"help": "peak learning rate of strengths of writing (delta's w_b); none: as all others"}
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "of matrices; never of gates, biases and norms"})
     beta2: float = field(default=0.95, metadata={"help": "Adam's second moment"})
     warmup_steps: int = field(default=50, metadata={"help": "steps of rising learning rate"})
@@ -60,6 +65,8 @@ class Optimiser:
         for name in ("lr", "gate_lr", "max_grad_norm"):
             if not (math.isfinite(got := getattr(self, name)) and got > 0):
                 raise ConfigError(f"{name}={got}: must be a positive number")
+        if self.write_lr is not None and not (math.isfinite(self.write_lr) and self.write_lr > 0):
+            raise ConfigError(f"write_lr={self.write_lr:g}: must be a positive number, or left out")
         if self.decay == "constant" and self.final != type(self).final:
             raise ConfigError(f"final={self.final}: has no effect with decay=constant; leave it out")
 

@@ -26,7 +26,7 @@ from everlong.methods.recurrent.parameters import NAME
 from everlong.methods.recurrent.training import Carried
 from everlong.models.sharding import whole
 from everlong.train.data.sample import collate
-from everlong.train.recipe import GATES, Recipe, Stage
+from everlong.train.recipe import GATES, WRITES, Recipe, Stage
 from everlong.train.rows import Batches, Rows
 from everlong.train.trainer_settings import check_trainer
 
@@ -90,16 +90,25 @@ class MemoryTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW over three groups: gates, what is decayed, and the rest."""
+        """AdamW over four groups: gates, strengths of writing with a rate of their own, what is decayed, and the rest.
+
+        ConfigError for a rate of strengths of writing where there are none.
+        """
         if self.optimizer is None:
             trained: Any = model or self.model
             how = self.recipe.optimiser
             decayed = set(self.get_decay_parameter_names(trained))
-            groups: dict[str, list[Tensor]] = {"decayed": [], "rest": [], "gates": []}
+            groups: dict[str, list[Tensor]] = {"decayed": [], "rest": [], "gates": [], "writes": []}
             for name, x in trained.named_parameters():
                 if x.requires_grad:
-                    groups[_group(name, decayed)].append(x)
+                    groups[_group(name, decayed, how.write_lr is not None)].append(x)
+            if how.write_lr is not None and not groups["writes"]:
+                name = self.recipe.method["name"]
+                raise ConfigError(
+                    f"write_lr={how.write_lr}: {name} has no strengths of writing (delta has); leave it out"
+                )
             settings = {"gates": (how.gate_lr, 0.0), "decayed": (how.lr, how.weight_decay), "rest": (how.lr, 0.0)}
+            settings["writes"] = (how.write_lr or how.lr, 0.0)
             self.optimizer = torch.optim.AdamW(
                 [
                     {"params": found, "lr": settings[name][0], "weight_decay": settings[name][1]}
@@ -191,8 +200,11 @@ def weighted_loss(model: Any, piece: dict[str, Tensor], carried: Carried | None 
     return (nll * piece["next_loss_weight"].flatten()).sum()
 
 
-def _group(name: str, decayed: set[str]) -> str:
+def _group(name: str, decayed: set[str], writes: bool) -> str:
+    """Which group of the optimiser a parameter is in; `writes`: strengths of writing are one."""
     parts = name.split(".")
+    if NAME in parts and writes and parts[-1] in WRITES:
+        return "writes"
     if NAME in parts:
         return "gates" if parts[-1] in GATES else "decayed" if name in decayed else "rest"
     return "decayed" if name in decayed else "rest"

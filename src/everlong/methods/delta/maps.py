@@ -27,7 +27,7 @@ OPEN = 7.0
 """What w_a.x is added to: an untrained decay is sigmoid(7), .1 % a token."""
 SPREAD = 0.1
 NOISE = 0.02
-FALLS = 0.7
+FALLS = 0.8
 """Of the start: the spread of matrices, that of the taps' noise, and by how much each further lag weighs less."""
 UNIT = 1e-6
 """A query or key is divided by its norm, or by this if that is smaller."""

@@ -25,8 +25,12 @@ from everlong.train.data.sample import Example
 from everlong.train.data.task import TrainingTask, check_range, check_sizes
 
 OPENINGS = {"paper": (PAPER_OPENING,), "everlong": (OPENING,), "either": (PAPER_OPENING, OPENING), "none": ()}
+ALIKE_DIGITS = 4
+ALIKE_MOST = 4**8
+"""Keys of few digits are all listed before some are drawn."""
 HELP = {
     "digits": "digits of a key",
+    "alike": "share of the samples whose keys are made of four digits, so that runs of digits recur in other keys",
     "near": "share of the samples whose needle stands near the question",
     "near_tokens": "the needle is then within so many tokens before the question",
     "repeat": "segments that are all filler are written up to so many times, log-uniform by row (1: once)",
@@ -42,6 +46,7 @@ class HiddenKeys(TrainingTask):
     """Keys in needles; a subclass says how many, and what surrounds them."""
 
     digits: int = field(default=5, metadata={"help": HELP["digits"]})
+    alike: float = field(default=0.0, metadata={"help": HELP["alike"]})
     near: float = field(default=0.0, metadata={"help": HELP["near"]})
     near_tokens: int = field(default=0, metadata={"help": HELP["near_tokens"]})
     repeat: float = field(default=1.0, metadata={"help": HELP["repeat"]})
@@ -52,6 +57,7 @@ class HiddenKeys(TrainingTask):
 
     def __post_init__(self) -> None:
         check_range(1, 18, HELP["digits"], digits=self.digits)
+        check_range(0, 1, HELP["alike"], alike=self.alike)
         check_range(0, 1, HELP["near"], near=self.near)
         check_range(1, math.inf, HELP["repeat"], repeat=self.repeat)
         check_range(0, math.inf, HELP["second_mention"], second_mention=self.second_mention)
@@ -62,6 +68,8 @@ class HiddenKeys(TrainingTask):
             raise ConfigError(f"questions={self.questions}: expected one or all ({HELP['questions']})")
         if (self.near > 0) != (self.near_tokens > 0):
             raise ConfigError(f"near={self.near:g}, near_tokens={self.near_tokens}: give both, or leave both out")
+        if self.alike and not len(self.needle_names) <= ALIKE_DIGITS**self.digits <= ALIKE_MOST:
+            raise ConfigError(f"alike={self.alike:g}: needs 2 to 8 digits; leave it out, or change digits")
         if len(self.needle_names) > 9 * 10 ** (self.digits - 1):
             raise ConfigError(f"digits={self.digits}: too few for {len(self.needle_names)} different keys; give more")
 
@@ -103,9 +111,7 @@ class HiddenKeys(TrainingTask):
     ) -> tuple[list[EncodedPiece], list[EncodedPiece], list[EncodedPiece], list[Span]]:
         """What stands before the filler, the needles (the asked one first), questions with answers, where these are."""
         names = self._names(rng)
-        low = 10 ** (self.digits - 1)
-        high = 10**self.digits
-        keys = [str(key) for key in rng.sample(range(low, high), len(names))]
+        keys = self._keys(len(names), rng)
         start = [beginning(tokenizer)]
         if openings := OPENINGS[self.opening]:
             (opening,) = standing(tokenizer, rng.choice(openings), begin=True)
@@ -126,6 +132,15 @@ class HiddenKeys(TrainingTask):
         fewest, most = self.needle_counts
         count = fewest if fewest == most else rng.randint(fewest, most)
         return [""] if count == 1 else rng.sample(self.needle_names, count)
+
+    def _keys(self, count: int, rng: random.Random) -> list[str]:
+        """Different keys, none of which begins with 0."""
+        # no number is drawn where the option is off, so that recipes without it have the samples they always had
+        if self.alike and rng.random() < self.alike:
+            few = rng.sample("123456789", ALIKE_DIGITS)
+            return ["".join(key) for key in rng.sample(list(itertools.product(few, repeat=self.digits)), count)]
+        low = 10 ** (self.digits - 1)
+        return [str(key) for key in rng.sample(range(low, 10 * low), count)]
 
     def _hidden(self, needle: EncodedRow, text: str, key: str) -> EncodedPiece:
         """The needle, with a weight of its own for the second mention of its key."""

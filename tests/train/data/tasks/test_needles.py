@@ -100,9 +100,28 @@ def test_a_fixed_count_draws_what_it_drew_before_there_were_ranges():
     assert all(made.same(*(t.samples(tokenizer, 64, 512, 0, n) for t in (fixed, pair))) for n in range(5))
 
 
+def test_alike_keys_are_made_of_few_digits_and_others_stay_as_they_were():
+    plain, half, whole = (make_task("needles", {"needles": 4, "alike": share}) for share in (0, 0.5, 1))
+    tokenizer = made.closed(plain)
+
+    def keys(task, n):
+        return [key for _, key, *_ in NEEDLE.findall(made.text(tokenizer, task.samples(tokenizer, 64, 512, 0, n)))]
+
+    for n in range(30):
+        found = keys(whole, n)
+        assert len(set(found)) == 4
+        assert all(re.fullmatch(r"[1-9]{5}", key) for key in found)
+        assert len(set("".join(found))) <= 4
+    few = sum(len(set("".join(keys(half, n)))) <= 4 for n in range(60))
+    assert 15 <= few <= 45
+    assert not any(len(set("".join(keys(plain, n)))) <= 4 for n in range(60))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"alike": 1.5}, r"alike=1.5: expected 0..1"),
+        ({"alike": 0.5, "digits": 9}, r"alike=0.5: needs 2 to 8 digits; leave it out, or change digits"),
         ({"needles": 1}, r"needles=1: expected 2..16 \(keys in a sample"),
         ({"needles": [0, 3]}, r"needles=0: expected 1..16"),
         ({"needles": [4, 2]}, r"needles=2: expected 4..16"),
