@@ -34,7 +34,7 @@ def quantise(weight: Float[Tensor, "O I"], form: Format) -> UInt8[Tensor, "P B"]
     native = extension()
     if form == "q8" and native is not None and weight.device.type == "cpu":
         full = weight.float().contiguous()
-        out = panels_for(*full.shape, form)
+        out = panels_for(full.shape[0], full.shape[1], form)
         native.pack_eight_bits(out.data_ptr(), full.data_ptr(), *full.shape)
         return out
     w_OGL = _grouped(weight)
