@@ -96,5 +96,5 @@ def test_pictures_in_a_folder_are_read_with_its_texts(everlong, seeing, files):
     found = everlong("read", files / "*.png", files / "harbour.png", "--images", *other, *FIELDS)
     assert found.code == 0, found.err
     assert [s.name for s in library.sources(library.entry("two"))] == [str(files / "harbour.png")]
-    without = everlong("read", files, "--json", "--store", files / "store", "--session", "three", "--model", seeing)
-    assert without.json["skipped"] == {".png": 2, ".jpg": 1}
+    without = everlong("read", files, "--json", "--session", "three", *where[:2], *where[4:], *FIELDS)
+    assert without.json["skipped"].items() >= {".png": 2, ".jpg": 1}.items()
