@@ -29,7 +29,8 @@ from everlong.hooks.failures import model_failures_told
 from everlong.hooks.front import Front
 from everlong.hooks.kept import KeptFindings
 from everlong.hooks.probe import probe
-from everlong.hooks.program.make import Recording, token_inputs
+from everlong.hooks.program.make import Recording
+from everlong.hooks.program.run import token_inputs
 from everlong.hooks.program.switch import TokenProgram, runs_from_list, switch_of
 from everlong.hooks.replacement import OutputHead, Replacement
 from everlong.hooks.routes import choose_route

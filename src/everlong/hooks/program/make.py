@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from everlong.cache.stream_cache import StreamCache
 from everlong.hooks.current_step import activate
 from everlong.hooks.program.lower import Lowering
 from everlong.hooks.program.record import NotRecorded, OperationRecorder, RecordedPlan
-from everlong.hooks.program.run import Program
+from everlong.hooks.program.run import Program, token_inputs
 from everlong.hooks.routes.base import AttentionHook
 from everlong.models.layout import ModelLayout
 from everlong.ops.native import extension
@@ -95,12 +95,6 @@ def begun(stream: CachedStream, ids: Tensor) -> tuple[ForwardPlan, list[Tensor]]
     """A step over these tokens, and what the decoder is given: ids and positions."""
     step = stream.begin(len(ids))
     return step, [ids[None], step.positions(ids.device)]
-
-
-def token_inputs(steps: Sequence[ForwardPlan], ids: Tensor) -> list[list[Tensor]]:
-    """What the decoder would be given for each token of the steps alone; `ids` [1, T] of all."""
-    places = [place for step in steps for place in step.positions(ids.device).split(1, -1)]
-    return [list(row) for row in zip(ids.split(1, 1), places, strict=True)]
 
 
 def read(

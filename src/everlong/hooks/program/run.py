@@ -180,6 +180,12 @@ Hole = tuple[Any, Any, int]
 """A list or dict of arguments, where in it a tensor is put, and the tensor's place."""
 
 
+def token_inputs(steps: Sequence[ForwardPlan], ids: Tensor) -> list[list[Tensor]]:
+    """What the decoder would be given for each token of the steps alone; `ids` [1, T] of all."""
+    places = [place for step in steps for place in step.positions(ids.device).split(1, -1)]
+    return [list(row) for row in zip(ids.split(1, 1), places, strict=True)]
+
+
 def _suits(segment: Segment) -> bool:
     """Whether the extension does a segment's attention: keys and values alike, their numbers side by side, no cap."""
     assert segment.call is not None
