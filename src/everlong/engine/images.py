@@ -79,13 +79,13 @@ def _read(stream: TokenStream, image: ImageTokens, name: str, answering: bool) -
     if not answering:
         let_go(runner)
     stream.source = name
-    stream.make_room(image.ids, answering)
+    (ids,) = stream.parts(image.ids, answering, whole=True)
     stream.awaited.clear()
-    stream.awaited.add(torch.from_numpy(plain_rows(image.ids.numpy())), runner.seen_tokens)
+    stream.awaited.add(torch.from_numpy(plain_rows(ids.numpy())), runner.seen_tokens)
     begun = stream.transcript.begin(name, image.digest) if stream.remembers else None
     try:
-        with StreamPiece(stream, image.ids, answering) as piece:
-            piece.took(runner.read(image.ids, piece.every, answering, image.extra))
+        with StreamPiece(stream, ids, answering) as piece:
+            piece.took(runner.read(ids, piece.every, answering, image.extra))
     finally:
         if begun is not None and stream.seen_tokens == begun.first:
             stream.transcript.sources.remove(begun)

@@ -181,17 +181,18 @@ class TokenStream(AbstractContextManager["TokenStream"]):
             found[:] = [*(found if every else []), logits]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def parts(self, ids: Tensor, answering: bool) -> Iterator[Tensor]:
-        """The ids, cut where stored blocks must give way before more is read; BudgetError where none may."""
+    def parts(self, ids: Tensor, answering: bool, whole: bool = False) -> Iterator[Tensor]:
+        """The ids, cut where stored blocks must give way before more is read; BudgetError where none may.
+
+        With `whole` they are one part, for which blocks give way at once, or none does.
+        """
         if self._budgets.room is None:
             return iter((ids,))
-        asked = self.source in (PROMPT, ANSWER)
-        return self._budgets.parts(self.runner, ids, answering, asked, self._reuse)
-
-    def make_room(self, ids: Tensor, answering: bool) -> None:
-        """Let stored blocks give way so that these ids can be read at once; BudgetError, before any does, if not."""
-        asked = self.source in (PROMPT, ANSWER)
-        self._budgets.make_room(self.runner, ids, answering, asked, self._reuse)
+        given = self.runner, ids, answering, self.source in (PROMPT, ANSWER), self._reuse
+        if not whole:
+            return self._budgets.parts(*given)
+        self._budgets.make_room(*given)
+        return iter((ids,))
 
     def offload(self) -> None:
         """Frees the cache until the stream is next used, which brings it back; marks keep theirs.

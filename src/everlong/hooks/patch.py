@@ -78,7 +78,7 @@ class ModelPatch:
         self.takes_positions = accepts(self.decoder, "position_ids")
         self._singly = stateful_modules(self.decoder) if self.plan.steps_singly else []
         self.holders = 0
-        self.being_checked = True
+        self.being_checked = found is None
         """Whether the modules are compared with others: then they alone read more than a token."""
         self.training: Trained | None = None
         self._hooks: list[Any] = []
@@ -88,7 +88,6 @@ class ModelPatch:
         self._front = None if around is None else Front(around, self.route)
         self._head = OutputHead.of(model)
         if found is not None:
-            self.being_checked = False
             return
         try:
             with plain(model), model_failures_told(model):
@@ -245,8 +244,7 @@ class ModelPatch:
         """What the decoder gives in a step of these streams: from its program, or by its modules."""
         program = self._program(steps, given)
         if program is not None:
-            hidden = program.run(steps, token_inputs(steps, new))
-            if hidden is not None:
+            if (hidden := program.run(steps, token_inputs(steps, new))) is not None:
                 return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
         given["attention_mask"] = self.route.attention_mask(step) if isinstance(step, ForwardPlan) else None
         if self.takes_positions:

@@ -248,8 +248,7 @@ class Ballot:
         """The tokens `first` .. `end` - 1 as far as they are around the candidate, in its source, and not dropped."""
         bounds = [int(self.starts[0]), int(self.starts[-1])]
         for block in self.hidden:
-            edge = int(self.starts[block + 1]) if block < candidate.block else int(self.starts[block])
-            bounds.append(edge)
+            bounds.append(int(self.starts[block + 1 if block < candidate.block else block]))
         bounds += [source.first for source in self.session.transcript.sources]
         bounds += [edge for span in self.places for edge in span]
         before = [b for b in bounds if b <= candidate.token]
@@ -266,9 +265,7 @@ def scouted(session: WritingStream, question: list[int]) -> dict[int, Queries]:
 
 def in_turn(first: list[Candidate], second: list[Candidate]) -> list[Candidate]:
     """Two of the first list, then one of the second, then by turns; each block once."""
-    heads = iter(first[2:])
-    tails = iter(second)
-    mixed = [c for pair in zip_longest(tails, heads) for c in pair if c is not None]
+    mixed = [c for pair in zip_longest(second, first[2:]) for c in pair if c is not None]
     found: dict[int, Candidate] = {}
     for candidate in [*first[:2], *mixed]:
         found.setdefault(candidate.block, candidate)
@@ -278,8 +275,7 @@ def in_turn(first: list[Candidate], second: list[Candidate]) -> list[Candidate]:
 def _starts(memory: BlockMemory, seen: int) -> Ints:
     """First token of each block, and the one after the last: sealed blocks, then what is in none yet."""
     row = memory.rows[0]
-    sealed = memory.rows[0].sealed
-    found = [row.cuts.start(n) for n in range(sealed + 1)]
+    found = [row.cuts.start(n) for n in range(row.sealed + 1)]
     found += range(found[-1] + memory.settings.block, seen, memory.settings.block)
     return np.array([*found, seen] if found[-1] < seen else found, dtype=np.int64)
 
