@@ -243,9 +243,8 @@ class ModelPatch:
     def _forward_of(self, step: RunningStep, steps: list[ForwardPlan], given: dict[str, Any], new: Tensor) -> Any:
         """What the decoder gives in a step of these streams: from its program, or by its modules."""
         program = self._program(steps, given)
-        if program is not None:
-            if (hidden := program.run(steps, token_inputs(steps, new))) is not None:
-                return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
+        if program is not None and (hidden := program.run(steps, token_inputs(steps, new))) is not None:
+            return program.answer(last_hidden_state=hidden, past_key_values=given["past_key_values"])
         given["attention_mask"] = self.route.attention_mask(step) if isinstance(step, ForwardPlan) else None
         if self.takes_positions:
             given["position_ids"] = step.positions(new.device)
