@@ -97,7 +97,8 @@ def test_padded_rows_of_a_scaled_model_equal_rows_alone(name):
             rows.append(model(ids[:, a:b], attention_mask=mask[:, :b], past_key_values=cache).logits)
         for row, pad, got in zip(ids, pads, torch.cat(rows, 1), strict=True):
             alone = stream(model, handle.new_cache(), row[None, pad:], 7)[0]
-            torch.testing.assert_close(got[pad:], alone, atol=2e-4, rtol=0)
+            # Rows together run by the modules, a row alone from the list: within 1e-4 of the largest logit.
+            torch.testing.assert_close(got[pad:], alone, atol=1e-4 * float(alone.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("name", ["phi3 longrope", "llama dynamic", "gptj"])

@@ -121,7 +121,8 @@ def test_what_wraps_the_forward_meanwhile_works_and_stays(model, expected, wrap)
         remove_hook_from_module(decoder)
         assert decoder.forward.__func__ is stock
     with everlong.attach(model, TIGHT) as again:
-        assert torch.equal(stream(model, again.new_cache(), IDS, 7), expected)
+        # What is wrapped before it is attached runs by its modules, and no longer from the list: other last bits.
+        torch.testing.assert_close(stream(model, again.new_cache(), IDS, 7), expected, rtol=0, atol=1e-5)
     want = stream(model, None, IDS, 60)
     assert torch.isfinite(want).all()
 

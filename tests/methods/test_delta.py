@@ -253,7 +253,7 @@ def test_models_that_it_cannot_serve_are_refused(tiny_llama):
 
 def test_an_answer_that_no_module_takes_is_an_error_and_not_lost(model, monkeypatch):
     trained(model, KINDS[0])
-    monkeypatch.setattr(patch, "_add_to_output", lambda module, args, output: output)
+    monkeypatch.setattr(patch, "add_to_output", lambda module, args, output: output)
     with pytest.raises(CapabilityError, match="layers 0, 1: this model's attention is not a module"):
         streamed(model, KINDS[0], IDS)
     monkeypatch.undo()

@@ -48,8 +48,8 @@ class Replacement:
 
     @property
     def wraps(self) -> bool:
-        """Whether the stock forward is one that somebody put on the module before."""
-        return self._before is not None
+        """Whether the stock forward is one that somebody put on the module before; a copied module has its own there."""
+        return self._before is not None and self._before != MethodType(type(self.module).forward, self.module)
 
     @property
     def owner(self) -> Any:

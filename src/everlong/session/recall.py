@@ -247,8 +247,7 @@ class Ballot:
     def trimmed(self, first: int, end: int, candidate: Candidate) -> TokenRange:
         """The tokens `first` .. `end` - 1 as far as they are around the candidate, in its source, and not dropped."""
         bounds = [int(self.starts[0]), int(self.starts[-1])]
-        for block in self.hidden:
-            bounds.append(int(self.starts[block + 1 if block < candidate.block else block]))
+        bounds += [int(self.starts[b + 1 if b < candidate.block else b]) for b in self.hidden]
         bounds += [source.first for source in self.session.transcript.sources]
         bounds += [edge for span in self.places for edge in span]
         before = [b for b in bounds if b <= candidate.token]
