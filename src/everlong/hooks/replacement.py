@@ -48,7 +48,7 @@ class Replacement:
 
     @property
     def wraps(self) -> bool:
-        """Whether the stock forward is one that somebody put on the module before; a copied module has its own there."""
+        """Whether the stock forward is one that somebody put on the module before, not its own, as a copy has it."""
         return self._before is not None and self._before != MethodType(type(self.module).forward, self.module)
 
     @property
