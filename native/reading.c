@@ -64,10 +64,12 @@ struct kernels {
     float (*weigh)(const float *, int64_t, float, float, uint32_t *);
     float (*largest)(const float *, int64_t);
     void (*scale)(float *, int64_t, float);
+    void (*finish)(const float *, int64_t, float, int, char *);
     int paired;
 };
 
-#define SET(name, paired) {pack_##name, product_##name, weigh_##name, largest_##name, scale_##name, paired}
+#define SET(name, paired)                                                                                              \
+    {pack_##name, product_##name, weigh_##name, largest_##name, scale_##name, finish_##name, paired}
 static const struct kernels SETS[] = {
     SET(scalar, 0),
 #if defined(__x86_64__)
@@ -176,13 +178,7 @@ static void some_rows(const struct reading *call, struct room *room, int64_t g, 
     for (int64_t row = 0; row < fold * tokens; row++) {
         float share = room->sum[row] > 0.0f ? 1.0f / room->sum[row] : 0.0f;
         int64_t to = ((begin + row % tokens) * call->heads + g * fold + row / tokens) * dim;
-        for (int64_t d = 0; d < dim; d++) {
-            float x = room->out[row * dim + d] * share;
-            if (call->half)
-                ((uint16_t *)call->out)[to + d] = bfloat16_of(x);
-            else
-                ((float *)call->out)[to + d] = x;
-        }
+        set->finish(room->out + row * dim, dim, share, call->half, (char *)call->out + to * size);
     }
 }
 

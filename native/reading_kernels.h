@@ -164,5 +164,22 @@ TARGET static void NAME(scale)(float *x, int64_t n, float by) {
         x[i] *= by;
 }
 
+/* `n` sums (a multiple of 16) times `share`, as float32 or bfloat16. */
+TARGET static void NAME(finish)(const float *x, int64_t n, float share, int half, char *to) {
+#if PAIRED
+    for (int64_t i = 0; i < n; i += 16) {
+        __m256bh part = _mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(share)));
+        memcpy(to + 2 * i, &part, sizeof part);
+    }
+#else
+    if (half)
+        for (int64_t i = 0; i < n; i++)
+            ((uint16_t *)to)[i] = bfloat16_of(x[i] * share);
+    else
+        for (int64_t i = 0; i < n; i++)
+            ((float *)to)[i] = x[i] * share;
+#endif
+}
+
 #undef LANES
 #undef PRODUCT
