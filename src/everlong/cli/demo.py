@@ -72,7 +72,8 @@ def demo(ctx: typer.Context, given: DemoOptions) -> None:
         console.result(result | {"written": [str(path) for path in files]})
     console.note(f"\nWrote {', '.join(str(path) for path in files)}.")
     console.note(
-        f"Next: everlong ask 'The sky is' --raw --cite {next_command.same_session(ctx, 'demo', given.out / 'library')}"
+        "Next: everlong ask 'What is the pass key? The pass key is' --raw --cite --max-new-tokens 12 "
+        + next_command.same_session(ctx, "demo", given.out / "library")
     )
     more = (
         "`everlong score FILE` reads a text of yours" if given.full else "`make demo ARGS=--full` reads the whole text"

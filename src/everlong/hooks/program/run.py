@@ -151,6 +151,9 @@ class Program:
     def _handed(self, rows: range) -> list[list[Tensor]]:
         """q, k and v of each segment's attention, of the tokens in these rows."""
         if rows not in self._rows:
+            # Views of every first row and count would be tens of thousands.
+            if len(self._rows) >= len(self.lowered.room):
+                self._rows.clear()
             room = self.lowered.room
             count = len(rows)
             self._rows[rows] = [[x.of_rows(room, rows.start, count) for x in s.handed] for s in self.lowered.segments]
