@@ -30,6 +30,13 @@ METHODS = {
 }
 
 
+def of_type(model, dtype):
+    """The model with its weights in `dtype`; buffers stay as they are."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model
+
+
 def written(model, method, tokens=40):
     """The predictions behind each of the last tokens, one at a time."""
     with everlong.Session(model, method, chunk=32) as session:
@@ -83,9 +90,7 @@ def test_attentions_are_part_of_the_list_where_all_is_known_before(tiny_llama, m
 @pytest.mark.parametrize("width", [32, 64], ids=["attentions in torch", "attentions in the list"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_tokens_of_many_streams_are_run_at_once(tiny_llama, monkeypatch, dtype, width):
-    model = tiny_llama(hidden_size=width, num_hidden_layers=2)
-    for weight in model.parameters():
-        weight.data = weight.data.to(dtype)
+    model = of_type(tiny_llama(hidden_size=width, num_hidden_layers=2), dtype)
     rows = []
     run = Program.run
     monkeypatch.setattr(
@@ -110,9 +115,7 @@ def test_tokens_of_many_streams_are_run_at_once(tiny_llama, monkeypatch, dtype, 
 @pytest.mark.parametrize("width", [32, 64], ids=["attentions in torch", "attentions in the list"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_few_tokens_of_a_text_are_run_beside_a_token_of_an_answer(tiny_llama, monkeypatch, dtype, width):
-    model = tiny_llama(hidden_size=width, num_hidden_layers=2)
-    for weight in model.parameters():
-        weight.data = weight.data.to(dtype)
+    model = of_type(tiny_llama(hidden_size=width, num_hidden_layers=2), dtype)
 
     def run():
         ran = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -84,6 +86,15 @@ def test_the_newest_queries_are_those_of_their_tokens(model, monkeypatch):
             assert torch.equal(twin.stored("queries").rows[0].layers[1].now.queries, theirs)
 
 
+@contextmanager
+def _session(model, monkeypatch, chunk, runs):
+    """A session that computes tokens in runs, or each by itself."""
+    with monkeypatch.context() as context, everlong.Session(model, everlong.Blocks(**SMALL), chunk=chunk) as session:
+        if not runs:
+            context.setattr(memory, "token_run", lambda *args: None)
+        yield session
+
+
 def _goes_on(session, tokens):
     found = []
     for token in tokens:
@@ -114,9 +125,7 @@ def test_a_run_ends_where_anything_else_happens_to_its_stream(model, monkeypatch
 
     results = []
     for runs in (True, False):
-        with monkeypatch.context() as context, everlong.Session(model, everlong.Blocks(**SMALL), chunk=32) as session:
-            if not runs:
-                context.setattr(memory, "token_run", lambda *args: None)
+        with _session(model, monkeypatch, chunk=32, runs=runs) as session:
             session.feed(IDS[:130])
             before = _goes_on(session, IDS[130:134].tolist())
             if runs or meanwhile != "error":
@@ -130,9 +139,7 @@ def test_frames_begin_in_the_middle_of_a_run(model, monkeypatch):
     ids = torch.randint(97, (400,), generator=torch.Generator().manual_seed(5))
     results = []
     for runs in (True, False):
-        with monkeypatch.context() as context, everlong.Session(model, everlong.Blocks(**SMALL), chunk=8) as session:
-            if not runs:
-                context.setattr(memory, "token_run", lambda *args: None)
+        with _session(model, monkeypatch, chunk=8, runs=runs) as session:
             session.feed(ids[:60])
             results.append(_goes_on(session, ids[60:260].tolist()))
     torch.testing.assert_close(*results, atol=1e-5 * float(results[1].abs().max()), rtol=0)
